@@ -1,0 +1,485 @@
+"""A dataset's split, columns, labels, hold-out and identity, read without decoding an image."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Image,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.arrow_reader import ReadInstruction
+from datasets.exceptions import DatasetGenerationError
+from datasets.utils.file_utils import xopen
+
+from .columns import read_column
+from .errors import InputError
+
+_SAMPLED_ROWS = 128
+_NAMED = 5
+
+
+def load_split(
+    dataset: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    data_files: str | Sequence[str] | Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Loads one split of a dataset from the Hub or from disk.
+
+    Args:
+        dataset (`str` or `os.PathLike`):
+            A Hub id; a folder of `save_to_disk` (of a `Dataset` or a `DatasetDict`); a folder of images with one
+            folder a class, inside `train/` and `test/` or not; a folder of Parquet files (`train*`, `test*`); or one
+            Parquet file.
+        split (`str`, *optional*, defaults to `"train"`): A split or a slice of one, such as `"train[:1000]"`.
+        name (`str`, *optional*): The configuration, where the dataset has several.
+        revision (`str`, *optional*): The Hub revision.
+        data_files (`str`, `Sequence[str]` or `Mapping`, *optional*): As in `datasets.load_dataset`.
+
+    Returns:
+        `datasets.Dataset`: the rows of the split, in the order stored.
+
+    Raises:
+        InputError: if there is no such dataset, configuration or split, or if the Hub cannot be reached.
+    """
+    place = os.path.expanduser(os.fspath(dataset))
+    if os.path.isdir(place):
+        if not os.listdir(place):
+            raise InputError(f"the dataset folder {place!r} is empty: give a folder with a dataset in it")
+    elif place.endswith(".parquet"):
+        if not os.path.isfile(place):
+            raise InputError(f"no such file: {place!r}: check the path of the dataset")
+        place, data_files = "parquet", place
+    elif place.count("/") > 1 or place.startswith((".", "/")):
+        raise InputError(f"no such dataset: {place!r} is neither a folder nor a Hub id (NAME or OWNER/NAME)")
+    try:
+        if data_files is None and (Path(place) / "dataset_dict.json").is_file():
+            loaded: Any = load_from_disk(place)
+        elif data_files is None and (Path(place) / "state.json").is_file():
+            loaded = load_from_disk(place)
+            loaded = DatasetDict({str(loaded.split or "train"): loaded})
+        else:
+            loaded = load_dataset(place, name, revision=revision, data_files=data_files)
+    except ConnectionError as error:
+        raise InputError(
+            f"cannot reach the Hub for the dataset {place!r} ({_first_line(error)}), and there is no folder of that "
+            "name here: check the path or the network"
+        ) from error
+    except (OSError, ValueError, DatasetGenerationError, pa.ArrowInvalid) as error:
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        raise InputError(f"cannot load the dataset {os.fspath(dataset)!r}: {_first_line(reason)}") from error
+    return _take_split(loaded, split, os.fspath(dataset))
+
+
+def _take_split(loaded: DatasetDict, split: str, place: str) -> Dataset:
+    sizes = {str(key): len(rows) for key, rows in loaded.items()}
+    have = ", ".join(f"{key} ({size} rows)" for key, size in sizes.items())
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute(sizes)
+    except (ValueError, AssertionError) as error:
+        raise InputError(
+            f"no split {split!r} in the dataset {place!r}: it has {have}; a slice is written as in 'train[:1000]'"
+        ) from error
+    # A part of consecutive rows is a slice of the table: no row is copied and no index is kept.
+    taken = [loaded[part.splitname].select(range(part.from_ or 0, part.to)) for part in parts]
+    rows = taken[0] if len(taken) == 1 else concatenate_datasets(taken)
+    if len(rows) == 0:
+        raise InputError(f"the split {split!r} of the dataset {place!r} has no rows: it has {have}")
+    return rows
+
+
+def find_image_column(dataset: Dataset, name: str | None = None) -> str:
+    """Finds the column with the images, by its feature type `Image`.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        name (`str`, *optional*): The column, if the caller knows it.
+
+    Returns:
+        `str`: the name of a column of type `Image`.
+
+    Raises:
+        InputError: if there is no such column, none of that type, or several and no name.
+    """
+    found = [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
+    if name is None:
+        return _only_one(dataset, found, "image", "Image")
+    _require_column(dataset, name, "--image-column")
+    if name not in found:
+        raise InputError(
+            f"column {name!r} holds {_shown(dataset.features[name])}, not images: choose another --image-column"
+            f"{_candidates(found)} or cast it with dataset.cast_column({name!r}, datasets.Image())"
+        )
+    return name
+
+
+def find_label_column(dataset: Dataset, name: str | None = None) -> str:
+    """Finds the column with the class labels, by its feature type `ClassLabel`.
+
+    A column of strings, integers or booleans is taken as class labels only where the caller names it, since a column
+    of that type may hold anything.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        name (`str`, *optional*): The column, if the caller knows it.
+
+    Returns:
+        `str`: the name of a column that [`read_labels`] can read.
+
+    Raises:
+        InputError: if there is no such column, none of that type, or several and no name.
+    """
+    found = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    if name is None:
+        if not found and (castable := [c for c, feature in dataset.features.items() if _is_castable(feature)]):
+            raise InputError(
+                f"no column of type ClassLabel in the dataset: name the one that holds the classes with "
+                f"--label-column{_candidates(castable)} or cast it with dataset.class_encode_column({castable[0]!r})"
+            )
+        return _only_one(dataset, found, "label", "ClassLabel")
+    _require_column(dataset, name, "--label-column")
+    if name not in found and not _is_castable(dataset.features[name]):
+        raise InputError(
+            f"column {name!r} holds {_shown(dataset.features[name])}, not class labels: choose another "
+            f"--label-column{_candidates(found)} or cast it to datasets.ClassLabel"
+        )
+    return name
+
+
+def class_names(dataset: Dataset, label_column: str) -> list[str]:
+    """Names of the classes, in the order of the numbers that [`read_labels`] gives them.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        label_column (`str`): A column of `ClassLabel`, strings, integers or booleans.
+
+    Returns:
+        `list[str]`: the names of a `ClassLabel`, or the distinct values of the column, sorted (integers by value).
+
+    Raises:
+        InputError: if the column cannot hold class labels.
+    """
+    feature = dataset.features[find_label_column(dataset, label_column)]
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    return [str(value) for value in _distinct(read_column(dataset, label_column))]
+
+
+def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None = None) -> np.ndarray:
+    """Reads the class of every row, in the dataset's row order, as stored: no image is decoded.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
+        label_column (`str`): A column of `ClassLabel`, strings, integers or booleans.
+        names (`Sequence[str]`, *optional*):
+            Classes to number by, e.g. [`class_names`] of the train split for the labels of a validation split; those
+            of this dataset if not given.
+
+    Returns:
+        `np.ndarray`: int64 `(N,)`, numbers from 0 to the number of classes less 1.
+
+    Raises:
+        InputError: for a label that is null, -1, out of range or not in `names`, naming the first rows, and for
+            fewer than two classes.
+    """
+    own = class_names(dataset, label_column)
+    stored = read_column(dataset, label_column)
+    feature = dataset.features[label_column]
+    if isinstance(feature, ClassLabel):
+        values = stored.cast(pa.int64())
+        bad = pc.fill_null(pc.or_(pc.less(values, 0), pc.greater_equal(values, len(own))), True)
+    else:
+        values = pc.cast(pc.index_in(stored, value_set=pa.array(_distinct(stored), stored.type)), pa.int64())
+        bad = pc.is_null(stored)
+        if pa.types.is_integer(stored.type):
+            bad = pc.or_(bad, pc.fill_null(pc.less(stored, 0), False))
+    rows = np.flatnonzero(bad.to_numpy())
+    if len(rows):
+        shown = ", ".join(f"row {row}: {_shown_label(stored[int(row)])}" for row in rows[:_NAMED])
+        raise InputError(
+            f"column {label_column!r} has {len(rows)} rows that are not of any of its {len(own)} classes ({shown}"
+            f"{', ...' if len(rows) > _NAMED else ''}): leave them out with dataset.filter, or mend their labels"
+        )
+    labels = values.to_numpy().astype(np.int64)
+    if names is not None and list(names) != own:
+        number = {name: i for i, name in enumerate(names)}
+        if unknown := [own[c] for c in np.unique(labels) if own[c] not in number]:
+            raise InputError(
+                f"column {label_column!r} has classes that the train rows do not have: "
+                f"{', '.join(map(repr, unknown[:_NAMED]))}; they have {_listed(names)}"
+            )
+        labels = np.array([number.get(name, -1) for name in own], dtype=np.int64)[labels]
+    elif len(np.unique(labels)) < 2:
+        one = f"all {len(labels)} rows are {own[labels[0]]!r}" if len(labels) else "the dataset has no rows"
+        raise InputError(f"column {label_column!r} has fewer than two classes: {one}; choose another --label-column")
+    return labels
+
+
+def hold_out(
+    labels: np.ndarray,
+    fraction: float = 0.1,
+    per_class: int = 50,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Holds rows out of every class, as validation samples.
+
+    Of a class with n rows `min(max(round(fraction * n), 1), per_class)` are held out; at least one row stays.
+
+    Args:
+        labels (`np.ndarray`): int `(N,)`, the class of every row.
+        fraction (`float`, *optional*, defaults to `0.1`): Share of each class, inside (0, 1).
+        per_class (`int`, *optional*, defaults to `50`): At most so many rows of a class.
+        seed (`int`, *optional*, defaults to `0`): The same seed and labels hold out the same rows on any machine.
+        names (`Sequence[str]`, *optional*): Names of the classes, for messages.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: the positions that stay and those held out, int64, each sorted.
+
+    Raises:
+        InputError: if a class has fewer than two rows, naming the classes.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"--validation-fraction is {fraction!r}: it must be inside (0, 1)")
+    if per_class < 1:
+        raise InputError(f"--validation-per-class is {per_class!r}: it must be 1 or more")
+    classes, counts = np.unique(labels, return_counts=True)
+    if (small := classes[counts < 2]).size:
+        shown = _listed([names[c] if names else str(c) for c in small])
+        raise InputError(
+            f"{small.size} classes have fewer than the two rows that holding out needs: {shown}; give a validation "
+            "split (--validation-split), or leave these classes out"
+        )
+    generator = np.random.Generator(np.random.PCG64(seed))
+    held = np.zeros(len(labels), dtype=bool)
+    for c, n in zip(classes, counts):
+        # A large fraction of a small class must not take all of its rows.
+        k = min(max(round(fraction * int(n)), 1), per_class, int(n) - 1)
+        held[generator.permutation(np.flatnonzero(labels == c))[:k]] = True
+    return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)
+
+
+def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[str, Any]:
+    """What tells this dataset from another one: rows, features, labels in row order, and bytes of some rows.
+
+    The bytes are those of the encoded images (the files', where a row holds only a path) of evenly spaced rows; in a
+    dataset without images, the values of its other columns. Nothing is decoded, and at most 128 rows are read beside
+    the labels.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
+        label_column (`str`): The column with the class labels.
+        **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
+
+    Returns:
+        `dict[str, Any]`: plain JSON values, the same on any machine.
+
+    Raises:
+        InputError: if the labels are bad or a sampled row's file cannot be read.
+    """
+    names = class_names(dataset, label_column)
+    labels = read_labels(dataset, label_column)
+    content = _content_columns(dataset, label_column)
+    counts = np.bincount(labels, minlength=len(names))
+    return {
+        "rows": len(dataset),
+        "features": {column: _feature(dataset, column) for column in sorted(dataset.column_names)},
+        "label_column": label_column,
+        "classes": len(names),
+        "class_names": _digest([json.dumps(names).encode()]),
+        "class_counts": _digest([counts.astype("<i8").tobytes()]),
+        "labels": _digest([labels.astype("<i8").tobytes()]),
+        "content": {column: _content_digest(dataset, column) for column in content},
+        **_origin(dataset),
+        **{key: value for key, value in where.items() if value is not None},
+    }
+
+
+def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: str | None = None) -> None:
+    """Checks that a dataset is the one that was recorded: the same rows in the same order.
+
+    Columns added since (scores, say), formats and transforms do not matter, nor do columns left out as long as one of
+    those that were digested is still there. Where a dataset is kept (path, repository) does not matter either.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset at hand.
+        recorded (`Mapping[str, Any]`): What [`dataset_identity`] said of the recorded one.
+        label_column (`str`, *optional*): The column with the class labels; the recorded one's if not given.
+
+    Raises:
+        InputError: if it is another dataset, saying in what it differs.
+    """
+    mend = "give the dataset as it was recorded (same split, order and labels), or attach by id with --id-column"
+    if len(dataset) != recorded["rows"]:
+        how = "filtered, or another split" if len(dataset) < recorded["rows"] else "another split or version"
+        raise InputError(
+            f"the dataset has {len(dataset)} rows, the recorded one had {recorded['rows']} ({how}?): {mend}"
+        )
+    label_column = find_label_column(dataset, label_column or recorded["label_column"])
+    for column in sorted(set(recorded["features"]) & set(dataset.column_names) - {label_column}):
+        if (now := _feature(dataset, column)) != (then := recorded["features"][column]):
+            raise InputError(
+                f"column {column!r} of the dataset is {json.dumps(now)}, in the recorded one it was "
+                f"{json.dumps(then)}: {mend}"
+            )
+    shared = [column for column in recorded["content"] if column in dataset.column_names]
+    if not shared:
+        raise InputError(
+            f"the dataset has none of the recorded columns {', '.join(map(repr, recorded['content']))} to compare "
+            f"(it has {', '.join(map(repr, dataset.column_names))}): {mend}"
+        )
+    now = dataset_identity(dataset, label_column)
+    digests = {column: now["content"].get(column) or _content_digest(dataset, column) for column in shared}
+    changed = [column for column, digest in digests.items() if digest != recorded["content"][column]]
+    if now["class_names"] != recorded["class_names"]:
+        raise InputError(
+            f"column {label_column!r} has {now['classes']} classes with other names or in another order than the "
+            f"{recorded['classes']} of the recorded dataset (another label column, or relabelled?): {mend}"
+        )
+    if now["labels"] != recorded["labels"] and not changed:
+        raise InputError(
+            f"column {label_column!r} has other labels than in the recorded dataset, on the same rows (relabelled?): "
+            f"{mend}"
+        )
+    if changed:
+        columns = ", ".join(map(repr, changed))
+        if now["class_counts"] == recorded["class_counts"] and now["labels"] != recorded["labels"]:
+            problem = f"each class has as many rows, but labels and {columns} are in another order (shuffled?)"
+        elif now["labels"] != recorded["labels"]:
+            problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
+        else:
+            problem = f"{columns} differs on the rows compared, though the labels agree (changed or reordered?)"
+        raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
+
+
+def evenly_spaced(n: int, count: int) -> np.ndarray:
+    """At most `count` of the positions 0 to n - 1, first and last among them: int64, increasing."""
+    return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
+
+
+def _content_columns(dataset: Dataset, label_column: str) -> list[str]:
+    # Score columns come and go, so what they hold is no mark of a dataset: images are, or text, or what else there is.
+    columns = {column: feature for column, feature in dataset.features.items() if column != label_column}
+    images = [column for column, feature in columns.items() if isinstance(feature, Image)]
+    texts = [column for column, feature in columns.items() if isinstance(feature, Value) and "string" in feature.dtype]
+    return sorted(images or texts or columns)
+
+
+def _content_digest(dataset: Dataset, column: str) -> str:
+    rows = evenly_spaced(len(dataset), _SAMPLED_ROWS)
+    values = read_column(dataset.with_format(None).select(rows), column).to_pylist()
+    return _digest([_content(value, column, int(row)) for row, value in zip(rows, values)])
+
+
+def _content(value: Any, column: str, row: int) -> bytes:
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        if value["bytes"] is not None:
+            return value["bytes"]
+        if value["path"] is not None:
+            try:
+                with xopen(value["path"], "rb") as file:
+                    return file.read()
+            except OSError as error:
+                raise InputError(
+                    f"row {row}: the file of column {column!r} cannot be read ({_first_line(error)}): put it back"
+                ) from error
+        value = None
+    return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)).encode()
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        # With its length before it, no part can be taken for the end of another.
+        whole.update(len(part).to_bytes(8, "little") + part)
+    return whole.hexdigest()
+
+
+def _feature(dataset: Dataset, column: str) -> Any:
+    described = dataset.features[column]
+    if isinstance(described, Image):
+        # Whether images are decoded when read is a matter of how the dataset is used.
+        described = Image(mode=described.mode)
+    if isinstance(described, ClassLabel):
+        # The names are in the digest, and may be thousands.
+        return {"_type": "ClassLabel", "classes": described.num_classes}
+    return json.loads(json.dumps(type(dataset.features)({column: described}).to_dict()[column]))
+
+
+def _origin(dataset: Dataset) -> dict[str, str]:
+    """Repo id, revision, config and split as the dataset itself knows them; never a path of this machine."""
+    origin = {"split": str(dataset.split)} if dataset.split else {}
+    for url in dataset.info.download_checksums or {}:
+        if url.startswith("hf://datasets/") and "@" in url:
+            repo, _, rest = url.removeprefix("hf://datasets/").partition("@")
+            origin |= {"repo_id": repo, "revision": rest.split("/")[0]}
+            if dataset.info.config_name:
+                origin["config"] = dataset.info.config_name
+            break
+    return origin
+
+
+def _is_castable(feature: Any) -> bool:
+    return isinstance(feature, Value) and (
+        feature.dtype in ("string", "large_string", "bool") or "int" in feature.dtype
+    )
+
+
+def _distinct(values: pa.ChunkedArray) -> list[Any]:
+    # Negative numbers mark rows without a label.
+    distinct = [value for value in pc.unique(values).to_pylist() if value is not None]
+    return sorted(value for value in distinct if isinstance(value, str) or value >= 0)
+
+
+def _require_column(dataset: Dataset, name: str, option: str) -> None:
+    if name not in dataset.column_names:
+        raise InputError(f"{option} {name!r}: no such column{_candidates(dataset.column_names, 'it has')}")
+
+
+def _only_one(dataset: Dataset, found: list[str], what: str, kind: str) -> str:
+    if len(found) == 1:
+        return found[0]
+    option = f"--{what}-column"
+    if found:
+        raise InputError(f"several columns of type {kind}: choose one with {option}{_candidates(found)}")
+    shown = ", ".join(f"{column} ({_shown(feature)})" for column, feature in dataset.features.items())
+    raise InputError(
+        f"no column of type {kind} in the dataset, which has {shown or 'no columns'}: cast one to datasets.{kind} and "
+        f"name it with {option}"
+    )
+
+
+def _candidates(columns: Sequence[str], lead: str = "one of") -> str:
+    return f" ({lead} {', '.join(map(repr, columns))})" if columns else ""
+
+
+def _shown(feature: Any) -> str:
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
+def _shown_label(value: pa.Scalar) -> str:
+    return "null" if value.as_py() is None else repr(value.as_py())
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_NAMED]))
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > _NAMED else shown
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
