@@ -1,0 +1,1 @@
+"""Train on less of your Hugging Face dataset."""
