@@ -1,7 +1,5 @@
-"""A dataset's split, columns, labels, hold-out and identity, read without decoding an image."""
+"""A dataset's split, columns, labels and hold-out, read without decoding an image."""
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +20,10 @@ from datasets import (
 )
 from datasets.arrow_reader import ReadInstruction
 from datasets.exceptions import DatasetGenerationError
-from datasets.utils.file_utils import xopen
 
 from .columns import read_column
 from .errors import InputError
 
-_SAMPLED_ROWS = 128
 _NAMED = 5
 
 
@@ -77,12 +73,12 @@ def load_split(
             loaded = load_dataset(place, name, revision=revision, data_files=data_files)
     except ConnectionError as error:
         raise InputError(
-            f"cannot reach the Hub for the dataset {place!r} ({_first_line(error)}), and there is no folder of that "
+            f"cannot reach the Hub for the dataset {place!r} ({first_line(error)}), and there is no folder of that "
             "name here: check the path or the network"
         ) from error
     except (OSError, ValueError, DatasetGenerationError, pa.ArrowInvalid) as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise InputError(f"cannot load the dataset {os.fspath(dataset)!r}: {_first_line(reason)}") from error
+        raise InputError(f"cannot load the dataset {os.fspath(dataset)!r}: {first_line(reason)}") from error
     return _take_split(loaded, split, os.fspath(dataset))
 
 
@@ -274,164 +270,9 @@ def hold_out(
     return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)
 
 
-def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[str, Any]:
-    """What tells this dataset from another one: rows, features, labels in row order, and bytes of some rows.
-
-    The bytes are those of the encoded images (the files', where a row holds only a path) of evenly spaced rows; in a
-    dataset without images, the values of its other columns. Nothing is decoded, and at most 128 rows are read beside
-    the labels.
-
-    Args:
-        dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
-        label_column (`str`): The column with the class labels.
-        **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
-
-    Returns:
-        `dict[str, Any]`: plain JSON values, the same on any machine.
-
-    Raises:
-        InputError: if the labels are bad or a sampled row's file cannot be read.
-    """
-    names = class_names(dataset, label_column)
-    labels = read_labels(dataset, label_column)
-    content = _content_columns(dataset, label_column)
-    counts = np.bincount(labels, minlength=len(names))
-    return {
-        "rows": len(dataset),
-        "features": {column: _feature(dataset, column) for column in sorted(dataset.column_names)},
-        "label_column": label_column,
-        "classes": len(names),
-        "class_names": _digest([json.dumps(names).encode()]),
-        "class_counts": _digest([counts.astype("<i8").tobytes()]),
-        "labels": _digest([labels.astype("<i8").tobytes()]),
-        "content": {column: _content_digest(dataset, column) for column in content},
-        **_origin(dataset),
-        **{key: value for key, value in where.items() if value is not None},
-    }
-
-
-def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: str | None = None) -> None:
-    """Checks that a dataset is the one that was recorded: the same rows in the same order.
-
-    Columns added since (scores, say), formats and transforms do not matter, nor do columns left out as long as one of
-    those that were digested is still there. Where a dataset is kept (path, repository) does not matter either.
-
-    Args:
-        dataset (`datasets.Dataset`): The dataset at hand.
-        recorded (`Mapping[str, Any]`): What [`dataset_identity`] said of the recorded one.
-        label_column (`str`, *optional*): The column with the class labels; the recorded one's if not given.
-
-    Raises:
-        InputError: if it is another dataset, saying in what it differs.
-    """
-    mend = "give the dataset as it was recorded (same split, order and labels), or attach by id with --id-column"
-    if len(dataset) != recorded["rows"]:
-        how = "filtered, or another split" if len(dataset) < recorded["rows"] else "another split or version"
-        raise InputError(
-            f"the dataset has {len(dataset)} rows, the recorded one had {recorded['rows']} ({how}?): {mend}"
-        )
-    label_column = find_label_column(dataset, label_column or recorded["label_column"])
-    for column in sorted(set(recorded["features"]) & set(dataset.column_names) - {label_column}):
-        if (now := _feature(dataset, column)) != (then := recorded["features"][column]):
-            raise InputError(
-                f"column {column!r} of the dataset is {json.dumps(now)}, in the recorded one it was "
-                f"{json.dumps(then)}: {mend}"
-            )
-    shared = [column for column in recorded["content"] if column in dataset.column_names]
-    if not shared:
-        raise InputError(
-            f"the dataset has none of the recorded columns {', '.join(map(repr, recorded['content']))} to compare "
-            f"(it has {', '.join(map(repr, dataset.column_names))}): {mend}"
-        )
-    now = dataset_identity(dataset, label_column)
-    digests = {column: now["content"].get(column) or _content_digest(dataset, column) for column in shared}
-    changed = [column for column, digest in digests.items() if digest != recorded["content"][column]]
-    if now["class_names"] != recorded["class_names"]:
-        raise InputError(
-            f"column {label_column!r} has {now['classes']} classes with other names or in another order than the "
-            f"{recorded['classes']} of the recorded dataset (another label column, or relabelled?): {mend}"
-        )
-    if now["labels"] != recorded["labels"] and not changed:
-        raise InputError(
-            f"column {label_column!r} has other labels than in the recorded dataset, on the same rows (relabelled?): "
-            f"{mend}"
-        )
-    if changed:
-        columns = ", ".join(map(repr, changed))
-        if now["class_counts"] == recorded["class_counts"] and now["labels"] != recorded["labels"]:
-            problem = f"each class has as many rows, but labels and {columns} are in another order (shuffled?)"
-        elif now["labels"] != recorded["labels"]:
-            problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
-        else:
-            problem = f"{columns} differs on the rows compared, though the labels agree (changed or reordered?)"
-        raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
-
-
 def evenly_spaced(n: int, count: int) -> np.ndarray:
     """At most `count` of the positions 0 to n - 1, first and last among them: int64, increasing."""
     return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
-
-
-def _content_columns(dataset: Dataset, label_column: str) -> list[str]:
-    # Score columns come and go, so what they hold is no mark of a dataset: images are, or text, or what else there is.
-    columns = {column: feature for column, feature in dataset.features.items() if column != label_column}
-    images = [column for column, feature in columns.items() if isinstance(feature, Image)]
-    texts = [column for column, feature in columns.items() if isinstance(feature, Value) and "string" in feature.dtype]
-    return sorted(images or texts or columns)
-
-
-def _content_digest(dataset: Dataset, column: str) -> str:
-    rows = evenly_spaced(len(dataset), _SAMPLED_ROWS)
-    values = read_column(dataset.with_format(None).select(rows), column).to_pylist()
-    return _digest([_content(value, column, int(row)) for row, value in zip(rows, values)])
-
-
-def _content(value: Any, column: str, row: int) -> bytes:
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
-        if value["bytes"] is not None:
-            return value["bytes"]
-        if value["path"] is not None:
-            try:
-                with xopen(value["path"], "rb") as file:
-                    return file.read()
-            except OSError as error:
-                raise InputError(
-                    f"row {row}: the file of column {column!r} cannot be read ({_first_line(error)}): put it back"
-                ) from error
-        value = None
-    return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)).encode()
-
-
-def _digest(parts: Sequence[bytes]) -> str:
-    whole = hashlib.sha256()
-    for part in parts:
-        # With its length before it, no part can be taken for the end of another.
-        whole.update(len(part).to_bytes(8, "little") + part)
-    return whole.hexdigest()
-
-
-def _feature(dataset: Dataset, column: str) -> Any:
-    described = dataset.features[column]
-    if isinstance(described, Image):
-        # Whether images are decoded when read is a matter of how the dataset is used.
-        described = Image(mode=described.mode)
-    if isinstance(described, ClassLabel):
-        # The names are in the digest, and may be thousands.
-        return {"_type": "ClassLabel", "classes": described.num_classes}
-    return json.loads(json.dumps(type(dataset.features)({column: described}).to_dict()[column]))
-
-
-def _origin(dataset: Dataset) -> dict[str, str]:
-    """Repo id, revision, config and split as the dataset itself knows them; never a path of this machine."""
-    origin = {"split": str(dataset.split)} if dataset.split else {}
-    for url in dataset.info.download_checksums or {}:
-        if url.startswith("hf://datasets/") and "@" in url:
-            repo, _, rest = url.removeprefix("hf://datasets/").partition("@")
-            origin |= {"repo_id": repo, "revision": rest.split("/")[0]}
-            if dataset.info.config_name:
-                origin["config"] = dataset.info.config_name
-            break
-    return origin
 
 
 def _is_castable(feature: Any) -> bool:
@@ -481,5 +322,6 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > _NAMED else shown
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, to quote in one of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

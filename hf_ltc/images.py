@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from datasets.utils.file_utils import xopen
 
-from .data import evenly_spaced
+from .data import evenly_spaced, first_line
 from .errors import InputError
 
 # Up to this side images are small: they are cached, resized as a whole and cropped with padding, as CIFAR's are.
@@ -337,10 +337,9 @@ def _to_tensor(image: PIL.Image.Image) -> torch.Tensor:
 
 def _undecodable(row: int, column: str, value: Any, error: Exception) -> InputError:
     path = value.get("path") if isinstance(value, dict) else None
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return InputError(
-        f"row {row}, column {column!r}{f', file {path!r}' if path else ''}: not a readable image ({reason}): leave "
-        "the row out with dataset.select, or replace its file"
+        f"row {row}, column {column!r}{f', file {path!r}' if path else ''}: not a readable image "
+        f"({first_line(error)}): leave the row out with dataset.select, or replace its file"
     )
 
 
