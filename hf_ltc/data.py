@@ -25,6 +25,7 @@ from .columns import read_column
 from .errors import InputError
 
 _NAMED = 5
+_SAVED_TO_DISK = ("dataset_dict.json", "state.json")
 
 
 def load_split(
@@ -53,33 +54,47 @@ def load_split(
     Raises:
         InputError: if there is no such dataset, configuration or split, or if the Hub cannot be reached.
     """
-    place = os.path.expanduser(os.fspath(dataset))
+    given = os.fspath(dataset)
+    place = os.path.expanduser(given)
+    parquet = place.lower().endswith(".parquet")
+    saved = data_files is None and any((Path(place) / mark).is_file() for mark in _SAVED_TO_DISK)
     if os.path.isdir(place):
         if not os.listdir(place):
-            raise InputError(f"the dataset folder {place!r} is empty: give a folder with a dataset in it")
-    elif place.endswith(".parquet"):
-        if not os.path.isfile(place):
-            raise InputError(f"no such file: {place!r}: check the path of the dataset")
-        place, data_files = "parquet", place
-    elif place.count("/") > 1 or place.startswith((".", "/")):
-        raise InputError(f"no such dataset: {place!r} is neither a folder nor a Hub id (NAME or OWNER/NAME)")
+            raise InputError(f"the dataset folder {given!r} is empty: give a folder with a dataset in it")
+        # load_dataset takes a dataset's name from the last part of its path, which "." has not.
+        place = os.path.abspath(place)
+    elif os.path.isfile(place) and not parquet:
+        raise InputError(f"the dataset {given!r} is a file but not a .parquet file: give that, a folder or a Hub id")
+    elif parquet and not os.path.isfile(place):
+        raise InputError(f"no such file: {given!r}: check the path of the dataset")
+    elif not place or (not parquet and (place.count("/") > 1 or place.startswith((".", "/")))):
+        raise InputError(f"no such dataset: {given!r} is neither a folder nor a Hub id (NAME or OWNER/NAME)")
+    if saved or parquet:
+        for option, value in (("name", name), ("revision", revision), ("data_files", data_files)):
+            if value is not None:
+                what = "save_to_disk folder" if saved else "Parquet file"
+                raise InputError(
+                    f"{option} is {value!r}, but the dataset {given!r} is a {what}, which has none: drop it"
+                )
     try:
-        if data_files is None and (Path(place) / "dataset_dict.json").is_file():
+        if saved:
             loaded: Any = load_from_disk(place)
-        elif data_files is None and (Path(place) / "state.json").is_file():
-            loaded = load_from_disk(place)
-            loaded = DatasetDict({str(loaded.split or "train"): loaded})
+            if not isinstance(loaded, DatasetDict):
+                loaded = DatasetDict({str(loaded.split or "train"): loaded})
+        elif parquet:
+            loaded = load_dataset("parquet", data_files=place)
         else:
             loaded = load_dataset(place, name, revision=revision, data_files=data_files)
     except ConnectionError as error:
         raise InputError(
-            f"cannot reach the Hub for the dataset {place!r} ({first_line(error)}), and there is no folder of that "
+            f"cannot reach the Hub for the dataset {given!r} ({one_line(error)}), and there is no folder of that "
             "name here: check the path or the network"
         ) from error
-    except (OSError, ValueError, DatasetGenerationError, pa.ArrowInvalid) as error:
+    except Exception as error:
+        # Every file format has a reader of its own, with errors of its own for files that it cannot read.
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise InputError(f"cannot load the dataset {os.fspath(dataset)!r}: {first_line(reason)}") from error
-    return _take_split(loaded, split, os.fspath(dataset))
+        raise InputError(f"cannot load the dataset {given!r}: {one_line(reason)}") from error
+    return _take_split(loaded, split, given)
 
 
 def _take_split(loaded: DatasetDict, split: str, place: str) -> Dataset:
@@ -93,7 +108,12 @@ def _take_split(loaded: DatasetDict, split: str, place: str) -> Dataset:
         ) from error
     # A part of consecutive rows is a slice of the table: no row is copied and no index is kept.
     taken = [loaded[part.splitname].select(range(part.from_ or 0, part.to)) for part in parts]
-    rows = taken[0] if len(taken) == 1 else concatenate_datasets(taken)
+    try:
+        rows = taken[0] if len(taken) == 1 else concatenate_datasets(taken)
+    except ValueError as error:
+        raise InputError(
+            f"the parts of the split {split!r} of the dataset {place!r} do not go together: {one_line(error)}"
+        ) from error
     if len(rows) == 0:
         raise InputError(f"the split {split!r} of the dataset {place!r} has no rows: it has {have}")
     return rows
@@ -183,15 +203,15 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
         dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
         label_column (`str`): A column of `ClassLabel`, strings, integers or booleans.
         names (`Sequence[str]`, *optional*):
-            Classes to number by, e.g. [`class_names`] of the train split for the labels of a validation split; those
-            of this dataset if not given.
+            Classes to number by, e.g. [`class_names`] of the train split for the labels of a validation split, which
+            need not have rows of all of them; those of this dataset if not given.
 
     Returns:
         `np.ndarray`: int64 `(N,)`, numbers from 0 to the number of classes less 1.
 
     Raises:
-        InputError: for a label that is null, -1, out of range or not in `names`, naming the first rows, and for
-            fewer than two classes.
+        InputError: for a label that is null, -1, out of range or not in `names`, naming the first rows; and, if
+            `names` is not given, for rows of fewer than two classes.
     """
     own = class_names(dataset, label_column)
     stored = read_column(dataset, label_column)
@@ -208,7 +228,7 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
     if len(rows):
         shown = ", ".join(f"row {row}: {_shown_label(stored[int(row)])}" for row in rows[:_NAMED])
         raise InputError(
-            f"column {label_column!r} has {len(rows)} rows that are not of any of its {len(own)} classes ({shown}"
+            f"column {label_column!r} has {_counted(len(rows), 'row')} without one of its {len(own)} classes ({shown}"
             f"{', ...' if len(rows) > _NAMED else ''}): leave them out with dataset.filter, or mend their labels"
         )
     labels = values.to_numpy().astype(np.int64)
@@ -220,7 +240,7 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
                 f"{', '.join(map(repr, unknown[:_NAMED]))}; they have {_listed(names)}"
             )
         labels = np.array([number.get(name, -1) for name in own], dtype=np.int64)[labels]
-    elif len(np.unique(labels)) < 2:
+    elif names is None and len(np.unique(labels)) < 2:
         one = f"all {len(labels)} rows are {own[labels[0]]!r}" if len(labels) else "the dataset has no rows"
         raise InputError(f"column {label_column!r} has fewer than two classes: {one}; choose another --label-column")
     return labels
@@ -258,15 +278,16 @@ def hold_out(
     if (small := classes[counts < 2]).size:
         shown = _listed([names[c] if names else str(c) for c in small])
         raise InputError(
-            f"{small.size} classes have fewer than the two rows that holding out needs: {shown}; give a validation "
-            "split (--validation-split), or leave these classes out"
+            f"{_counted(small.size, 'class', 'classes')} of fewer than the two rows that holding out needs: {shown}; "
+            "give a validation split (--validation-split), or leave these rows out"
         )
-    generator = np.random.Generator(np.random.PCG64(seed))
+    # A large fraction of a small class must not take all of its rows.
+    wanted = np.minimum(np.clip(np.rint(fraction * counts), 1, per_class), counts - 1)
+    # The draws of a bit generator are the same in every numpy release, those of Generator's methods are not.
+    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     held = np.zeros(len(labels), dtype=bool)
-    for c, n in zip(classes, counts):
-        # A large fraction of a small class must not take all of its rows.
-        k = min(max(round(fraction * int(n)), 1), per_class, int(n) - 1)
-        held[generator.permutation(np.flatnonzero(labels == c))[:k]] = True
+    held[order[place < np.repeat(wanted, counts)]] = True
     return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)
 
 
@@ -322,6 +343,14 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > _NAMED else shown
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, to quote in one of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _counted(n: int, one: str, more: str | None = None) -> str:
+    return f"{n} {one if n == 1 else more or one + 's'}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line of at most 300 characters, to quote in one of ours."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, LookupError):
+        # A KeyError's message is the key alone.
+        text = f"{type(error).__name__} {text}".rstrip()
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Image, Value
 from datasets.utils.file_utils import xopen
 
 from .columns import read_column
-from .data import class_names, evenly_spaced, find_label_column, first_line, read_labels
+from .data import class_names, evenly_spaced, find_label_column, one_line, read_labels
 from .errors import InputError
 
 _SAMPLED_ROWS = 128
@@ -133,7 +133,7 @@ def _content(value: Any, column: str, row: int) -> bytes:
                     return file.read()
             except OSError as error:
                 raise InputError(
-                    f"row {row}: the file of column {column!r} cannot be read ({first_line(error)}): put it back"
+                    f"row {row}: the file of column {column!r} cannot be read ({one_line(error)}): put it back"
                 ) from error
         value = None
     return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)).encode()

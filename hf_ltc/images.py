@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from datasets.utils.file_utils import xopen
 
-from .data import evenly_spaced, first_line
+from .data import evenly_spaced, one_line
 from .errors import InputError
 
 # Up to this side images are small: they are cached, resized as a whole and cropped with padding, as CIFAR's are.
@@ -48,7 +48,7 @@ def image_size(dataset: Dataset, column: str, requested: int | None = None) -> i
         return requested
     rows = evenly_spaced(len(dataset), _HEADERS)
     longest = 0
-    for row, value in zip(rows, _stored_images(dataset, column, rows)):
+    for row, value in zip(rows, _stored(dataset, column)[rows].column(0).to_pylist()):
         try:
             with _opened(value) as image:
                 longest = max(longest, *image.size)
@@ -154,12 +154,15 @@ def image_batches(
         InputError: for an image that cannot be decoded, naming the row.
     """
     cut = (seed, epoch) if train and size > SMALL_SIDE else None
+    stored = _stored(dataset, column)
     loader: Any = torch.utils.data.DataLoader(
-        _Batches(dataset, column, size, cut),  # type: ignore[arg-type]
+        _Batches(stored, column, stored.features[column].mode, size, cut),  # type: ignore[arg-type]
         batch_size=None,
         sampler=(np.asarray(positions, dtype=np.int64) for positions in index_batches),
         num_workers=num_workers,
         collate_fn=_as_it_is,
+        # A loader draws a seed for its workers: from here, so that torch's own random state stays as it is.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
     for pixels, positions, problem in loader:
@@ -171,22 +174,22 @@ def image_batches(
 
 @dataclass(frozen=True)
 class _Batches:
-    dataset: Dataset
+    stored: Dataset
     column: str
+    mode: str | None
     size: int
     cut: tuple[int, int] | None
 
     def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, str | None]:
         pixels = torch.empty((len(positions), 3, self.size, self.size), dtype=torch.uint8)
-        mode = self.dataset.features[self.column].mode
         where = torch.from_numpy(positions)
-        for i, value in enumerate(_stored_images(self.dataset, self.column, positions)):
+        for i, value in enumerate(self.stored[positions].column(0).to_pylist()):
             try:
                 if self.cut is None:
-                    pixels[i] = decode_image(value, self.size, mode)
+                    pixels[i] = decode_image(value, self.size, self.mode)
                 else:
                     draw = np.random.default_rng([*self.cut, int(positions[i])])
-                    pixels[i] = _to_tensor(_random_cut(_rgb(_opened(value), mode), self.size, draw))
+                    pixels[i] = _to_tensor(_random_cut(_rgb(_opened(value), self.mode), self.size, draw))
             except Exception as error:
                 return pixels, where, str(_undecodable(int(positions[i]), self.column, value, error))
         return pixels, where, None
@@ -278,9 +281,9 @@ def channel_statistics(pixels: torch.Tensor) -> tuple[list[float], list[float]]:
     return means, deviations
 
 
-def _stored_images(dataset: Dataset, column: str, rows: np.ndarray) -> list[Any]:
-    """The encoded images of some rows, as stored: the caller's format and transform are not applied."""
-    return dataset.with_format("arrow").select_columns([column])[rows].column(0).to_pylist()
+def _stored(dataset: Dataset, column: str) -> Dataset:
+    """The column alone, to be read as stored: the caller's format and transform are not applied."""
+    return dataset.with_format("arrow").select_columns([column])
 
 
 def _opened(value: Any) -> PIL.Image.Image:
@@ -307,6 +310,8 @@ def _rgb(image: PIL.Image.Image, mode: str | None = None) -> PIL.Image.Image:
         image = image.convert(mode)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(grey).all():
+            raise ValueError("its pixels are floats, some of them not finite")
         if image.mode == "F":
             grey = grey * 255 if grey.max() <= 1 else grey
         elif grey.max() > 65535 or grey.min() < 0:
@@ -338,12 +343,12 @@ def _random_cut(image: PIL.Image.Image, size: int, draw: np.random.Generator) ->
         ratio = np.exp(draw.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
+            left, top = int(draw.integers(width - w + 1)), int(draw.integers(height - h + 1))
             break
     else:
         # A long narrow image may hold no such cut: take the largest one at its centre.
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    left = int(draw.integers(width - w + 1)) if w < width else 0
-    top = int(draw.integers(height - h + 1)) if h < height else 0
+        left, top = (width - w) // 2, (height - h) // 2
     image = image.resize((size, size), PIL.Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
     return PIL.ImageOps.mirror(image) if draw.random() < 0.5 else image
 
@@ -356,7 +361,7 @@ def _undecodable(row: int, column: str, value: Any, error: Exception) -> InputEr
     path = value.get("path") if isinstance(value, dict) else None
     return InputError(
         f"row {row}, column {column!r}{f', file {path!r}' if path else ''}: not a readable image "
-        f"({first_line(error)}): leave the row out with dataset.select, or replace its file"
+        f"({one_line(error)}): leave the row out with dataset.select, or replace its file"
     )
 
 
