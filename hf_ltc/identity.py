@@ -34,19 +34,12 @@ def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[
     Raises:
         InputError: if the labels are bad or a sampled row's file cannot be read.
     """
-    names = class_names(dataset, label_column)
-    labels = read_labels(dataset, label_column)
-    content = _content_columns(dataset, label_column)
-    counts = np.bincount(labels, minlength=len(names))
     return {
         "rows": len(dataset),
         "features": {column: _feature(dataset, column) for column in sorted(dataset.column_names)},
         "label_column": label_column,
-        "classes": len(names),
-        "class_names": _digest([json.dumps(names).encode()]),
-        "class_counts": _digest([counts.astype("<i8").tobytes()]),
-        "labels": _digest([labels.astype("<i8").tobytes()]),
-        "content": {column: _content_digest(dataset, column) for column in content},
+        **_label_digests(dataset, label_column),
+        "content": {column: _content_digest(dataset, column) for column in _content_columns(dataset, label_column)},
         **_origin(dataset),
         **{key: value for key, value in where.items() if value is not None},
     }
@@ -55,8 +48,9 @@ def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[
 def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: str | None = None) -> None:
     """Checks that a dataset is the one that was recorded: the same rows in the same order.
 
-    Columns added since (scores, say), formats and transforms do not matter, nor do columns left out as long as one of
-    those that were digested is still there. Where a dataset is kept (path, repository) does not matter either.
+    What is in the rows decides: columns added since (scores, say), formats and transforms do not matter, nor do columns
+    left out or of another type, as long as one of those that were digested is still there and holds the same. Where a
+    dataset is kept (path, repository) does not matter either.
 
     Args:
         dataset (`datasets.Dataset`): The dataset at hand.
@@ -73,40 +67,55 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
             f"the dataset has {len(dataset)} rows, the recorded one had {recorded['rows']} ({how}?): {mend}"
         )
     label_column = find_label_column(dataset, label_column or recorded["label_column"])
-    for column in sorted(set(recorded["features"]) & set(dataset.column_names) - {label_column}):
-        if (now := _feature(dataset, column)) != (then := recorded["features"][column]):
-            raise InputError(
-                f"column {column!r} of the dataset is {json.dumps(now)}, in the recorded one it was "
-                f"{json.dumps(then)}: {mend}"
-            )
     shared = [column for column in recorded["content"] if column in dataset.column_names]
     if not shared:
         raise InputError(
             f"the dataset has none of the recorded columns {', '.join(map(repr, recorded['content']))} to compare "
             f"(it has {', '.join(map(repr, dataset.column_names))}): {mend}"
         )
-    now = dataset_identity(dataset, label_column)
-    digests = {column: now["content"].get(column) or _content_digest(dataset, column) for column in shared}
-    changed = [column for column, digest in digests.items() if digest != recorded["content"][column]]
-    if now["class_names"] != recorded["class_names"]:
-        raise InputError(
-            f"column {label_column!r} has {now['classes']} classes with other names or in another order than the "
-            f"{recorded['classes']} of the recorded dataset (another label column, or relabelled?): {mend}"
-        )
-    if now["labels"] != recorded["labels"] and not changed:
-        raise InputError(
-            f"column {label_column!r} has other labels than in the recorded dataset, on the same rows (relabelled?): "
-            f"{mend}"
-        )
-    if changed:
-        columns = ", ".join(map(repr, changed))
-        if now["class_counts"] == recorded["class_counts"] and now["labels"] != recorded["labels"]:
-            problem = f"each class has as many rows, but labels and {columns} are in another order (shuffled?)"
-        elif now["labels"] != recorded["labels"]:
-            problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
-        else:
-            problem = f"{columns} differs on the rows compared, though the labels agree (changed or reordered?)"
-        raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
+    now = _label_digests(dataset, label_column)
+    changed = [column for column in shared if _content_digest(dataset, column) != recorded["content"][column]]
+    same_names = now["class_names"] == recorded["class_names"]
+    same_labels = same_names and now["labels"] == recorded["labels"]
+    if not changed:
+        if not same_names:
+            raise InputError(
+                f"column {label_column!r} has {now['classes']} classes with other names or in another order than the "
+                f"{recorded['classes']} of the recorded dataset, on the same rows (another label column, or "
+                f"relabelled?): {mend}"
+            )
+        if not same_labels:
+            raise InputError(
+                f"column {label_column!r} has other labels than in the recorded dataset, on the same rows "
+                f"(relabelled?): {mend}"
+            )
+        return
+    for column in changed:
+        if (kind := _feature(dataset, column)) != (was := recorded["features"][column]):
+            raise InputError(
+                f"column {column!r} of the dataset is {json.dumps(kind)}, in the recorded one it was "
+                f"{json.dumps(was)}: {mend}"
+            )
+    columns = ", ".join(map(repr, changed))
+    if same_labels:
+        problem = f"{columns} differs on the rows compared, though the labels agree (changed or reordered?)"
+    elif same_names and now["class_counts"] == recorded["class_counts"]:
+        problem = f"each class has as many rows, but labels and {columns} are in another order (shuffled?)"
+    else:
+        problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
+    raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
+
+
+def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:
+    names = class_names(dataset, label_column)
+    labels = read_labels(dataset, label_column)
+    counts = np.bincount(labels, minlength=len(names))
+    return {
+        "classes": len(names),
+        "class_names": _digest([json.dumps(names).encode()]),
+        "class_counts": _digest([counts.astype("<i8").tobytes()]),
+        "labels": _digest([labels.astype("<i8").tobytes()]),
+    }
 
 
 def _content_columns(dataset: Dataset, label_column: str) -> list[str]:
