@@ -20,8 +20,8 @@ def option(default: Any, help: str) -> Any:
 class RecordConfig:
     """Settings of [`record`].
 
-    The defaults record what was found to be worth recording: training losses, which cost nothing, and validation losses
-    at averaged weights, which two seeds agree on (see docs/reliability.md). `losses="evaluation", weights="raw",
+    The defaults record what was found to be worth recording: training losses, which cost nothing, and validation
+    losses at averaged weights, which two seeds agree on. `losses="evaluation", weights="raw",
     schedule="step"` is the protocol of the papers (arXiv 2503.09721, arXiv 2508.20230).
 
     Each field's meaning stands in its help text: `hf-ltc record --help`.
@@ -40,7 +40,7 @@ class RecordConfig:
 
     losses: Literal["training", "evaluation", "both"] = option(
         "training",
-        "Train rows: losses as the optimiser saw them (no extra pass), of an evaluation pass after each epoch, or both.",
+        "Train rows: losses as the optimiser saw them (no extra pass), of an evaluation pass an epoch, or both.",
     )
     weights: Literal["averaged", "raw"] = option(
         "averaged",

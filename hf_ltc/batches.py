@@ -1,0 +1,167 @@
+"""The images of a dataset as batches on a device: decoded once where they fit into memory, streamed where not."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from . import images
+from .data import evenly_spaced
+
+# Rows whose pixels give the channels' means and deviations; more change the third digit.
+_STATISTICS_ROWS = 2048
+_PADDING = 4
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """The images and labels of a dataset, batch by batch, normalised, on a device.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        column (`str`): Its image column.
+        labels (`torch.Tensor`): int64 `(N,)`, on the device.
+        size (`int`): Side of the images in pixels.
+        mean (`torch.Tensor`): float32 `(3,)`, on the device.
+        std (`torch.Tensor`): float32 `(3,)`, on the device.
+        pixels (`torch.Tensor`, *optional*): uint8 `(N, 3, size, size)`, if the images are kept in memory.
+        device (`torch.device`): Where batches go.
+        channels_last (`bool`): Their memory format.
+        num_workers (`int`): Processes that decode where images are not in memory.
+    """
+
+    dataset: Dataset
+    column: str
+    labels: torch.Tensor
+    size: int
+    mean: torch.Tensor
+    std: torch.Tensor
+    pixels: torch.Tensor | None
+    device: torch.device
+    channels_last: bool = False
+    num_workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __call__(
+        self, index_batches: Iterable[np.ndarray], *, augmented: tuple[int, int] | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Gives the batches asked for.
+
+        Args:
+            index_batches (`Iterable[np.ndarray]`): The positions of each batch, int64.
+            augmented (`tuple[int, int]`, *optional*): Seed and epoch of the crops and flips; none if not given.
+
+        Yields:
+            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: pixels, float32 `(B, 3, size, size)`, labels and
+            positions, int64 `(B,)`.
+        """
+        draws = None
+        if augmented is not None and self.size <= images.SMALL_SIDE:
+            draws = images.draw_augmentation(len(self), *augmented, padding=self._padding).to(self.device)
+        for stored, positions in self._stored(index_batches, augmented):
+            batch = stored.to(self.device, non_blocking=True)
+            positions = positions.to(self.device, non_blocking=True)
+            if draws is not None:
+                batch = images.augment(batch, draws[positions], padding=self._padding)
+            batch = images.normalise(batch, self.mean, self.std)
+            if self.channels_last:
+                batch = batch.to(memory_format=torch.channels_last)
+            yield batch, self.labels[positions], positions
+
+    @property
+    def _padding(self) -> int:
+        # An eighth of the side, CIFAR's 4 of 32: as much of an 8x8 digit would push it out of the picture.
+        return max(1, min(_PADDING, self.size // 8))
+
+    def _stored(
+        self, index_batches: Iterable[np.ndarray], augmented: tuple[int, int] | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self.pixels is None:
+            seed, epoch = augmented or (0, 0)
+            train = augmented is not None
+            yield from images.image_batches(
+                self.dataset,
+                self.column,
+                self.size,
+                index_batches,
+                train=train,
+                num_workers=self.num_workers,
+                seed=seed,
+                epoch=epoch,
+            )
+            return
+        for positions in index_batches:
+            where = torch.from_numpy(positions).to(self.pixels.device, non_blocking=True)
+            yield self.pixels[where], where
+
+
+def image_batches(
+    dataset: Dataset,
+    column: str,
+    labels: np.ndarray,
+    size: int,
+    *,
+    device: torch.device,
+    statistics: tuple[list[float], list[float]] | None = None,
+    cache: str = "auto",
+    cache_budget: float = 4.0,
+    num_workers: int = 0,
+    channels_last: bool = False,
+    progress: Callable[[int], Any] | None = None,
+) -> ImageBatches:
+    """Prepares the batches of a dataset: reads its images into memory if they fit, and the channels' statistics.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        column (`str`): Its image column.
+        labels (`np.ndarray`): int64 `(N,)`.
+        size (`int`): Side of the images in pixels.
+        device (`torch.device`): Where batches go.
+        statistics (`tuple[list[float], list[float]]`, *optional*):
+            Means and deviations of the channels, those of the train rows for validation rows; from the dataset if not
+            given.
+        cache (`str`, *optional*, defaults to `"auto"`): Keep images in memory: `auto`, `always` or `never`.
+        cache_budget (`float`, *optional*, defaults to `4.0`): GiB that `auto` may take.
+        num_workers (`int`, *optional*, defaults to `0`): Processes that decode.
+        channels_last (`bool`, *optional*, defaults to `False`): Memory format.
+        progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
+
+    Returns:
+        [`ImageBatches`]
+
+    Raises:
+        InputError: for an image that cannot be decoded, naming the row.
+    """
+    pixels = None
+    if cache == "always" or (cache == "auto" and images.fits_cache(len(dataset), size, cache_budget * 2**30)):
+        pixels = images.cache_images(dataset, column, size, progress, num_workers)
+    if statistics is None:
+        rows = evenly_spaced(len(dataset), _STATISTICS_ROWS)
+        sample = pixels[torch.from_numpy(rows)] if pixels is not None else None
+        if sample is None:
+            parts = np.array_split(rows, max(1, len(rows) // 64))
+            batches = images.image_batches(dataset, column, size, parts, train=False, num_workers=num_workers)
+            sample = torch.cat([part for part, _ in batches])
+        statistics = images.channel_statistics(sample)
+    if pixels is not None and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # The other half is the model's.
+        pixels = pixels.to(device) if pixels.nbytes < free / 2 else pixels.pin_memory()
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in statistics)
+    return ImageBatches(
+        dataset,
+        column,
+        torch.from_numpy(labels).to(device),
+        size,
+        mean,
+        std,
+        pixels,
+        device,
+        channels_last,
+        num_workers,
+    )

@@ -1,0 +1,189 @@
+"""The run directory: files that are written whole or not at all, and never rewritten."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .errors import InputError
+
+FORMAT = 1
+RECIPE = "recipe.json"
+ROWS = "rows.safetensors"
+TRAJECTORIES = "trajectories"
+_EPOCH = re.compile(r"epoch-(\d{5,})\.safetensors")
+_SEED = re.compile(r"seed-(\d+)")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` that takes its place, on disk for good, once the block has ended well.
+
+    Raises:
+        InputError: if the file cannot be written (no space, no permission), naming it; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: Exception) -> InputError:
+    reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+    return InputError(
+        f"cannot write {str(path)!r} ({reason}): make room or give another --output-dir; what was written before is "
+        "intact, and the same command goes on from there"
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, indented, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; an [`InputError`] names a file that is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _unreadable(path, f"not JSON: {error}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    with replacing(path) as temporary:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=dict(metadata or {}))
+
+
+def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Reads a safetensors file, or some arrays of it; an [`InputError`] names a file that is missing or damaged."""
+    with opened(path) as file:
+        have = list(file.keys())
+        if missing := [name for name in names or () if name not in have]:
+            raise _unreadable(path, f"it has no {', '.join(missing)}, only {', '.join(have)}")
+        return {name: file.get_tensor(name) for name in names or have}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Opens a safetensors file, memory-mapped; an [`InputError`] names a file that is missing or damaged."""
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error) or "missing") from error
+    except SafetensorError as error:
+        raise _unreadable(path, f"truncated or not safetensors: {error}") from error
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"cannot read {str(path)!r} ({reason}): put the file back, or record again into another --output-dir"
+    )
+
+
+def epoch_path(run: Path, epoch: int) -> Path:
+    """Where the losses of one epoch are."""
+    return run / TRAJECTORIES / f"epoch-{epoch:05d}.safetensors"
+
+
+def published_epochs(run: Path) -> list[int]:
+    """The epochs whose files are there, increasing."""
+    folder = run / TRAJECTORIES
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := _EPOCH.fullmatch(name)))
+
+
+def seed_folders(run: Path) -> list[Path]:
+    """The runs of a run directory that holds several, by seed."""
+    found = [(int(match[1]), path) for path in run.glob("seed-*") if (match := _SEED.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def publish(pending: Path, path: Path) -> None:
+    """Puts a finished epoch file in its place; one that is there already is left as it is."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        try:
+            os.link(pending, temporary)
+        except OSError:
+            # Some file systems have no links.
+            shutil.copyfile(pending, temporary)
+
+
+class EpochTable(Sequence[np.ndarray]):
+    """One signal of a run directory, epoch by epoch, read when asked for: `(L, N)` float32 that is never held whole.
+
+    Args:
+        paths (`Sequence[Path]`): The epoch files.
+        name (`str`): The signal, e.g. `"training_loss"`.
+        columns (`int`): N, the rows of every epoch.
+    """
+
+    def __init__(self, paths: Sequence[Path], name: str, columns: int) -> None:
+        self.paths, self.name = list(paths), name
+        self.shape = (len(self.paths), columns)
+        self.dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, epoch: Any) -> Any:
+        if not isinstance(epoch, int | np.integer):
+            return EpochTable(list(np.array(self.paths, dtype=object)[epoch]), self.name, self.shape[1])
+        values = read_arrays(self.paths[int(epoch)], [self.name])[self.name]
+        if values.shape != self.shape[1:] or values.dtype != self.dtype:
+            raise _unreadable(
+                self.paths[int(epoch)],
+                f"{self.name} is {values.dtype}{list(values.shape)}, not float32[{self.shape[1]}]: of another run?",
+            )
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        table = np.empty(self.shape, dtype=np.float32)
+        for epoch in range(len(self)):
+            table[epoch] = self[epoch]
+        return table if dtype is None else table.astype(dtype, copy=False)
+
+
+def check_free(path: Path, owns: Callable[[Path], bool]) -> None:
+    """Checks that a folder can become a run directory: it is new, empty, or one already."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--output-dir {str(path)!r} is a file: give a folder")
+    if path.is_dir() and any(path.iterdir()) and not owns(path):
+        raise InputError(
+            f"--output-dir {str(path)!r} holds other files and no {RECIPE}: give a folder of its own to a run"
+        )

@@ -1,0 +1,277 @@
+"""The accelerate training loop, of source and target models alike."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from .batches import ImageBatches
+
+# A batch norm needs two values a channel, which one row of 1x1 features would not give it.
+_LEAST_ROWS = 2
+_MOMENTUM = 0.9
+# The papers' schedule: a tenth of the rate from half of the epochs on, a hundredth from three quarters on.
+_STEP_MILESTONES = (0.5, 0.75)
+_STEP_FACTOR = 0.1
+
+Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained; the fields mean what those of [`RecordConfig`] mean."""
+
+    epochs: int
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    schedule: Literal["one-cycle", "cosine", "step", "constant"] = "one-cycle"
+    label_smoothing: float = 0.0
+    gradient_accumulation_steps: int = 1
+    augment: bool = True
+    seed: int = 0
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """A model in training: what a checkpoint holds."""
+
+    model: nn.Module
+    optimizer: Any
+    scheduler: Any
+    averaged: Any = None
+    epoch: int = 0
+
+
+def steps_per_epoch(rows: int, config: TrainingConfig, processes: int) -> int:
+    """Optimiser steps that see every row once: none is dropped, and the steps' sizes differ by one row at most."""
+    return math.ceil(rows / (config.batch_size * config.gradient_accumulation_steps * processes))
+
+
+def prepare_training(
+    model: nn.Module,
+    rows: int,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    *,
+    average_decay: float | None = None,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> TrainingState:
+    """Makes optimiser and schedule, wraps the model for the accelerator's processes, and starts the averaged weights.
+
+    Args:
+        model (`torch.nn.Module`): The model, the same on every process.
+        rows (`int`): Rows of an epoch.
+        config ([`TrainingConfig`]): How it is trained.
+        accelerator (`accelerate.Accelerator`): The processes and their devices.
+        average_decay (`float`, *optional*): Decay a step of the averaged weights; none are kept if not given.
+        channels_last (`bool`, *optional*, defaults to `False`): Memory format of the weights.
+        compiled (`bool`, *optional*, defaults to `False`): Train with `torch.compile`.
+
+    Returns:
+        [`TrainingState`]
+    """
+    steps = steps_per_epoch(rows, config, accelerator.num_processes)
+    model = model.to(accelerator.device)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = None
+    if average_decay is not None:
+        # timm's import takes seconds, which a --help need not wait for.
+        from timm.utils import ModelEmaV3
+
+        averaged = ModelEmaV3(model, decay=average_decay)
+    parameters = _parameter_groups(model, config.weight_decay)
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate)
+    scheduler = _schedule(optimizer, config, steps)
+    if compiled:
+        model = torch.compile(model)  # type: ignore[assignment]
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return TrainingState(model, optimizer, scheduler, averaged)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters decay, as in the papers' code."""
+    return [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": weight_decay}]
+
+
+def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int) -> Any:
+    total = config.epochs * steps
+    schedulers = torch.optim.lr_scheduler
+    if config.schedule == "one-cycle" and config.learning_rate > 0:
+        return schedulers.OneCycleLR(optimizer, config.learning_rate, total_steps=total, cycle_momentum=False)
+    if config.schedule == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, T_max=total)
+    if config.schedule == "step":
+        return schedulers.MultiStepLR(optimizer, [round(at * total) for at in _STEP_MILESTONES], _STEP_FACTOR)
+    return schedulers.ConstantLR(optimizer, factor=1.0)
+
+
+def epoch_shares(
+    rows: int, config: TrainingConfig, epoch: int, process: int = 0, processes: int = 1
+) -> Iterator[list[tuple[np.ndarray, int, int]]]:
+    """The positions that one process trains on, step by step.
+
+    The order of an epoch depends on the seed and the epoch alone. A share too small to run gets rows of the step's
+    other shares as padding, which count neither for the gradient nor for the recording.
+
+    Args:
+        rows (`int`): Rows of the dataset.
+        config ([`TrainingConfig`]): Batch size, accumulation and seed.
+        epoch (`int`): The epoch.
+        process (`int`, *optional*, defaults to `0`): This process.
+        processes (`int`, *optional*, defaults to `1`): Their number.
+
+    Yields:
+        `list[tuple[np.ndarray, int, int]]`: for one step the forward passes: positions, int64; how many of them count;
+        rows of the whole step on all processes.
+    """
+    order = np.random.default_rng([config.seed, epoch, 1]).permutation(rows).astype(np.int64)
+    for step in np.array_split(order, steps_per_epoch(rows, config, processes)):
+        share = np.array_split(step, processes)[process]
+        # An empty forward pass still has to take part in the processes' collectives, hence one part at least.
+        parts = np.array_split(share, max(1, min(config.gradient_accumulation_steps, len(share) // _LEAST_ROWS)))
+        passes = max(1, config.gradient_accumulation_steps) if processes > 1 else len(parts)
+        parts += [np.empty(0, dtype=np.int64)] * (passes - len(parts))
+        yield [(_padded(part, step), len(part), len(step)) for part in parts]
+
+
+def _padded(part: np.ndarray, step: np.ndarray) -> np.ndarray:
+    return part if len(part) >= _LEAST_ROWS else np.concatenate([part, np.resize(step, _LEAST_ROWS - len(part))])
+
+
+def train_epoch(
+    state: TrainingState,
+    batches: ImageBatches,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    observe: Observer | None = None,
+    each_step: Callable[[], Any] | None = None,
+) -> None:
+    """Trains one epoch; nothing in it waits for the device.
+
+    Args:
+        state ([`TrainingState`]): The model; its `epoch` is raised by one.
+        batches ([`ImageBatches`]): The train rows.
+        config ([`TrainingConfig`]): How it is trained.
+        accelerator (`accelerate.Accelerator`): The processes and their devices.
+        observe (`Callable`, *optional*):
+            Called with positions `(B,)`, float32 cross-entropy losses `(B,)` without label smoothing, float32 logits
+            `(B, C)` and labels `(B,)` of every forward pass, all detached and on the device.
+        each_step (`Callable[[], Any]`, *optional*): Called before every step; it may raise to stop.
+    """
+    epoch = state.epoch + 1
+    # Dropout and the like draw from the global generator: seeded here, an epoch can be run again from its start.
+    set_seed(int(np.random.SeedSequence([config.seed, epoch, accelerator.process_index]).generate_state(1)[0]))
+    shares = epoch_shares(len(batches), config, epoch, accelerator.process_index, accelerator.num_processes)
+    steps = list(shares)
+    state.model.train()
+    pixels = batches(
+        (positions for step in steps for positions, _, _ in step),
+        augmented=(config.seed, epoch) if config.augment else None,
+    )
+    for step in steps:
+        if each_step is not None:
+            each_step()
+        for number, (_, count, total) in enumerate(step):
+            images, labels, positions = next(pixels)
+            last = number == len(step) - 1
+            with accelerator.no_sync(state.model) if not last else nullcontext():
+                with accelerator.autocast():
+                    logits = state.model(images)
+                logits = logits.float()
+                losses = cross_entropy(logits, labels, reduction="none")
+                if config.label_smoothing:
+                    objective = cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
+                else:
+                    objective = losses
+                # The processes' gradients are averaged: weighed so, their mean is that of all rows of the step.
+                scale = accelerator.num_processes / total
+                accelerator.backward(objective[:count].sum() * scale)
+            if observe is not None and count:
+                observe(positions[:count], losses.detach()[:count], logits.detach()[:count], labels[:count])
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.scheduler.step()
+        if state.averaged is not None:
+            state.averaged.update(plain_model(state, accelerator))
+    state.epoch = epoch
+    _share_buffers(state, accelerator)
+
+
+def plain_model(state: TrainingState, accelerator: Accelerator) -> nn.Module:
+    """The model without the wrappers of several processes and of `torch.compile`."""
+    return accelerator.unwrap_model(state.model, keep_torch_compile=False)
+
+
+def _share_buffers(state: TrainingState, accelerator: Accelerator) -> None:
+    """Gives every process the first one's running statistics, so that all hold the same model after an epoch."""
+    if accelerator.num_processes == 1:
+        return
+    modules = [plain_model(state, accelerator)]
+    modules += [state.averaged.module] if state.averaged is not None else []
+    for module in modules:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: ImageBatches, accelerator: Accelerator, observe: Observer, batch_size: int
+) -> None:
+    """Runs a model over all rows, in evaluation mode and without augmentation; each process over its own part.
+
+    Args:
+        model (`torch.nn.Module`): The model, not wrapped for several processes.
+        batches ([`ImageBatches`]): The rows.
+        accelerator (`accelerate.Accelerator`): The processes and their devices.
+        observe (`Callable`): As in [`train_epoch`].
+        batch_size (`int`): Rows a forward pass.
+    """
+    mine = np.array_split(np.arange(len(batches), dtype=np.int64), accelerator.num_processes)[
+        accelerator.process_index
+    ]
+    training = model.training
+    model.eval()
+    if len(mine):
+        for images, labels, positions in batches(np.array_split(mine, math.ceil(len(mine) / batch_size))):
+            with accelerator.autocast():
+                logits = model(images)
+            logits = logits.float()
+            observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
+    model.train(training)
+
+
+def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:
+    """Writes what [`load_checkpoint`] needs; called on every process."""
+    accelerator.save_state(str(folder))
+    if accelerator.is_main_process:
+        extra: dict[str, Any] = {"epoch": state.epoch, "scheduler": state.scheduler.state_dict()}
+        if state.averaged is not None:
+            extra["averaged"] = state.averaged.state_dict()
+        torch.save(extra, folder / "training.pt")
+
+
+def load_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:
+    """Puts a state back as it was when [`save_checkpoint`] was called."""
+    accelerator.load_state(str(folder))
+    extra = torch.load(folder / "training.pt", map_location=accelerator.device, weights_only=True)
+    state.epoch = extra["epoch"]
+    state.scheduler.load_state_dict(extra["scheduler"])
+    if state.averaged is not None:
+        state.averaged.load_state_dict(extra["averaged"])
