@@ -48,9 +48,9 @@ def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[
 def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: str | None = None) -> None:
     """Checks that a dataset is the one that was recorded: the same rows in the same order.
 
-    What is in the rows decides: columns added since (scores, say), formats and transforms do not matter, nor do columns
-    left out or of another type, as long as one of those that were digested is still there and holds the same. Where a
-    dataset is kept (path, repository) does not matter either.
+    What is in the rows decides: columns added since (scores, say), formats and transforms do not matter, nor do
+    columns left out or of another type, as long as one of those that were digested is still there and holds the same.
+    Where a dataset is kept (path, repository) does not matter either.
 
     Args:
         dataset (`datasets.Dataset`): The dataset at hand.
