@@ -1,22 +1,27 @@
 """The coreset order, and the rows that a budget keeps."""
 
+import dataclasses
 import heapq
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from .columns import read_column, with_columns
-from .data import find_label_column, read_labels
+from .data import class_names, find_label_column, read_labels
 from .errors import InputError
 
 Balance = Literal["class", "proportional", "none"]
 Keep = Literal["highest", "lowest"]
+Coverage = Literal["stratified", "beta"]
 
 _TRAJECTORY = "loss_trajectory"
+_STRATA = 50
 
 
 def coreset_order(
@@ -113,7 +118,9 @@ def rank_coreset(
     Raises:
         InputError: if a column is missing or of another type, or a label is bad.
     """
-    ranks, choosable = _ranked(dataset, balance, score_column, label_column, keep, exclude_negative)
+    scores, recorded = _read_scores(dataset, score_column)
+    labels = _read_classes(dataset, label_column) if balance != "none" else None
+    ranks, choosable = _ranked(scores, recorded, labels, balance, keep, exclude_negative)
     return _with_ranks(dataset, rank_column or _rank_name(score_column), ranks, choosable)
 
 
@@ -189,8 +196,26 @@ def select_coreset(
     label_column: str | None = None,
     keep: Keep = "highest",
     exclude_negative: bool = False,
+    min_per_class: int = 0,
+    coverage: Coverage | None = None,
+    cut: float = 0.1,
+    beta_exponent: float = 4.0,
+    seed: int = 0,
 ) -> Dataset:
-    """Keeps the coreset of a budget.
+    """Keeps the coreset of a budget: the first rows of the coreset order, or rows drawn from all over the scores.
+
+    Without `coverage` and `min_per_class` the coreset is the rows with `rank < size`, so those of different budgets
+    are nested. With `coverage`, every class keeps as many rows as it has in that coreset (with `balance="none"` and no
+    `min_per_class` all rows count as one class), but rows drawn among its own:
+
+    - `"stratified"` (CCS, Zheng et al. 2023, arXiv 2210.15809): the share `cut` of the rows at the far end of the
+      order, the hardest or mislabelled ones, is left out; the others are parted into 50 strata of equal score width,
+      which get equal budgets (a stratum with fewer rows leaves its budget to the larger ones), drawn at random.
+    - `"beta"` (DUAL, Cho et al. 2025, arXiv 2502.06905): rows are drawn one after another with odds of their score
+      times the density of Beta(16 - b, b) at their mean probability of the true class, exp(-loss) over
+      `loss_trajectory`, where b = 15 (1 - m) (1 - r ** `beta_exponent`), r is the share left out and m that mean
+      over the ten rows that score highest. The paper has exponents of 5.5, 4 and 11 for CIFAR-10, CIFAR-100 and
+      ImageNet. Scores of 0 and less have no odds: such rows are drawn after all others.
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
@@ -202,17 +227,334 @@ def select_coreset(
         label_column (`str`, *optional*): As in [`rank_coreset`].
         keep (`str`, *optional*, defaults to `"highest"`): As in [`rank_coreset`].
         exclude_negative (`bool`, *optional*, defaults to `False`): As in [`rank_coreset`].
+        min_per_class (`int`, *optional*, defaults to `0`):
+            Rows that each class keeps at least, or all of them if it has fewer; the rest of the budget goes by rank.
+        coverage (`str`, *optional*): `"stratified"` or `"beta"`.
+        cut (`float`, *optional*, defaults to `0.1`):
+            For `"stratified"`: the share of each class to leave out, in [0, 1), or less where the budget needs more.
+        beta_exponent (`float`, *optional*, defaults to `4.0`): For `"beta"`: how fast easier rows gain odds.
+        seed (`int`, *optional*, defaults to `0`): Seed of the draws.
 
     Returns:
-        `datasets.Dataset`: the rows kept, in the order of the dataset, with their rank.
+        `datasets.Dataset`: the rows kept, in the order of the dataset, in its format. Their rank is that of
+        [`rank_coreset`] with the same options; a rank column that says otherwise is replaced.
 
     Raises:
-        InputError: for a budget out of range, and as [`rank_coreset`].
+        InputError: for a budget or an option out of range, and as [`rank_coreset`].
     """
-    ranks, choosable = _ranked(dataset, balance, score_column, label_column, keep, exclude_negative)
+    chosen = _choose(
+        dataset,
+        fraction,
+        size,
+        balance=balance,
+        score_column=score_column,
+        rank_column=rank_column,
+        label_column=label_column,
+        keep=keep,
+        exclude_negative=exclude_negative,
+        min_per_class=min_per_class,
+        coverage=coverage,
+        cut=cut,
+        beta_exponent=beta_exponent,
+        seed=seed,
+    )
+    return chosen.ranked.select(np.flatnonzero(chosen.kept))
+
+
+def split_coreset(
+    dataset: Dataset, fraction: float | None = None, size: int | None = None, **options: Any
+) -> DatasetDict:
+    """Parts a scored dataset into the coreset of a budget and what it leaves.
+
+    Args:
+        dataset (`datasets.Dataset`): A scored dataset.
+        fraction (`float`, *optional*): As in [`select_coreset`].
+        size (`int`, *optional*): As in [`select_coreset`].
+        **options: The further options of [`select_coreset`].
+
+    Returns:
+        `datasets.DatasetDict`: `coreset`, as [`select_coreset`] keeps it; of the rows it leaves, `conflicting`, those
+        with a negative score (their losses rise when those of the validation samples fall), and `rest`. Rows held
+        out as validation samples are in none of them. All in the order of the dataset, with their rank.
+
+    Raises:
+        InputError: as [`select_coreset`].
+    """
+    chosen = _choose(dataset, fraction, size, **options)
+    left = chosen.recorded & ~chosen.kept
+    negative = chosen.scores < 0
+    parts = {"coreset": chosen.kept, "rest": left & ~negative, "conflicting": left & negative}
+    return DatasetDict({name: chosen.ranked.select(np.flatnonzero(rows)) for name, rows in parts.items()})
+
+
+@dataclass(frozen=True)
+class CoresetSummary:
+    """What a coreset keeps of a dataset; `str` says it in a paragraph.
+
+    Args:
+        rows (`int`): Rows of the coreset.
+        pool (`int`): Rows that could be chosen.
+        held_out (`int`): Rows that could not: held out as validation samples, or never scored.
+        flat (`int`): Rows of the pool without a score, since their trajectory is flat.
+        negative (`int`): Rows of the coreset with a negative score.
+        score_column (`str`): The score.
+        score_range (`tuple[float, float]`, *optional*): Lowest and highest score in the coreset.
+        pool_score_range (`tuple[float, float]`, *optional*): The same, in the pool.
+        classes (`dict[str, int]`): Rows of the coreset by class; empty if the dataset has no labels.
+        pool_classes (`dict[str, int]`): Rows of the pool by class.
+    """
+
+    rows: int
+    pool: int
+    held_out: int
+    flat: int
+    negative: int
+    score_column: str
+    score_range: tuple[float, float] | None
+    pool_score_range: tuple[float, float] | None
+    classes: dict[str, int]
+    pool_classes: dict[str, int]
+
+    def __str__(self) -> str:
+        share = f" ({100 * self.rows / self.pool:.1f}%)" if self.pool else ""
+        said = [f"The coreset has {self.rows:,} of the {self.pool:,} rows that could be chosen{share}"]
+        if self.held_out:
+            said[-1] += f"; {self.held_out:,} more are held out or not scored"
+        if self.pool_classes:
+            counts = [self.classes.get(name, 0) for name in self.pool_classes]
+            each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+            said.append(f"Each of its {len(counts):,} classes has {each} rows")
+        if self.score_range and self.pool_score_range:
+            kept, pool = ("{:.4g} to {:.4g}".format(*r) for r in (self.score_range, self.pool_score_range))
+            said.append(f"Their {self.score_column} is {kept}, that of all {pool}; {self.negative:,} are negative")
+        if self.flat:
+            said.append(f"{self.flat:,} rows that could be chosen have no score and come last")
+        return ". ".join(said) + "."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def describe_coreset(
+    coreset: Dataset,
+    dataset: Dataset,
+    *,
+    score_column: str = "ltc_score",
+    label_column: str | None = None,
+    exclude_negative: bool = False,
+) -> CoresetSummary:
+    """Says what a coreset keeps.
+
+    Args:
+        coreset (`datasets.Dataset`): The rows kept, as [`select_coreset`] gives them.
+        dataset (`datasets.Dataset`): The scored dataset that they were chosen from.
+        score_column (`str`, *optional*, defaults to `"ltc_score"`): The score they were chosen by.
+        label_column (`str`, *optional*): Column with the class labels; found by its feature type if not given.
+        exclude_negative (`bool`, *optional*, defaults to `False`): Whether negative scores could not be chosen.
+
+    Returns:
+        [`CoresetSummary`]
+
+    Raises:
+        InputError: if a column is missing or of another type.
+    """
+    kept, _ = _read_scores(coreset, score_column)
+    scores, recorded = _read_scores(dataset, score_column)
+    choosable = recorded & ~(scores < 0) if exclude_negative else recorded
+    pool = scores[choosable]
+    labelled = label_column is not None or any(isinstance(f, ClassLabel) for f in dataset.features.values())
+    column = find_label_column(dataset, label_column) if labelled else None
+    pool_classes = _class_counts(dataset, column, choosable) if column else {}
+    classes = _class_counts(coreset, column, np.ones(len(coreset), dtype=bool)) if column else {}
+    return CoresetSummary(
+        rows=len(coreset),
+        pool=len(pool),
+        held_out=int(np.count_nonzero(~recorded)),
+        flat=int(np.count_nonzero(np.isnan(pool))),
+        negative=int(np.count_nonzero(kept < 0)),
+        score_column=score_column,
+        score_range=_range(kept),
+        pool_score_range=_range(pool),
+        classes={name: classes.get(name, 0) for name in pool_classes},
+        pool_classes=pool_classes,
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    ranked: Dataset
+    scores: np.ndarray
+    recorded: np.ndarray
+    kept: np.ndarray
+
+
+def _choose(
+    dataset: Dataset,
+    fraction: float | None = None,
+    size: int | None = None,
+    *,
+    balance: Balance = "class",
+    score_column: str = "ltc_score",
+    rank_column: str | None = None,
+    label_column: str | None = None,
+    keep: Keep = "highest",
+    exclude_negative: bool = False,
+    min_per_class: int = 0,
+    coverage: Coverage | None = None,
+    cut: float = 0.1,
+    beta_exponent: float = 4.0,
+    seed: int = 0,
+) -> _Chosen:
+    _require("coverage", coverage, (None, "stratified", "beta"))
+    if not 0 <= cut < 1:
+        raise InputError(f"cut is {cut!r}: it must be in [0, 1)")
+    if beta_exponent <= 0:
+        raise InputError(f"beta_exponent is {beta_exponent!r}: it must be above 0")
+    if min_per_class < 0:
+        raise InputError(f"min_per_class is {min_per_class!r}: it must be 0 or more")
+    if coverage == "beta" and keep != "highest":
+        raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
+    scores, recorded = _read_scores(dataset, score_column)
+    labels = None
+    if balance != "none" or min_per_class:
+        labels = _read_classes(dataset, label_column)
+    ranks, choosable = _ranked(scores, recorded, labels, balance, keep, exclude_negative)
     rows = coreset_size(int(np.count_nonzero(choosable)), fraction, size)
+
+    # From here on only the rows that can be chosen, in coreset order.
+    order = np.empty(int(np.count_nonzero(choosable)), dtype=np.int64)
+    order[ranks[choosable]] = np.flatnonzero(choosable)
+    classes = np.zeros(len(order), dtype=np.int64) if labels is None else labels[order]
+    taken = np.arange(len(order)) < rows
+    if min_per_class:
+        taken = _with_minimum(classes, rows, min_per_class)
+    if coverage is not None:
+        groups = np.zeros_like(classes) if balance == "none" and not min_per_class else classes
+        draw = np.random.Generator(np.random.PCG64(seed))
+        if coverage == "stratified":
+            taken = _stratified(scores[order], groups, taken, cut, draw)
+        else:
+            probability = _mean_probability(dataset)[order]
+            taken = _beta(scores[order], groups, taken, probability, beta_exponent, draw)
+    kept = np.zeros(len(scores), dtype=bool)
+    kept[order[taken]] = True
     ranked = _with_ranks(dataset, rank_column or _rank_name(score_column), ranks, choosable)
-    return ranked.select(np.flatnonzero(choosable & (ranks < rows)))
+    return _Chosen(ranked, scores, recorded, kept)
+
+
+def _with_minimum(classes: np.ndarray, rows: int, minimum: int) -> np.ndarray:
+    """Which of the rows, given in coreset order, are kept if each class must keep a minimum."""
+    taken = _turns(classes) < minimum
+    if (needed := np.count_nonzero(taken)) > rows:
+        raise InputError(
+            f"min_per_class {minimum} needs {needed} rows of the {len(np.unique(classes))} classes, but the budget is "
+            f"{rows}: lower it or raise the budget"
+        )
+    taken[np.flatnonzero(~taken)[: rows - needed]] = True
+    return taken
+
+
+def _stratified(
+    scores: np.ndarray, classes: np.ndarray, taken: np.ndarray, cut: float, draw: np.random.Generator
+) -> np.ndarray:
+    """Rows drawn stratum by stratum, as many of each class as `taken` has; given in coreset order."""
+    drawn = np.zeros(len(scores), dtype=bool)
+    chance = draw.random(len(scores))
+    for own in _groups(classes):
+        budget = int(np.count_nonzero(taken[own]))
+        scored = own[~np.isnan(scores[own])]
+        if budget >= len(scored):
+            # Rows without a score belong to no stratum: they come last, in their order.
+            drawn[own] = taken[own]
+            continue
+        # The far end of the order is the end of the class.
+        stay = scored[: max(budget, len(scored) - round(cut * len(scored)))]
+        stratum = _strata(scores[stay])
+        share = _equal_shares(np.bincount(stratum, minlength=_STRATA), budget)
+        shuffled = np.lexsort((chance[stay], stratum))
+        drawn[stay[shuffled[_turns(stratum[shuffled]) < share[stratum[shuffled]]]]] = True
+    return drawn
+
+
+def _strata(scores: np.ndarray) -> np.ndarray:
+    """The stratum of each score, from 0: equally wide ones from the lowest to the highest finite score."""
+    finite = scores[np.isfinite(scores)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    # A class of one score is one stratum.
+    place = (np.clip(scores, low, high) - low) / ((high - low) or 1.0)
+    return np.minimum((place * _STRATA).astype(np.int64), _STRATA - 1)
+
+
+def _equal_shares(counts: np.ndarray, budget: int) -> np.ndarray:
+    """Parts a budget equally among strata; what the small ones cannot use goes to the larger ones."""
+    share = np.zeros_like(counts)
+    for i, stratum in enumerate(np.argsort(counts, kind="stable")):
+        share[stratum] = min(counts[stratum], budget // (len(counts) - i))
+        budget -= share[stratum]
+    return share
+
+
+def _beta(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    taken: np.ndarray,
+    probability: np.ndarray,
+    exponent: float,
+    draw: np.random.Generator,
+) -> np.ndarray:
+    """Rows drawn by score and Beta density, as many of each class as `taken` has; given in coreset order."""
+    best = np.argsort(-scores, kind="stable")[:10]
+    left_out = 1 - np.count_nonzero(taken) / len(taken)
+    b = 15 * (1 - float(probability[best].mean())) * (1 - left_out**exponent)
+    a = 16 - b
+    # At 0 and 1 the density may have no finite value.
+    probability = np.clip(probability, 1e-7, 1 - 1e-7)
+    odds = np.full(len(scores), -np.inf)
+    likely = scores > 0
+    odds[likely] = np.log(scores[likely])
+    odds += (a - 1) * np.log(probability) + (b - 1) * np.log1p(-probability)
+    # The highest sums of log odds and Gumbel noise are a draw without replacement, one row after another.
+    order = np.argsort(-(odds + draw.gumbel(size=len(scores))), kind="stable")
+    budgets = np.bincount(classes[taken], minlength=classes.max(initial=0) + 1)
+    drawn = np.zeros(len(scores), dtype=bool)
+    drawn[order[_turns(classes[order]) < budgets[classes[order]]]] = True
+    return drawn
+
+
+def _mean_probability(dataset: Dataset) -> np.ndarray:
+    """Mean over epochs of the probability of the true class, float64 `(N,)`; NaN for rows without a trajectory."""
+    if _TRAJECTORY not in dataset.column_names:
+        raise InputError(f"coverage 'beta' needs the column {_TRAJECTORY!r}: run.attach(dataset) adds it")
+    means = []
+    for chunk in read_column(dataset, _TRAJECTORY).chunks:
+        mean = np.full(len(chunk), np.nan)
+        known = chunk.is_valid().to_numpy(zero_copy_only=False)
+        losses = chunk.drop_null().flatten().to_numpy(zero_copy_only=False)
+        if known.any():
+            mean[known] = np.exp(-losses.reshape(int(known.sum()), -1)).mean(axis=1, dtype=np.float64)
+        means.append(mean)
+    return np.concatenate(means) if means else np.zeros(0)
+
+
+def _groups(classes: np.ndarray) -> list[np.ndarray]:
+    """Positions of each class, increasing."""
+    order = _stable_argsort(classes)
+    return np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
+
+
+def _class_counts(dataset: Dataset, column: str, rows: np.ndarray) -> dict[str, int]:
+    feature = dataset.features[column]
+    counts = pc.value_counts(read_column(dataset, column).filter(pa.array(rows))).to_pylist()
+    found = {entry["values"]: entry["counts"] for entry in counts}
+    if isinstance(feature, ClassLabel):
+        return {name: found.get(number, 0) for number, name in enumerate(feature.names)}
+    return {str(value): found[value] for value in sorted(found)}
+
+
+def _range(scores: np.ndarray) -> tuple[float, float] | None:
+    known = scores[np.isfinite(scores)]
+    return (float(known.min()), float(known.max())) if len(known) else None
 
 
 def _turns(classes: np.ndarray) -> np.ndarray:
@@ -256,23 +598,25 @@ def _stable_argsort(keys: np.ndarray) -> np.ndarray:
 
 
 def _ranked(
-    dataset: Dataset,
+    scores: np.ndarray,
+    recorded: np.ndarray,
+    labels: np.ndarray | None,
     balance: Balance,
-    score_column: str,
-    label_column: str | None,
     keep: Keep,
     exclude_negative: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranks, int32 `(N,)`, -1 where a row cannot be chosen, and which can be, bool `(N,)`."""
-    scores, choosable = _read_scores(dataset, score_column)
-    if exclude_negative:
-        choosable &= ~(scores < 0)
-    labels = None
-    if balance != "none":
-        labels = read_labels(dataset, find_label_column(dataset, label_column))[choosable]
+    choosable = recorded & ~(scores < 0) if exclude_negative else recorded
+    own = labels[choosable] if labels is not None and balance != "none" else None
     ranks = np.full(len(scores), -1, dtype=np.int32)
-    ranks[choosable] = coreset_order(scores[choosable], labels, None, balance, keep)
+    ranks[choosable] = coreset_order(scores[choosable], own, None, balance, keep)
     return ranks, choosable
+
+
+def _read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:
+    column = find_label_column(dataset, label_column)
+    # Named, since a dataset of one class can be ranked too.
+    return read_labels(dataset, column, class_names(dataset, column))
 
 
 def _read_scores(dataset: Dataset, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -294,6 +638,8 @@ def _read_scores(dataset: Dataset, column: str) -> tuple[np.ndarray, np.ndarray]
 
 def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray, choosable: np.ndarray) -> Dataset:
     values = pa.array(ranks, mask=~choosable)
+    if dataset.features.get(column) == Value("int32") and read_column(dataset, column).combine_chunks() == values:
+        return dataset
     return with_columns(dataset, {column: (values, Value("int32"))})
 
 
@@ -301,6 +647,6 @@ def _rank_name(score_column: str) -> str:
     return f"{score_column.removesuffix('_score')}_rank"
 
 
-def _require(option: str, value: Any, choices: Sequence[str]) -> None:
+def _require(option: str, value: Any, choices: Sequence[str | None]) -> None:
     if value not in choices:
-        raise InputError(f"{option} is {value!r}: it must be one of {', '.join(choices)}")
+        raise InputError(f"{option} is {value!r}: it must be one of {', '.join(map(str, choices))}")
