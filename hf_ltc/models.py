@@ -102,8 +102,7 @@ def _small_patches(name: str, image_size: int) -> dict[str, Any]:
 def _small_stem(model: Any) -> None:
     """Replaces a ResNet's stem by one that keeps the resolution."""
     if isinstance(model.conv1, nn.Sequential):
-        first = model.conv1[0]
-        first.stride = (1, 1)
+        model.conv1[0].stride = (1, 1)  # type: ignore[assignment]
     else:
         old = model.conv1
         model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=old.bias is not None)

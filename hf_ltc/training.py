@@ -85,7 +85,7 @@ def prepare_training(
     steps = steps_per_epoch(rows, config, accelerator.num_processes)
     model = model.to(accelerator.device)
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     averaged = None
     if average_decay is not None:
         # timm's import takes seconds, which a --help need not wait for.

@@ -321,7 +321,9 @@ class Trajectories:
             raise InputError(f"no id of column {column!r} was recorded: give the dataset that was, or its id column")
         return where
 
-    def score(self, dataset: Dataset, *, preset: str | None = None, balance: str = "class", **family: Any) -> Dataset:
+    def score(
+        self, dataset: Dataset, *, preset: str | None = None, balance: selection.Balance = "class", **family: Any
+    ) -> Dataset:
         """Adds `loss_trajectory`, `ltc_score` and `ltc_rank` at once; no image is decoded and no row rewritten.
 
         Args:

@@ -1,0 +1,394 @@
+"""What is recorded of an epoch: kept on the device, joined across processes once, checked, and published."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+
+from . import rundir
+from .config import RESUME_MAY_CHANGE
+from .errors import InputError
+from .trajectories import LOSSES, VALIDATION_LOSS, Trajectories, write_rows
+
+TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
+_NAMED = 5
+
+
+class LossBuffer:
+    """The values of one epoch and split, on the device: float32 `(signals + 1, N)`, the last row counting them.
+
+    Row numbers stay int64 and never share a tensor with losses, which low precision would round.
+
+    Args:
+        names (`Sequence[str]`): What is recorded of a row.
+        rows (`int`): N.
+        device (`torch.device`): Where the values are made.
+    """
+
+    def __init__(self, names: Sequence[str], rows: int, device: torch.device | str = "cpu") -> None:
+        self.names = list(names)
+        self.table = torch.zeros((len(self.names) + 1, rows), dtype=torch.float32, device=device)
+
+    def add(self, positions: torch.Tensor, *values: torch.Tensor) -> None:
+        """Adds the values of some rows, one float32 `(B,)` for each name; nothing waits for the device."""
+        block = torch.stack([*(value.float() for value in values), torch.ones_like(values[0], dtype=torch.float32)])
+        self.table.index_add_(1, positions, block)
+
+    def collect(self, accelerator: Accelerator | None, epoch: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Joins the processes' values in one collective and checks that every row is there.
+
+        A row recorded more than once, as samplers that pad do, has the mean of its values.
+
+        Args:
+            accelerator (`accelerate.Accelerator`, *optional*): The processes; this one alone if not given.
+            epoch (`int`): The epoch, for messages.
+            rows (`np.ndarray`): int64 `(N,)`, the row numbers, for messages.
+
+        Returns:
+            `dict[str, np.ndarray]`: float32 `(N,)` for each name, the same on every process.
+
+        Raises:
+            InputError: for rows without a value and for values that are not finite, naming the epoch and the rows.
+        """
+        if accelerator is not None and accelerator.num_processes > 1:
+            torch.distributed.all_reduce(self.table)
+        counts = self.table[-1]
+        if missing := _where(counts == 0):
+            raise InputError(
+                f"epoch {epoch}: {len(missing)} of {len(rows)} rows have no recorded loss (rows "
+                f"{_some(rows[missing])}): every row has to be passed to update once an epoch or more (is the last "
+                "batch dropped, or a sampler leaving rows out?)"
+            )
+        self.table[:-1] /= counts
+        for name, values in zip(self.names, self.table):
+            if bad := _where(~torch.isfinite(values)):
+                raise InputError(
+                    f"epoch {epoch}: {name} of {len(bad)} of {len(rows)} rows is not finite (rows "
+                    f"{_some(rows[bad])}): the training has diverged, so lower --learning-rate and record into "
+                    "another --output-dir; the epochs before are kept"
+                )
+        host = self.table[:-1].cpu().numpy()
+        return dict(zip(self.names, host))
+
+    def clear(self) -> None:
+        self.table.zero_()
+
+
+def signals_of(names: Sequence[str], logits: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    """Signals of samples beside their loss, from float32 logits.
+
+    Args:
+        names (`Sequence[str]`): `margin`, the logit of the label less the highest other one (Pleiss et al., arXiv
+            2001.10528); `correct`, 1 where the label's logit is the highest (Toneva et al., arXiv 1812.05159); `el2n`,
+            the L2 norm of p - y (Paul et al., arXiv 2107.07075).
+        logits (`torch.Tensor`): float32 `(B, C)`.
+        labels (`torch.Tensor`): int64 `(B,)`.
+
+    Returns:
+        `list[torch.Tensor]`: float32 `(B,)` for each name.
+    """
+    if not names:
+        return []
+    own = logits.gather(1, labels[:, None])
+    margin = (own - logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True)).squeeze(1)
+    made = []
+    for name in names:
+        if name == "margin":
+            made.append(margin)
+        elif name == "correct":
+            made.append((margin > 0).float())
+        else:
+            error = logits.softmax(1)
+            error = error.scatter_add(1, labels[:, None], -torch.ones_like(own))
+            made.append(error.norm(dim=1))
+    return made
+
+
+class TrajectoryRecorder:
+    """Records losses in a training loop of one's own.
+
+    ```python
+    recorder = TrajectoryRecorder("runs/mine", rows=len(train), labels=train_labels, validation_labels=labels)
+    for epoch in range(epochs):
+        with recorder.epoch():
+            for rows, batch in loader:
+                losses = cross_entropy(model(batch), ..., reduction="none")
+                recorder.update(rows, losses)
+            for rows, batch in validation_loader:
+                recorder.update(rows, ..., split="validation")
+    trajectories = recorder.finish()
+    ```
+
+    An epoch is written when its block ends well: whole, or not at all. Made again with the same arguments, the
+    recorder goes on after the epochs that are there (`next_epoch`).
+
+    Args:
+        output_dir (`str` or `Path`): The run directory.
+        rows (`int` or `Sequence`): How many rows the dataset has, or the row numbers or unique ids that are recorded.
+        labels (`np.ndarray`): int64 `(N,)`, their classes.
+        validation_labels (`np.ndarray`): int64 `(Q,)`, classes of the validation samples.
+        validation_rows (`Sequence`, *optional*):
+            Row numbers of the validation samples in the same dataset, or their unique ids; 0 to Q - 1 of a split of
+            their own if not given.
+        losses (`Sequence[str]`, *optional*, defaults to `("training_loss",)`):
+            `"training_loss"`, `"evaluation_loss"` or both, and further signals such as `"margin"`. With both,
+            evaluation losses are passed as `split="evaluation"`.
+        ids (`pyarrow.Array`, *optional*):
+            `(N,)` unique ids of rows that are given by number, to attach by.
+        first_epoch (`int`, *optional*, defaults to `0`): Number of the first recorded epoch, 0 for an untrained model.
+        recipe (`dict`, *optional*): Anything worth keeping with it; `recipe["dataset"]` is what `attach` checks.
+        accelerator (`accelerate.Accelerator`, *optional*): The processes; this one alone if not given.
+
+    Raises:
+        InputError: if the folder holds something else, or a recording made with other arguments.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        rows: int | Sequence[Any] | np.ndarray,
+        labels: Any,
+        validation_labels: Any,
+        validation_rows: Sequence[Any] | np.ndarray | None = None,
+        losses: Sequence[str] = ("training_loss",),
+        ids: pa.Array | None = None,
+        first_epoch: int = 0,
+        recipe: Mapping[str, Any] | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.path = Path(output_dir)
+        self.accelerator = accelerator
+        self.first_epoch = first_epoch
+        device = accelerator.device if accelerator is not None else torch.device("cpu")
+        numbers, self._ids = _numbered(np.arange(rows) if isinstance(rows, int) else rows)
+        own_split = validation_rows is None
+        held, held_ids = _numbered(np.arange(len(validation_labels)) if validation_rows is None else validation_rows)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.validation_labels = np.asarray(validation_labels, dtype=np.int64)
+        for what, count, expected in (
+            ("labels", len(self.labels), len(numbers)),
+            ("validation_labels", len(self.validation_labels), len(held)),
+        ):
+            if count != expected:
+                raise InputError(f"{what} has {count} values for {expected} rows")
+        order = np.argsort(numbers)
+        self.rows = numbers = numbers[order]
+        if ids is not None:
+            self._ids = ids.take(pa.array(order))
+        self.labels = self.labels[order]
+        # Of another split, or told by an id, a validation sample has no row number in the dataset.
+        self.validation_rows = np.full(len(held), -1, np.int64) if own_split or held_ids is not None else held
+        train = _Places(numbers, self._ids if ids is None else None, device)
+        self._places = {TRAIN: train, EVALUATION: train, VALIDATION: _Places(held, held_ids, device)}
+        self._known = {TRAIN: numbers, EVALUATION: numbers, VALIDATION: held}
+        self._names = list(losses)
+        both = set(LOSSES) <= set(losses)
+        names = {TRAIN: [name for name in losses if not both or name != LOSSES[1]], VALIDATION: [VALIDATION_LOSS]}
+        if both:
+            names[EVALUATION] = [LOSSES[1]]
+        self._buffers = {split: LossBuffer(names[split], len(self._known[split]), device) for split in names}
+        self._recipe = dict(recipe or {})
+        self._open()
+        self.next_epoch = self._next()
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator is None or self.accelerator.is_main_process
+
+    @contextmanager
+    def epoch(self, number: int | None = None) -> Iterator[None]:
+        """Records one epoch: what `update` gets inside the block is joined, checked and written at its end.
+
+        Args:
+            number (`int`, *optional*): The epoch; the one after the last written if not given.
+        """
+        number = self.next_epoch if number is None else number
+        if number < self.next_epoch:
+            raise InputError(f"epoch {number} is recorded already: epochs are not written again")
+        for buffer in self._buffers.values():
+            buffer.clear()
+        yield
+        arrays = self.collect(number)
+        if self.is_main:
+            self.write(number, arrays, rundir.epoch_path(self.path, number))
+        self.wait()
+        self.next_epoch = number + 1
+
+    def update(self, rows: Any, losses: Any, *, split: str = TRAIN, **signals: Any) -> None:
+        """Adds the losses of a batch.
+
+        Args:
+            rows (`torch.Tensor`, `np.ndarray` or `Sequence`): `(B,)` row numbers or ids, as given to the recorder.
+            losses (`torch.Tensor` or `np.ndarray`): `(B,)`, cross-entropy of each sample, natural logarithm.
+            split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"`, or `"evaluation"`.
+            **signals: Further values of each sample, `(B,)`, for every name in `losses` of the recorder but the first.
+
+        Raises:
+            InputError: for rows that are not recorded, or losses of another shape, saying which.
+        """
+        if split not in self._buffers:
+            raise InputError(f"split={split!r}: recorded are {', '.join(self._buffers)}")
+        buffer = self._buffers[split]
+        device = buffer.table.device
+        given = {buffer.names[0]: losses, **signals}
+        if set(given) != set(buffer.names):
+            raise InputError(f"update got {', '.join(given)} of each sample, recorded are {', '.join(buffer.names)}")
+        values = [torch.as_tensor(given[name]).detach().to(device, torch.float32) for name in buffer.names]
+        positions = self._places[split](rows)
+        for name, value in zip(buffer.names, values):
+            if value.shape != positions.shape:
+                raise InputError(
+                    f"{name} has shape {tuple(value.shape)} for {len(positions)} rows: give one value a sample, as "
+                    'cross_entropy(..., reduction="none") does'
+                )
+        buffer.add(positions, *values)
+
+    def add(self, split: str, positions: torch.Tensor, *values: torch.Tensor) -> None:
+        """As `update`, by position among the recorded rows, int64 on the device, and without checks."""
+        self._buffers[split].add(positions, *values)
+
+    def clear(self) -> None:
+        """Forgets what was added since the last epoch was collected."""
+        for buffer in self._buffers.values():
+            buffer.clear()
+
+    def collect(self, epoch: int) -> dict[str, np.ndarray]:
+        """Joins and checks what was added; called on every process. Returns float32 `(N,)` and `(Q,)` by name."""
+        return {
+            name: values
+            for split, buffer in self._buffers.items()
+            for name, values in buffer.collect(self.accelerator, epoch, self._known[split]).items()
+        }
+
+    def write(self, epoch: int, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+        """Writes the file of an epoch; called on the main process."""
+        rundir.write_arrays(path, arrays, {"run": self.run, "epoch": str(epoch)})
+
+    def wait(self) -> None:
+        """Waits for the other processes."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def finish(self, **recipe: Any) -> Trajectories:
+        """Marks the recording as complete.
+
+        Args:
+            **recipe: More for the recipe.
+
+        Returns:
+            [`Trajectories`]
+        """
+        if self.is_main:
+            published = rundir.published_epochs(self.path)
+            rundir.write_json(self.path / rundir.RECIPE, {**self._recipe, **recipe, "epochs": published})
+        self.wait()
+        return Trajectories.load(self.path)
+
+    def _open(self) -> None:
+        marks = {key: value for key, value in self._recipe.items() if key in ("config", "dataset", "validation")}
+        if "config" in marks:
+            marks["config"] = {k: v for k, v in marks["config"].items() if k not in RESUME_MAY_CHANGE}
+        made = sha256(json.dumps([marks, self._names], sort_keys=True, default=str).encode())
+        for numbers in (self.rows, self.labels, self.validation_rows, self.validation_labels):
+            made.update(len(numbers).to_bytes(8, "little") + numbers.astype("<i8").tobytes())
+        self.run = made.hexdigest()[:16]
+        recipe = self.path / rundir.RECIPE
+        rundir.check_free(self.path, lambda path: recipe.exists() or _only_temporary(path))
+        if recipe.exists():
+            stored = rundir.read_json(recipe)
+            if stored.get("run") != self.run:
+                raise InputError(
+                    f"{str(self.path)!r} holds another recording (other rows, labels, losses or settings): give "
+                    "another folder, or make the recorder with the same arguments"
+                )
+            self._recipe = stored
+        else:
+            self._recipe = {"format": rundir.FORMAT, "run": self.run, **self._recipe}
+        self.wait()
+        if self.is_main and not recipe.exists():
+            write_rows(self.path, self._rows())
+            rundir.write_json(recipe, self._recipe)
+        self.wait()
+
+    def _rows(self) -> Trajectories:
+        n, q = len(self.labels), len(self.validation_labels)
+        nothing = np.empty(0, np.int64)
+        return Trajectories(
+            losses=np.empty((0, n), np.float32),
+            validation_losses=np.empty((0, q), np.float32),
+            labels=self.labels,
+            validation_labels=self.validation_labels,
+            rows=self.rows,
+            validation_rows=self.validation_rows,
+            epochs=nothing,
+            lengths=(),
+            ids=self._ids,
+        )
+
+    def _next(self) -> int:
+        published = rundir.published_epochs(self.path)
+        return published[-1] + 1 if published else self.first_epoch
+
+
+class _Places:
+    """Where a row number or id stands among the recorded ones."""
+
+    def __init__(self, numbers: np.ndarray, ids: pa.Array | None, device: torch.device) -> None:
+        self.device = device
+        self.of_id = None if ids is None else {key: place for place, key in enumerate(ids.to_pylist())}
+        size = int(numbers.max()) + 1 if len(numbers) else 0
+        self.of_number = torch.full((0 if self.of_id else size,), -1, dtype=torch.int64)
+        if self.of_id is None:
+            self.of_number[torch.from_numpy(numbers)] = torch.arange(len(numbers))
+
+    def __call__(self, rows: Any) -> torch.Tensor:
+        if self.of_id is not None:
+            keys = rows.tolist() if isinstance(rows, torch.Tensor | np.ndarray) else list(rows)
+            unknown = [key for key in keys if key not in self.of_id]
+            places = torch.tensor([self.of_id.get(key, -1) for key in keys], dtype=torch.int64)
+        else:
+            numbers = torch.as_tensor(rows).cpu()
+            if numbers.is_floating_point() or numbers.dtype == torch.bool:
+                raise InputError(f"rows are {numbers.dtype}: row numbers are integers, which floats would round")
+            numbers = numbers.to(torch.int64)
+            inside = (numbers >= 0) & (numbers < len(self.of_number))
+            places = torch.where(inside, self.of_number[numbers.where(inside, 0)], -1)
+            unknown = numbers[places < 0].tolist()
+        if unknown:
+            shown = ", ".join(map(repr, unknown[:_NAMED]))
+            raise InputError(f"update got rows that the recorder was not made for: {shown} ({len(unknown)} in all)")
+        return places.to(self.device)
+
+
+def _numbered(rows: Any) -> tuple[np.ndarray, pa.Array | None]:
+    """Row numbers; for ids the numbers 0, 1, ... and the ids."""
+    values = pa.array(np.asarray(rows) if isinstance(rows, np.ndarray | torch.Tensor) else list(rows))
+    if len(values.unique()) < len(values) or values.null_count:
+        raise InputError("rows has ids that occur twice or are null: each row needs its own")
+    if pa.types.is_integer(values.type):
+        numbers = values.to_numpy().astype(np.int64)
+        if len(numbers) and numbers.min() < 0:
+            raise InputError(f"rows has the number {numbers.min()}: row numbers start at 0")
+        return numbers, None
+    return np.arange(len(values), dtype=np.int64), values
+
+
+def _only_temporary(path: Path) -> bool:
+    """Whether a folder holds no more than a start that was cut off left in it."""
+    return all(entry.name.startswith(".") or entry.name == rundir.ROWS for entry in path.iterdir())
+
+
+def _where(mask: torch.Tensor) -> list[int]:
+    return torch.nonzero(mask).flatten().tolist() if bool(mask.any()) else []
+
+
+def _some(rows: np.ndarray) -> str:
+    return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")

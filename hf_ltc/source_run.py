@@ -1,0 +1,570 @@
+"""Trains the source model on a dataset and records it, so that an interruption loses one epoch at most."""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import Dataset
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import models, rundir, training
+from .batches import ImageBatches, image_batches
+from .columns import read_column
+from .config import RESUME_MAY_CHANGE, RecordConfig
+from .data import class_names, find_image_column, find_label_column, hold_out, read_labels
+from .errors import InputError
+from .identity import dataset_identity
+from .images import image_size
+from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, signals_of
+from .trajectories import Trajectories
+
+_PACKAGES = ("hf_ltc", "accelerate", "datasets", "numpy", "timm", "torch", "torchvision", "transformers")
+_CHECKPOINT = "checkpoint"
+_SOURCE_MODEL = "source_model"
+_PENDING = "losses.safetensors"
+
+
+@dataclass(frozen=True)
+class RecordedDataset:
+    """A dataset as it is recorded: which rows can be chosen, which are validation samples."""
+
+    train: Dataset
+    validation: Dataset
+    image_column: str
+    validation_image_column: str
+    names: list[str]
+    rows: np.ndarray
+    labels: np.ndarray
+    validation_rows: np.ndarray | None
+    validation_labels: np.ndarray
+    ids: pa.Array | None
+    identity: dict[str, Any]
+    validation_identity: dict[str, Any]
+    size: int
+
+
+def record(
+    config: RecordConfig,
+    train: Dataset,
+    validation: Dataset | None = None,
+    *,
+    source: Mapping[str, Any] | None = None,
+    accelerator: Accelerator | None = None,
+) -> Trajectories:
+    """Trains a source model and records every row's loss and the validation samples' losses after each epoch.
+
+    The first step of "Finding the Muses" (arXiv 2503.09721). The run directory is `config.output_dir`; the same call
+    resumes an interrupted run at the epoch boundary, and returns at once if it is finished.
+
+    Args:
+        config ([`RecordConfig`]): The settings.
+        train (`datasets.Dataset`): Rows with an image and a class label.
+        validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
+        source (`Mapping[str, Any]`, *optional*):
+            Where the dataset comes from (`repo_id`, `config`, `split`, `revision`), for the recipe.
+        accelerator (`accelerate.Accelerator`, *optional*): The processes; made from `config` if not given.
+
+    Returns:
+        [`Trajectories`]: losses float32 `(L, N)` in nats and validation losses `(L, Q)`; on every process.
+
+    Raises:
+        InputError: for data, settings or a run directory that the user can mend.
+    """
+    data = recorded_dataset(config, train, validation, source)
+    accelerator = accelerator or _accelerator(config)
+    if config.runs == 1:
+        return _SourceRun(config, data, accelerator).run()
+    folder = Path(config.output_dir)
+    rundir.check_free(folder, lambda path: bool(rundir.seed_folders(path)))
+    cached: _Images = {}
+    runs = []
+    for seed in range(config.seed, config.seed + config.runs):
+        one = dataclasses.replace(config, seed=seed, runs=1, output_dir=str(folder / f"seed-{seed}"))
+        runs.append(_SourceRun(one, data, accelerator, cached).run())
+    if accelerator.is_main_process:
+        together = Trajectories.average(runs)
+        shutil.copyfile(folder / f"seed-{config.seed}" / rundir.ROWS, folder / rundir.ROWS)
+        recipe = {key: value for key, value in together.recipe.items() if key != "runs"}
+        recipe |= {"config": config.to_dict(), "seeds": list(range(config.seed, config.seed + config.runs))}
+        recipe["seconds"] = _sum([run.recipe["seconds"] for run in runs])
+        rundir.write_json(folder / rundir.RECIPE, recipe)
+    accelerator.wait_for_everyone()
+    return Trajectories.load(folder)
+
+
+def recorded_dataset(
+    config: RecordConfig, train: Dataset, validation: Dataset | None, source: Mapping[str, Any] | None = None
+) -> RecordedDataset:
+    """Finds the columns, reads the labels and holds validation samples out; nothing is decoded.
+
+    Raises:
+        InputError: for a dataset that cannot be recorded, naming the column, row or class.
+    """
+    label_column = find_label_column(train, config.label_column)
+    image_column = find_image_column(train, config.image_column)
+    names = class_names(train, label_column)
+    labels = read_labels(train, label_column)
+    identity = dataset_identity(train, label_column, **(source or {}))
+    identity |= {"image_column": image_column, "id_column": config.id_column, "names": names}
+    ids = None
+    if config.id_column is not None:
+        ids = read_column(train, config.id_column).combine_chunks()
+        if ids.null_count or len(ids.unique()) < len(ids):
+            raise InputError(
+                f"--id-column {config.id_column!r} has ids that occur twice or are null: rows need their own"
+            )
+    size = image_size(train, image_column, config.image_size)
+    if validation is not None:
+        other_label = find_label_column(validation, config.label_column)
+        other_image = find_image_column(validation, config.image_column)
+        other = read_labels(validation, other_label, names)
+        return RecordedDataset(
+            train=train,
+            validation=validation,
+            image_column=image_column,
+            validation_image_column=other_image,
+            names=names,
+            rows=np.arange(len(train)),
+            labels=labels,
+            validation_rows=None,
+            validation_labels=other,
+            ids=ids,
+            identity=identity,
+            validation_identity=dataset_identity(validation, other_label),
+            size=size,
+        )
+    rows, held = hold_out(
+        labels, config.validation_fraction, config.validation_per_class, config.validation_seed, names
+    )
+    keys = ("validation_fraction", "validation_per_class", "validation_seed")
+    plain = train.with_format(None)
+    return RecordedDataset(
+        train=plain.select(rows),
+        validation=plain.select(held),
+        image_column=image_column,
+        validation_image_column=image_column,
+        names=names,
+        rows=rows,
+        labels=labels[rows],
+        validation_rows=held,
+        validation_labels=labels[held],
+        ids=None if ids is None else ids.take(pa.array(rows)),
+        identity=identity,
+        validation_identity={"held_out": len(held), **{key: getattr(config, key) for key in keys}},
+        size=size,
+    )
+
+
+_Images = dict[str, ImageBatches]
+
+
+class _SourceRun:
+    """One seed, in one run directory."""
+
+    def __init__(
+        self, config: RecordConfig, data: RecordedDataset, accelerator: Accelerator, cached: _Images | None = None
+    ) -> None:
+        self.config, self.data, self.accelerator = config, data, accelerator
+        self.path = Path(config.output_dir)
+        self.batches: _Images = cached if cached is not None else {}
+        self.seconds: dict[str, float] = {}
+        self.kinds = {"training": ["training_loss"], "evaluation": ["evaluation_loss"]}.get(
+            config.losses, ["training_loss", "evaluation_loss"]
+        )
+
+    def run(self) -> Trajectories:
+        config, accelerator = self.config, self.accelerator
+        recipe = self._recipe()
+        if self._finished(recipe):
+            return Trajectories.load(self.path)
+        set_seed(config.seed)
+        # Made before anything is written, so that an unknown model leaves no run directory behind.
+        model = models.create_model(
+            config.model,
+            len(self.data.names),
+            self.data.size,
+            stem=config.stem,
+            pretrained=config.pretrained,
+        )
+        self.recorder = TrajectoryRecorder(
+            self.path,
+            rows=self.data.rows,
+            labels=self.data.labels,
+            validation_rows=self.data.validation_rows,
+            validation_labels=self.data.validation_labels,
+            losses=[*self.kinds, *config.signals],
+            recipe=recipe,
+            accelerator=accelerator,
+            ids=self.data.ids,
+        )
+        with self._timed("decoding"):
+            self._read_images()
+        state = training.prepare_training(
+            model,
+            len(self.data.rows),
+            self._training,
+            accelerator,
+            average_decay=self._decay if config.weights == "averaged" else None,
+            channels_last=config.channels_last,
+            compiled=config.compile,
+        )
+        self._resume(state)
+        if config.report_to:
+            accelerator.init_trackers("hf_ltc", config={k: str(v) for k, v in config.to_dict().items()})
+        with _stoppable(self) as stop:
+            if config.initial_losses and state.epoch == 0 and 0 not in rundir.published_epochs(self.path):
+                self._record_initial(state, stop)
+            self._train(state, stop)
+        return self._finish(state)
+
+    def _train(self, state: training.TrainingState, stop: Callable[[], None]) -> None:
+        config, accelerator = self.config, self.accelerator
+        recorded = set(config.recorded_epochs())
+        steps = self._steps
+        bar = tqdm(
+            total=config.epochs * steps,
+            initial=state.epoch * steps,
+            desc=f"recording {config.model}",
+            unit="step",
+            disable=None if accelerator.is_main_process else True,
+        )
+
+        def each_step() -> None:
+            stop()
+            bar.update()
+
+        while state.epoch < config.epochs:
+            epoch = state.epoch + 1
+            observe = self._observer if epoch in recorded and "training_loss" in self.kinds else None
+            self.recorder.clear()
+            with self._timed("training"):
+                training.train_epoch(state, self.batches[TRAIN], self._training, accelerator, observe, each_step)
+            arrays: dict[str, np.ndarray] = {}
+            if epoch in recorded:
+                arrays = self._evaluate_epoch(state, stop)
+                means = {name: float(arrays[name].mean()) for name in (*self.kinds, "validation_loss")}
+                bar.set_postfix_str(", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in means.items()))
+                if config.report_to:
+                    accelerator.log(means, step=epoch)
+            with self._timed("writing"):
+                self._checkpoint(state, arrays)
+        bar.close()
+
+    def _evaluate_epoch(self, state: training.TrainingState, stop: Callable[[], None]) -> dict[str, np.ndarray]:
+        """The losses of an epoch whose training losses, if asked for, are in the recorder already."""
+        model = self._weights(state)
+        with self._timed("validation"):
+            self._evaluate(model, VALIDATION, stop)
+        if "evaluation_loss" in self.kinds:
+            with self._timed("evaluation"):
+                self._evaluate(model, EVALUATION if len(self.kinds) > 1 else TRAIN, stop)
+        return self.recorder.collect(state.epoch)
+
+    def _record_initial(self, state: training.TrainingState, stop: Callable[[], None]) -> None:
+        self.recorder.clear()
+        model = self._weights(state)
+        with self._timed("evaluation"):
+            self._evaluate(model, VALIDATION, stop)
+            self._evaluate(model, TRAIN, stop, also=EVALUATION if len(self.kinds) > 1 else None)
+        arrays = self.recorder.collect(0)
+        if self.accelerator.is_main_process:
+            self.recorder.write(0, arrays, rundir.epoch_path(self.path, 0))
+        self.accelerator.wait_for_everyone()
+
+    def _evaluate(self, model: nn.Module, split: str, stop: Callable[[], None], also: str | None = None) -> None:
+        def observe(positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+            stop()
+            self._add(split, positions, losses, logits, labels)
+            if also is not None:
+                self._add(also, positions, losses, logits, labels)
+
+        batches = self.batches[VALIDATION if split == VALIDATION else TRAIN]
+        training.evaluate(model, batches, self.accelerator, observe, self.config.eval_batch_size)
+
+    def _observer(
+        self, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+    ) -> None:
+        self._add(TRAIN, positions, losses, logits, labels)
+
+    def _add(
+        self,
+        split: str,
+        positions: torch.Tensor,
+        losses: torch.Tensor,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> None:
+        signals = signals_of(self.config.signals, logits, labels) if split == TRAIN else []
+        self.recorder.add(split, positions, losses, *signals)
+
+    def _weights(self, state: training.TrainingState) -> nn.Module:
+        return training.plain_model(state, self.accelerator) if state.averaged is None else state.averaged.module
+
+    @property
+    def _training(self) -> training.TrainingConfig:
+        names = {field.name for field in dataclasses.fields(training.TrainingConfig)}
+        return training.TrainingConfig(**{k: v for k, v in self.config.to_dict().items() if k in names})
+
+    @property
+    def _steps(self) -> int:
+        return training.steps_per_epoch(len(self.data.rows), self._training, self.accelerator.num_processes)
+
+    @property
+    def _decay(self) -> float:
+        # A window of about one epoch: the jitter of single steps is averaged out, the epochs stay apart.
+        return 1 - 1 / self._steps if self.config.average_decay is None else self.config.average_decay
+
+    def _read_images(self) -> None:
+        if self.batches:
+            return
+        config, data = self.config, self.data
+        total = len(data.train) + len(data.validation)
+        bar = tqdm(
+            total=total,
+            desc="decoding images",
+            unit="image",
+            disable=None if self.accelerator.is_main_process else True,
+            leave=False,
+        )
+        options: dict[str, Any] = {
+            "device": self.accelerator.device,
+            "cache": config.cache_images,
+            "cache_budget": config.cache_budget * len(data.train) / total,
+            "num_workers": config.num_workers,
+            "channels_last": config.channels_last,
+            "progress": bar.update,
+        }
+        train = image_batches(data.train, data.image_column, data.labels, data.size, **options)
+        options["cache_budget"] = config.cache_budget - options["cache_budget"]
+        statistics = (train.mean.tolist(), train.std.tolist())
+        self.batches[VALIDATION] = image_batches(
+            data.validation,
+            data.validation_image_column,
+            data.validation_labels,
+            data.size,
+            statistics=statistics,
+            **options,
+        )
+        self.batches[TRAIN] = train
+        bar.close()
+
+    def _recipe(self) -> dict[str, Any]:
+        config = self.config
+        averaged = config.weights == "averaged"
+        return {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "config": config.to_dict(),
+            "dataset": self.data.identity,
+            "validation": self.data.validation_identity,
+            "planned_epochs": config.recorded_epochs(),
+            "training": {
+                "processes": self.accelerator.num_processes,
+                "steps_per_epoch": self._steps,
+                "average_decay": self._decay if averaged else None,
+                "image_size": self.data.size,
+                "classes": len(self.data.names),
+                "rows": len(self.data.rows),
+                "validation_rows": len(self.data.validation_labels),
+            },
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "hardware": hardware(self.accelerator),
+        }
+
+    def _finished(self, recipe: Mapping[str, Any]) -> bool:
+        """Whether the run directory holds this run, complete."""
+        path = self.path / rundir.RECIPE
+        if rundir.seed_folders(self.path):
+            raise InputError(f"--output-dir {str(self.path)!r} holds several runs: give --runs, or another folder")
+        if not path.exists():
+            return False
+        stored = rundir.read_json(path)
+        differ = _differences(stored, json.loads(json.dumps(recipe, default=str)))
+        if differ:
+            raise InputError(
+                f"--output-dir {str(self.path)!r} holds a run with other settings ({'; '.join(differ)}): give another "
+                "--output-dir, or the settings of that run to resume it"
+            )
+        return "epochs" in stored
+
+    def _resume(self, state: training.TrainingState) -> None:
+        folder = self.path / _CHECKPOINT
+        newest = max(folder.glob("epoch-*"), default=None)
+        published = rundir.published_epochs(self.path)
+        if newest is None:
+            if published and published[-1] > 0:
+                raise InputError(
+                    f"{str(self.path)!r} has epochs up to {published[-1]} but no {str(folder / 'epoch-*')!r} to "
+                    "resume from: put it back, or record again into another --output-dir"
+                )
+            return
+        try:
+            training.load_checkpoint(newest, state, self.accelerator)
+            self.seconds = json.loads((newest / "seconds.json").read_text())
+        except Exception as error:
+            raise InputError(
+                f"cannot resume from {str(newest)!r} ({str(error).splitlines()[0]}): put its files back, or record "
+                "again into another --output-dir"
+            ) from error
+        if self.accelerator.is_main_process:
+            _publish(newest, self.path, state.epoch)
+            print(f"resuming {self.path} after epoch {state.epoch} of {self.config.epochs}", file=sys.stderr)
+        self.accelerator.wait_for_everyone()
+
+    def _checkpoint(self, state: training.TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes a checkpoint with the epoch's losses in it, and only then publishes them: both or none survive."""
+        main = self.accelerator.is_main_process
+        folder = self.path / _CHECKPOINT
+        temporary, final = folder / ".unfinished", folder / f"epoch-{state.epoch:05d}"
+        try:
+            if main:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            training.save_checkpoint(temporary, state, self.accelerator)
+            self.accelerator.wait_for_everyone()
+            if main:
+                if arrays:
+                    self.recorder.write(state.epoch, arrays, temporary / _PENDING)
+                (temporary / "seconds.json").write_text(json.dumps(self.seconds))
+                for file in temporary.rglob("*"):
+                    rundir.sync(file)
+                rundir.sync(temporary)
+                os.replace(temporary, final)
+                rundir.sync(folder)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"cannot write {str(final)!r} ({str(error).splitlines()[0]}): make room; what was recorded is intact, "
+                "and the same command resumes it"
+            ) from error
+        if main:
+            _publish(final, self.path, state.epoch)
+            for old in folder.glob("epoch-*"):
+                if old != final:
+                    shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self, state: training.TrainingState) -> Trajectories:
+        config = self.config
+        model = training.plain_model(state, self.accelerator)
+        if self.accelerator.is_main_process:
+            settings = {
+                "name": config.model,
+                "num_classes": len(self.data.names),
+                "image_size": self.data.size,
+                "stem": config.stem,
+                "classes": self.data.names,
+                "mean": self.batches[TRAIN].mean.tolist(),
+                "std": self.batches[TRAIN].std.tolist(),
+            }
+            final = self.path / _SOURCE_MODEL
+            shutil.rmtree(final, ignore_errors=True)
+            with rundir.replacing(final) as temporary:
+                temporary.mkdir()
+                models.save_model(temporary, model, settings, state.averaged and state.averaged.module)
+        if config.report_to:
+            self.accelerator.end_training()
+        parameters = sum(p.numel() for p in model.parameters())
+        recipe = {"seconds": {k: round(v, 2) for k, v in self.seconds.items()}, "parameters": parameters}
+        trajectories = self.recorder.finish(**recipe)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.path / _CHECKPOINT, ignore_errors=True)
+        return trajectories
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+
+
+def hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """What it runs on, for recipes."""
+    cuda = accelerator.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(accelerator.device) if cuda else accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def _accelerator(config: RecordConfig) -> Accelerator:
+    try:
+        return Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=config.report_to or None,
+            project_dir=str(Path(config.output_dir) / "logs") if config.report_to else None,
+        )
+    except ValueError as error:
+        raise InputError(f"--mixed-precision {config.mixed_precision}: {str(error).splitlines()[0]}") from error
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    differ = []
+    for name, value in wanted["config"].items():
+        if name not in RESUME_MAY_CHANGE and stored.get("config", {}).get(name) != value:
+            differ.append(f"--{name.replace('_', '-')} was {stored.get('config', {}).get(name)!r}, now {value!r}")
+    for name, value in wanted["dataset"].items():
+        if stored.get("dataset", {}).get(name) != value and name not in ("repo_id", "revision", "split", "config"):
+            differ.append(f"another dataset: its {name} differs")
+    if stored.get("validation") != wanted["validation"]:
+        differ.append("other validation samples")
+    was, now = stored.get("training", {}).get("processes"), wanted["training"]["processes"]
+    if was != now:
+        differ.append(f"it ran on {was} processes, now on {now}")
+    return differ
+
+
+def _publish(checkpoint: Path, run: Path, epoch: int) -> None:
+    if (checkpoint / _PENDING).exists():
+        rundir.publish(checkpoint / _PENDING, rundir.epoch_path(run, epoch))
+
+
+@contextmanager
+def _stoppable(run: _SourceRun) -> Iterator[Callable[[], None]]:
+    """Turns SIGINT and SIGTERM into a stop between two steps, where no file is half written."""
+    caught: list[int] = []
+
+    def stop() -> None:
+        if caught:
+            raise KeyboardInterrupt(
+                f"stopped by {signal.Signals(caught[0]).name}: finished epochs are in {str(run.path)!r}; run the same "
+                "command again to go on after the last of them"
+            )
+
+    def handle(number: int, _: Any) -> None:
+        caught.append(number)
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Only the main thread can handle signals; elsewhere they keep their meaning.
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _sum(seconds: list[dict[str, float]]) -> dict[str, float]:
+    return {phase: round(sum(each.get(phase, 0.0) for each in seconds), 2) for phase in seconds[0]}
