@@ -1,3 +1,7 @@
+import dataclasses
+import functools
+import operator
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +11,16 @@ from hypothesis import strategies as st
 
 from hf_ltc.columns import read_column
 from hf_ltc.errors import InputError
-from hf_ltc.selection import coreset_order, coreset_size, in_coreset, rank_coreset, select_coreset
+from hf_ltc.selection import (
+    CoresetSummary,
+    coreset_order,
+    coreset_size,
+    describe_coreset,
+    in_coreset,
+    rank_coreset,
+    select_coreset,
+    split_coreset,
+)
 
 
 @st.composite
@@ -265,3 +278,296 @@ def test_rank_coreset_says_what_is_missing():
         rank_coreset(dataset, label_column="fine_label")
     with pytest.raises(InputError, match="cannot rank a value of type IterableDataset"):
         rank_coreset(dataset.to_iterable_dataset())
+
+
+def never(batch):
+    raise AssertionError("the transform ran")
+
+
+# Every way that a dataset may come in, as a function of the plain one.
+FORMS = {
+    "plain": lambda d: d,
+    "shuffled": lambda d: d.shuffle(seed=1),
+    "selected": lambda d: d.select([7, 3, 39, 0, 21, 22, 23, 5]),
+    "repeated": lambda d: d.select([7, 3, 7, 0, 21, 21, 0, 5, 9]),
+    "sliced": lambda d: d.select(range(5, 30)),
+    "torch": lambda d: d.with_format("torch"),
+    "numpy": lambda d: d.shuffle(seed=2).with_format("numpy", columns=["label", "number"]),
+    "arrow": lambda d: d.with_format("arrow"),
+    "transform": lambda d: d.select(range(39, -1, -1)).with_transform(never),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_form_of_dataset_is_ranked_alike_undecoded_and_keeps_its_format(form):
+    given = FORMS[form](scored_dataset()[0])
+    plain = Dataset(pa.table({name: read_column(given, name) for name in given.column_names}), info=given.info)
+    expected = values(rank_coreset(plain), "ltc_rank")
+    ranked = rank_coreset(given)
+    assert values(ranked, "ltc_rank") == expected
+    assert values(ranked, "number") == values(given, "number")
+    coreset = select_coreset(given, size=5)
+    kept = [i for i, r in enumerate(expected) if r is not None and r < 5]
+    assert values(coreset, "number") == [values(given, "number")[i] for i in kept]
+    for result in (ranked, coreset):
+        assert result.format["type"] == given.format["type"]
+        assert result.format["format_kwargs"] == given.format["format_kwargs"]
+        assert sorted(result.format["columns"]) == sorted([*given.format["columns"], "ltc_rank"])
+        assert result.features == Features(**given.features, ltc_rank=Value("int32"))
+
+
+@pytest.mark.parametrize("form", sorted(set(FORMS) - {"transform"}))
+@pytest.mark.parametrize("batched", [True, False])
+def test_in_coreset_filters_any_form_of_dataset(form, batched):
+    ranked = FORMS[form](rank_coreset(scored_dataset()[0]))
+    kept = ranked.filter(
+        in_coreset, fn_kwargs={"size": 6}, input_columns="ltc_rank", batched=batched, keep_in_memory=True
+    )
+    assert values(kept, "number") == [
+        n for n, r in zip(values(ranked, "number"), values(ranked, "ltc_rank")) if r is not None and r < 6
+    ]
+
+
+def test_a_coreset_shares_the_images_of_its_dataset():
+    dataset = scored_dataset()[0].shuffle(seed=3)
+
+    def image_buffers(rows):
+        chunks = rows.data.column("image").chunks
+        return [b.address for chunk in chunks for b in chunk.buffers() if b is not None]
+
+    assert image_buffers(select_coreset(dataset, 0.3)) == image_buffers(dataset)
+
+
+def test_select_coreset_replaces_a_rank_that_says_otherwise():
+    dataset, _, _ = scored_dataset()
+    by_score = rank_coreset(dataset, "none")
+    assert values(select_coreset(by_score, size=9), "number") == values(select_coreset(dataset, size=9), "number")
+    assert max(values(select_coreset(by_score, size=9), "ltc_rank")) == 8
+    # The coreset of a coreset is the coreset.
+    nested = select_coreset(select_coreset(dataset, size=20), size=9)
+    assert values(nested, "number") == values(select_coreset(dataset, size=9), "number")
+    # Nothing new to say: same fingerprint, so that what was cached for it still counts.
+    ranked = rank_coreset(dataset)
+    assert rank_coreset(ranked)._fingerprint == ranked._fingerprint
+
+
+def test_a_dataset_of_one_class_and_one_without_labels_can_be_ranked():
+    dataset, _held, _ = scored_dataset()
+    one = dataset.select(np.flatnonzero(np.array(values(dataset, "label")) == 2))
+    by_score = values(rank_coreset(one, "none"), "ltc_rank")
+    assert values(rank_coreset(one), "ltc_rank") == by_score
+    bare = dataset.remove_columns("label")
+    assert len(select_coreset(bare, size=4, balance="none")) == 4
+    with pytest.raises(InputError, match="no column of type ClassLabel"):
+        select_coreset(bare, size=4)
+
+
+def test_strings_are_classes_where_named():
+    dataset, _, _ = scored_dataset()
+    names = [f"class {c}" for c in values(dataset, "label")]
+    named = dataset.remove_columns("label").add_column("kind", names)
+    ranks = values(rank_coreset(named, label_column="kind"), "ltc_rank")
+    assert ranks == values(rank_coreset(dataset), "ltc_rank")
+
+
+@given(scored_rows(), st.data())
+def test_a_minimum_per_class_is_kept_and_the_rest_goes_by_rank(rows, data):
+    scores, labels = rows
+    minimum = data.draw(st.integers(1, 4))
+    needed = sum(min(minimum, np.count_nonzero(labels == c)) for c in set(labels.tolist()))
+    size = data.draw(st.integers(needed, len(labels)))
+    dataset = Dataset.from_dict({"label": labels.tolist(), "x_score": scores.tolist()})
+    options = {"balance": "none", "score_column": "x_score", "label_column": "label"}
+    coreset = select_coreset(dataset, size=size, min_per_class=minimum, **options)
+    ranks = np.array(values(rank_coreset(dataset, **options), "x_rank"))
+    first = np.argsort(ranks)
+    best = {i for c in set(labels.tolist()) for i in [i for i in first if labels[i] == c][:minimum]}
+    rest = [i for i in first if i not in best][: size - len(best)]
+    assert values(coreset, "x_rank") == ranks[sorted(best | set(rest))].tolist()
+    if needed > 1:
+        with pytest.raises(InputError, match=f"needs {needed} rows of the .* but the budget is {needed - 1}"):
+            select_coreset(dataset, size=needed - 1, min_per_class=minimum, **options)
+
+
+def many_rows(n=3000, classes=5, seed=0):
+    """Imbalanced classes with scores, trajectories that go with them, some flat and some held out."""
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(classes, n, p=np.arange(1, classes + 1) / sum(range(1, classes + 1)))
+    easy = draw.beta(2, 1.5, n)
+    losses = -np.log(np.clip(easy[:, None] + 0.05 * draw.standard_normal((n, 8)), 0.01, 0.99)).astype("f4")
+    scores = np.clip(easy * 2 - 1 + 0.2 * draw.standard_normal(n), -1, 1).astype("f4")
+    held, flat = np.arange(n) % 17 == 3, np.arange(n) % 101 == 7
+    columns = {
+        "label": pa.array(labels),
+        "number": pa.array(range(n)),
+        "loss_trajectory": pa.FixedSizeListArray.from_arrays(pa.array(losses.ravel()), 8, mask=pa.array(held)),
+        "ltc_score": pa.array(scores, mask=held | flat),
+    }
+    dataset = Dataset(pa.table(columns)).cast_column("label", ClassLabel(num_classes=classes))
+    return dataset, labels, scores.astype(float), held, flat & ~held, np.exp(-losses).mean(axis=1, dtype=float)
+
+
+def ccs_budgets(counts, budget):
+    """Equal budgets by water level, whole rows: the spare ones to the strata that have most."""
+    shares = [0] * len(counts)
+    order = sorted(range(len(counts)), key=lambda s: counts[s])
+    for done, s in enumerate(order):
+        shares[s] = min(counts[s], (budget - sum(shares)) // (len(counts) - done))
+    return shares
+
+
+@pytest.mark.parametrize("balance", ["class", "proportional", "none"])
+@pytest.mark.parametrize("cut", [0.0, 0.25])
+def test_stratified_coverage_gives_strata_of_a_class_equal_budgets(balance, cut):
+    dataset, labels, scores, held, flat, _ = many_rows()
+    size = 800
+    plain = select_coreset(dataset, size=size, balance=balance)
+    coreset = select_coreset(dataset, size=size, balance=balance, coverage="stratified", cut=cut, seed=4)
+    kept = np.isin(np.arange(len(labels)), values(coreset, "number"))
+    assert kept.sum() == size and not (kept & held).any() and not (kept & flat).any()
+    groups = [np.ones(len(labels), bool)] if balance == "none" else [labels == c for c in range(5)]
+    if balance != "none":
+        assert np.bincount(labels[kept]).tolist() == np.bincount(values(plain, "label")).tolist()
+    for group in groups:
+        own = np.flatnonzero(group & ~held & ~flat)
+        own = own[np.argsort(-scores[own], kind="stable")]
+        budget = int(kept[group].sum())
+        stay = own[: max(budget, len(own) - round(cut * len(own)))]
+        assert not kept[np.setdiff1d(own, stay)].any()
+        edges = np.linspace(scores[stay].min(), scores[stay].max(), 51)
+        stratum = np.clip(np.searchsorted(edges, scores[stay], side="right") - 1, 0, 49)
+        counts = np.bincount(stratum, minlength=50).tolist()
+        taken = np.bincount(stratum[kept[stay]], minlength=50).tolist()
+        assert taken == ccs_budgets(counts, budget)
+
+
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_coverage_is_drawn_by_its_seed_and_keeps_the_rank_of_the_order(coverage):
+    dataset, *_ = many_rows()
+    options = {"fraction": 0.2, "coverage": coverage}
+    first = select_coreset(dataset, seed=1, **options)
+    assert values(first, "number") == values(select_coreset(dataset, seed=1, **options), "number")
+    other = select_coreset(dataset, seed=2, **options)
+    assert len(first) == len(other) and values(first, "number") != values(other, "number")
+    ranks = dict(zip(values(dataset, "number"), values(rank_coreset(dataset), "ltc_rank")))
+    assert values(first, "ltc_rank") == [ranks[i] for i in values(first, "number")]
+
+
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_coverage_of_everything_is_everything_and_flat_rows_come_last(coverage):
+    dataset, labels, _scores, held, flat, _ = many_rows()
+    pool = int((~held).sum())
+    assert len(select_coreset(dataset, 1.0, coverage=coverage)) == pool
+    coreset = select_coreset(dataset, size=pool - int(flat.sum()) + 3, coverage=coverage)
+    kept = np.isin(np.arange(len(labels)), values(coreset, "number"))
+    if coverage == "stratified":
+        assert kept[~held & ~flat].all()
+    assert kept[flat].sum() == 3 or coverage == "beta"
+
+
+def test_coverage_with_infinite_and_equal_scores():
+    # Forgetting counts are infinite for rows that are never learned; others may all be the same.
+    scores = [float("inf")] * 5 + [1.0] * 10 + [2.0] * 10 + [3.0] * 15
+    dataset = Dataset.from_dict({"label": [0] * 20 + [1] * 20, "f_score": scores})
+    options = {"score_column": "f_score", "label_column": "label", "coverage": "stratified"}
+    for size in (1, 7, 23, 40):
+        assert len(select_coreset(dataset, size=size, **options)) == size
+        assert len(select_coreset(dataset, size=size, keep="lowest", **options)) == size
+
+
+def test_beta_coverage_draws_with_the_odds_of_the_paper():
+    stats = pytest.importorskip("scipy.stats")
+    dataset, _labels, scores, held, flat, probability = many_rows(n=60, classes=2)
+    pool = np.flatnonzero(~held & ~flat & (scores > 0))
+    assert len(pool) > 15
+    left_out = 1 - 1 / (~held).sum()
+    best = np.argsort(-np.where(held | flat, -np.inf, scores))[:10]
+    b = 15 * (1 - probability[best].mean()) * (1 - left_out**4.0)
+    odds = scores[pool] * stats.beta.pdf(probability[pool], 16 - b, b)
+    # One row of all, drawn by many seeds: how often each comes is a multinomial.
+    drawn = [
+        values(select_coreset(dataset, size=1, balance="none", coverage="beta", seed=s), "number")[0]
+        for s in range(600)
+    ]
+    counts = np.array([drawn.count(i) for i in pool])
+    assert counts.sum() == 600
+    expected = 600 * odds / odds.sum()
+    common = expected >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    assert common.sum() >= 5 and stats.chisquare(observed, wanted).pvalue > 1e-3
+    # The check can fail: the scores alone do not explain the draws.
+    alone = 600 * scores[pool] / scores[pool].sum()
+    assert stats.chisquare(counts, alone).pvalue < 1e-6
+
+
+def test_rows_without_odds_are_drawn_last():
+    dataset, _labels, scores, held, flat, _ = many_rows(n=200, classes=2)
+    likely = ~held & ~flat & (scores > 0)
+    coreset = select_coreset(dataset, size=int(likely.sum()), balance="none", coverage="beta")
+    assert values(coreset, "number") == np.flatnonzero(likely).tolist()
+
+
+def test_coverage_options_are_checked():
+    dataset, *_ = many_rows(n=100)
+    for options, message in [
+        ({"coverage": "ccs"}, "coverage is 'ccs': it must be one of None, stratified, beta"),
+        ({"cut": 1.0}, r"cut is 1.0: it must be in \[0, 1\)"),
+        ({"beta_exponent": 0}, "beta_exponent is 0: it must be above 0"),
+        ({"min_per_class": -1}, "min_per_class is -1"),
+        ({"coverage": "beta", "keep": "lowest"}, "needs keep='highest'"),
+        ({"balance": "classes"}, "balance is 'classes'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            select_coreset(dataset, 0.5, **options)
+    with pytest.raises(InputError, match="needs the column 'loss_trajectory'"):
+        select_coreset(dataset.remove_columns("loss_trajectory"), 0.5, coverage="beta")
+
+
+@pytest.mark.parametrize("exclude_negative", [False, True])
+def test_split_coreset_parts_all_rows_that_are_not_held_out(exclude_negative):
+    dataset, _labels, scores, held, flat, _ = many_rows()
+    parts = split_coreset(dataset, 0.6, exclude_negative=exclude_negative)
+    assert list(parts) == ["coreset", "rest", "conflicting"]
+    rows = {name: values(part, "number") for name, part in parts.items()}
+    assert sorted(functools.reduce(operator.iadd, rows.values(), [])) == np.flatnonzero(~held).tolist()
+    chosen = select_coreset(dataset, 0.6, exclude_negative=exclude_negative)
+    assert rows["coreset"] == values(chosen, "number")
+    assert all(scores[i] < 0 and not flat[i] for i in rows["conflicting"]) and rows["conflicting"]
+    assert all(scores[i] >= 0 or flat[i] for i in rows["rest"]) and rows["rest"]
+    if exclude_negative:
+        assert all(scores[i] >= 0 or flat[i] for i in rows["coreset"])
+        assert parts["conflicting"].unique("ltc_rank") == [None]
+
+
+def test_describe_coreset_says_what_is_kept():
+    dataset, labels, scores, held, flat, _ = many_rows()
+    coreset = select_coreset(dataset, size=1001)
+    summary = describe_coreset(coreset, dataset)
+    kept = np.array(values(coreset, "number"))
+    assert (summary.rows, summary.pool, summary.held_out) == (1001, (~held).sum(), held.sum())
+    assert (summary.flat, summary.negative) == (flat.sum(), (scores[kept] < 0).sum())
+    assert summary.classes == {str(c): int((labels[kept] == c).sum()) for c in range(5)}
+    assert summary.pool_classes == {str(c): int((labels[~held] == c).sum()) for c in range(5)}
+    assert summary.score_range == (scores[kept].min(), scores[kept].max())
+    pool = scores[~held & ~flat]
+    assert summary.pool_score_range == (pool.min(), pool.max())
+    assert CoresetSummary(**summary.to_dict()) == dataclasses.replace(
+        summary, score_range=list(summary.score_range), pool_score_range=list(summary.pool_score_range)
+    )
+    text = str(summary)
+    low, high = min(summary.classes.values()), max(summary.classes.values())
+    assert f"1,001 of the {summary.pool:,} rows that could be chosen" in text and "\n" not in text
+    assert f"5 classes has {low:,} to {high:,} rows" in text
+    excluded = describe_coreset(coreset, dataset, exclude_negative=True)
+    assert excluded.pool == (~held & ~((scores < 0) & ~flat)).sum() and excluded.held_out == held.sum()
+
+
+def test_describe_coreset_of_a_dataset_without_labels():
+    dataset = Dataset.from_dict({"text": ["a", "b", "c"], "x_score": [0.5, 0.25, float("nan")]})
+    summary = describe_coreset(dataset.select([0]), dataset, score_column="x_score")
+    assert summary.classes == {} and summary.pool == 3 and summary.flat == 1
+    assert str(summary) == (
+        "The coreset has 1 of the 3 rows that could be chosen (33.3%). Their x_score is 0.5 to 0.5, that of all 0.25 "
+        "to 0.5; 0 are negative. 1 rows that could be chosen have no score and come last."
+    )
