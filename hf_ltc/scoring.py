@@ -1,0 +1,669 @@
+"""LTC and its family: each row's loss trajectory correlated with those of the validation samples.
+
+Every score of the family is u(z) . r_g: u(z) is the row's centred trajectory of norm one, r_g the reference trajectory
+of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean of their u,
+so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import InputError
+
+PRESETS: dict[str, dict[str, str]] = {
+    "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset"},
+    "cld": {"of": "differences", "aggregate": "losses", "scope": "class"},
+}
+DEFAULT = PRESETS["ltc"]
+
+_CHOICES = {"of": ("differences", "levels"), "aggregate": ("correlations", "losses"), "scope": ("dataset", "class")}
+_TRAJECTORY = "loss_trajectory"
+_NAMED = 5
+# A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million checkpoints,
+# and more than float64 needs to give the score to 1e-5.
+_FLAT = 2.0**-34
+# Float64 elements of a thread's working block (4 MiB, which stays in cache), and bytes read of a table on disk at once.
+_BLOCK = 2**19
+_READ = 2**25
+
+
+class Recorded(Protocol):
+    """What scoring needs of [`Trajectories`]: L checkpoints of N rows and of Q validation samples."""
+
+    @property
+    def losses(self) -> Any: ...  # float32 (L, N), an array or read from disk epoch by epoch
+    @property
+    def validation_losses(self) -> Any: ...  # float32 (L, Q)
+    @property
+    def labels(self) -> np.ndarray: ...  # int64 (N,)
+    @property
+    def validation_labels(self) -> np.ndarray: ...  # int64 (Q,)
+    @property
+    def rows(self) -> np.ndarray: ...  # int64 (N,)
+    @property
+    def validation_rows(self) -> np.ndarray: ...  # int64 (Q,)
+    @property
+    def epochs(self) -> np.ndarray: ...  # int64 (L,)
+    @property
+    def lengths(self) -> tuple[int, ...]: ...  # checkpoints of each run, summing to L
+    @property
+    def recipe(self) -> dict[str, Any]: ...
+
+
+def ltc_scores(
+    trajectories: Recorded,
+    of: str = DEFAULT["of"],
+    aggregate: str = DEFAULT["aggregate"],
+    scope: str = DEFAULT["scope"],
+    *,
+    preset: str | None = None,
+) -> np.ndarray:
+    """Scores every recorded row by the correlation of its loss trajectory with those of the validation samples.
+
+    `of="differences", aggregate="correlations", scope="dataset"` is LTC (arXiv 2503.09721): the mean Pearson
+    correlation of a row's epoch-to-epoch loss changes with those of all validation samples. `aggregate="losses",
+    scope="class"` is CLD (arXiv 2508.20230): the correlation with the mean validation losses of the row's class.
+
+    Args:
+        trajectories ([`Trajectories`]):
+            The recording. Of several runs the score is the mean over those in which the row is not flat.
+        of (`str`, *optional*, defaults to `"differences"`):
+            What is correlated: `"differences"` of the loss from checkpoint to checkpoint, or `"levels"`, the loss.
+        aggregate (`str`, *optional*, defaults to `"correlations"`):
+            `"correlations"`: the mean correlation with the validation samples; `"losses"`: the correlation with their
+            mean loss.
+        scope (`str`, *optional*, defaults to `"dataset"`):
+            With which validation samples: all of the `"dataset"`, or those of the row's `"class"`.
+        preset (`str`, *optional*): `"ltc"` or `"cld"`, instead of the three.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)` in [-1, 1]. NaN where the row's trajectory is flat: its differences (levels) are
+        all the same, or deviate by less than 2**-34 of the loss in root mean square, which is less than float32 losses
+        can show.
+
+    Raises:
+        InputError: without validation samples (in a class, with `scope="class"`), with fewer than two differences, for
+            losses that are not finite, and for validation samples that are all flat.
+    """
+    member = family_member(of, aggregate, scope, preset=preset)
+    groups = trajectories.labels if member["scope"] == "class" else None
+    scores = _scores(
+        trajectories.losses, trajectories.lengths, _references(trajectories, member), groups, member["of"]
+    )
+    if not np.isfinite(scores.checked).all():
+        raise _not_finite(trajectories, trajectories.losses, trajectories.rows, "row")
+    return scores.values
+
+
+def references(
+    trajectories: Recorded,
+    of: str = DEFAULT["of"],
+    aggregate: str = DEFAULT["aggregate"],
+    scope: str = DEFAULT["scope"],
+    *,
+    preset: str | None = None,
+) -> tuple[np.ndarray, ...]:
+    """The reference trajectories r_g that [`ltc_scores`] multiplies rows with: a few kilobytes that stand for all Q.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        of, aggregate, scope, preset: As for [`ltc_scores`].
+
+    Returns:
+        `tuple[np.ndarray, ...]`: for each run float64 `(T, G)`, T differences (or T + 1 levels), G = 1 or the number of
+        classes; each column sums to zero. NaN for a class that has neither rows nor validation samples.
+
+    Raises:
+        InputError: as [`ltc_scores`].
+    """
+    return _references(trajectories, family_member(of, aggregate, scope, preset=preset))
+
+
+@dataclass(frozen=True, eq=False)
+class LTCScorer:
+    """Adds the LTC score to batches of rows: a callable for `map` of any engine, picklable and without state.
+
+    It reads `loss_trajectory`, and the label column with `scope="class"`, and nothing else. It takes the batches of
+    `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. From a mapping it returns
+    the score column alone, which `datasets` adds to the row; from an Arrow table or a pandas frame it returns that with
+    the score column added. Rows without a trajectory, and flat ones, have no score.
+
+    Make one with [`LTCScorer.from_trajectories`].
+
+    Args:
+        reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].
+        lengths (`tuple[int, ...]`): Checkpoints of each run.
+        of (`str`): `"differences"` or `"levels"`.
+        label_column (`str`, *optional*): The column that says which reference is a row's; the first one's if not given.
+        class_names (`tuple[str, ...]`, *optional*): Where that column does not hold the numbers of the classes.
+        column (`str`): The column that is added.
+    """
+
+    reference: np.ndarray
+    lengths: tuple[int, ...]
+    of: str
+    label_column: str | None = None
+    class_names: tuple[str, ...] | None = None
+    column: str = "ltc_score"
+
+    @classmethod
+    def from_trajectories(
+        cls,
+        trajectories: Recorded,
+        of: str = DEFAULT["of"],
+        aggregate: str = DEFAULT["aggregate"],
+        scope: str = DEFAULT["scope"],
+        *,
+        preset: str | None = None,
+        column: str = "ltc_score",
+        class_names: Sequence[str] | None = None,
+    ) -> "LTCScorer":
+        """Makes the scorer of a recording.
+
+        Args:
+            trajectories ([`Trajectories`]): The recording.
+            of, aggregate, scope, preset: As for [`ltc_scores`].
+            column (`str`, *optional*, defaults to `"ltc_score"`): The column that it adds.
+            class_names (`Sequence[str]`, *optional*):
+                With `scope="class"`, where the label column holds strings (or integers that are not a `ClassLabel`):
+                the classes in the order of their numbers, `hf_ltc.data.class_names(dataset, label_column)`.
+
+        Returns:
+            [`LTCScorer`]
+
+        Raises:
+            InputError: as [`ltc_scores`].
+        """
+        member = family_member(of, aggregate, scope, preset=preset)
+        reference = np.concatenate(_references(trajectories, member))
+        lengths = tuple(int(length) for length in trajectories.lengths)
+        if member["scope"] == "dataset":
+            return cls(reference, lengths, member["of"], column=column)
+        dataset = trajectories.recipe.get("dataset") or {}
+        label_column = dataset.get("label_column") or "label"
+        stored = (dataset.get("features") or {}).get(label_column)
+        if isinstance(stored, Mapping) and stored.get("_type") == "ClassLabel":
+            class_names = None
+        names = None if class_names is None else tuple(str(name) for name in class_names)
+        return cls(reference, lengths, member["of"], label_column, names, column)
+
+    def __call__(self, batch: Any) -> Any:
+        """Scores the rows of a batch.
+
+        Args:
+            batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): A row, or a batch of rows.
+
+        Returns:
+            `{column: scores}` of a mapping: float32, `None` where there is no score; else the table with the column.
+
+        Raises:
+            InputError: without a trajectory column, for trajectories of another length or that are not finite, and for
+                labels without a reference trajectory.
+        """
+        rows = read_rows(batch, _TRAJECTORY, sum(self.lengths))
+        groups = None if self.label_column is None else self._groups(batch, rows)
+        runs = _split(self.reference, [_count(length, self.of) for length in self.lengths])
+        scores = _scores(rows.values, self.lengths, runs, groups, self.of)
+        if not np.isfinite(scores.checked).all():
+            raise rows.not_finite(_TRAJECTORY)
+        return rows.with_scores(batch, self.column, scores.values)
+
+    def _groups(self, batch: Any, rows: "Rows") -> np.ndarray:
+        assert self.label_column is not None
+        if self.label_column not in _columns(batch):
+            raise InputError(
+                f"no label column {self.label_column!r} in the batch, which has {_listed(_columns(batch))}: scores by "
+                "class need the labels that the run was recorded with"
+            )
+        stored = batch[self.label_column]
+        labels = [stored] if rows.single else stored.to_pylist() if isinstance(stored, _ARROW) else list(stored)
+        labels = [label for label, present in zip(labels, rows.present) if present]
+        if self.class_names is not None:
+            number = {name: i for i, name in enumerate(self.class_names)}
+            groups = np.array([number.get(str(label), -1) for label in labels], dtype=np.int64)
+        else:
+            if text := [label for label in labels if isinstance(label, str)]:
+                raise InputError(
+                    f"column {self.label_column!r} holds text ({text[0]!r}), not class numbers: give "
+                    "class_names=hf_ltc.data.class_names(dataset, label_column) to LTCScorer.from_trajectories"
+                )
+            groups = np.array([-1 if label is None else int(label) for label in labels], dtype=np.int64)
+        known = (groups >= 0) & (groups < self.reference.shape[1])
+        known[known] = ~np.isnan(self.reference[0, groups[known]])
+        if not known.all():
+            wrong = sorted({repr(label) for label, good in zip(labels, known) if not good})
+            raise InputError(
+                f"column {self.label_column!r} has labels without a reference trajectory ({_listed(wrong, str)}): the "
+                "run that the scorer was made from had no such class; score with scope='dataset', or record this one"
+            )
+        return groups
+
+
+def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = None) -> dict[str, str]:
+    """Checks the three choices of a score, or looks them up.
+
+    Args:
+        of, aggregate, scope, preset: As for [`ltc_scores`].
+
+    Returns:
+        `dict[str, str]`: `of`, `aggregate` and `scope`.
+
+    Raises:
+        InputError: for an unknown value, and for a preset together with a choice that contradicts it.
+    """
+    member = {"of": of, "aggregate": aggregate, "scope": scope}
+    for name, value in member.items():
+        if value not in _CHOICES[name]:
+            raise InputError(f"{name} is {value!r}: it must be one of {_listed(_CHOICES[name])}")
+    if preset is None:
+        return member
+    if preset not in PRESETS:
+        raise InputError(f"preset is {preset!r}: it must be one of {_listed(PRESETS)}")
+    for name, value in member.items():
+        if value not in (DEFAULT[name], PRESETS[preset][name]):
+            raise InputError(f"preset {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")
+    return PRESETS[preset]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    values: np.ndarray  # float32 (N,), NaN where flat
+    checked: np.ndarray  # float64 (N,), not finite where a loss is not
+
+
+def _scores(
+    table: Any, lengths: Sequence[int], runs: Sequence[np.ndarray], groups: np.ndarray | None, of: str
+) -> _Scored:
+    """Mean over runs of u . r_g: `table` (L, N) is read once, epoch by epoch; memory is O(N)."""
+    n = table.shape[1]
+    total, defined, checked = np.zeros(n), np.zeros(n, dtype=np.int32), np.zeros(n)
+    stop = 0
+    for length, reference in zip(lengths, runs):
+        start, stop = stop, stop + length
+        scores, sums = _run_scores(table, start, stop, reference, groups, of)
+        found = ~np.isnan(scores)
+        np.add(total, scores, out=total, where=found)
+        defined += found
+        checked += sums
+    with np.errstate(invalid="ignore"):
+        mean = total / defined
+    return _Scored(np.clip(mean, -1, 1).astype(np.float32), checked)
+
+
+def _run_scores(
+    table: Any, start: int, stop: int, reference: np.ndarray, groups: np.ndarray | None, of: str
+) -> tuple[np.ndarray, np.ndarray]:
+    # Everything is shifted by the row's first difference (level) c. A member of the data as the shift keeps the sum of
+    # squares within a factor T of the centred one, so nothing cancels in one pass, however flat or large the losses.
+    n = table.shape[1]
+    levels = of == "levels"
+    shift, square, total, product = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
+    first = last = None
+    with np.errstate(invalid="ignore", over="ignore"):
+        for t, block in _blocks(table, start, stop, levels):
+            if first is None:
+                first = np.array(block[0], dtype=np.float64)
+                shift += block[0] if levels else np.subtract(block[1], block[0], dtype=np.float64)
+            last = block[-1]
+            count = len(block) if levels else len(block) - 1
+            _accumulate(block, reference[t : t + count], groups, levels, shift, square, total, product)
+        assert first is not None
+        count = _count(stop - start, of)
+        if levels:
+            scale = np.abs(first)
+        else:
+            total += last
+            total -= first
+            total -= count * shift
+            scale = np.maximum(np.abs(first), np.abs(last))
+        # In place, since each is 8 N bytes: the centred sum of squares, then the norm.
+        total *= total
+        total /= count
+        square -= total
+        checked = square.copy()
+        scale *= _FLAT
+        scale *= scale
+        scale *= count
+        square[square <= scale] = np.nan
+        np.sqrt(square, out=square)
+        product /= square
+    return product, checked
+
+
+def _blocks(table: Any, start: int, stop: int, levels: bool) -> Any:
+    """Blocks of consecutive epochs `(t, block)`; of differences each begins with the epoch the last one ended with."""
+    if isinstance(table, np.ndarray):
+        yield 0, table[start:stop]
+        return
+    n = table.shape[1]
+    overlap = 0 if levels else 1
+    size = max(2, _READ // max(1, 4 * n)) + overlap
+    block = np.empty((min(size, stop - start), n), dtype=np.float32)
+    filled = 0
+    for epoch in range(start, stop):
+        block[filled] = table[epoch]
+        filled += 1
+        if filled == len(block) or epoch == stop - 1:
+            yield epoch - start - filled + 1, block[:filled]
+            block[:overlap] = block[filled - overlap : filled]
+            filled = overlap
+
+
+def _accumulate(
+    block: np.ndarray,
+    reference: np.ndarray,
+    groups: np.ndarray | None,
+    levels: bool,
+    shift: np.ndarray,
+    square: np.ndarray,
+    total: np.ndarray,
+    product: np.ndarray,
+) -> None:
+    count, n = len(reference), block.shape[1]
+    if not count:
+        return
+    width = max(64, _BLOCK // count)
+    # Class references are gathered in float32: half the memory traffic, and rounds the score by 1e-7 at most.
+    by_class = np.ascontiguousarray(reference, dtype=np.float64) if groups is not None else None
+    mean = np.ascontiguousarray(reference[:, 0])
+
+    def work(begin: int, end: int) -> None:
+        buffer = np.empty((count, min(width, end - begin)))
+        gathered = np.empty_like(buffer) if by_class is not None else None
+        with np.errstate(invalid="ignore", over="ignore"):
+            for left in range(begin, end, width):
+                part = slice(left, min(left + width, end))
+                x = buffer[:, : part.stop - left]
+                if levels:
+                    np.subtract(block[:, part], shift[part], out=x, dtype=np.float64)
+                    total[part] += x.sum(axis=0)
+                else:
+                    np.subtract(block[1:, part], block[:-1, part], out=x, dtype=np.float64)
+                    x -= shift[part]
+                square[part] += np.einsum("tc,tc->c", x, x)
+                if gathered is None:
+                    product[part] += np.einsum("t,tc->c", mean, x)
+                else:
+                    weights = gathered[:, : part.stop - left]
+                    for t in range(count):
+                        np.take(by_class[t], groups[part], out=weights[t], mode="clip")
+                    product[part] += np.einsum("tc,tc->c", x, weights)
+
+    threads = min(os.cpu_count() or 1, 4, n // width)
+    if threads <= 1:
+        work(0, n)
+        return
+    ends = [n * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, ends[:-1], ends[1:]))
+
+
+def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
+    short = [length for length in trajectories.lengths if length < 3]
+    if short or not len(trajectories.lengths):
+        raise InputError(
+            f"a run of {short[0] if short else 0} checkpoints has fewer than two differences, which have no "
+            "correlation: record more epochs"
+        )
+    labels, validation_labels = trajectories.labels, trajectories.validation_labels
+    if not len(validation_labels):
+        raise InputError(
+            "the recording has no validation samples to correlate rows with: record with --validation-split, or with "
+            "a --validation-fraction of the train rows"
+        )
+    if member["scope"] == "class":
+        groups = np.asarray(validation_labels)
+        count = int(max(groups.max(), labels.max() if len(labels) else 0)) + 1
+        has = np.bincount(groups, minlength=count) > 0
+        if len(missing := np.flatnonzero(~has & (np.bincount(labels, minlength=count) > 0))):
+            raise InputError(
+                f"no validation samples in {_classes(trajectories, missing)}: score with scope='dataset', or record "
+                "with validation samples of every class"
+            )
+    else:
+        groups, count = np.zeros(len(validation_labels), dtype=np.int64), 1
+        has = np.ones(1, dtype=bool)
+    found = []
+    for start, stop in _spans(trajectories.lengths):
+        table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
+        if not np.isfinite(table).all():
+            raise _not_finite(trajectories, trajectories.validation_losses, trajectories.validation_rows, "validation")
+        build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
+        reference = build(table, groups, count, member["of"])
+        if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):
+            where = f" of {_classes(trajectories, flat)}" if member["scope"] == "class" else ""
+            raise InputError(
+                f"the validation losses{where} are flat: they change by the same amount in every epoch, so nothing "
+                "correlates with them; record with a model that learns, or with more epochs"
+            )
+        found.append(reference)
+    return tuple(found)
+
+
+def _mean_correlations(table: np.ndarray, groups: np.ndarray, count: int, of: str) -> np.ndarray:
+    """r_g = mean of u(q) over the samples of the group that are not flat: float64 (T, G)."""
+    summed = np.zeros((_count(len(table), of), count))
+    used = np.zeros(count)
+    width = max(64, _BLOCK // len(table))
+    for left in range(0, table.shape[1], width):
+        part = slice(left, left + width)
+        u = standardised(table[:, part], of)
+        sharp = ~np.isnan(u[0])
+        u, group = u[:, sharp], groups[part][sharp]
+        used += np.bincount(group, minlength=count)
+        for t in range(len(u)):
+            summed[t] += np.bincount(group, weights=u[t], minlength=count)
+    with np.errstate(invalid="ignore"):
+        return summed / used
+
+
+def _mean_trajectories(table: np.ndarray, groups: np.ndarray, count: int, of: str) -> np.ndarray:
+    """r_g = u of the group's mean losses: float64 (T, G)."""
+    size = np.bincount(groups, minlength=count)
+    with np.errstate(invalid="ignore"):
+        mean = np.stack([np.bincount(groups, weights=losses, minlength=count) for losses in table]) / size
+    return standardised(mean, of)
+
+
+def standardised(table: np.ndarray, of: str) -> np.ndarray:
+    """u: differences (or levels) of trajectories, centred, of norm one; in two passes.
+
+    Args:
+        table (`np.ndarray`): `(L, N)` losses of one run.
+        of (`str`): `"differences"` or `"levels"`.
+
+    Returns:
+        `np.ndarray`: float64 `(T, N)`, or `(T + 1, N)` of levels; NaN where the trajectory is flat.
+    """
+    table = table.astype(np.float64)
+    x = np.diff(table, axis=0) if of == "differences" else table.copy()
+    x -= x.mean(axis=0)
+    square = np.einsum("tc,tc->c", x, x)
+    scale = np.maximum(np.abs(table[0]), np.abs(table[-1])) if of == "differences" else np.abs(table[0])
+    square[square <= len(x) * (_FLAT * scale) ** 2] = np.nan
+    x /= np.sqrt(square)
+    return x
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The trajectories of a batch of rows, of whatever kind the batch was.
+
+    Args:
+        values (`np.ndarray`): float32 `(L, B)`, epoch-major, of the B rows that have one.
+        present (`np.ndarray`): bool, which rows have one.
+        single (`bool`): Whether the batch is one row, not a batch of them.
+    """
+
+    values: np.ndarray
+    present: np.ndarray
+    single: bool
+
+    def not_finite(self, column: str) -> InputError:
+        bad = ~np.isfinite(self.values)
+        t = int(np.flatnonzero(bad.any(axis=1))[0])
+        where = np.flatnonzero(self.present)[np.flatnonzero(bad[t])]
+        return InputError(
+            f"column {column!r} has {len(where)} values that are not finite at checkpoint {t} (rows {_some(where)} of "
+            "the batch): record again with a lower learning rate, or leave these rows out"
+        )
+
+    def with_scores(self, batch: Any, column: str, scores: np.ndarray) -> Any:
+        """Gives the batch its scores, float32 `(B,)`, NaN where there is none.
+
+        Args:
+            batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): The batch.
+            column (`str`): The column.
+            scores (`np.ndarray`): float32 `(B,)`, of the rows that have a trajectory.
+        """
+        full = np.full(len(self.present), np.nan, dtype=np.float32)
+        full[self.present] = scores
+        none = np.isnan(full)
+        if isinstance(batch, pa.Table):
+            values = pa.array(full, mask=none)
+            if column in batch.column_names:
+                return batch.set_column(batch.column_names.index(column), column, values)
+            return batch.append_column(column, values)
+        if isinstance(batch, pd.DataFrame):
+            return batch.assign(**{column: pd.arrays.FloatingArray(full, none)})
+        if self.single:
+            return {column: None if none[0] else full[0]}
+        # `datasets` takes a column's type from the first batch, and a list of None has none.
+        if none.any() and not none.all():
+            return {column: [None if gone else score for score, gone in zip(full, none)]}
+        return {column: full}
+
+
+_ARROW = (pa.Array, pa.ChunkedArray)
+
+
+def read_rows(batch: Any, column: str, length: int | None = None, mend: str | None = None) -> Rows:
+    """Reads a trajectory column of a row or a batch of rows of any kind.
+
+    Args:
+        batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): A row or a batch of rows.
+        column (`str`): The column.
+        length (`int`, *optional*): Its length; of the first trajectory if not given.
+        mend (`str`, *optional*): What to do where there is no such column.
+
+    Returns:
+        [`Rows`]
+
+    Raises:
+        InputError: if there is no such column, or for trajectories of another length.
+    """
+    if column not in _columns(batch):
+        mend = mend or "attach the recorded losses first, scored = run.attach(dataset)"
+        raise InputError(f"no column {column!r} in the dataset, which has {_listed(_columns(batch))}: {mend}")
+    stored = batch[column]
+    if type(stored).__module__.partition(".")[0] == "torch":
+        stored = stored.cpu().numpy()
+    if isinstance(stored, _ARROW):
+        return _read_arrow(stored, column, length)
+    if isinstance(stored, np.ndarray) and stored.dtype != object:
+        table = stored.reshape(1, -1) if stored.ndim == 1 else stored
+        _check_length(table.shape[1:], length, column, 0, table.ndim == 2)
+        values = np.ascontiguousarray(table.T, dtype=np.float32)
+        return Rows(values, np.ones(len(table), dtype=bool), stored.ndim == 1)
+    if stored is None or (isinstance(stored, Sequence) and len(stored) and np.isscalar(stored[0])):
+        rows, single = [stored], True
+    else:
+        rows, single = list(stored), False
+    # pandas has NaN for a null.
+    present = np.array([row is not None and not np.isscalar(row) for row in rows], dtype=bool)
+    kept = [np.asarray(row, dtype=np.float32) for row, here in zip(rows, present) if here]
+    if length is None and kept:
+        length = len(kept[0])
+    for row, values in zip(np.flatnonzero(present), kept):
+        _check_length(values.shape, length, column, int(row))
+    table = np.stack(kept, axis=1) if kept else np.empty((length or 0, 0), dtype=np.float32)
+    return Rows(table, present, single)
+
+
+def _read_arrow(stored: pa.Array | pa.ChunkedArray, column: str, length: int | None) -> Rows:
+    chunks = stored.chunks if isinstance(stored, pa.ChunkedArray) else [stored]
+    # Ray keeps lists of one length as tensors, an extension type with lists underneath.
+    chunks = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in chunks]
+    present = np.concatenate([chunk.is_valid().to_numpy(False) for chunk in chunks] or [np.empty(0, dtype=bool)])
+    kept, row = [], 0
+    for chunk in chunks:
+        if not pa.types.is_null(chunk.type) and chunk.null_count < len(chunk):
+            sizes = pc.list_value_length(chunk).fill_null(-1).to_numpy(False)
+            if length is None:
+                length = int(sizes[sizes >= 0][0])
+            for wrong in np.flatnonzero((sizes >= 0) & (sizes != length))[:1]:
+                _check_length((int(sizes[wrong]),), length, column, row + int(wrong))
+            flat = pc.list_flatten(chunk).to_numpy(False)
+            kept.append(np.asarray(flat, dtype=np.float32).reshape(-1, length).T)
+        row += len(chunk)
+    table = np.ascontiguousarray(np.concatenate(kept, axis=1)) if kept else np.empty((length or 0, 0), np.float32)
+    return Rows(table, present, False)
+
+
+def _check_length(shape: tuple[int, ...], length: int | None, column: str, row: int, flat: bool = True) -> None:
+    if not flat or (length is not None and shape != (length,)):
+        found = shape[0] if len(shape) == 1 else list(shape)
+        raise InputError(
+            f"column {column!r} has a trajectory of length {found} (row {row} of the batch), the scorer was made from "
+            f"one of length {length}: attach the same run, scored = run.attach(dataset)"
+        )
+
+
+def _columns(batch: Any) -> list[str]:
+    if isinstance(batch, pa.Table):
+        return batch.column_names
+    return [str(column) for column in batch.keys()]
+
+
+def _count(length: int, of: str) -> int:
+    return length if of == "levels" else length - 1
+
+
+def _spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    ends = np.cumsum([0, *lengths]).tolist()
+    return list(zip(ends[:-1], ends[1:]))
+
+
+def _split(reference: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+    return np.split(reference, np.cumsum(counts)[:-1])
+
+
+def _not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, kind: str) -> InputError:
+    for run, (start, stop) in enumerate(_spans(trajectories.lengths)):
+        for t in range(start, stop):
+            bad = np.flatnonzero(~np.isfinite(np.asarray(table[t])))
+            if not len(bad):
+                continue
+            which = rows[bad] if (rows[bad] >= 0).all() else bad
+            epoch = int(trajectories.epochs[t])
+            name = "validation losses" if kind == "validation" else "losses"
+            of_run = f" of run {run}" if len(trajectories.lengths) > 1 else ""
+            return InputError(
+                f"epoch {epoch}{of_run} has {len(bad)} {name} that are not finite (rows {_some(which)}): record again "
+                f"with a lower learning rate, or score the epochs before it with trajectories.truncate({epoch - 1})"
+            )
+    return InputError("losses are too large for a correlation: record again with a lower learning rate")
+
+
+def _classes(trajectories: Recorded, classes: np.ndarray) -> str:
+    names = (trajectories.recipe.get("dataset") or {}).get("names")
+    shown = [repr(names[c]) if names and c < len(names) else str(c) for c in classes[:_NAMED]]
+    more = f", ... ({len(classes)} classes)" if len(classes) > _NAMED else ""
+    return f"{'class' if len(classes) == 1 else 'classes'} {', '.join(shown)}{more}"
+
+
+def _listed(values: Any, show: Any = repr) -> str:
+    values = list(values)
+    return ", ".join(map(show, values[:20])) + (", ..." if len(values) > 20 else "")
+
+
+def _some(rows: np.ndarray) -> str:
+    return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")
