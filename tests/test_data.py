@@ -112,8 +112,8 @@ def parquet_shards(splits: DatasetDict, folder: Path) -> Path:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_stored_split_comes_back(splits, tmp_path, store, split):
     place = store(splits, tmp_path / "digits")
-    for given in (place, str(place), f"{place}/"):
-        rows = load_split(given, split)
+    for written in (place, str(place), f"{place}/"):
+        rows = load_split(written, split)
         assert rows.features == splits["train"].features
         assert same_rows(rows, splits[split])
 
@@ -166,9 +166,7 @@ def test_data_files(splits, tmp_path):
     place = parquet_files(splits, tmp_path / "digits")
     assert same_rows(load_split(place, data_files="test.parquet"), splits["test"])
     assert same_rows(load_split(place, "held", data_files={"held": "test*"}), splits["test"])
-    assert "nothing*" in error_of(load_split, place, data_files="nothing*") or "No (supported) data files" in error_of(
-        load_split, place, data_files="nothing*"
-    )
+    assert "No (supported) data files" in error_of(load_split, place, data_files="nothing*")
 
 
 @pytest.mark.parametrize(
@@ -242,9 +240,7 @@ def test_folders_and_files_without_a_dataset(tmp_path):
 
 
 def test_configurations(splits, tmp_path):
-    for name, rows in splits.items():
-        rows.to_parquet(tmp_path / "digits" / f"{name}.parquet") if (tmp_path / "digits").mkdir(exist_ok=True) else None
-        rows.to_parquet(tmp_path / "digits" / f"{name}.parquet")
+    parquet_files(splits, tmp_path / "digits")
     lines = ["---", "configs:"]
     for name in splits:
         lines += [f"- config_name: {name}-rows", f"  data_files: {name}.parquet"]
@@ -279,7 +275,9 @@ def test_hub_without_network_is_one_clear_line(tmp_path, dataset):
 
 
 def frame(**features: object) -> Dataset:
-    return Dataset(Features(features).arrow_schema.empty_table(), info=datasets.DatasetInfo(features=Features(features)))
+    return Dataset(
+        Features(features).arrow_schema.empty_table(), info=datasets.DatasetInfo(features=Features(features))
+    )
 
 
 def test_columns_are_found_by_type():
@@ -472,8 +470,8 @@ def test_hold_out_laws(counts, fraction, per_class, seed, random):
 
 def test_hold_out_is_the_same_on_any_machine():
     labels = np.arange(60) % 3
-    assert hold_out(labels, 0.2, seed=0)[1].tolist() == []
-    assert hold_out(labels, 0.2, seed=1)[1].tolist() == []
+    assert hold_out(labels, 0.2, seed=0)[1].tolist() == [2, 3, 11, 13, 15, 20, 21, 46, 48, 55, 58, 59]
+    assert hold_out(labels, 0.2, seed=1)[1].tolist() == [2, 5, 9, 14, 16, 17, 28, 31, 36, 39, 48, 55]
 
 
 def test_hold_out_draws_every_row_as_often():
