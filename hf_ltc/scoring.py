@@ -1,10 +1,11 @@
 """LTC and its family: each row's loss trajectory correlated with those of the validation samples.
 
-Every score of the family is u(z) . r_g: u(z) is the row's centred trajectory of norm one, r_g the reference trajectory
-of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean of their u,
-so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory.
+Every score of the family is u(z) . r_g: u(z) is the row's centred trajectory of norm one, r_g the reference
+trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
+of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory.
 """
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,10 @@ DEFAULT = PRESETS["ltc"]
 _CHOICES = {"of": ("differences", "levels"), "aggregate": ("correlations", "losses"), "scope": ("dataset", "class")}
 _TRAJECTORY = "loss_trajectory"
 _NAMED = 5
-# A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million checkpoints,
-# and more than float64 needs to give the score to 1e-5.
+# A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million
+# checkpoints, and more than float64 needs to give the score to 1e-5.
 _FLAT = 2.0**-34
-# Float64 elements of a thread's working block (4 MiB, which stays in cache), and bytes read of a table on disk at once.
+# Float64 elements of a thread's working block (4 MiB: it stays in cache), and bytes read of a table on disk at once.
 _BLOCK = 2**19
 _READ = 2**25
 
@@ -118,8 +119,8 @@ def references(
         of, aggregate, scope, preset: As for [`ltc_scores`].
 
     Returns:
-        `tuple[np.ndarray, ...]`: for each run float64 `(T, G)`, T differences (or T + 1 levels), G = 1 or the number of
-        classes; each column sums to zero. NaN for a class that has neither rows nor validation samples.
+        `tuple[np.ndarray, ...]`: for each run float64 `(T, G)`, T differences (or T + 1 levels), G = 1 or the number
+        of classes; each column sums to zero. NaN for a class that has neither rows nor validation samples.
 
     Raises:
         InputError: as [`ltc_scores`].
@@ -132,8 +133,8 @@ class LTCScorer:
     """Adds the LTC score to batches of rows: a callable for `map` of any engine, picklable and without state.
 
     It reads `loss_trajectory`, and the label column with `scope="class"`, and nothing else. It takes the batches of
-    `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. From a mapping it returns
-    the score column alone, which `datasets` adds to the row; from an Arrow table or a pandas frame it returns that with
+    `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. Of a mapping it returns
+    the score column alone, which `datasets` adds to the row; of an Arrow table or a pandas frame it returns that with
     the score column added. Rows without a trajectory, and flat ones, have no score.
 
     Make one with [`LTCScorer.from_trajectories`].
@@ -142,7 +143,7 @@ class LTCScorer:
         reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].
         lengths (`tuple[int, ...]`): Checkpoints of each run.
         of (`str`): `"differences"` or `"levels"`.
-        label_column (`str`, *optional*): The column that says which reference is a row's; the first one's if not given.
+        label_column (`str`, *optional*): The column that says which reference is a row's; there is one if not given.
         class_names (`tuple[str, ...]`, *optional*): Where that column does not hold the numbers of the classes.
         column (`str`): The column that is added.
     """
@@ -190,8 +191,8 @@ class LTCScorer:
         dataset = trajectories.recipe.get("dataset") or {}
         label_column = dataset.get("label_column") or "label"
         stored = (dataset.get("features") or {}).get(label_column)
-        if isinstance(stored, Mapping) and stored.get("_type") == "ClassLabel":
-            class_names = None
+        if isinstance(stored, Mapping):
+            class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.get("names")
         names = None if class_names is None else tuple(str(name) for name in class_names)
         return cls(reference, lengths, member["of"], label_column, names, column)
 
@@ -209,21 +210,20 @@ class LTCScorer:
                 labels without a reference trajectory.
         """
         rows = read_rows(batch, _TRAJECTORY, sum(self.lengths))
-        groups = None if self.label_column is None else self._groups(batch, rows)
+        groups = None if self.label_column is None else self._groups(batch, rows, self.label_column)
         runs = _split(self.reference, [_count(length, self.of) for length in self.lengths])
         scores = _scores(rows.values, self.lengths, runs, groups, self.of)
         if not np.isfinite(scores.checked).all():
             raise rows.not_finite(_TRAJECTORY)
         return rows.with_scores(batch, self.column, scores.values)
 
-    def _groups(self, batch: Any, rows: "Rows") -> np.ndarray:
-        assert self.label_column is not None
-        if self.label_column not in _columns(batch):
+    def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:
+        if column not in _columns(batch):
             raise InputError(
-                f"no label column {self.label_column!r} in the batch, which has {_listed(_columns(batch))}: scores by "
+                f"no label column {column!r} in the batch, which has {_listed(_columns(batch))}: scores by "
                 "class need the labels that the run was recorded with"
             )
-        stored = batch[self.label_column]
+        stored = _on_host(batch[column])
         labels = [stored] if rows.single else stored.to_pylist() if isinstance(stored, _ARROW) else list(stored)
         labels = [label for label, present in zip(labels, rows.present) if present]
         if self.class_names is not None:
@@ -232,16 +232,17 @@ class LTCScorer:
         else:
             if text := [label for label in labels if isinstance(label, str)]:
                 raise InputError(
-                    f"column {self.label_column!r} holds text ({text[0]!r}), not class numbers: give "
+                    f"column {column!r} holds text ({text[0]!r}), not class numbers: give "
                     "class_names=hf_ltc.data.class_names(dataset, label_column) to LTCScorer.from_trajectories"
                 )
-            groups = np.array([-1 if label is None else int(label) for label in labels], dtype=np.int64)
+            # A null is None, or NaN in pandas.
+            groups = np.array([-1 if label is None or label != label else int(label) for label in labels], dtype=int)
         known = (groups >= 0) & (groups < self.reference.shape[1])
         known[known] = ~np.isnan(self.reference[0, groups[known]])
         if not known.all():
             wrong = sorted({repr(label) for label, good in zip(labels, known) if not good})
             raise InputError(
-                f"column {self.label_column!r} has labels without a reference trajectory ({_listed(wrong, str)}): the "
+                f"column {column!r} has labels without a reference trajectory ({_listed(wrong, str)}): the "
                 "run that the scorer was made from had no such class; score with scope='dataset', or record this one"
             )
         return groups
@@ -306,16 +307,15 @@ def _run_scores(
     n = table.shape[1]
     levels = of == "levels"
     shift, square, total, product = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
-    first = last = None
+    first, last = np.zeros(n), np.zeros(n)
     with np.errstate(invalid="ignore", over="ignore"):
         for t, block in _blocks(table, start, stop, levels):
-            if first is None:
-                first = np.array(block[0], dtype=np.float64)
+            if t == 0:
+                first += block[0]
                 shift += block[0] if levels else np.subtract(block[1], block[0], dtype=np.float64)
             last = block[-1]
             count = len(block) if levels else len(block) - 1
             _accumulate(block, reference[t : t + count], groups, levels, shift, square, total, product)
-        assert first is not None
         count = _count(stop - start, of)
         if levels:
             scale = np.abs(first)
@@ -371,13 +371,11 @@ def _accumulate(
     if not count:
         return
     width = max(64, _BLOCK // count)
-    # Class references are gathered in float32: half the memory traffic, and rounds the score by 1e-7 at most.
-    by_class = np.ascontiguousarray(reference, dtype=np.float64) if groups is not None else None
     mean = np.ascontiguousarray(reference[:, 0])
 
     def work(begin: int, end: int) -> None:
         buffer = np.empty((count, min(width, end - begin)))
-        gathered = np.empty_like(buffer) if by_class is not None else None
+        gathered = np.empty(buffer.shape if groups is not None else (0, 0))
         with np.errstate(invalid="ignore", over="ignore"):
             for left in range(begin, end, width):
                 part = slice(left, min(left + width, end))
@@ -389,12 +387,12 @@ def _accumulate(
                     np.subtract(block[1:, part], block[:-1, part], out=x, dtype=np.float64)
                     x -= shift[part]
                 square[part] += np.einsum("tc,tc->c", x, x)
-                if gathered is None:
+                if groups is None:
                     product[part] += np.einsum("t,tc->c", mean, x)
                 else:
                     weights = gathered[:, : part.stop - left]
                     for t in range(count):
-                        np.take(by_class[t], groups[part], out=weights[t], mode="clip")
+                        np.take(reference[t], groups[part], out=weights[t], mode="clip")
                     product[part] += np.einsum("tc,tc->c", x, weights)
 
     threads = min(os.cpu_count() or 1, 4, n // width)
@@ -563,9 +561,7 @@ def read_rows(batch: Any, column: str, length: int | None = None, mend: str | No
     if column not in _columns(batch):
         mend = mend or "attach the recorded losses first, scored = run.attach(dataset)"
         raise InputError(f"no column {column!r} in the dataset, which has {_listed(_columns(batch))}: {mend}")
-    stored = batch[column]
-    if type(stored).__module__.partition(".")[0] == "torch":
-        stored = stored.cpu().numpy()
+    stored = _on_host(batch[column])
     if isinstance(stored, _ARROW):
         return _read_arrow(stored, column, length)
     if isinstance(stored, np.ndarray) and stored.dtype != object:
@@ -586,6 +582,11 @@ def read_rows(batch: Any, column: str, length: int | None = None, mend: str | No
         _check_length(values.shape, length, column, int(row))
     table = np.stack(kept, axis=1) if kept else np.empty((length or 0, 0), dtype=np.float32)
     return Rows(table, present, single)
+
+
+def _on_host(stored: Any) -> Any:
+    # Told by its name, so that scoring does not need torch: a worker that maps rows may have none.
+    return stored.cpu().numpy() if type(stored).__module__ == "torch" else stored
 
 
 def _read_arrow(stored: pa.Array | pa.ChunkedArray, column: str, length: int | None) -> Rows:
@@ -620,7 +621,7 @@ def _check_length(shape: tuple[int, ...], length: int | None, column: str, row: 
 def _columns(batch: Any) -> list[str]:
     if isinstance(batch, pa.Table):
         return batch.column_names
-    return [str(column) for column in batch.keys()]
+    return [str(column) for column in batch]
 
 
 def _count(length: int, of: str) -> int:
@@ -629,7 +630,7 @@ def _count(length: int, of: str) -> int:
 
 def _spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
     ends = np.cumsum([0, *lengths]).tolist()
-    return list(zip(ends[:-1], ends[1:]))
+    return list(itertools.pairwise(ends))
 
 
 def _split(reference: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
