@@ -1,0 +1,212 @@
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_ltc.columns import read_column, with_columns
+from hf_ltc.errors import InputError
+
+ADDED = Features(score=Value("float32"), path=List(Value("float32"), length=2))
+
+
+def images(n, content=b"not a picture"):
+    """A dataset whose images cannot be decoded."""
+    features = Features(image=Image(), number=Value("int64"), text=Value("string"))
+    columns = {
+        "image": [{"bytes": content, "path": None}] * n,
+        "number": list(range(n)),
+        "text": [f"row {i}" for i in range(n)],
+    }
+    return Dataset(pa.table(columns, schema=features.arrow_schema))
+
+
+def new_columns(n, seed=0):
+    draw = np.random.default_rng(seed)
+    score = pa.array(draw.random(n, dtype=np.float32), mask=draw.random(n) < 0.2)
+    path = [None if i % 5 == 4 else pair for i, pair in enumerate(draw.random((n, 2)).astype("f4").tolist())]
+    arrays = [score, pa.array(path, ADDED.arrow_schema.field("path").type)]
+    return {name: (array, ADDED[name]) for name, array in zip(ADDED, arrays)}
+
+
+def stored(dataset):
+    """All values in row order, undecoded, by the library alone."""
+    return dataset.with_format("arrow")[:].to_pydict() if len(dataset) else {name: [] for name in dataset.column_names}
+
+
+def slowly(dataset, columns):
+    """The same by `Dataset.add_column`, which rewrites the rows."""
+    for name, (values, feature) in columns.items():
+        if name in dataset.column_names:
+            dataset = dataset.remove_columns(name)
+        dataset = dataset.add_column(name, values, feature=feature)
+    return dataset
+
+
+@st.composite
+def row_selections(draw):
+    """A chain of what reorders, leaves out or repeats rows."""
+    steps = draw(st.lists(st.sampled_from(["shuffle", "select", "slice", "repeat", "shard"]), max_size=3))
+    dataset = images(draw(st.integers(1, 25)))
+    for step in steps:
+        n = len(dataset)
+        if step == "shuffle":
+            dataset = dataset.shuffle(seed=draw(st.integers(0, 9)))
+        elif step == "select":
+            dataset = dataset.select(draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=n, unique=True)))
+        elif step == "repeat":
+            dataset = dataset.select(draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=n + 3)))
+        elif step == "slice":
+            start = draw(st.integers(0, n - 1))
+            dataset = dataset.select(range(start, draw(st.integers(start + 1, n))))
+        else:
+            dataset = dataset.shard(2, 0)
+    return dataset
+
+
+@settings(deadline=None, max_examples=60)
+@given(row_selections())
+def test_with_columns_says_what_add_column_says(dataset):
+    columns = new_columns(len(dataset))
+    added, expected = with_columns(dataset, columns), slowly(dataset, columns)
+    assert stored(added) == stored(expected)
+    assert added.features == expected.features
+    assert read_column(added, "score").to_pylist() == columns["score"][0].to_pylist()
+    # And again: what is there is replaced.
+    other = new_columns(len(dataset), seed=1)
+    assert stored(with_columns(added, other)) == stored(slowly(expected, other))
+    # Rows can still be chosen from the result.
+    back = list(range(len(dataset)))[::-2]
+    assert stored(added.select(back)) == stored(expected.select(back))
+
+
+def addresses(column):
+    """Where the bytes of a stored column lie."""
+    return [(b.address, b.size) for chunk in column.chunks for b in chunk.buffers() if b is not None]
+
+
+def stop(batch):
+    raise AssertionError("the transform ran")
+
+
+FORMATS = {
+    "none": lambda d: d,
+    "torch": lambda d: d.with_format("torch"),
+    "torch, one column": lambda d: d.with_format("torch", columns=["number"]),
+    "numpy, the others too": lambda d: d.with_format("numpy", columns=["number"], output_all_columns=True),
+    "numpy, a dtype": lambda d: d.with_format("numpy", columns=["number"], dtype="float64"),
+    "arrow": lambda d: d.with_format("arrow"),
+    "some columns": lambda d: d.with_format(None, columns=["text"]),
+    "transform": lambda d: d.with_transform(stop),
+    "transform of a column": lambda d: d.with_transform(stop, columns=["text"], output_all_columns=True),
+}
+
+
+@pytest.mark.parametrize("selected", [False, True, "repeated"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_and_transforms_stay_and_never_run(name, selected):
+    dataset = images(12)
+    if selected:
+        dataset = dataset.select([4, 1, 1, 7] if selected == "repeated" else [4, 1, 7])
+    shown = FORMATS[name](dataset)
+    columns = new_columns(len(shown))
+    added = with_columns(shown, columns)
+    assert read_column(shown, "text").to_pylist() == [f"row {i}" for i in read_column(dataset, "number").to_pylist()]
+    assert stored(added.with_format(None)) == stored(slowly(dataset, columns))
+    before, after = shown.format, added.format
+    assert sorted(after["columns"]) == sorted([*before["columns"], *columns])
+    assert {k: v for k, v in after.items() if k != "columns"} == {k: v for k, v in before.items() if k != "columns"}
+    # The dataset that was given is as it was.
+    assert shown.column_names == ["image", "number", "text"] and shown.format == before
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda d: d,
+        lambda d: d.shuffle(seed=1),
+        lambda d: d.select([5, 2, 9]),
+        lambda d: d.select(range(3, 9)),
+        lambda d: d.select(range(3, 9)).shuffle(seed=1),
+        lambda d: concatenate_datasets([d, images(5)]).shuffle(seed=1),
+    ],
+)
+def test_no_row_is_rewritten(select):
+    dataset = select(images(12))
+
+    added = with_columns(dataset, new_columns(len(dataset)))
+    for column in dataset.column_names:
+        assert addresses(added.data.column(column)) == addresses(dataset.data.column(column))
+    if dataset._indices is not None:
+        assert addresses(added._indices.column(0)) == addresses(dataset._indices.column(0))
+
+
+def test_a_dataset_on_disk_stays_mapped_to_its_files(tmp_path):
+    images(50, content=bytes(20_000)).save_to_disk(tmp_path / "images")
+    dataset = Dataset.load_from_disk(str(tmp_path / "images")).shuffle(seed=2)
+    before = pa.total_allocated_bytes()
+    added = with_columns(dataset, new_columns(50))
+    assert added.cache_files == dataset.cache_files
+    # The images are 1 MB, the new columns 600 bytes.
+    assert pa.total_allocated_bytes() - before < 100_000
+    rewritten = slowly(dataset, new_columns(50))
+    assert pa.total_allocated_bytes() - before > 1_000_000 or rewritten.cache_files != dataset.cache_files
+    added.save_to_disk(tmp_path / "added")
+    again = Dataset.load_from_disk(str(tmp_path / "added"))
+    assert stored(again) == stored(added) and again.features == added.features
+
+
+FINGERPRINT = """
+import sys
+import numpy as np, pyarrow as pa
+from datasets import Dataset, Value
+from hf_ltc.columns import with_columns
+dataset = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[2]).shuffle(seed=3)
+added = with_columns(dataset, {"score": (pa.array(np.arange(20, dtype="f4") * float(sys.argv[3])), Value("float32"))})
+print(added._fingerprint)
+"""
+
+
+def test_the_fingerprint_is_that_of_the_values_in_any_process(tmp_path):
+    pq.write_table(pa.table({"number": range(20)}), tmp_path / "rows.parquet")
+
+    def in_a_fresh_process(factor):
+        command = [sys.executable, "-c", FINGERPRINT, str(tmp_path / "rows.parquet"), str(tmp_path / "cache"), factor]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    one = in_a_fresh_process("1")
+    assert one and one == in_a_fresh_process("1")
+    assert one != in_a_fresh_process("2")
+
+
+def test_fingerprints_tell_names_types_values_and_datasets_apart():
+    dataset = images(4)
+    values = pa.array([1, 2, 3, 4], pa.int32())
+    prints = {
+        with_columns(dataset, {"a": (values, Value("int32"))})._fingerprint,
+        with_columns(dataset, {"b": (values, Value("int32"))})._fingerprint,
+        with_columns(dataset, {"a": (values.cast(pa.int64()), Value("int64"))})._fingerprint,
+        with_columns(dataset, {"a": (pa.array([1, 2, 3, None], pa.int32()), Value("int32"))})._fingerprint,
+        with_columns(dataset.select([1, 0, 2, 3]), {"a": (values, Value("int32"))})._fingerprint,
+        dataset._fingerprint,
+    }
+    assert len(prints) == 6
+
+
+@pytest.mark.parametrize("select", [lambda d: d, lambda d: d.select([3, 1])])
+def test_chunked_values_are_taken_as_they_are(select):
+    dataset = select(images(6))
+    score = np.arange(len(dataset), dtype=np.float32)
+    chunked = pa.chunked_array([score[:1], score[1:]])
+    added = with_columns(dataset, {"score": (chunked, Value("float32"))})
+    assert read_column(added, "score").to_pylist() == score.tolist()
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(InputError, match="no column 'score' in the dataset: it has 'image', 'number', 'text'"):
+        read_column(images(2), "score")
