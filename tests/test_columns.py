@@ -18,11 +18,8 @@ ADDED = Features(score=Value("float32"), path=List(Value("float32"), length=2))
 def images(n, content=b"not a picture"):
     """A dataset whose images cannot be decoded."""
     features = Features(image=Image(), number=Value("int64"), text=Value("string"))
-    columns = {
-        "image": [{"bytes": content, "path": None}] * n,
-        "number": list(range(n)),
-        "text": [f"row {i}" for i in range(n)],
-    }
+    image, text = {"bytes": content, "path": None}, [f"row {i}" for i in range(n)]
+    columns = {"image": [image] * n, "number": list(range(n)), "text": text}
     return Dataset(pa.table(columns, schema=features.arrow_schema))
 
 
