@@ -7,9 +7,10 @@ of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory.
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,9 +32,11 @@ _NAMED = 5
 # A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million
 # checkpoints, and more than float64 needs to give the score to 1e-5.
 _FLAT = 2.0**-34
-# Float64 elements of a thread's working block (4 MiB: it stays in cache), and bytes read of a table on disk at once.
-_BLOCK = 2**19
-_READ = 2**25
+# Sums of squares of float32 values that neither underflow nor overflow.
+_TINY, _HUGE = 1e-20, 1e30
+# Bytes of a thread's working block (it stays in cache), the epochs in it, and bytes read of a table on disk at once.
+_BLOCK, _STEP, _READ = 2**21, 16, 2**25
+_THREADS = 8
 
 
 class Recorded(Protocol):
@@ -99,7 +102,7 @@ def ltc_scores(
     scores = _scores(
         trajectories.losses, trajectories.lengths, _references(trajectories, member), groups, member["of"]
     )
-    if not np.isfinite(scores.checked).all():
+    if not scores.finite:
         raise _not_finite(trajectories, trajectories.losses, trajectories.rows, "row")
     return scores.values
 
@@ -213,7 +216,7 @@ class LTCScorer:
         groups = None if self.label_column is None else self._groups(batch, rows, self.label_column)
         runs = _split(self.reference, [_count(length, self.of) for length in self.lengths])
         scores = _scores(rows.values, self.lengths, runs, groups, self.of)
-        if not np.isfinite(scores.checked).all():
+        if not scores.finite:
             raise rows.not_finite(_TRAJECTORY)
         return rows.with_scores(batch, self.column, scores.values)
 
@@ -277,75 +280,138 @@ def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = N
 @dataclass(frozen=True, eq=False)
 class _Scored:
     values: np.ndarray  # float32 (N,), NaN where flat
-    checked: np.ndarray  # float64 (N,), not finite where a loss is not
+    finite: bool
 
 
 def _scores(
     table: Any, lengths: Sequence[int], runs: Sequence[np.ndarray], groups: np.ndarray | None, of: str
 ) -> _Scored:
-    """Mean over runs of u . r_g: `table` (L, N) is read once, epoch by epoch; memory is O(N)."""
-    n = table.shape[1]
-    total, defined, checked = np.zeros(n), np.zeros(n, dtype=np.int32), np.zeros(n)
-    stop = 0
-    for length, reference in zip(lengths, runs):
-        start, stop = stop, stop + length
-        scores, sums = _run_scores(table, start, stop, reference, groups, of)
-        found = ~np.isnan(scores)
-        np.add(total, scores, out=total, where=found)
-        defined += found
-        checked += sums
-    with np.errstate(invalid="ignore"):
-        mean = total / defined
-    return _Scored(np.clip(mean, -1, 1).astype(np.float32), checked)
+    """Mean over runs of u . r_g: `table` (L, N) is read epoch by epoch; memory is O(N)."""
+    if len(lengths) == 1:
+        scores, finite = _run_scores(table, 0, lengths[0], runs[0], groups, of)
+    else:
+        scores, finite = np.zeros(table.shape[1]), True
+        defined = np.zeros(table.shape[1], dtype=np.int32)
+        for (start, stop), reference in zip(_spans(lengths), runs):
+            part, fine = _run_scores(table, start, stop, reference, groups, of)
+            found = ~np.isnan(part)
+            np.add(scores, part, out=scores, where=found)
+            defined += found
+            finite &= fine
+        with np.errstate(invalid="ignore"):
+            scores /= defined
+    return _Scored(np.clip(scores, -1, 1, out=scores).astype(np.float32), finite)
 
 
 def _run_scores(
     table: Any, start: int, stop: int, reference: np.ndarray, groups: np.ndarray | None, of: str
-) -> tuple[np.ndarray, np.ndarray]:
-    # Everything is shifted by the row's first difference (level) c. A member of the data as the shift keeps the sum of
-    # squares within a factor T of the centred one, so nothing cancels in one pass, however flat or large the losses.
-    n = table.shape[1]
+) -> tuple[np.ndarray, bool]:
+    """u . r_g of one run, float64 (N,), and whether all losses are finite.
+
+    Float32 is twice as fast and gives rows of an ordinary recording to about 1e-7. Rows that it may not give to 1e-6
+    (nearly flat, tiny or huge losses) are told by their sums, and are done again in float64.
+    """
+    count = _count(stop - start, of)
     levels = of == "levels"
-    shift, square, total, product = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
-    first, last = np.zeros(n), np.zeros(n)
+    first, last = np.asarray(table[start]), np.asarray(table[stop - 1])
+    # Levels are taken relative to the last one. A member of the data as the shift keeps the sum of squares within a
+    # factor T of the centred one, so float64 has nothing to lose in one pass.
+    shift = last if levels else None
+    product, square, total = _sums(table, start, stop, reference, groups, levels, np.dtype(np.float32), None, shift)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        if not levels:
+            np.subtract(last, first, out=total, dtype=np.float64)
+        norm = np.multiply(total, total, out=total)
+        norm /= -count
+        norm += square
+        # Cancellation may double the error of a sum, not more.
+        square *= 0.25
+        rough = np.flatnonzero(~((norm > square) & (square > _TINY) & (square < _HUGE)))
+        np.sqrt(norm, out=norm)
+        product /= norm
+    if not len(rough):
+        return product, True
+    first, last = first[rough].astype(np.float64), last[rough].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
+        shift = last if levels else (last - first) / count
+        exact, square, total = _sums(table, start, stop, reference, groups, levels, np.dtype(np.float64), rough, shift)
+        # Differences are shifted by their mean, which the first and the last loss give.
+        norm = square - total**2 / count if levels else square
+        finite = bool(np.isfinite(norm).all())
+        scale = np.abs(last) if levels else np.maximum(np.abs(first), np.abs(last))
+        norm[norm <= count * (_FLAT * scale) ** 2] = np.nan
+        product[rough] = exact / np.sqrt(norm)
+    return product, finite
+
+
+def _sums(
+    table: Any,
+    start: int,
+    stop: int,
+    reference: np.ndarray,
+    groups: np.ndarray | None,
+    levels: bool,
+    dtype: np.dtype,
+    rows: np.ndarray | None,
+    shift: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums over t of x r_g, x x and (of levels) x, for all rows or some: float64; x is float32 or float64."""
+    n = table.shape[1] if rows is None else len(rows)
+    product, square, total = np.zeros(n), np.zeros(n), np.zeros(n)
+    weights = np.ascontiguousarray(reference, dtype=dtype)
+    width = _BLOCK // (_STEP * dtype.itemsize)
+    if rows is not None and groups is not None:
+        groups = groups[rows]
+
+    def work(block: np.ndarray, t: int, count: int, begin: int, end: int) -> None:
+        held = np.empty((min(_STEP, count), min(width, end - begin)), dtype=dtype)
+        gathered = np.empty(held.shape if groups is not None else (0, 0), dtype=dtype)
+        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            for left in range(begin, end, width):
+                part = slice(left, min(left + width, end))
+                for step in range(0, count, _STEP):
+                    # Sums of a few epochs in the precision asked for, of all epochs in float64.
+                    size = min(_STEP, count - step)
+                    x = held[:size, : part.stop - left]
+                    losses = block[step : step + size + (0 if levels else 1)]
+                    losses = losses[:, part] if rows is None else losses[:, rows[part]]
+                    if levels:
+                        assert shift is not None
+                        np.subtract(losses, shift[part], out=x, dtype=dtype)
+                        total[part] += x.sum(axis=0)
+                    else:
+                        np.subtract(losses[1:], losses[:-1], out=x, dtype=dtype)
+                        if shift is not None:
+                            x -= shift[part]
+                    square[part] += np.einsum("tc,tc->c", x, x)
+                    if groups is None:
+                        product[part] += np.einsum("t,tc->c", weights[t + step : t + step + size, 0], x)
+                    else:
+                        w = gathered[:size, : part.stop - left]
+                        for i in range(size):
+                            np.take(weights[t + step + i], groups[part], out=w[i], mode="clip")
+                        product[part] += np.einsum("tc,tc->c", x, w)
+
+    threads = max(1, min(os.cpu_count() or 1, _THREADS, n // width))
+    ends = [n * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
         for t, block in _blocks(table, start, stop, levels):
-            if t == 0:
-                first += block[0]
-                shift += block[0] if levels else np.subtract(block[1], block[0], dtype=np.float64)
-            last = block[-1]
-            count = len(block) if levels else len(block) - 1
-            _accumulate(block, reference[t : t + count], groups, levels, shift, square, total, product)
-        count = _count(stop - start, of)
-        if levels:
-            scale = np.abs(first)
-        else:
-            total += last
-            total -= first
-            total -= count * shift
-            scale = np.maximum(np.abs(first), np.abs(last))
-        # In place, since each is 8 N bytes: the centred sum of squares, then the norm.
-        total *= total
-        total /= count
-        square -= total
-        checked = square.copy()
-        scale *= _FLAT
-        scale *= scale
-        scale *= count
-        square[square <= scale] = np.nan
-        np.sqrt(square, out=square)
-        product /= square
-    return product, checked
+            each = partial(work, block, t, _count(len(block), "levels" if levels else "differences"))
+            if threads == 1:
+                each(0, n)
+            else:
+                list(pool.map(each, ends[:-1], ends[1:]))
+    return product, square, total
 
 
-def _blocks(table: Any, start: int, stop: int, levels: bool) -> Any:
+def _blocks(table: Any, start: int, stop: int, levels: bool) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of consecutive epochs `(t, block)`; of differences each begins with the epoch the last one ended with."""
     if isinstance(table, np.ndarray):
         yield 0, table[start:stop]
         return
     n = table.shape[1]
     overlap = 0 if levels else 1
-    size = max(2, _READ // max(1, 4 * n)) + overlap
+    size = max(2, min(_STEP, _READ // max(1, 4 * n))) + overlap
     block = np.empty((min(size, stop - start), n), dtype=np.float32)
     filled = 0
     for epoch in range(start, stop):
@@ -355,53 +421,6 @@ def _blocks(table: Any, start: int, stop: int, levels: bool) -> Any:
             yield epoch - start - filled + 1, block[:filled]
             block[:overlap] = block[filled - overlap : filled]
             filled = overlap
-
-
-def _accumulate(
-    block: np.ndarray,
-    reference: np.ndarray,
-    groups: np.ndarray | None,
-    levels: bool,
-    shift: np.ndarray,
-    square: np.ndarray,
-    total: np.ndarray,
-    product: np.ndarray,
-) -> None:
-    count, n = len(reference), block.shape[1]
-    if not count:
-        return
-    width = max(64, _BLOCK // count)
-    mean = np.ascontiguousarray(reference[:, 0])
-
-    def work(begin: int, end: int) -> None:
-        buffer = np.empty((count, min(width, end - begin)))
-        gathered = np.empty(buffer.shape if groups is not None else (0, 0))
-        with np.errstate(invalid="ignore", over="ignore"):
-            for left in range(begin, end, width):
-                part = slice(left, min(left + width, end))
-                x = buffer[:, : part.stop - left]
-                if levels:
-                    np.subtract(block[:, part], shift[part], out=x, dtype=np.float64)
-                    total[part] += x.sum(axis=0)
-                else:
-                    np.subtract(block[1:, part], block[:-1, part], out=x, dtype=np.float64)
-                    x -= shift[part]
-                square[part] += np.einsum("tc,tc->c", x, x)
-                if groups is None:
-                    product[part] += np.einsum("t,tc->c", mean, x)
-                else:
-                    weights = gathered[:, : part.stop - left]
-                    for t in range(count):
-                        np.take(reference[t], groups[part], out=weights[t], mode="clip")
-                    product[part] += np.einsum("tc,tc->c", x, weights)
-
-    threads = min(os.cpu_count() or 1, 4, n // width)
-    if threads <= 1:
-        work(0, n)
-        return
-    ends = [n * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, ends[:-1], ends[1:]))
 
 
 def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
@@ -450,13 +469,18 @@ def _mean_correlations(table: np.ndarray, groups: np.ndarray, count: int, of: st
     """r_g = mean of u(q) over the samples of the group that are not flat: float64 (T, G)."""
     summed = np.zeros((_count(len(table), of), count))
     used = np.zeros(count)
-    width = max(64, _BLOCK // len(table))
+    width = max(64, _BLOCK // (8 * len(table)))
     for left in range(0, table.shape[1], width):
         part = slice(left, left + width)
         u = standardised(table[:, part], of)
         sharp = ~np.isnan(u[0])
-        u, group = u[:, sharp], groups[part][sharp]
+        group = groups[part]
+        if not sharp.all():
+            u, group = u[:, sharp], group[sharp]
         used += np.bincount(group, minlength=count)
+        if count == 1:
+            summed[:, 0] += u.sum(axis=1)
+            continue
         for t in range(len(u)):
             summed[t] += np.bincount(group, weights=u[t], minlength=count)
     with np.errstate(invalid="ignore"):
