@@ -103,7 +103,7 @@ def ltc_scores(
         trajectories.losses, trajectories.lengths, _references(trajectories, member), groups, member["of"]
     )
     if not scores.finite:
-        raise _not_finite(trajectories, trajectories.losses, trajectories.rows, "row")
+        raise _not_finite(trajectories, trajectories.losses)
     return scores.values
 
 
@@ -249,6 +249,164 @@ class LTCScorer:
                 "run that the scorer was made from had no such class; score with scope='dataset', or record this one"
             )
         return groups
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What samples have most in common with, and most against: the extremes of their correlations.
+
+    Args:
+        samples (`np.ndarray`): int64 `(R,)`, the samples asked for.
+        helped (`np.ndarray`):
+            int64 `(R, k)`, the samples of the other side whose losses fall and rise with theirs, highest correlation
+            first; -1 where fewer than k have a positive one.
+        helped_correlations (`np.ndarray`): float32 `(R, k)`, NaN where `helped` is -1.
+        hurt (`np.ndarray`): int64 `(R, k)`, those whose losses go the other way, lowest correlation first; or -1.
+        hurt_correlations (`np.ndarray`): float32 `(R, k)`, NaN where `hurt` is -1.
+    """
+
+    samples: np.ndarray
+    helped: np.ndarray
+    helped_correlations: np.ndarray
+    hurt: np.ndarray
+    hurt_correlations: np.ndarray
+
+
+def explain(
+    trajectories: Recorded, rows: Sequence[int] | np.ndarray, k: int = 5, of: str = DEFAULT["of"]
+) -> Explanation:
+    """Which validation samples do these rows help, and which do they hurt? The terms that LTC is the mean of.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        rows (`Sequence[int]`): Row numbers in the source dataset.
+        k (`int`, *optional*, defaults to `5`): How many validation samples of each kind.
+        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
+
+    Returns:
+        [`Explanation`]: `samples` are the rows; `helped` and `hurt` are positions among the validation samples, whose
+        row numbers are `trajectories.validation_rows[position]`, or the position where they are a split of their own.
+
+    Raises:
+        InputError: for rows that were not recorded, and as [`ltc_scores`].
+    """
+    rows = np.asarray(rows, dtype=np.int64).reshape(-1)
+    asked = _asked(trajectories, trajectories.losses, _positions(trajectories, rows), of)
+    found = _extremes(trajectories, asked, trajectories.validation_losses, k, of)
+    return Explanation(rows, *found)
+
+
+def explain_validation(
+    trajectories: Recorded, samples: Sequence[int] | np.ndarray, k: int = 5, of: str = DEFAULT["of"]
+) -> Explanation:
+    """Which rows help these validation samples, and which hurt them? The other way round of [`explain`].
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        samples (`Sequence[int]`): Positions among the validation samples, from 0.
+        k (`int`, *optional*, defaults to `5`): How many rows of each kind.
+        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
+
+    Returns:
+        [`Explanation`]: `samples` are the positions; `helped` and `hurt` are row numbers in the source dataset.
+
+    Raises:
+        InputError: for positions out of range, and as [`ltc_scores`].
+    """
+    samples = np.asarray(samples, dtype=np.int64).reshape(-1)
+    count = len(trajectories.validation_labels)
+    if len(wrong := samples[(samples < 0) | (samples >= count)]):
+        raise InputError(f"no validation samples {_some(wrong)}: the recording has {count}, numbered from 0")
+    asked = _asked(trajectories, trajectories.validation_losses, samples, of)
+    helped, with_helped, hurt, with_hurt = _extremes(trajectories, asked, trajectories.losses, k, of)
+    for found in (helped, hurt):
+        found[found >= 0] = trajectories.rows[found[found >= 0]]
+    return Explanation(samples, helped, with_helped, hurt, with_hurt)
+
+
+def correlations(trajectories: Recorded, rows: Sequence[int] | np.ndarray, of: str = DEFAULT["of"]) -> np.ndarray:
+    """Pearson correlations of some rows' loss trajectories with those of each validation sample.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording. Of several runs the mean over those where neither is flat.
+        rows (`Sequence[int]`): Row numbers in the source dataset: `(R, Q)` is what it takes in memory.
+        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
+
+    Returns:
+        `np.ndarray`: float32 `(R, Q)` in [-1, 1], NaN where the row or the validation sample is flat.
+
+    Raises:
+        InputError: for rows that were not recorded, and as [`ltc_scores`].
+    """
+    where = _positions(trajectories, np.asarray(rows, dtype=np.int64).reshape(-1))
+    asked = _asked(trajectories, trajectories.losses, where, of)
+    found = np.empty((len(where), len(trajectories.validation_labels)), dtype=np.float32)
+    for left, block in _correlations(trajectories, asked, trajectories.validation_losses, of):
+        found[:, left : left + block.shape[1]] = block
+    return found
+
+
+def _positions(trajectories: Recorded, rows: np.ndarray) -> np.ndarray:
+    where = np.searchsorted(trajectories.rows, rows)
+    known = trajectories.rows[np.minimum(where, len(trajectories.rows) - 1)] == rows
+    if not known.all():
+        raise InputError(
+            f"rows {_some(rows[~known])} were not recorded: held-out rows and rows of other datasets have no losses"
+        )
+    return where
+
+
+def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> list[np.ndarray]:
+    """u of some columns of a table (L, .), for each run: float64 (T, R)."""
+    family_member(of, DEFAULT["aggregate"], DEFAULT["scope"])
+    _check_recorded(trajectories)
+    losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
+    _check_finite(trajectories, table, losses)
+    return [standardised(losses[start:stop], of) for start, stop in _spans(trajectories.lengths)]
+
+
+def _correlations(
+    trajectories: Recorded, asked: Sequence[np.ndarray], table: Any, of: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Correlations of the R samples asked for with the columns of a table, in blocks `(first column, (R, C))`."""
+    width = max(1, 2 * _BLOCK // max(asked[0].shape[1], len(trajectories.epochs)))
+    for left in range(0, table.shape[1], width):
+        part = slice(left, left + width)
+        losses = np.stack([np.asarray(table[t])[part] for t in range(len(trajectories.epochs))])
+        _check_finite(trajectories, table, losses)
+        total, defined = np.zeros((asked[0].shape[1], losses.shape[1])), np.zeros(())
+        for (start, stop), u in zip(_spans(trajectories.lengths), asked):
+            other = standardised(losses[start:stop], of)
+            both = ~np.isnan(u[0])[:, None] & ~np.isnan(other[0])
+            np.add(total, u.T @ other, out=total, where=both)
+            defined = defined + both
+        with np.errstate(invalid="ignore"):
+            total /= defined
+        yield left, np.clip(total, -1, 1)
+
+
+def _extremes(
+    trajectories: Recorded, asked: Sequence[np.ndarray], table: Any, k: int, of: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    if k < 1:
+        raise InputError(f"k is {k!r}: it must be 1 or more")
+    count, k = asked[0].shape[1], min(k, table.shape[1])
+    found: list[np.ndarray] = []
+    best = {sign: (np.full((count, k), -1), np.full((count, k), -np.inf)) for sign in (1, -1)}
+    for left, block in _correlations(trajectories, asked, table, of):
+        where = np.broadcast_to(np.arange(left, left + block.shape[1]), block.shape)
+        for sign, (places, values) in best.items():
+            signed = sign * block
+            # Only what correlates in that direction counts.
+            signed[~(signed > 0)] = -np.inf
+            values = np.concatenate([values, signed], axis=1)
+            places = np.concatenate([places, where], axis=1)
+            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+            best[sign] = np.take_along_axis(places, order, axis=1), np.take_along_axis(values, order, axis=1)
+    for sign, (places, values) in best.items():
+        none = np.isneginf(values)
+        found += [np.where(none, -1, places), np.where(none, np.nan, sign * values).astype(np.float32)]
+    return found[0], found[1], found[2], found[3]
 
 
 def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = None) -> dict[str, str]:
@@ -424,18 +582,8 @@ def _blocks(table: Any, start: int, stop: int, levels: bool) -> Iterator[tuple[i
 
 
 def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
-    short = [length for length in trajectories.lengths if length < 3]
-    if short or not len(trajectories.lengths):
-        raise InputError(
-            f"a run of {short[0] if short else 0} checkpoints has fewer than two differences, which have no "
-            "correlation: record more epochs"
-        )
+    _check_recorded(trajectories)
     labels, validation_labels = trajectories.labels, trajectories.validation_labels
-    if not len(validation_labels):
-        raise InputError(
-            "the recording has no validation samples to correlate rows with: record with --validation-split, or with "
-            "a --validation-fraction of the train rows"
-        )
     if member["scope"] == "class":
         groups = np.asarray(validation_labels)
         count = int(max(groups.max(), labels.max() if len(labels) else 0)) + 1
@@ -451,8 +599,7 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
     found = []
     for start, stop in _spans(trajectories.lengths):
         table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
-        if not np.isfinite(table).all():
-            raise _not_finite(trajectories, trajectories.validation_losses, trajectories.validation_rows, "validation")
+        _check_finite(trajectories, trajectories.validation_losses, table)
         build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
         reference = build(table, groups, count, member["of"])
         if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):
@@ -463,6 +610,20 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
             )
         found.append(reference)
     return tuple(found)
+
+
+def _check_recorded(trajectories: Recorded) -> None:
+    short = [length for length in trajectories.lengths if length < 3]
+    if short or not len(trajectories.lengths):
+        raise InputError(
+            f"a run of {short[0] if short else 0} checkpoints has fewer than two differences, which have no "
+            "correlation: record more epochs"
+        )
+    if not len(trajectories.validation_labels):
+        raise InputError(
+            "the recording has no validation samples to correlate rows with: record with --validation-split, or with "
+            "a --validation-fraction of the train rows"
+        )
 
 
 def _mean_correlations(table: np.ndarray, groups: np.ndarray, count: int, of: str) -> np.ndarray:
@@ -661,18 +822,26 @@ def _split(reference: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
     return np.split(reference, np.cumsum(counts)[:-1])
 
 
-def _not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, kind: str) -> InputError:
+def _check_finite(trajectories: Recorded, table: Any, losses: np.ndarray) -> None:
+    if not np.isfinite(losses).all():
+        raise _not_finite(trajectories, table)
+
+
+def _not_finite(trajectories: Recorded, table: Any) -> InputError:
+    validation = table is trajectories.validation_losses
+    rows = trajectories.validation_rows if validation else trajectories.rows
     for run, (start, stop) in enumerate(_spans(trajectories.lengths)):
         for t in range(start, stop):
             bad = np.flatnonzero(~np.isfinite(np.asarray(table[t])))
             if not len(bad):
                 continue
+            # Validation samples that are a split of their own have no row numbers, but a position.
             which = rows[bad] if (rows[bad] >= 0).all() else bad
             epoch = int(trajectories.epochs[t])
-            name = "validation losses" if kind == "validation" else "losses"
+            kind = "validation losses" if validation else "losses"
             of_run = f" of run {run}" if len(trajectories.lengths) > 1 else ""
             return InputError(
-                f"epoch {epoch}{of_run} has {len(bad)} {name} that are not finite (rows {_some(which)}): record again "
+                f"epoch {epoch}{of_run} has {len(bad)} {kind} that are not finite (rows {_some(which)}): record again "
                 f"with a lower learning rate, or score the epochs before it with trajectories.truncate({epoch - 1})"
             )
     return InputError("losses are too large for a correlation: record again with a lower learning rate")
