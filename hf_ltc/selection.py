@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Value
@@ -145,8 +146,9 @@ def in_coreset(ranks: Any, size: int) -> Any:
         ranks = ranks.as_py()
     if ranks is None:
         return False
-    if isinstance(ranks, list):
-        ranks = pa.array(ranks, type=pa.int64())
+    # Streams give NumPy arrays of objects, None among them.
+    if isinstance(ranks, (list, pd.Series)) or (isinstance(ranks, np.ndarray) and ranks.dtype.kind == "O"):
+        ranks = pa.array(ranks, from_pandas=True)
     if isinstance(ranks, (pa.Array, pa.ChunkedArray)):
         return pc.fill_null(pc.less(ranks, int(size)), False).to_numpy(zero_copy_only=False)
     # In NumPy and torch formats a null rank is NaN, which is less than nothing.

@@ -3,6 +3,7 @@ import functools
 import operator
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
@@ -256,10 +257,14 @@ def test_in_coreset_takes_ranks_in_any_form():
         pa.array(ranks, pa.int32()),
         pa.chunked_array([ranks[:2], ranks[2:]], pa.int32()),
         np.array(as_floats),
+        np.array(ranks, dtype=object),
+        pd.Series(as_floats),
+        pd.Series(ranks, dtype="Int32"),
         torch.tensor(as_floats),
     ):
         assert [bool(b) for b in in_coreset(form, 4)] == expected
     assert [in_coreset(r, 4) for r in ranks] == expected
+    assert in_coreset([None, None], 4).tolist() == [False, False] and in_coreset([], 4).tolist() == []
     assert in_coreset(np.int32(3), np.int64(4)) is True
     assert in_coreset(torch.tensor(4), 4) is False
     assert in_coreset(pa.scalar(3), 4) is True and in_coreset(pa.scalar(None, pa.int32()), 4) is False
