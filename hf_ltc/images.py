@@ -68,7 +68,8 @@ def decode_image(value: Any, size: int, mode: str | None = None) -> torch.Tensor
     Args:
         value (`PIL.Image.Image`, `bytes` or `dict`): An image, a file's bytes, or `{"bytes": ..., "path": ...}`.
         size (`int`): Side in pixels.
-        mode (`str`, *optional*): Pillow mode to convert to first, as in `datasets.Image(mode=...)`.
+        mode (`str`, *optional*):
+            Pillow mode to convert to first, as in `datasets.Image(mode=...)`; one without transparency drops it.
 
     Returns:
         `torch.Tensor`: uint8 `(3, size, size)`.
@@ -304,11 +305,10 @@ def _opened(value: Any) -> PIL.Image.Image:
 
 
 def _rgb(image: PIL.Image.Image, mode: str | None = None) -> PIL.Image.Image:
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if _orientation(image) != 1:
         image = PIL.ImageOps.exif_transpose(image)
-    if mode is not None and image.mode != mode:
-        image = image.convert(mode)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    # Before converting to a mode, since Pillow's conversion clips these at 255.
+    if _is_deep(image.mode):
         grey = np.asarray(image, dtype=np.float64)
         if not np.isfinite(grey).all():
             raise ValueError("its pixels are floats, some of them not finite")
@@ -319,11 +319,25 @@ def _rgb(image: PIL.Image.Image, mode: str | None = None) -> PIL.Image.Image:
         else:
             grey = grey / 257
         image = PIL.Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+    if mode is not None and image.mode != mode:
+        image = image.convert("L" if _is_deep(mode) else mode)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = PIL.Image.new("RGBA", image.size, "white")
         image = PIL.Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # Broken metadata is no fault of the pixels.
+        return 1
+
+
+def _is_deep(mode: str) -> bool:
+    return mode in ("I", "F") or mode.startswith("I;16")
 
 
 def _fit(image: PIL.Image.Image, size: int) -> PIL.Image.Image:

@@ -166,6 +166,9 @@ def test_data_files(splits, tmp_path):
     place = parquet_files(splits, tmp_path / "digits")
     assert same_rows(load_split(place, data_files="test.parquet"), splits["test"])
     assert same_rows(load_split(place, "held", data_files={"held": "test*"}), splits["test"])
+    # Of a save_to_disk folder too, whose own splits they replace.
+    saved = save_to_disk(splits, tmp_path / "saved")
+    assert same_rows(load_split(saved, data_files="test/*.arrow"), splits["test"])
     assert "No (supported) data files" in error_of(load_split, place, data_files="nothing*")
 
 
@@ -392,7 +395,7 @@ def test_integer_classes_are_sorted_by_value():
         ([0, 1, None], ClassLabel(names=["a", "b"]), "1 row without one of its 2 classes (row 2: null)"),
         ([0, 2, 1], ClassLabel(names=["a", "b"]), "row 1: 2"),
         (["a", None, "b"], Value("string"), "row 1: null"),
-        ([4, -1, 5], Value("int64"), "row 1: -1"),
+        ([4, -1, 5], Value("int64"), "1 row without one of its 2 classes (row 1: -1)"),
         ([4, None, -1, 5], Value("int32"), "row 1: null, row 2: -1"),
         ([True, None, False], Value("bool"), "row 1: null"),
         ([0, 1] + [-1] * 9, ClassLabel(names=["a", "b"]), "row 6: -1, ...)"),
@@ -520,5 +523,7 @@ def test_one_line(text):
     for error in (ValueError(text), KeyError(text)):
         line = one_line(error)
         assert line and len(line.splitlines()) == 1 and len(line) <= 300
+    assert one_line(ValueError("x" * 300)) == "x" * 300
+    assert one_line(ValueError("x" * 301)) == "x" * 297 + "..."
     assert one_line(KeyError("splits")) == "KeyError 'splits'"
     assert one_line(ValueError("a\n  b")) == "a b" and one_line(ValueError()) == "ValueError"

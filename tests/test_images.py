@@ -191,6 +191,7 @@ def test_thirty_two_bit_integers_outside_sixteen_bits_are_refused():
 
 def test_floats():
     unit = np.random.default_rng(5).random((8, 8), dtype=np.float32)
+    unit[0, 0] = 1
     assert (decoded(PIL.Image.fromarray(unit), "TIFF") == as_rgb(np.rint(unit.astype(float) * 255))).all()
     levels = unit * 254 + 1
     assert (decoded(PIL.Image.fromarray(levels), "TIFF") == as_rgb(np.rint(levels))).all()
@@ -236,6 +237,28 @@ def test_mode_of_the_feature_is_applied_first():
     rows = rows_of([encoded(PIL.Image.fromarray(COLOUR))], mode="L")
     assert (array_of(cache_images(rows, "image", 8)[0]) == as_rgb(grey)).all()
     assert (array_of(cache_images(rows.cast_column("image", Image()), "image", 8)[0]) == COLOUR).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I", "F", "I;16"])
+def test_mode_of_the_feature_does_not_clip_sixteen_bits(mode):
+    expected = as_rgb(np.rint(DEEP / 257))
+    assert (decoded(PIL.Image.fromarray(DEEP), mode=mode) == expected).all()
+    assert (decoded(PIL.Image.fromarray(GREY), mode=mode) == as_rgb(GREY)).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"])
+def test_every_mode_that_pillow_opens(mode):
+    white = PIL.Image.new("RGBA" if mode in ("RGBa", "PA") else "RGB", (8, 8), "white").convert(mode)
+    assert white.mode == mode
+    assert (array_of(decode_image(white, 8)) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_broken_metadata_is_no_broken_image(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    file = encoded(PIL.Image.fromarray(COLOUR), kind, exif=b"Exif\0\0no such header", **options)
+    whole = encoded(PIL.Image.fromarray(COLOUR), kind, **options)
+    assert (decode_image(file, 8) == decode_image(whole, 8)).all()
 
 
 def test_what_an_image_may_be_given_as(tmp_path):
