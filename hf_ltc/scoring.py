@@ -99,12 +99,11 @@ def ltc_scores(
     """
     member = family_member(of, aggregate, scope, preset=preset)
     groups = trajectories.labels if member["scope"] == "class" else None
-    scores = _scores(
-        trajectories.losses, trajectories.lengths, _references(trajectories, member), groups, member["of"]
-    )
-    if not scores.finite:
+    runs = _references(trajectories, member)
+    scores, finite = _scores(trajectories.losses, trajectories.lengths, runs, groups, member["of"])
+    if not finite:
         raise _not_finite(trajectories, trajectories.losses)
-    return scores.values
+    return scores
 
 
 def references(
@@ -215,10 +214,10 @@ class LTCScorer:
         rows = read_rows(batch, _TRAJECTORY, sum(self.lengths))
         groups = None if self.label_column is None else self._groups(batch, rows, self.label_column)
         runs = _split(self.reference, [_count(length, self.of) for length in self.lengths])
-        scores = _scores(rows.values, self.lengths, runs, groups, self.of)
-        if not scores.finite:
+        scores, finite = _scores(rows.values, self.lengths, runs, groups, self.of)
+        if not finite:
             raise rows.not_finite(_TRAJECTORY)
-        return rows.with_scores(batch, self.column, scores.values)
+        return rows.with_scores(batch, self.column, scores)
 
     def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:
         if column not in _columns(batch):
@@ -435,16 +434,13 @@ def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = N
     return PRESETS[preset]
 
 
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    values: np.ndarray  # float32 (N,), NaN where flat
-    finite: bool
-
-
 def _scores(
     table: Any, lengths: Sequence[int], runs: Sequence[np.ndarray], groups: np.ndarray | None, of: str
-) -> _Scored:
-    """Mean over runs of u . r_g: `table` (L, N) is read epoch by epoch; memory is O(N)."""
+) -> tuple[np.ndarray, bool]:
+    """Mean over runs of u . r_g, float32 (N,), and whether all losses are finite.
+
+    `table` (L, N) is read epoch by epoch, and memory is O(N).
+    """
     if len(lengths) == 1:
         scores, finite = _run_scores(table, 0, lengths[0], runs[0], groups, of)
     else:
@@ -458,7 +454,7 @@ def _scores(
             finite &= fine
         with np.errstate(invalid="ignore"):
             scores /= defined
-    return _Scored(np.clip(scores, -1, 1, out=scores).astype(np.float32), finite)
+    return np.clip(scores, -1, 1, out=scores).astype(np.float32), finite
 
 
 def _run_scores(
