@@ -17,6 +17,19 @@ def option(default: Any, help: str) -> Any:
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """Which dataset is recorded."""
+
+    dataset: str = field(
+        metadata={"help": "Hub id, save_to_disk folder, image folder, folder of Parquet files, or one Parquet file."}
+    )
+    split: str = option("train", "Split to record, or a slice of one: 'train[:10000]'.")
+    validation_split: str | None = option(None, "Split of validation samples; held out of --split if not given.")
+    dataset_config: str | None = option(None, "Configuration of the dataset, where it has several.")
+    revision: str | None = option(None, "Revision of a dataset on the Hub.")
+
+
+@dataclass(frozen=True)
 class RecordConfig:
     """Settings of [`record`].
 

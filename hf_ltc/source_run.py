@@ -25,6 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import models, rundir, training
+from .agreement import reliability
 from .batches import ImageBatches, image_batches
 from .columns import read_column
 from .config import RESUME_MAY_CHANGE, RecordConfig
@@ -104,6 +105,7 @@ def record(
         recipe = {key: value for key, value in together.recipe.items() if key != "runs"}
         recipe |= {"config": config.to_dict(), "seeds": list(range(config.seed, config.seed + config.runs))}
         recipe["seconds"] = _sum([run.recipe["seconds"] for run in runs])
+        recipe["reliability"] = reliability(together).to_dict()
         rundir.write_json(folder / rundir.RECIPE, recipe)
     accelerator.wait_for_everyone()
     return Trajectories.load(folder)

@@ -1,0 +1,133 @@
+"""Whether another seed would give the same ranking."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from .errors import InputError
+from .scoring import ltc_scores
+from .selection import Balance, coreset_order
+from .trajectories import Trajectories
+
+# Below it, chance has more say in a ranking than the data.
+LOW = 0.5
+_BUDGETS = (0.1, 0.3, 0.5)
+
+
+def within_class_spearman(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman correlation of two scores within classes: the mean over the classes, weighed by their rows.
+
+    Args:
+        first (`np.ndarray`): float `(N,)`; NaN for rows without a score, which are left out.
+        second (`np.ndarray`): float `(N,)`.
+        labels (`np.ndarray`): int `(N,)`, the class of every row.
+
+    Returns:
+        `float`: in [-1, 1]; NaN if no class has two rows with different scores.
+    """
+    known = np.isfinite(first) & np.isfinite(second)
+    total = weight = 0.0
+    for label in np.unique(labels[known]):
+        members = known & (labels == label)
+        one, two = (ranks - ranks.mean() for ranks in (rankdata(first[members]), rankdata(second[members])))
+        norm = float(np.linalg.norm(one) * np.linalg.norm(two))
+        if norm > 0:
+            count = int(members.sum())
+            total += count * float(one @ two) / norm
+            weight += count
+    return total / weight if weight else float("nan")
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far a ranking depends on the seed.
+
+    Args:
+        one (`float`): Mean within-class Spearman correlation of the scores of two runs.
+        mean (`float`): That of the mean of as many runs with another such mean, by the Spearman-Brown formula.
+        runs (`int`): How many runs.
+        pairs (`list[float]`): The correlation of each pair.
+    """
+
+    one: float
+    mean: float
+    runs: int
+    pairs: list[float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        said = f"Reliability {self.one:.2f} for one run"
+        return said + (f", {self.mean:.2f} for the mean of {self.runs}." if self.runs > 1 else ".")
+
+
+def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> Reliability:
+    """The Spearman correlation, within classes, between the scores of runs that differ in nothing but the seed.
+
+    Args:
+        runs (`Trajectories` or `Sequence[Trajectories]`): Two runs or more, or the value that holds them.
+        **family: `preset`, `of`, `aggregate`, `scope`, as for [`ltc_scores`].
+
+    Returns:
+        [`Reliability`]
+
+    Raises:
+        InputError: for fewer than two runs, or runs of different datasets.
+    """
+    together = runs if isinstance(runs, Trajectories) else Trajectories.average(runs)
+    if len(together.lengths) < 2:
+        raise InputError("reliability needs two runs or more of different seeds: record with --runs 2")
+    scores = [ltc_scores(run, **family) for run in together.runs]
+    pairs = [within_class_spearman(one, two, together.labels) for one, two in combinations(scores, 2)]
+    one = float(np.mean(pairs))
+    count = len(scores)
+    return Reliability(one, count * one / (1 + (count - 1) * one) if one > 0 else one, count, pairs)
+
+
+def stability(trajectories: Trajectories, **family: Any) -> float:
+    """Within-class Spearman of the scores of all checkpoints with those of the first half of them.
+
+    This is stability within a run, and no evidence that another seed would rank the rows alike.
+
+    Args:
+        trajectories ([`Trajectories`]): One run.
+        **family: As for [`ltc_scores`].
+
+    Returns:
+        `float`: NaN while half of the checkpoints give fewer than two differences.
+    """
+    half = (len(trajectories.epochs) + 1) // 2
+    if half < 3:
+        return float("nan")
+    first = trajectories.truncate(int(trajectories.epochs[half - 1]))
+    return within_class_spearman(ltc_scores(trajectories, **family), ltc_scores(first, **family), trajectories.labels)
+
+
+def overlap(
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    budgets: Sequence[float] = _BUDGETS,
+    balance: Balance = "class",
+) -> dict[float, float]:
+    """Share of rows that the coresets of two scores have in common, at each budget.
+
+    Args:
+        first (`np.ndarray`): float `(N,)`.
+        second (`np.ndarray`): float `(N,)`.
+        labels (`np.ndarray`): int `(N,)`.
+        budgets (`Sequence[float]`, *optional*, defaults to `(0.1, 0.3, 0.5)`): Fractions of the N rows.
+        balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+
+    Returns:
+        `dict[float, float]`: from the budget, which chance alone would give, to 1.
+    """
+    ranks = [coreset_order(scores, labels, balance=balance) for scores in (first, second)]
+    sizes = {fraction: max(1, round(fraction * len(labels))) for fraction in budgets}
+    return {fraction: float(((ranks[0] < size) & (ranks[1] < size)).sum() / size) for fraction, size in sizes.items()}

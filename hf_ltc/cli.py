@@ -1,0 +1,295 @@
+"""The command line: thin, over the functions of the package."""
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .config import DataConfig, RecordConfig
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .trajectories import Trajectories
+
+# The imports of each command are inside it: torch and timm take ten seconds, which --help need not wait for.
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments (`list[str]`, *optional*): The command line; that of the process if not given.
+
+    Returns:
+        `int`: exit code: 0, 2 for input that the user can mend, 130 or 143 if stopped by a signal.
+    """
+    options = _parser().parse_args(arguments)
+    # Of several processes one speaks, or every message would come several times.
+    speaks = os.environ.get("RANK", "0") == "0"
+    try:
+        options.command(options)
+    except InputError as error:
+        if speaks:
+            print(f"hf-ltc: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
+        if speaks:
+            print(f"hf-ltc: {stopped or 'stopped'}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if "SIGTERM" in str(stopped) else signal.SIGINT)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            self.exit(2, f"hf-ltc: error: {message}; see {self.prog} --help\n")
+
+    parser = Parser(
+        prog="hf-ltc", description="Record loss trajectories, score rows by LTC, keep the coreset.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('hf-ltc')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, run: Any, text: str, *settings: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False, dataclass_types=settings)
+        added.set_defaults(command=run)
+        added.add_argument("--json", action="store_true", help="print results as JSON")
+        return added
+
+    command("record", _record, "Train a source model and record every row's loss.", DataConfig, RecordConfig)
+
+    score = command("score", _score, "Add loss_trajectory, ltc_score and ltc_rank to the recorded dataset.")
+    score.add_argument("run", metavar="RUN", help="run directory of hf-ltc record")
+    score.add_argument("--output", required=True, metavar="SCORED", help="folder for the scored dataset")
+    score.add_argument("--dataset", default=None, help="the recorded dataset, if it is elsewhere now")
+    _add_family(score)
+    _add_balance(score)
+
+    select = command("select", _select, "Keep the coreset of a budget.")
+    select.add_argument("scored", metavar="SCORED", help="folder of hf-ltc score")
+    budget = select.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--fraction", type=float, help="share of the rows that could be chosen, inside (0, 1]")
+    budget.add_argument("--size", type=int, help="number of rows")
+    select.add_argument("--output", required=True, metavar="CORESET", help="folder for the coreset")
+    select.add_argument("--score-column", default="ltc_score", help="the score to choose by")
+    select.add_argument("--label-column", default=None, help="the classes; found by its type if not given")
+    select.add_argument("--keep", choices=["highest", "lowest"], default="highest", help="which scores are kept")
+    select.add_argument("--coverage", choices=["stratified", "beta"], default=None, help="draw over all scores")
+    select.add_argument("--min-per-class", type=int, default=0, help="rows that each class keeps at least")
+    select.add_argument("--exclude-negative", action="store_true", help="never choose rows with a negative score")
+    select.add_argument("--seed", type=int, default=0, help="seed of the draws of --coverage")
+    _add_balance(select)
+
+    compare = command("compare", _compare, "Reliability of scores between two runs, and overlap of their coresets.")
+    compare.add_argument("run_a", metavar="RUN_A", help="a run directory")
+    compare.add_argument("run_b", metavar="RUN_B", help="another one, of the same dataset")
+    _add_family(compare)
+
+    demo = command("demo", _demo, "From handwritten digits to a coreset and what it is worth, in three minutes.")
+    demo.add_argument("--output-dir", default="runs/demo", help="run directory of the demo")
+    demo.add_argument("--fraction", type=float, default=0.1, help="budget of the coreset")
+    demo.add_argument("--seeds", type=int, default=3, help="models trained on each choice of rows")
+    return parser
+
+
+def _add_family(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", choices=["ltc", "cld"], default=None, help="a published member of the family")
+    parser.add_argument("--of", choices=["differences", "levels"], default=None, help="what is correlated")
+    parser.add_argument(
+        "--aggregate",
+        choices=["correlations", "losses"],
+        default=None,
+        help="what is averaged over validation samples",
+    )
+    parser.add_argument(
+        "--scope", choices=["dataset", "class"], default=None, help="validation samples of a row: all, or its class's"
+    )
+    parser.add_argument("--losses", choices=["training", "evaluation"], default=None, help="where both were recorded")
+
+
+def _add_balance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--balance", choices=["class", "proportional", "none"], default="class", help="how classes share a coreset"
+    )
+
+
+def _family(options: argparse.Namespace) -> dict[str, str]:
+    names = ("preset", "of", "aggregate", "scope")
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _config(options: argparse.Namespace, settings: Any) -> Any:
+    return settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(settings)})
+
+
+def _record(options: argparse.Namespace) -> None:
+    config: RecordConfig = _config(options, RecordConfig)
+    data: DataConfig = _config(options, DataConfig)
+    from .data import load_split
+    from .source_run import record
+
+    train = load_split(data.dataset, data.split, name=data.dataset_config, revision=data.revision)
+    validation = None
+    if data.validation_split is not None:
+        validation = load_split(data.dataset, data.validation_split, name=data.dataset_config, revision=data.revision)
+    run = record(config, train, validation, source=_source(data))
+    if os.environ.get("RANK", "0") != "0":
+        return
+    seconds = run.recipe.get("seconds", {})
+    result = {
+        "run": config.output_dir,
+        "rows": len(run),
+        "validation_rows": len(run.validation_labels),
+        "checkpoints": list(run.lengths),
+        "validation_loss": float(run.validation_losses[-1].mean()),
+        "seconds": seconds,
+        "reliability": run.recipe.get("reliability"),
+    }
+    text = [
+        f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
+        f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
+        f"(validation loss {result['validation_loss']:.3f}).",
+        *_reliability_lines(run),
+        f"Next: hf-ltc score {config.output_dir} --output {config.output_dir}-scored",
+    ]
+    _report(options, result, text)
+
+
+def _source(data: DataConfig) -> dict[str, Any]:
+    """What finds the dataset again: kept in the recipe, and left out of anything that is pushed where it is a path."""
+    local = Path(data.dataset).expanduser()
+    found: dict[str, Any] = {"split": data.split, "config": data.dataset_config, "revision": data.revision}
+    found["path" if local.exists() else "repo_id"] = str(local.resolve()) if local.exists() else data.dataset
+    return found
+
+
+def _score(options: argparse.Namespace) -> None:
+    from .data import load_split
+    from .trajectories import Trajectories
+
+    _check_new(options.output)
+    run = Trajectories.load(options.run, losses=options.losses)
+    source = run.recipe.get("dataset", {})
+    place = options.dataset or source.get("path") or source.get("repo_id")
+    if place is None:
+        raise InputError(f"{options.run!r} does not say which dataset it recorded: give it with --dataset")
+    train = load_split(place, source.get("split", "train"), name=source.get("config"), revision=source.get("revision"))
+    scored = run.score(train, balance=options.balance, **_family(options))
+    known = [value for value in scored.with_format("numpy")["ltc_score"][:] if value is not None and value == value]
+    _save(scored, options.output, run)
+    result = {
+        "output": options.output,
+        "rows": len(scored),
+        "scored": len(known),
+        "flat": len(run) - len(known),
+        "held_out": len(scored) - len(run),
+        "mean": float(sum(known) / len(known)) if known else None,
+        "reliability": run.recipe.get("reliability"),
+    }
+    text = [
+        f"Scored {len(known):,} of {len(scored):,} rows ({result['held_out']:,} held out, {result['flat']:,} flat), "
+        f"mean {result['mean']:.3f}."
+        if known
+        else "No row has a score: all trajectories are flat.",
+        *_reliability_lines(run),
+        f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
+    ]
+    _report(options, result, text)
+
+
+def _select(options: argparse.Namespace) -> None:
+    from datasets import load_from_disk
+
+    from .selection import describe_coreset, select_coreset
+
+    _check_new(options.output)
+    if not (Path(options.scored) / "state.json").is_file():
+        raise InputError(
+            f"no scored dataset {options.scored!r}: make one with hf-ltc score RUN --output {options.scored}"
+        )
+    scored = load_from_disk(options.scored)
+    names = ("fraction", "size", "balance", "score_column", "label_column", "keep", "coverage", "min_per_class")
+    kept = {name: getattr(options, name) for name in (*names, "exclude_negative", "seed")}
+    coreset = select_coreset(scored, **kept)
+    summary = describe_coreset(
+        coreset,
+        scored,
+        score_column=options.score_column,
+        label_column=options.label_column,
+        exclude_negative=options.exclude_negative,
+    )
+    _save(coreset, options.output, None)
+    text = [str(summary), f'Next: datasets.load_from_disk("{options.output}"), and train on it']
+    _report(options, {"output": options.output, **summary.to_dict()}, text)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from .agreement import overlap, reliability
+    from .scoring import ltc_scores
+    from .trajectories import Trajectories
+
+    runs = [Trajectories.load(run, losses=options.losses) for run in (options.run_a, options.run_b)]
+    together = Trajectories.average(runs)
+    aligned = [run.take_rows(together.rows) for run in runs]
+    found = reliability(aligned, **_family(options))
+    one, two = (ltc_scores(run, **_family(options)) for run in aligned)
+    shared = overlap(one, two, together.labels)
+    text = [str(found)]
+    text += [
+        f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
+        for fraction, share in shared.items()
+    ]
+    _report(options, {**found.to_dict(), "overlap": shared}, text)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .demo import run_demo
+
+    if not 0 < options.fraction <= 1:
+        raise InputError(f"--fraction is {options.fraction!r}: it must be inside (0, 1]")
+    if options.seeds < 1:
+        raise InputError(f"--seeds is {options.seeds!r}: it must be 1 or more")
+    result, text = run_demo(options.output_dir, options.fraction, options.seeds)
+    _report(options, result, text)
+
+
+def _reliability_lines(run: "Trajectories") -> list[str]:
+    from .agreement import LOW, Reliability
+
+    stored = run.recipe.get("reliability")
+    if stored is None:
+        return ["Reliability unknown: one run cannot tell what another seed would say; record with --runs 2 or more."]
+    found = Reliability(**stored)
+    if found.mean >= LOW:
+        return [str(found)]
+    return [
+        f"{found} Warning: below {LOW}, chance ranks the rows more than the data do: try --weights averaged, more "
+        "--runs, a lower --learning-rate or more --epochs."
+    ]
+
+
+def _check_new(output: str) -> None:
+    if Path(output).exists():
+        raise InputError(f"--output {output!r} exists already: give another folder, or take it away")
+
+
+def _save(dataset: "Dataset", output: str, run: "Trajectories | None") -> None:
+    from . import rundir
+
+    with rundir.replacing(Path(output)) as temporary:
+        dataset.save_to_disk(str(temporary))
+        if run is not None:
+            rundir.write_json(temporary / rundir.RECIPE, run.recipe)
+
+
+def _report(options: argparse.Namespace, result: dict[str, Any], text: list[str]) -> None:
+    print(json.dumps(result, indent=2) if options.json else "\n".join(text))
