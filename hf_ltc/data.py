@@ -44,8 +44,10 @@ def load_split(
             folder a class, inside `train/` and `test/` or not; a folder of Parquet files (`train*`, `test*`); or one
             Parquet file.
         split (`str`, *optional*, defaults to `"train"`): A split or a slice of one, such as `"train[:1000]"`.
-        name (`str`, *optional*): The configuration, where the dataset has several.
-        revision (`str`, *optional*): The Hub revision.
+        name (`str`, *optional*):
+            The configuration, where the dataset has several. A folder of `save_to_disk` and a Parquet file have none,
+            and none of theirs is looked for: they may be copies of one that has.
+        revision (`str`, *optional*): The Hub revision, likewise.
         data_files (`str`, `Sequence[str]` or `Mapping`, *optional*): As in `datasets.load_dataset`.
 
     Returns:
@@ -56,7 +58,8 @@ def load_split(
     """
     given = os.fspath(dataset)
     place = os.path.expanduser(given)
-    parquet = place.lower().endswith(".parquet")
+    # Spark gives folders this suffix too.
+    parquet = place.lower().endswith(".parquet") and not os.path.isdir(place)
     saved = data_files is None and any((Path(place) / mark).is_file() for mark in _SAVED_TO_DISK)
     if os.path.isdir(place):
         if not os.listdir(place):
@@ -69,13 +72,8 @@ def load_split(
         raise InputError(f"no such file: {given!r}: check the path of the dataset")
     elif not place or (not parquet and (place.count("/") > 1 or place.startswith((".", "/")))):
         raise InputError(f"no such dataset: {given!r} is neither a folder nor a Hub id (NAME or OWNER/NAME)")
-    if saved or parquet:
-        for option, value in (("name", name), ("revision", revision), ("data_files", data_files)):
-            if value is not None:
-                what = "save_to_disk folder" if saved else "Parquet file"
-                raise InputError(
-                    f"{option} is {value!r}, but the dataset {given!r} is a {what}, which has none: drop it"
-                )
+    if parquet and data_files is not None:
+        raise InputError(f"data_files is {data_files!r}, but the dataset {given!r} is a file itself: give its folder")
     try:
         if saved:
             loaded: Any = load_from_disk(place)

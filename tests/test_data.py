@@ -157,6 +157,10 @@ def test_one_parquet_file(splits, tmp_path, monkeypatch, file):
     assert same_rows(load_split(f"~/{file}"), splits["test"])
 
 
+def test_a_folder_named_like_a_file(splits, tmp_path):
+    assert same_rows(load_split(parquet_shards(splits, tmp_path / "digits.parquet"), "test"), splits["test"])
+
+
 def test_the_folder_one_is_in(splits, tmp_path, monkeypatch):
     monkeypatch.chdir(parquet_files(splits, tmp_path / "digits"))
     assert same_rows(load_split("."), splits["train"])
@@ -256,11 +260,12 @@ def test_configurations(splits, tmp_path):
         assert "train-rows" in message and "test-rows" in message
 
 
-@pytest.mark.parametrize("option", ["name", "revision"])
-def test_options_that_a_stored_dataset_has_not(splits, tmp_path, option):
+def test_copies_are_found_by_what_the_original_was_found_by(splits, tmp_path):
     splits["test"].to_parquet(tmp_path / "test.parquet")
-    for place in (tmp_path / "test.parquet", save_to_disk(splits, tmp_path / "digits")):
-        assert f"{option} is 'main'" in error_of(load_split, place, **{option: "main"})
+    assert same_rows(load_split(tmp_path / "test.parquet", name="small", revision="0123abc"), splits["test"])
+    saved = save_to_disk(splits, tmp_path / "digits")
+    assert same_rows(load_split(saved, "test", name="small", revision="0123abc"), splits["test"])
+    assert "data_files is 'test*'" in error_of(load_split, tmp_path / "test.parquet", data_files="test*")
 
 
 @pytest.mark.parametrize("dataset", ["uoft-cs/cifar100", "mnist"])
