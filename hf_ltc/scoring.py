@@ -361,7 +361,7 @@ def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> 
     _check_recorded(trajectories)
     losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
     _check_finite(trajectories, table, losses)
-    return [standardised(losses[start:stop], of) for start, stop in _spans(trajectories.lengths)]
+    return [standardised(losses[start:stop], of) for start, stop in run_spans(trajectories.lengths)]
 
 
 def _correlations(
@@ -374,7 +374,7 @@ def _correlations(
         losses = np.stack([np.asarray(table[t])[part] for t in range(len(trajectories.epochs))])
         _check_finite(trajectories, table, losses)
         total, defined = np.zeros((asked[0].shape[1], losses.shape[1])), np.zeros(())
-        for (start, stop), u in zip(_spans(trajectories.lengths), asked):
+        for (start, stop), u in zip(run_spans(trajectories.lengths), asked):
             other = standardised(losses[start:stop], of)
             both = ~np.isnan(u[0])[:, None] & ~np.isnan(other[0])
             np.add(total, u.T @ other, out=total, where=both)
@@ -446,7 +446,7 @@ def _scores(
     else:
         scores, finite = np.zeros(table.shape[1]), True
         defined = np.zeros(table.shape[1], dtype=np.int32)
-        for (start, stop), reference in zip(_spans(lengths), runs):
+        for (start, stop), reference in zip(run_spans(lengths), runs):
             part, fine = _run_scores(table, start, stop, reference, groups, of)
             found = ~np.isnan(part)
             np.add(scores, part, out=scores, where=found)
@@ -593,7 +593,7 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
         groups, count = np.zeros(len(validation_labels), dtype=np.int64), 1
         has = np.ones(1, dtype=bool)
     found = []
-    for start, stop in _spans(trajectories.lengths):
+    for start, stop in run_spans(trajectories.lengths):
         table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
         _check_finite(trajectories, trajectories.validation_losses, table)
         build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
@@ -809,7 +809,15 @@ def _count(length: int, of: str) -> int:
     return length if of == "levels" else length - 1
 
 
-def _spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
+def run_spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """First checkpoint of each run, and the one after its last.
+
+    Args:
+        lengths (`Sequence[int]`): Checkpoints of each run.
+
+    Returns:
+        `list[tuple[int, int]]`
+    """
     ends = np.cumsum([0, *lengths]).tolist()
     return list(itertools.pairwise(ends))
 
@@ -824,9 +832,24 @@ def _check_finite(trajectories: Recorded, table: Any, losses: np.ndarray) -> Non
 
 
 def _not_finite(trajectories: Recorded, table: Any) -> InputError:
-    validation = table is trajectories.validation_losses
-    rows = trajectories.validation_rows if validation else trajectories.rows
-    for run, (start, stop) in enumerate(_spans(trajectories.lengths)):
+    if table is trajectories.validation_losses:
+        return not_finite(trajectories, table, trajectories.validation_rows, "validation losses")
+    return not_finite(trajectories, table, trajectories.rows, "losses")
+
+
+def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) -> InputError:
+    """The error that names the first epoch with values that are not finite, and their rows.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        table (`np.ndarray`): `(L, N)`, one of its tables.
+        rows (`np.ndarray`): `(N,)`, the rows of that table.
+        name (`str`): What is in the table.
+
+    Returns:
+        `InputError`
+    """
+    for run, (start, stop) in enumerate(run_spans(trajectories.lengths)):
         for t in range(start, stop):
             bad = np.flatnonzero(~np.isfinite(np.asarray(table[t])))
             if not len(bad):
@@ -834,13 +857,12 @@ def _not_finite(trajectories: Recorded, table: Any) -> InputError:
             # Validation samples that are a split of their own have no row numbers, but a position.
             which = rows[bad] if (rows[bad] >= 0).all() else bad
             epoch = int(trajectories.epochs[t])
-            kind = "validation losses" if validation else "losses"
             of_run = f" of run {run}" if len(trajectories.lengths) > 1 else ""
             return InputError(
-                f"epoch {epoch}{of_run} has {len(bad)} {kind} that are not finite (rows {_some(which)}): record again "
+                f"epoch {epoch}{of_run} has {len(bad)} {name} that are not finite (rows {_some(which)}): record again "
                 f"with a lower learning rate, or score the epochs before it with trajectories.truncate({epoch - 1})"
             )
-    return InputError("losses are too large for a correlation: record again with a lower learning rate")
+    return InputError(f"{name} are too large to score: record again with a lower learning rate")
 
 
 def _classes(trajectories: Recorded, classes: np.ndarray) -> str:
