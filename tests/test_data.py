@@ -367,6 +367,7 @@ def test_labels_of_any_view_without_decoding(view):
     assert class_names(rows, "label") == ["a", "b", "c"]
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.lists(st.text(max_size=3), min_size=2, max_size=30),
@@ -460,6 +461,7 @@ def test_class_names_are_listed_in_part_where_there_are_many():
 histograms = st.lists(st.integers(2, 40), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(histograms, st.floats(0.001, 0.999), st.integers(1, 60), st.integers(0, 2**32), st.randoms())
 def test_hold_out_laws(counts, fraction, per_class, seed, random):
     labels = np.repeat(np.arange(len(counts)) * 3, counts)
@@ -512,6 +514,7 @@ def test_hold_out_of_less_than_a_row_a_class():
 # Small things
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 200))
 def test_evenly_spaced(n, count):
     positions = evenly_spaced(n, count)
@@ -522,7 +525,7 @@ def test_evenly_spaced(n, count):
         assert len(gaps) == 0 or (gaps.min() > 0 and gaps.max() - gaps.min() <= 1)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=600))
 def test_one_line(text):
     for error in (ValueError(text), KeyError(text)):

@@ -505,6 +505,7 @@ def every_crop(image: np.ndarray, padding: int) -> set[bytes]:
     return found
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(2, 9), st.integers(2, 9), st.integers(0, 5), st.integers(0, 2**32))
 def test_the_draws_are_all_crops_and_flips_each_once(channels, height, width, padding, seed):
     # Zeros are only in the padding, so that crops of the smallest image can be told apart up to its size.
@@ -519,6 +520,7 @@ def test_the_draws_are_all_crops_and_flips_each_once(channels, height, width, pa
         assert len(crops) == len(draws)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, (7, 3, 6, 5)), st.integers(0, 4), st.data())
 def test_augment_equals_cropping_one_by_one(pixels, padding, data):
     places = 2 * padding + 1
@@ -546,7 +548,7 @@ def test_draws_depend_on_seed_and_epoch_alone():
         assert (draw_augmentation(1000, seed=seed, epoch=epoch) != first).float().mean() > 0.9
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 4), st.integers(0, 2**31), st.integers(0, 1000))
 def test_draws_are_uniform(padding, seed, epoch):
     kinds = 2 * (2 * padding + 1) ** 2
@@ -566,6 +568,7 @@ def test_augment_leaves_its_input_alone():
 # Normalising
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.uint8, (3, 2, 4, 5)),
     st.lists(st.floats(0, 1), min_size=2, max_size=2),
@@ -579,6 +582,7 @@ def test_normalise(pixels, mean, std):
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))))
 def test_channel_statistics(pixels):
     means, deviations = channel_statistics(torch.from_numpy(pixels))
