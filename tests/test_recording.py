@@ -1,0 +1,224 @@
+"""The recorder: every row once an epoch, whatever the loop; what is wrong is named."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+from hf_ltc import rundir
+from hf_ltc.errors import InputError
+from hf_ltc.recording import LossBuffer, TrajectoryRecorder, signals_of
+from hf_ltc.trajectories import Trajectories
+
+
+def recorder(folder, n=7, q=3, **options):
+    arguments = {"rows": n, "labels": np.arange(n) % 2, "validation_labels": np.arange(q) % 2, **options}
+    return TrajectoryRecorder(folder, **arguments)
+
+
+def record_epochs(made, epochs, n=7, q=3, seed=0):
+    values = np.random.default_rng(seed).random((epochs, n + q), dtype=np.float32)
+    for epoch in values:
+        with made.epoch():
+            made.update(np.arange(n), epoch[:n])
+            made.update(np.arange(q), epoch[n:], split="validation")
+    return values[:, :n], values[:, n:]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 20), st.integers(0, 2**32 - 1))
+def test_a_row_recorded_several_times_has_the_mean(n, extra, seed):
+    generator = np.random.default_rng(seed)
+    rows = np.concatenate([generator.permutation(n), generator.integers(n, size=extra)])
+    values = generator.normal(size=len(rows)).astype(np.float32)
+    buffer = LossBuffer(["training_loss"], n)
+    for part in np.array_split(np.arange(len(rows)), 3):
+        buffer.add(torch.from_numpy(rows[part]), torch.from_numpy(values[part]))
+    found = buffer.collect(None, 1, np.arange(n))["training_loss"]
+    expected = [values[rows == row].astype(np.float64).mean() for row in range(n)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_large_row_numbers_are_not_rounded():
+    # InfoBatch's 49999 became 49920 in bf16: numbers and losses must not share a tensor.
+    n = 2**24 + 3
+    buffer = LossBuffer(["training_loss"], n)
+    buffer.add(torch.arange(n - 1), torch.zeros(n - 1, dtype=torch.bfloat16))
+    buffer.add(torch.tensor([n - 1]), torch.tensor([1.5], dtype=torch.bfloat16))
+    assert buffer.collect(None, 1, np.arange(n))["training_loss"][-2:].tolist() == [0.0, 1.5]
+
+
+def test_memory_is_eight_bytes_a_row_and_four_more_a_signal():
+    assert LossBuffer(["training_loss"], 1000).table.nbytes == 8 * 1000
+    assert LossBuffer(["training_loss", "margin", "el2n"], 1000).table.nbytes == 16 * 1000
+
+
+def test_a_hole_names_the_rows():
+    buffer = LossBuffer(["training_loss"], 4)
+    buffer.add(torch.tensor([0, 2]), torch.ones(2))
+    with pytest.raises(InputError, match=r"epoch 3: 2 of 4 rows have no recorded loss \(rows 11, 13\)"):
+        buffer.collect(None, 3, np.array([10, 11, 12, 13]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_names_epoch_and_rows(bad):
+    buffer = LossBuffer(["training_loss"], 3)
+    buffer.add(torch.arange(3), torch.tensor([1.0, bad, 2.0]))
+    with pytest.raises(
+        InputError, match=r"epoch 2: training_loss of 1 of 3 rows is not finite \(rows 8\)"
+    ):
+        buffer.collect(None, 2, np.array([7, 8, 9]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 20), st.integers(2, 12), st.integers(0, 2**32 - 1))
+def test_signals_by_their_definitions(batch, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, classes, generator=generator) * 3
+    labels = torch.randint(classes, (batch,), generator=generator)
+    margin, correct, el2n = signals_of(["margin", "correct", "el2n"], logits, labels)
+    for i in range(batch):
+        y = int(labels[i])
+        others = np.delete(logits[i].numpy(), y)
+        assert margin[i] == pytest.approx(float(logits[i, y]) - others.max(), abs=1e-5)
+        assert bool(correct[i]) == (int(logits[i].argmax()) == y)
+        p = np.exp(logits[i].double().numpy())
+        p /= p.sum()
+        p[y] -= 1
+        assert el2n[i] == pytest.approx(np.linalg.norm(p), abs=1e-5)
+
+
+def test_what_is_recorded_is_what_was_passed(tmp_path):
+    made = recorder(tmp_path / "run")
+    losses, validation = record_epochs(made, 4)
+    run = made.finish()
+    np.testing.assert_array_equal(run.losses, losses)
+    np.testing.assert_array_equal(run.validation_losses, validation)
+    assert run.epochs.tolist() == [0, 1, 2, 3]
+    assert run.rows.tolist() == list(range(7))
+    assert run.validation_rows.tolist() == [-1, -1, -1]
+
+
+def test_torch_and_numpy_and_lists_are_alike(tmp_path):
+    made = recorder(tmp_path / "run", n=4, q=2)
+    logits = torch.randn(4, 2, requires_grad=True)
+    with made.epoch():
+        made.update(torch.tensor([3, 1]), cross_entropy(logits[:2], torch.tensor([0, 1]), reduction="none"))
+        made.update([0], np.array([0.5]))
+        made.update(np.array([2], dtype=np.int32), torch.tensor([0.25], dtype=torch.float64))
+        made.update(range(2), [1.0, 2.0], split="validation")
+    run = Trajectories.load(tmp_path / "run")
+    assert run.losses[0, [0, 2]].tolist() == [0.5, 0.25]
+    assert np.isfinite(run.losses).all()
+
+
+def test_rows_may_be_any_unique_ids(tmp_path):
+    ids = ["cat.png", "dog.png", "eel.png"]
+    made = recorder(tmp_path / "run", rows=ids, labels=[0, 1, 0], validation_rows=["ape.png"], validation_labels=[1])
+    with made.epoch():
+        made.update(["eel.png", "cat.png"], [3.0, 1.0])
+        made.update(["dog.png"], [2.0])
+        made.update(["ape.png"], [4.0], split="validation")
+    run = made.finish()
+    assert run.losses.tolist() == [[1.0, 2.0, 3.0]]
+    assert run.ids.to_pylist() == ids
+    assert Trajectories.load(tmp_path / "run").ids.equals(pa.array(ids))
+
+
+def test_row_numbers_in_any_order_are_recorded_under_their_own(tmp_path):
+    made = recorder(tmp_path / "run", rows=[30, 10, 20], labels=[2, 0, 1], validation_rows=[5], validation_labels=[0])
+    with made.epoch():
+        made.update([30, 20, 10], [3.0, 2.0, 1.0])
+        made.update([5], [0.0], split="validation")
+    run = made.finish()
+    assert run.rows.tolist() == [10, 20, 30]
+    assert run.labels.tolist() == [0, 1, 2]
+    assert run.losses.tolist() == [[1.0, 2.0, 3.0]]
+    assert run.validation_rows.tolist() == [5]
+
+
+def test_both_losses_and_signals_are_kept_apart(tmp_path):
+    made = recorder(tmp_path / "run", n=2, q=1, losses=("training_loss", "evaluation_loss", "margin"))
+    with made.epoch():
+        made.update([0, 1], [1.0, 2.0], margin=[0.1, 0.2])
+        made.update([0, 1], [3.0, 4.0], split="evaluation")
+        made.update([0], [5.0], split="validation")
+    run = made.finish()
+    assert run.losses.tolist() == [[1.0, 2.0]]
+    assert run.signals["evaluation_loss"].tolist() == [[3.0, 4.0]]
+    assert np.allclose(run.signals["margin"], [[0.1, 0.2]])
+    assert Trajectories.load(tmp_path / "run", losses="evaluation").losses.tolist() == [[3.0, 4.0]]
+
+
+def test_made_again_it_goes_on(tmp_path):
+    first = recorder(tmp_path / "run")
+    record_epochs(first, 2)
+    stamps = {path: path.read_bytes() for path in (tmp_path / "run" / "trajectories").iterdir()}
+    second = recorder(tmp_path / "run")
+    assert second.next_epoch == 2
+    record_epochs(second, 1, seed=1)
+    assert second.finish().epochs.tolist() == [0, 1, 2]
+    assert all(path.read_bytes() == content for path, content in stamps.items())
+
+
+def test_an_epoch_that_fails_leaves_nothing(tmp_path):
+    made = recorder(tmp_path / "run")
+    record_epochs(made, 1)
+    with pytest.raises(RuntimeError, match="cable"), made.epoch():
+        made.update(np.arange(7), np.ones(7))
+        raise RuntimeError("cable")
+    with pytest.raises(InputError, match="have no recorded loss"), made.epoch():
+        made.update(np.arange(6), np.ones(6))
+    assert rundir.published_epochs(tmp_path / "run") == [0]
+    record_epochs(made, 1, seed=2)
+    assert rundir.published_epochs(tmp_path / "run") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "losses", "message"),
+    [
+        ([7], [1.0], "not made for: 7 "),
+        ([-1], [1.0], "not made for: -1 "),
+        ([0.0], [1.0], "row numbers are integers"),
+        ([0, 1], 1.5, r"training_loss has shape \(\) for 2 rows.*reduction"),
+        ([0, 1], [1.0], r"has shape \(1,\) for 2 rows"),
+    ],
+)
+def test_bad_updates_are_named(tmp_path, rows, losses, message):
+    made = recorder(tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        made.update(rows, losses)
+
+
+def test_other_bad_input_is_named(tmp_path):
+    with pytest.raises(InputError, match="labels has 2 values for 3 rows"):
+        recorder(tmp_path / "a", rows=3, labels=[0, 1])
+    with pytest.raises(InputError, match="occur twice"):
+        recorder(tmp_path / "a", rows=["x", "x"], labels=[0, 1])
+    with pytest.raises(InputError, match="number -4"):
+        recorder(tmp_path / "a", rows=[1, -4], labels=[0, 1])
+    made = recorder(tmp_path / "a")
+    with pytest.raises(InputError, match="split='test': recorded are train, validation"):
+        made.update([0], [1.0], split="test")
+    with pytest.raises(InputError, match=r"update got training_loss, margin .*recorded are training_loss"):
+        made.update([0], [1.0], margin=[1.0])
+    record_epochs(made, 1)
+    with pytest.raises(InputError, match=r"epoch 0 is recorded already"), made.epoch(0):
+        pass
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds other files"):
+        recorder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    recorder(tmp_path / "run")
+    with pytest.raises(InputError, match="holds another recording"):
+        recorder(tmp_path / "run", n=8)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["format"] == rundir.FORMAT

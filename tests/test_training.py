@@ -1,0 +1,229 @@
+"""The training loop: every row once an epoch, gradients of the whole step, the same on any number of processes."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hf_ltc.batches import image_batches
+from hf_ltc.training import (
+    TrainingConfig,
+    epoch_shares,
+    evaluate,
+    load_checkpoint,
+    prepare_training,
+    save_checkpoint,
+    steps_per_epoch,
+    train_epoch,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(0, 99),
+)
+def test_every_row_counts_once_an_epoch(rows, batch, processes, accumulate, epoch, seed):
+    config = TrainingConfig(epochs=9, batch_size=batch, gradient_accumulation_steps=accumulate, seed=seed)
+    shares = [list(epoch_shares(rows, config, epoch, process, processes)) for process in range(processes)]
+    steps = steps_per_epoch(rows, config, processes)
+    assert {len(share) for share in shares} == {steps}
+    counted, sizes = [], []
+    for step in zip(*shares):
+        # All processes do as many forward passes, or their collectives would wait for ever.
+        assert len({len(passes) for passes in step}) == 1
+        parts = [part for passes in step for part in passes]
+        assert all(len(positions) >= min(2, rows) or rows == 1 for positions, _, _ in parts)
+        (total,) = {total for _, _, total in parts}
+        assert total == sum(count for _, count, _ in parts)
+        sizes.append(total)
+        counted += [int(row) for positions, count, _ in parts for row in positions[:count]]
+    assert sorted(counted) == list(range(rows))
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch * processes * accumulate
+    # One process sees the same rows in the same order when the step is as large.
+    same = TrainingConfig(epochs=9, batch_size=batch * processes * accumulate, seed=seed)
+    alone = [row for ((positions, count, _),) in epoch_shares(rows, same, epoch) for row in positions[:count].tolist()]
+    assert sorted(alone) == sorted(counted)
+    assert alone == counted
+
+
+def test_epochs_and_seeds_have_their_own_order():
+    def order(seed, epoch):
+        config = TrainingConfig(epochs=3, batch_size=16, seed=seed)
+        return [int(row) for ((positions, _, _),) in epoch_shares(50, config, epoch) for row in positions]
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+
+
+@pytest.fixture
+def batches(small):
+    train = small["train"]
+    labels = np.asarray(train["label"][:], dtype=np.int64)
+    return image_batches(train, "image", labels, 8, device=torch.device("cpu"))
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+
+
+def trained(batches, epochs=2, model=None, accelerator=None, observe=None, **settings):
+    config = TrainingConfig(epochs=epochs, **{"batch_size": 32, "learning_rate": 0.05, **settings})
+    accelerator = accelerator or Accelerator()
+    state = prepare_training(model or linear(), len(batches), config, accelerator, average_decay=0.8)
+    for _ in range(epochs):
+        train_epoch(state, batches, config, accelerator, observe)
+    return state
+
+
+def weights(module):
+    return torch.cat([value.flatten().double() for value in module.state_dict().values()])
+
+
+def test_a_step_is_plain_sgd_on_the_mean_of_its_losses(batches):
+    state = trained(batches, epochs=1, schedule="constant", augment=False)
+    model = linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    config = TrainingConfig(epochs=1, batch_size=32)
+    for ((positions, _, _),) in epoch_shares(len(batches), config, 1):
+        ((images, labels, _),) = batches([positions])
+        cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(weights(state.model), weights(model), rtol=1e-5, atol=1e-7)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_step(batches):
+    whole = trained(batches, batch_size=32, augment=False)
+    parts = trained(batches, batch_size=8, gradient_accumulation_steps=4, augment=False)
+    torch.testing.assert_close(weights(whole.model), weights(parts.model), rtol=1e-4, atol=1e-6)
+
+
+def test_averaged_weights_are_the_exponential_mean_of_the_steps(batches):
+    seen = []
+    model = linear()
+    expected = weights(model)
+    accelerator = Accelerator()
+    config = TrainingConfig(epochs=1, batch_size=32)
+    state = prepare_training(model, len(batches), config, accelerator, average_decay=0.8)
+    step = state.scheduler.step
+
+    def observed_step():
+        seen.append(weights(state.model))
+        step()
+
+    state.scheduler.step = observed_step
+    train_epoch(state, batches, config, accelerator)
+    assert len(seen) == math.ceil(150 / 32)
+    for after in seen:
+        expected = 0.8 * expected + 0.2 * after
+    torch.testing.assert_close(weights(state.averaged.module), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_averages_include_running_statistics(batches):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
+    state = trained(batches, epochs=1, model=model)
+    averaged, raw = state.averaged.module[1], state.model[1]
+    assert not torch.equal(averaged.running_mean, torch.zeros(4))
+    assert not torch.equal(averaged.running_mean, raw.running_mean)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_observed_losses_are_of_the_row_and_without_smoothing(batches, smoothing):
+    seen = {}
+
+    def observe(positions, losses, logits, labels):
+        torch.testing.assert_close(losses, cross_entropy(logits, labels, reduction="none"))
+        assert not losses.requires_grad
+        assert not logits.requires_grad
+        for row, label in zip(positions.tolist(), labels.tolist()):
+            seen[row] = label
+
+    trained(batches, epochs=1, observe=observe, label_smoothing=smoothing)
+    assert [seen[row] for row in range(150)] == batches.labels.tolist()
+
+
+def test_label_smoothing_changes_the_training(batches):
+    assert not torch.equal(weights(trained(batches).model), weights(trained(batches, label_smoothing=0.3).model))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "step", "constant"])
+def test_schedules_reach_their_end(batches, schedule):
+    rates = []
+    config = TrainingConfig(epochs=4, batch_size=15, learning_rate=0.4, schedule=schedule)
+    accelerator = Accelerator()
+    state = prepare_training(linear(), len(batches), config, accelerator)
+    for _ in range(4):
+        train_epoch(
+            state, batches, config, accelerator, each_step=lambda: rates.append(state.scheduler.get_last_lr()[0])
+        )
+    assert len(rates) == 40
+    if schedule == "one-cycle":
+        assert max(rates) == pytest.approx(0.4, rel=1e-3)
+        assert rates[0] == pytest.approx(0.4 / 25)
+        assert rates[-1] < 0.01
+    elif schedule == "cosine":
+        expected = [0.2 * (1 + math.cos(math.pi * step / 40)) for step in range(40)]
+        assert rates == pytest.approx(expected)
+    elif schedule == "step":
+        assert rates == pytest.approx([0.4] * 20 + [0.04] * 10 + [0.004] * 10)
+    else:
+        assert rates == [0.4] * 40
+
+
+def test_evaluation_sees_every_row_once_and_leaves_the_mode(batches):
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 8 * 8, 10))
+    seen = torch.zeros(150)
+    losses = torch.zeros(150)
+
+    def observe(positions, values, logits, labels):
+        seen[positions] += 1
+        losses[positions] = values
+
+    evaluate(model, batches, Accelerator(), observe, batch_size=64)
+    assert (seen == 1).all()
+    assert model.training
+    ((images, labels, _),) = batches([np.arange(150)])
+    with torch.no_grad():
+        expected = cross_entropy(model.eval()(images), labels, reduction="none")
+    torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_from_a_checkpoint_it_goes_on_bit_by_bit(batches, tmp_path, optimizer):
+    def model():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10))
+
+    settings = {"optimizer": optimizer, "learning_rate": 0.01}
+    whole = trained(batches, epochs=3, model=model(), **settings)
+    config = TrainingConfig(epochs=3, batch_size=32, **settings)
+    accelerator = Accelerator()
+    first = prepare_training(model(), len(batches), config, accelerator, average_decay=0.8)
+    train_epoch(first, batches, config, accelerator)
+    save_checkpoint(tmp_path, first, accelerator)
+    saved = copy.deepcopy(weights(first.model))
+    torch.rand(7)
+    other = Accelerator()
+    second = prepare_training(model(), len(batches), config, other, average_decay=0.8)
+    load_checkpoint(tmp_path, second, other)
+    assert torch.equal(weights(second.model), saved)
+    train_epoch(second, batches, config, other)
+    train_epoch(second, batches, config, other)
+    assert torch.equal(weights(second.model), weights(whole.model))
+    assert torch.equal(weights(second.averaged.module), weights(whole.averaged.module))
+    assert second.epoch == 3
