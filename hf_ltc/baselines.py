@@ -143,7 +143,7 @@ def tdds(losses: np.ndarray, window: int = 10, decay: float = 0.9) -> np.ndarray
 
     Zhang et al., Spanning Training Progress: Temporal Dual-Depth Scoring for Enhanced Dataset Pruning, CVPR 2024
     (arXiv 2311.13613): in each window of J epochs the norm of the J - 1 absolute loss changes less their mean,
-    averaged exponentially over windows, in which the last weighs `decay`. The loss changes here are those of the label;
+    averaged exponentially over windows, in which the last weighs `decay`. The loss changes here are the label's;
     the paper's experiments weigh all classes by their predicted probability (a KL divergence), for which whole
     predicted distributions would have to be recorded.
 
