@@ -1,0 +1,423 @@
+"""Time and memory of scoring and ranking, on synthetic losses of the size of ImageNet, and against the official code.
+
+    python benchmarks/scoring.py --official FOLDER
+
+FOLDER is a checkout of https://github.com/manishnagaraj/CLD_Coresets_from_Trajectories; without it that part is left
+out. Each part runs in a process of its own, so that the memory it takes is its own. Times are the best of `--repeats`.
+Results are printed, and written to scoring.json beside this file.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+SIZE = {"rows": 1_281_167, "epochs": 90, "classes": 1000, "validation": 50_000}
+QUICK = {"rows": 40_000, "epochs": 30, "classes": 100, "validation": 2_000}
+OFFICIAL_SIZE = {"rows": 45_000, "epochs": 163, "classes": 100, "validation": 5_000}
+MEMBERS = {
+    "ltc": {"preset": "ltc"},
+    "cld": {"preset": "cld"},
+    "levels": {"of": "levels"},
+    "levels, by class": {"of": "levels", "scope": "class"},
+}
+MIB = 2**20
+
+
+def table(rows, epochs, seed):
+    """Losses that fall from ln(1000) at speeds of their own, with noise: float32 (epochs + 1, rows), made in place."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    speed = random.gamma(2, 0.05, rows).astype(np.float32)
+    made = np.empty((epochs + 1, rows), dtype=np.float32)
+    for t in range(epochs + 1):
+        random.random(out=made[t], dtype=np.float32)
+        made[t] *= 0.3
+        made[t] += 6.9 * np.exp(-speed * t)
+    return made
+
+
+def recording(size, seed):
+    import numpy as np
+
+    from hf_ltc.trajectories import Trajectories
+
+    rows, epochs, classes, validation = (size[name] for name in ("rows", "epochs", "classes", "validation"))
+    return Trajectories(
+        losses=table(rows, epochs, seed),
+        validation_losses=table(validation, epochs, seed + 1),
+        labels=np.random.default_rng(seed + 2).integers(0, classes, rows),
+        validation_labels=np.arange(validation) % classes,
+        rows=np.arange(rows),
+        validation_rows=np.full(validation, -1),
+        epochs=np.arange(epochs + 1),
+        lengths=(epochs + 1,),
+    )
+
+
+def best(function, repeats):
+    """Seconds of the fastest of several calls, and the last result."""
+    seconds, result = [], None
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), result
+
+
+def memory(name):
+    """`VmRSS` now, or `VmHWM`, the most it ever was, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no {name} in /proc/self/status: this benchmark needs Linux")
+
+
+def peak_beyond(function):
+    """Bytes that a call takes at most beyond what the process had before it."""
+    before = memory("VmRSS")
+    # Sets the high-water mark back to what is held now.
+    Path("/proc/self/clear_refs").write_text("5")
+    result = function()
+    return memory("VmHWM") - before, result
+
+
+def read_once(losses):
+    return sum(float(epoch.sum()) for epoch in losses)
+
+
+def scoring(size, repeats, seed):
+    """Scores from an array in memory, beside one pass that reads the array."""
+    from hf_ltc.scoring import ltc_scores
+
+    run = recording(size, seed)
+    ltc_scores(run)
+    found = {}
+    for name, member in MEMBERS.items():
+        read, _ = best(lambda: read_once(run.losses), repeats)
+        seconds, _ = best(lambda m=member: ltc_scores(run, **m), repeats)
+        # All memory that a second call takes: allocators keep what the first one took, so it is measured elsewhere.
+        found[name] = {"seconds": seconds, "read_seconds": read, "over_one_read": seconds / read}
+    return {"table_MiB": run.losses.nbytes / MIB, "members": found}
+
+
+def peak(size, seed, member):
+    """Memory of the first call in a fresh process."""
+    from hf_ltc.scoring import ltc_scores
+
+    run = recording(size, seed)
+    small = recording({**size, "rows": 100, "validation": 2 * size["classes"]}, seed)
+    # Modules and threads that any call needs.
+    ltc_scores(small, **MEMBERS[member])
+    taken, _ = peak_beyond(lambda: ltc_scores(run, **MEMBERS[member]))
+    return {"peak_MiB_beyond_table": taken / MIB}
+
+
+def on_disk(size, repeats, seed):
+    """Scores from a run directory, read epoch by epoch and never held."""
+    from hf_ltc.scoring import ltc_scores
+    from hf_ltc.trajectories import Trajectories
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole = recording(size, seed)
+        expected = ltc_scores(whole)
+        whole.save(Path(folder) / "run")
+        del whole
+        run = Trajectories.load(Path(folder) / "run", mmap=True)
+        read, _ = best(lambda: read_once([run.losses[t] for t in range(len(run.losses))]), 1)
+        read, _ = best(lambda: sum(float(run.losses[t].sum()) for t in range(len(run.losses))), repeats)
+        taken, scores = peak_beyond(lambda: ltc_scores(run))
+        seconds, _ = best(lambda: ltc_scores(run), repeats)
+    return {
+        "seconds": seconds,
+        "read_seconds": read,
+        "over_one_read": seconds / read,
+        "peak_MiB": taken / MIB,
+        "largest_difference": float(abs(scores - expected).max()),
+    }
+
+
+def ranking(size, repeats, seed):
+    """The class-balanced order, and the rows of a tenth."""
+    import numpy as np
+    import pyarrow as pa
+    from datasets import ClassLabel, Dataset, Features, Value, disable_caching, disable_progress_bars
+
+    from hf_ltc.scoring import ltc_scores
+    from hf_ltc.selection import coreset_order, in_coreset, select_coreset
+
+    disable_progress_bars()
+    disable_caching()
+    run = recording({**size, "epochs": 10}, seed)
+    scores = ltc_scores(run)
+    order, ranks = best(lambda: coreset_order(scores, run.labels), repeats)
+    names = [str(number) for number in range(size["classes"])]
+    dataset = Dataset(
+        pa.table({"label": run.labels, "ltc_score": scores, "ltc_rank": ranks}),
+    ).cast(Features({"label": ClassLabel(names=names), "ltc_score": Value("float32"), "ltc_rank": Value("int32")}))
+    keep = size["rows"] // 10
+    select, coreset = best(lambda: select_coreset(dataset, size=keep), repeats)
+    filtered, again = best(
+        lambda: dataset.filter(
+            in_coreset, fn_kwargs={"size": keep}, input_columns="ltc_rank", batched=True, batch_size=100_000
+        ),
+        repeats,
+    )
+    assert len(coreset) == len(again) == keep
+    counts = np.bincount(coreset.with_format("numpy")["label"][:])
+    return {
+        "order_seconds": order,
+        "select_seconds": select,
+        "filter_seconds": filtered,
+        "smallest_and_largest_class": [int(counts.min()), int(counts.max())],
+    }
+
+
+def growth(size, repeats, seed):
+    """Seconds by N, T and Q, and the exponent that fits them: 1 is linear."""
+    import numpy as np
+
+    from hf_ltc.scoring import ltc_scores, references
+
+    def measured(name, values, function, other):
+        seconds = []
+        for value in values:
+            run = recording({**size, **other, name: value}, seed)
+            function(run)
+            seconds.append(best(lambda run=run: function(run), repeats)[0])
+        exponent = np.polyfit(np.log(values), np.log(seconds), 1)[0]
+        return {"values": list(values), "seconds": seconds, "exponent": float(exponent)}
+
+    few = {"validation": 2 * size["classes"]}
+    return {
+        "N": measured("rows", [size["rows"] // part for part in (8, 4, 2, 1)], ltc_scores, few),
+        "T": measured("epochs", [30, 60, 120, 240], ltc_scores, {**few, "rows": size["rows"] // 4}),
+        "Q": measured(
+            "validation", [size["validation"] * part for part in (1, 2, 4, 8)], references, {"rows": size["classes"]}
+        ),
+    }
+
+
+def images(gib, seed):
+    """`run.score` on rows with image bytes: bytes written to disk, and memory taken."""
+    import numpy as np
+    import pyarrow as pa
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    block, each = 512, 256 * 1024
+    blocks = int(gib * 2**30 / (block * each))
+    rows = block * blocks
+    # The same 128 MiB of bytes in every block: in memory once, in the dataset many times.
+    noise = np.random.default_rng(seed).bytes(block * each)
+    offsets = pa.py_buffer(np.arange(block + 1, dtype=np.int32) * each)
+    encoded = pa.BinaryArray.from_buffers(pa.binary(), block, [None, offsets, pa.py_buffer(noise)])
+    path = pa.nulls(block, pa.string())
+    column = pa.chunked_array([pa.StructArray.from_arrays([encoded, path], ["bytes", "path"])] * blocks)
+    run = recording({"rows": rows, "epochs": 30, "classes": 10, "validation": 100}, seed)
+    features = Features({"image": Image(), "label": ClassLabel(names=list("abcdefghij"))})
+    dataset = Dataset(pa.table({"image": column, "label": run.labels}, schema=features.arrow_schema))
+
+    def written():
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("wchar")).split()[1])
+
+    small = recording({"rows": block, "epochs": 30, "classes": 10, "validation": 100}, seed)
+    small.score(dataset.select(range(block)))
+    before = written()
+    start = time.perf_counter()
+    taken, scored = peak_beyond(lambda: run.score(dataset))
+    seconds = time.perf_counter() - start
+    return {
+        "rows": rows,
+        "image_GiB": sum(len(chunk) for chunk in column.chunks) * each / 2**30,
+        "seconds": seconds,
+        "bytes_written": written() - before,
+        "peak_MiB": taken / MIB,
+        "columns": scored.column_names,
+    }
+
+
+def official_input(folder, seed):
+    """What the official code reads, a pickle of lists of floats, and the same as a run directory."""
+    run = recording(OFFICIAL_SIZE, seed)
+    run.save(folder / "run")
+    with (folder / "losses.pkl").open("wb") as file:
+        pickle.dump(
+            {
+                "tr_loss": [epoch.tolist() for epoch in run.losses],
+                "val_loss": [epoch.tolist() for epoch in run.validation_losses],
+                "tr_lbl": [run.labels.tolist()] * len(run.losses),
+                "val_lbl": [run.validation_labels.tolist()] * len(run.losses),
+            },
+            file,
+        )
+    return {}
+
+
+def theirs(folder, official):
+    """Their main(), from the pickle to the sorted rows of each class, without the start of Python and its imports."""
+    import types
+
+    # Their command line, which is not what is measured.
+    sys.modules["fire"] = types.ModuleType("fire")
+    sys.path.insert(0, str(Path(official).resolve()))
+    os.chdir(folder)
+    import Compute_CLD_scores
+
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        taken, _ = peak_beyond(lambda: Compute_CLD_scores.main(loss_path="losses.pkl"))
+    return {"seconds": time.perf_counter() - start, "peak_MiB": taken / MIB}
+
+
+def ours(folder, repeats):
+    """The same from the run directory: read, score, sort within classes."""
+    import numpy as np
+
+    from hf_ltc.scoring import ltc_scores
+    from hf_ltc.trajectories import Trajectories
+
+    def ranked(mmap):
+        run = Trajectories.load(folder / "run", mmap=mmap)
+        scores = ltc_scores(run, preset="cld")
+        # By class, then by falling score.
+        return run, scores, np.lexsort((-scores, run.labels))
+
+    taken, (_, scores, order) = peak_beyond(lambda: ranked(True))
+    streamed, _ = best(lambda: ranked(True), repeats)
+    loaded, _ = best(lambda: ranked(False), repeats)
+    held = Trajectories.load(folder / "run")
+    only, _ = best(lambda: ltc_scores(held, preset="cld"), repeats)
+    found = {
+        "seconds_streamed": streamed,
+        "seconds_loaded": loaded,
+        "seconds_scoring_alone": only,
+        "peak_MiB_streamed": taken / MIB,
+    }
+    stored = folder / "Scores" / "CLD_indices_sorted_CIFAR100_resnet18.pkl"
+    with stored.open("rb") as file:
+        other = pickle.load(file)
+    theirs = np.concatenate([other[str(label)] for label in range(OFFICIAL_SIZE["classes"])])
+    elsewhere = np.flatnonzero(theirs != order)
+    return found | {
+        "rows_at_another_place": len(elsewhere),
+        "largest_score_gap_there": float(np.abs(scores[theirs] - scores[order])[elsewhere].max(initial=0)),
+    }
+
+
+def in_a_process(part, **arguments):
+    """Runs one of the functions above in a fresh process, and gives what it returns."""
+    print(f"{part} ...", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", __file__, "--part", part, "--arguments", json.dumps(arguments)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def hardware():
+    models = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_GiB": round(pages / 2**30),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--official", metavar="FOLDER", help="checkout of the official code")
+    parser.add_argument("--repeats", type=int, default=7, help="calls of which the fastest counts (7)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic losses (0)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--output", default=str(Path(__file__).with_suffix(".json")), help="where results are written")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.part:
+        arguments = json.loads(given.arguments)
+        if "folder" in arguments:
+            arguments["folder"] = Path(arguments["folder"])
+        print(json.dumps(globals()[given.part](**arguments)))
+        return
+
+    size = QUICK if given.quick else SIZE
+    each = {"size": size, "seed": given.seed}
+    repeated = {**each, "repeats": given.repeats}
+    results = {
+        "command": "python benchmarks/scoring.py"
+        + " --official FOLDER" * bool(given.official)
+        + " --quick" * given.quick,
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("numpy", "datasets", "pyarrow")}},
+        "seed": given.seed,
+        "repeats": given.repeats,
+        "size": size,
+        "scoring": in_a_process("scoring", **repeated),
+        "memory": {name: in_a_process("peak", **each, member=name) for name in MEMBERS},
+        "run_directory": in_a_process("on_disk", **repeated),
+        "ranking": in_a_process("ranking", **repeated),
+        "growth": in_a_process("growth", **repeated),
+        "images": in_a_process("images", gib=0.5 if given.quick else 10, seed=given.seed),
+    }
+    if given.official:
+        with tempfile.TemporaryDirectory() as folder:
+            in_a_process("official_input", folder=folder, seed=given.seed)
+            official = in_a_process("theirs", folder=folder, official=str(Path(given.official).resolve()))
+            own = in_a_process("ours", folder=folder, repeats=given.repeats)
+        results["official"] = {
+            "size": OFFICIAL_SIZE,
+            "theirs": official,
+            "ours": own,
+            "times_faster": official["seconds"] / own["seconds_streamed"],
+            "times_less_memory": official["peak_MiB"] / own["peak_MiB_streamed"],
+        }
+    Path(given.output).write_text(json.dumps(results, indent=2) + "\n")
+    show(results)
+
+
+def show(results):
+    """The results as a table, with the goals they are held against."""
+    lines = []
+    for name, member in results["scoring"]["members"].items():
+        taken = results["memory"][name]["peak_MiB_beyond_table"]
+        lines.append((f"{name}: time of one read pass", f"{member['over_one_read']:.2f}", "3"))
+        lines.append((f"{name}: seconds", f"{member['seconds']:.3f}", ""))
+        lines.append((f"{name}: MiB beyond the table", f"{taken:.0f}", "95 (100 MB)"))
+    run = results["run_directory"]
+    lines.append(("run directory: time of one read pass", f"{run['over_one_read']:.2f}", "3"))
+    lines.append(("run directory: MiB", f"{run['peak_MiB']:.0f}", "95 (100 MB)"))
+    for name in ("order", "select", "filter"):
+        lines.append((f"{name}: seconds", f"{results['ranking'][f'{name}_seconds']:.3f}", "0.5"))
+    for name, measured in results["growth"].items():
+        lines.append((f"growth in {name}: exponent", f"{measured['exponent']:.2f}", "1"))
+    lines.append(("run.score: bytes written", str(results["images"]["bytes_written"]), "0"))
+    if "official" in results:
+        lines.append(("official code: times faster", f"{results['official']['times_faster']:.0f}", "500"))
+        lines.append(("official code: times less memory", f"{results['official']['times_less_memory']:.0f}", "20"))
+        lines.append(
+            ("official code: rows at another place", str(results["official"]["ours"]["rows_at_another_place"]), "0")
+        )
+    width = max(len(name) for name, _, _ in lines)
+    print(f"{'':{width}}  {'measured':>10}  goal")
+    for name, value, goal in lines:
+        print(f"{name:{width}}  {value:>10}  {goal}")
+
+
+if __name__ == "__main__":
+    main()
