@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict, Value
 
-from . import rundir, scoring, selection
+from . import rundir, scoring, selection, tables
 from .columns import read_column, with_columns
 from .data import find_label_column, read_labels
 from .errors import InputError
@@ -21,7 +21,6 @@ from .identity import check_identity
 LOSSES = ("training_loss", "evaluation_loss")
 VALIDATION_LOSS = "validation_loss"
 IDS = "ids.parquet"
-_CHUNK = 65_536
 _NAMED = 5
 
 
@@ -265,16 +264,15 @@ class Trajectories:
                 if a signal was not recorded.
         """
         where = self.positions(dataset)
-        tables = {"loss_trajectory": self.losses}
+        added = {"loss_trajectory": self.losses}
         for signal in signals:
             if signal not in self.signals:
                 raise InputError(
                     f"the signal {signal!r} was not recorded (there are: {', '.join(self.signals) or 'none'}): record "
                     f"with --signals {signal}"
                 )
-            tables[f"{signal}_trajectory"] = self.signals[signal]
-        feature = List(Value("float32"), length=len(self.epochs))
-        return with_columns(dataset, {name: (_by_row(table, where), feature) for name, table in tables.items()})
+            added[f"{signal}_trajectory"] = self.signals[signal]
+        return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
 
     def positions(self, dataset: Dataset) -> np.ndarray:
         """For each row of a dataset its place among the recorded rows, or -1: int64; checks that it is the dataset.
@@ -339,7 +337,7 @@ class Trajectories:
         scores = scoring.ltc_scores(self, preset=preset, **family)
         values = np.where(where >= 0, scores[where], np.nan).astype(np.float32)
         columns: dict[str, tuple[Any, object]] = {
-            "loss_trajectory": (_by_row(self.losses, where), List(Value("float32"), length=len(self.epochs))),
+            "loss_trajectory": tables.trajectory_column(self.losses, where),
             "ltc_score": (pa.array(values, mask=np.isnan(values)), Value("float32")),
         }
         label_column = (self.recipe.get("dataset") or {}).get("label_column")
@@ -351,25 +349,7 @@ class Trajectories:
         Returns:
             `datasets.DatasetDict`: one row a sample, ids in a column `id` where there are any.
         """
-        names = (self.recipe.get("dataset") or {}).get("names")
-        label = ClassLabel(names=names) if names else Value("int64")
-        feature = List(Value("float32"), length=len(self.epochs))
-        everything = np.arange(len(self.rows))
-        train: dict[str, tuple[Any, Any]] = {
-            "row": (pa.array(self.rows), Value("int64")),
-            "label": (pa.array(self.labels), label),
-            "loss_trajectory": (_by_row(self.losses, everything), feature),
-        }
-        for name, values in self.signals.items():
-            train[f"{name}_trajectory"] = (_by_row(values, everything), feature)
-        if self.ids is not None:
-            train["id"] = (self.ids, Value(str(self.ids.type)))
-        validation: dict[str, tuple[Any, Any]] = {
-            "row": (pa.array(self.validation_rows), Value("int64")),
-            "label": (pa.array(self.validation_labels), label),
-            "loss_trajectory": (_by_row(self.validation_losses, np.arange(len(self.validation_rows))), feature),
-        }
-        return DatasetDict({"train": _dataset(train), "validation": _dataset(validation)})
+        return tables.to_dataset(self)
 
     @classmethod
     def from_dataset(
@@ -387,54 +367,47 @@ class Trajectories:
             epochs (`Sequence[int]`, *optional*): Epoch of each checkpoint; 0, 1, ... if not given.
             lengths (`Sequence[int]`, *optional*): Checkpoints of each run; one run if not given.
             recipe (`dict`, *optional*): The recipe.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: for a split or column that is missing, a row without a trajectory or with one of another
+                length, and rows that occur twice.
         """
-        for split in ("train", "validation"):
-            if split not in dataset:
-                raise InputError(
-                    f"no split {split!r} among {', '.join(dataset)}: trajectories have train and validation"
-                )
-        train, validation = dataset["train"], dataset["validation"]
-        losses = _by_epoch(train, "loss_trajectory")
-        order = np.argsort(rows := read_column(train, "row").to_numpy(), kind="stable")
-        signals = [name for name in train.column_names if name.endswith("_trajectory") and name != "loss_trajectory"]
+        columns = tables.read_dataset(dataset)
+        count = len(columns["losses"])
         return cls(
-            losses=losses[:, order],
-            validation_losses=_by_epoch(validation, "loss_trajectory"),
-            labels=read_column(train, "label").cast(pa.int64()).to_numpy()[order],
-            validation_labels=read_column(validation, "label").cast(pa.int64()).to_numpy(),
-            rows=rows[order],
-            validation_rows=read_column(validation, "row").to_numpy(),
-            epochs=np.arange(len(losses)) if epochs is None else np.asarray(epochs, dtype=np.int64),
-            lengths=(len(losses),) if lengths is None else tuple(lengths),
-            signals={name.removesuffix("_trajectory"): _by_epoch(train, name)[:, order] for name in signals},
-            ids=read_column(train, "id").combine_chunks().take(order) if "id" in train.column_names else None,
+            **columns,
+            epochs=np.arange(count) if epochs is None else np.asarray(epochs, dtype=np.int64),
+            lengths=(count,) if lengths is None else tuple(lengths),
             recipe=recipe or {},
         )
 
     def to_parquet(self, folder: str | Path) -> None:
-        """Writes `train.parquet`, `validation.parquet` and `recipe.json`, for any tool that reads Parquet."""
-        folder = Path(folder)
-        rundir.check_free(folder, lambda _: False)
-        for split, rows in self.to_dataset().items():
-            with rundir.replacing(folder / f"{split}.parquet") as temporary:
-                rows.to_parquet(temporary)
-        recipe = {**self.recipe, "epochs": self.epochs.tolist(), "lengths": list(self.lengths)}
-        rundir.write_json(folder / rundir.RECIPE, recipe)
+        """Writes `train.parquet`, `validation.parquet` and `recipe.json`, for any tool that reads Parquet.
+
+        Args:
+            folder (`str` or `Path`): A new or empty folder.
+        """
+        tables.write_parquet(self, Path(folder))
 
     @classmethod
     def from_parquet(cls, folder: str | Path) -> "Trajectories":
-        """Reads what [`Trajectories.to_parquet`] wrote."""
-        folder = Path(folder)
-        recipe = rundir.read_json(folder / rundir.RECIPE)
-        splits = {}
-        for split in ("train", "validation"):
-            path = folder / f"{split}.parquet"
-            try:
-                splits[split] = Dataset(pq.read_table(path))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise InputError(f"cannot read {str(path)!r} ({str(error).splitlines()[0]}): put it back") from error
+        """Reads what [`Trajectories.to_parquet`] wrote.
+
+        Args:
+            folder (`str` or `Path`): The folder.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: for a file that is missing or damaged, naming it.
+        """
+        dataset, recipe = tables.read_parquet(Path(folder))
         epochs, lengths = recipe.pop("epochs"), recipe.pop("lengths")
-        return cls.from_dataset(DatasetDict(splits), epochs=epochs, lengths=lengths, recipe=recipe)
+        return cls.from_dataset(dataset, epochs=epochs, lengths=lengths, recipe=recipe)
 
     @property
     def _loss_name(self) -> str:
@@ -524,35 +497,6 @@ def _stack(tables: Sequence[Any]) -> Any:
             [path for table in tables for path in table.paths], tables[0].name, tables[0].shape[1]
         )
     return tables[0] if len(tables) == 1 else np.concatenate([np.asarray(table) for table in tables])
-
-
-def _by_row(table: Any, where: np.ndarray) -> pa.ChunkedArray:
-    """Rows of an epoch-major table as fixed-size lists, null where `where` is -1; transposed block by block."""
-    table = np.asarray(table)
-    kind = pa.list_(pa.float32(), len(table))
-    chunks = []
-    for start in range(0, len(where), _CHUNK):
-        taken = where[start : start + _CHUNK]
-        block = np.ascontiguousarray(table[:, np.maximum(taken, 0)].T)
-        mask = pa.array(taken < 0) if (taken < 0).any() else None
-        chunks.append(pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), type=kind, mask=mask))
-    return pa.chunked_array(chunks, type=kind)
-
-
-def _by_epoch(dataset: Dataset, column: str) -> np.ndarray:
-    values = read_column(dataset, column)
-    if values.null_count:
-        raise InputError(f"column {column!r} has {values.null_count} null rows: leave them out")
-    flat = pc.list_flatten(values).to_numpy().astype(np.float32)
-    if not len(values) or len(flat) % len(values):
-        raise InputError(f"column {column!r} has trajectories of different lengths, or no rows")
-    return np.ascontiguousarray(flat.reshape(len(values), -1).T)
-
-
-def _dataset(columns: Mapping[str, tuple[Any, Any]]) -> Dataset:
-    features = Features({name: feature for name, (_, feature) in columns.items()})
-    arrays = [values for values, _ in columns.values()]
-    return Dataset(pa.table(arrays, schema=features.arrow_schema))
 
 
 def _some(rows: np.ndarray) -> str:
