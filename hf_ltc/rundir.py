@@ -59,25 +59,29 @@ def sync(path: Path) -> None:
 def _unwritable(path: Path, error: Exception) -> InputError:
     reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
     return InputError(
-        f"cannot write {str(path)!r} ({reason}): make room or give another --output-dir; what was written before is "
-        "intact, and the same command goes on from there"
+        f"cannot write {str(path)!r} ({reason}): make room there or give another folder; what was written before is "
+        "intact"
     )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, indented, whole or not at all."""
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object, indented, whole or not at all."""
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON; an [`InputError`] names a file that is missing or damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; an [`InputError`] names a file that is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or str(error)) from error
     except ValueError as error:
-        raise _unreadable(path, f"not JSON: {error}") from error
+        raise unreadable(path, f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise unreadable(path, f"a JSON {type(value).__name__}, not an object")
+    return value
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
@@ -91,7 +95,7 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.
     with opened(path) as file:
         have = list(file.keys())
         if missing := [name for name in names or () if name not in have]:
-            raise _unreadable(path, f"it has no {', '.join(missing)}, only {', '.join(have)}")
+            raise unreadable(path, f"it has no {', '.join(missing)}, only {', '.join(have)}")
         return {name: file.get_tensor(name) for name in names or have}
 
 
@@ -102,12 +106,13 @@ def opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="np") as file:
             yield file
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error) or "missing") from error
+        raise unreadable(path, error.strerror or str(error) or "missing") from error
     except SafetensorError as error:
-        raise _unreadable(path, f"truncated or not safetensors: {error}") from error
+        raise unreadable(path, f"truncated or not safetensors: {error}") from error
 
 
-def _unreadable(path: Path, reason: str) -> InputError:
+def unreadable(path: Path, reason: str) -> InputError:
+    """The error for a file of a run that is missing or damaged."""
     return InputError(
         f"cannot read {str(path)!r} ({reason}): put the file back, or record again into another --output-dir"
     )
@@ -135,7 +140,6 @@ def publish(pending: Path, path: Path) -> None:
     """Puts a finished epoch file in its place; one that is there already is left as it is."""
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         try:
             os.link(pending, temporary)
@@ -166,7 +170,7 @@ class EpochTable(Sequence[np.ndarray]):
             return EpochTable(list(np.array(self.paths, dtype=object)[epoch]), self.name, self.shape[1])
         values = read_arrays(self.paths[int(epoch)], [self.name])[self.name]
         if values.shape != self.shape[1:] or values.dtype != self.dtype:
-            raise _unreadable(
+            raise unreadable(
                 self.paths[int(epoch)],
                 f"{self.name} is {values.dtype}{list(values.shape)}, not float32[{self.shape[1]}]: of another run?",
             )

@@ -16,6 +16,8 @@ from .errors import InputError
 from .scoring import Recorded
 
 LOSS_COLUMN = "loss_trajectory"
+# In the recipe of Parquet files: epochs, lengths, loss_name.
+LAYOUT = "layout"
 _SUFFIX = "_trajectory"
 _CHUNK = 65_536
 
@@ -29,6 +31,8 @@ class RecordedColumns(Recorded, Protocol):
     def signals(self) -> Mapping[str, Any]: ...  # float32 (L, N) each
     @property
     def ids(self) -> pa.Array | None: ...  # (N,)
+    @property
+    def loss_name(self) -> str: ...
 
 
 def trajectory_column(table: Any, where: np.ndarray) -> Column:
@@ -109,12 +113,12 @@ def write_parquet(run: RecordedColumns, folder: Path) -> None:
     for split, rows in to_dataset(run).items():
         with rundir.replacing(folder / f"{split}.parquet") as temporary:
             rows.to_parquet(temporary)
-    recipe = {**run.recipe, "epochs": run.epochs.tolist(), "lengths": list(run.lengths)}
-    rundir.write_json(folder / rundir.RECIPE, recipe)
+    layout = {"epochs": run.epochs.tolist(), "lengths": list(run.lengths), "loss_name": run.loss_name}
+    rundir.write_json(folder / rundir.RECIPE, {**run.recipe, LAYOUT: layout})
 
 
 def read_parquet(folder: Path) -> tuple[DatasetDict, dict[str, Any]]:
-    """Reads what [`write_parquet`] wrote: the splits, and the recipe with `epochs` and `lengths`.
+    """Reads what [`write_parquet`] wrote: the splits, and the recipe with what [`Trajectories`] needs beside the columns.
 
     Raises:
         InputError: for a file that is missing or damaged, naming it.

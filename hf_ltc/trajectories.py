@@ -1,6 +1,7 @@
 """Trajectories: what a run recorded, as a value, and its way back to the dataset it was recorded on."""
 
 import dataclasses
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,10 @@ class Trajectories:
         signals (`Mapping[str, np.ndarray]`): float32 `(L, N)` each: margin, correct, el2n, evaluation_loss, ...
         ids (`pyarrow.Array`, *optional*): `(N,)` unique ids of the rows, where the dataset has such a column.
         recipe (`dict`): How it was made: settings, dataset identity, versions, hardware, seconds.
+        loss_name (`str`): Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
+
+    Raises:
+        InputError: for arrays whose shapes do not go together.
     """
 
     losses: Any
@@ -57,6 +62,7 @@ class Trajectories:
     signals: Mapping[str, Any] = field(default_factory=dict)
     ids: Any = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    loss_name: str = LOSSES[0]
 
     def __post_init__(self) -> None:
         checkpoints, n, q = len(self.epochs), len(self.rows), len(self.validation_labels)
@@ -65,13 +71,21 @@ class Trajectories:
         for name, (table, columns) in shapes.items():
             if tuple(table.shape) != (checkpoints, columns):
                 raise InputError(f"{name} has shape {tuple(table.shape)}, not ({checkpoints}, {columns})")
-        if sum(self.lengths) != checkpoints:
+        if sum(self.lengths) != checkpoints or min(self.lengths, default=1) < 1:
+            raise InputError(f"lengths {self.lengths} must be 1 or more each and sum to {checkpoints} checkpoints")
+        for name, values, count in (
+            ("labels", self.labels, n),
+            ("validation_rows", self.validation_rows, q),
+            ("ids", self.rows if self.ids is None else self.ids, n),
+        ):
+            if len(values) != count:
+                raise InputError(f"{name} has {len(values)} values for {count} samples")
+        if (np.diff(self.rows) <= 0).any():
+            raise InputError("rows must be increasing: order rows, labels, ids, losses and signals by row number")
+        if self.loss_name not in LOSSES or self.loss_name in self.signals:
             raise InputError(
-                f"lengths {self.lengths} sum to {sum(self.lengths)}, but there are {checkpoints} checkpoints"
-            )
-        if len(self.labels) != n or len(self.validation_rows) != q:
-            raise InputError(
-                f"labels of {len(self.labels)} and validation rows of {len(self.validation_rows)} samples"
+                f"loss_name is {self.loss_name!r}: it must be {' or '.join(LOSSES)}, and of no signal "
+                f"({', '.join(self.signals) or 'none'})"
             )
 
     def __len__(self) -> int:
@@ -81,7 +95,8 @@ class Trajectories:
     def runs(self) -> list["Trajectories"]:
         """The runs it is made of, each as a value of its own."""
         ends = np.cumsum(self.lengths)
-        return [self._take(np.arange(end - size, end)) for end, size in zip(ends, self.lengths)]
+        each = [self._take(np.arange(end - size, end)) for end, size in zip(ends, self.lengths)]
+        return [dataclasses.replace(run, recipe=recipe) for run, recipe in zip(each, _recipes(self))]
 
     @classmethod
     def load(cls, path: str | Path, *, losses: str | None = None, mmap: bool = False) -> "Trajectories":
@@ -89,7 +104,8 @@ class Trajectories:
 
         Args:
             path (`str` or `Path`): The run directory.
-            losses (`str`, *optional*): `"training"` or `"evaluation"`, where both were recorded; training by default.
+            losses (`str`, *optional*):
+                `"training"` or `"evaluation"`, where both were recorded; training by default. The others are a signal.
             mmap (`bool`, *optional*, defaults to `False`): Read an epoch from disk whenever it is used, and hold none.
 
         Returns:
@@ -102,10 +118,12 @@ class Trajectories:
         if not path.is_dir():
             raise InputError(f"no run directory {str(path)!r}: make one with hf-ltc record --output-dir {path}")
         if seeds := rundir.seed_folders(path):
-            done = [seed for seed in seeds if "epochs" in rundir.read_json(seed / rundir.RECIPE)]
+            done = [seed for seed in seeds if _is_finished(seed)]
             if not done:
                 raise InputError(f"no run in {str(path)!r} is finished yet: run the same hf-ltc record command again")
             together = cls.average([cls.load(seed, losses=losses, mmap=mmap) for seed in done])
+            if len(done) < len(seeds) or not (path / rundir.RECIPE).exists():
+                return together
             return dataclasses.replace(together, recipe=rundir.read_json(path / rundir.RECIPE))
         recipe = rundir.read_json(path / rundir.RECIPE)
         if recipe.get("format") != rundir.FORMAT:
@@ -121,10 +139,10 @@ class Trajectories:
         for file, epoch in zip(files, epochs):
             with rundir.opened(file) as content:
                 marks, names = content.metadata() or {}, list(content.keys())
-            if marks.get("run") != recipe["run"] or marks.get("epoch") != str(epoch):
+            if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
                 raise InputError(
                     f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
-                    f"{recipe['run']}: put the right file back, or record again into another --output-dir"
+                    f"{recipe.get('run')}: put the right file back, or record again into another --output-dir"
                 )
         name = _losses_of(names, losses, path)
         count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
@@ -146,6 +164,7 @@ class Trajectories:
             signals=arrays,
             ids=_read_ids(path),
             recipe=recipe,
+            loss_name=name,
         )
 
     def save(self, path: str | Path) -> None:
@@ -159,35 +178,51 @@ class Trajectories:
         runs = self.runs
         for number, run in enumerate(runs):
             folder = path if len(runs) == 1 else path / f"seed-{number}"
-            recipe = {"format": rundir.FORMAT, "run": "saved", **run.recipe, "epochs": run.epochs.tolist()}
+            recipe = {**_marked(run.recipe), "epochs": run.epochs.tolist()}
             write_rows(folder, run)
             for t, epoch in enumerate(run.epochs.tolist()):
-                arrays = {name: values[t] for name, values in {**run.signals, run._loss_name: run.losses}.items()}
+                arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
                 arrays[VALIDATION_LOSS] = run.validation_losses[t]
                 marks = {"run": recipe["run"], "epoch": str(epoch)}
                 rundir.write_arrays(rundir.epoch_path(folder, epoch), arrays, marks)
             rundir.write_json(folder / rundir.RECIPE, recipe)
         if len(runs) > 1:
             write_rows(path, self)
-            rundir.write_json(path / rundir.RECIPE, {"format": rundir.FORMAT, "run": "saved", **self.recipe})
+            rundir.write_json(path / rundir.RECIPE, _marked(self.recipe))
 
     def truncate(self, epochs: int) -> "Trajectories":
         """Keeps the checkpoints up to a training epoch.
 
         Args:
             epochs (`int`): The last epoch kept.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: if none is left.
         """
-        return self._take(np.flatnonzero(self.epochs <= epochs))
+        kept = np.flatnonzero(self.epochs <= epochs)
+        if not len(kept):
+            raise InputError(
+                f"truncate({epochs}) leaves nothing: the first checkpoint is of epoch {self.epochs.min()}"
+            )
+        return self._take(kept)
 
     def every(self, k: int) -> "Trajectories":
-        """Keeps the checkpoints whose epoch is a multiple of `k`, as if it had been recorded with `record_every=k`.
+        """Keeps what `record_every=k` records: the checkpoints whose epoch is a multiple of `k`, and the last.
 
         Args:
             k (`int`): 1 or more.
+
+        Returns:
+            [`Trajectories`]
         """
         if k < 1:
             raise InputError(f"every({k}): it must be 1 or more")
-        return self._take(np.flatnonzero(self.epochs % k == 0))
+        kept = self.epochs % k == 0
+        kept[np.cumsum(self.lengths) - 1] = True
+        return self._take(np.flatnonzero(kept))
 
     @classmethod
     def average(cls, runs: Sequence["Trajectories"]) -> "Trajectories":
@@ -201,7 +236,7 @@ class Trajectories:
             [`Trajectories`]
 
         Raises:
-            InputError: if they are of different datasets or validation samples.
+            InputError: if they are of different datasets, validation samples or kinds of losses.
         """
         if not runs:
             raise InputError("average([]): give one run or more")
@@ -218,7 +253,7 @@ class Trajectories:
         shared = set(first.signals).intersection(*(run.signals for run in runs))
         recipe = dict(first.recipe)
         if len(runs) > 1:
-            recipe["runs"] = [run.recipe for run in runs]
+            recipe["runs"] = [recipe for run in runs for recipe in _recipes(run)]
         return dataclasses.replace(
             aligned[0],
             losses=_stack([run.losses for run in aligned]),
@@ -234,9 +269,16 @@ class Trajectories:
 
         Args:
             rows (`np.ndarray`): int64, row numbers in the source dataset, all of them recorded.
+
+        Returns:
+            [`Trajectories`]: rows increasing, whatever the order they are given in.
+
+        Raises:
+            InputError: for rows that were not recorded.
         """
-        where = np.searchsorted(self.rows, rows)
-        if (self.rows[np.minimum(where, len(self.rows) - 1)] != rows).any():
+        rows = np.unique(np.asarray(rows, dtype=np.int64))
+        where = np.flatnonzero(np.isin(self.rows, rows, assume_unique=True))
+        if len(where) < len(rows):
             raise InputError(f"rows {_some(np.setdiff1d(rows, self.rows))} were not recorded")
         return dataclasses.replace(
             self,
@@ -247,7 +289,7 @@ class Trajectories:
             ids=None if self.ids is None else self.ids.take(pa.array(where)),
         )
 
-    def attach(self, dataset: Dataset, signals: Sequence[str] = ()) -> Dataset:
+    def attach(self, dataset: Dataset, signals: Sequence[str] = (), *, id_column: str | None = None) -> Dataset:
         """Adds the column `loss_trajectory` to the dataset it was recorded on; no row is rewritten.
 
         Args:
@@ -255,6 +297,8 @@ class Trajectories:
                 The recorded dataset, in the recorded order; with recorded ids any part and order of it.
             signals (`Sequence[str]`, *optional*):
                 Further signals to add, as `<signal>_trajectory`.
+            id_column (`str`, *optional*):
+                The column with the ids, where they were recorded; the one that was recorded with if not given.
 
         Returns:
             `datasets.Dataset`: with fixed-size lists of L float32, null for rows that were held out as validation.
@@ -263,48 +307,69 @@ class Trajectories:
             InputError: if it is another dataset, or was shuffled, filtered or relabelled, saying in what it differs;
                 if a signal was not recorded.
         """
-        where = self.positions(dataset)
+        where = self.positions(dataset, id_column)
         added = {"loss_trajectory": self.losses}
         for signal in signals:
             if signal not in self.signals:
                 raise InputError(
-                    f"the signal {signal!r} was not recorded (there are: {', '.join(self.signals) or 'none'}): record "
-                    f"with --signals {signal}"
+                    f"the signal {signal!r} was not recorded (recorded are: {', '.join(self.signals) or 'none'}): "
+                    f"record with --signals {signal}"
                 )
             added[f"{signal}_trajectory"] = self.signals[signal]
         return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
 
-    def positions(self, dataset: Dataset) -> np.ndarray:
-        """For each row of a dataset its place among the recorded rows, or -1: int64; checks that it is the dataset.
+    def positions(self, dataset: Dataset, id_column: str | None = None) -> np.ndarray:
+        """For each row of a dataset its place among the recorded rows, or -1; checks that it is the dataset.
+
+        Args:
+            dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
+            id_column (`str`, *optional*): Likewise.
+
+        Returns:
+            `np.ndarray`: int64 `(len(dataset),)`.
 
         Raises:
             InputError: as [`Trajectories.attach`].
         """
+        if not isinstance(dataset, Dataset):
+            raise InputError(f"attach takes a datasets.Dataset, not a {type(dataset).__name__}: give it one split")
         recorded = self.recipe.get("dataset") or {}
-        column = recorded.get("id_column")
-        if column is not None and self.ids is not None:
-            where = self._by_id(dataset, column)
-        else:
-            if "content" in recorded:
-                check_identity(dataset, recorded)
-            elif len(dataset) <= int(self.rows[-1]):
-                raise InputError(
-                    f"the dataset has {len(dataset)} rows, but row {int(self.rows[-1])} was recorded: give the "
-                    "dataset as it was recorded"
-                )
-            where = np.full(len(dataset), -1, dtype=np.int64)
-            where[self.rows] = np.arange(len(self.rows))
-        if recorded.get("label_column") and column is not None:
-            found = find_label_column(dataset, recorded["label_column"])
-            labels = read_labels(dataset, found, recorded.get("names"))
-            known = where >= 0
-            wrong = np.flatnonzero(known)[labels[known] != self.labels[where[known]]]
-            if wrong.size:
-                raise InputError(
-                    f"{wrong.size} rows have another label in column {found!r} than when they were recorded (rows "
-                    f"{_some(wrong)}): give the dataset as it was recorded"
-                )
+        if self.ids is None:
+            if id_column is not None:
+                raise InputError(f"no ids were recorded to join column {id_column!r} with: record with --id-column")
+            return self._by_number(dataset, recorded)
+        column = id_column or recorded.get("id_column")
+        if column is None:
+            raise InputError(
+                "the rows were recorded by id: name the column with the ids by attach(..., id_column=...)"
+            )
+        where = self._by_id(dataset, column)
+        if recorded.get("label_column"):
+            self._check_labels(dataset, where, recorded)
         return where
+
+    def _by_number(self, dataset: Dataset, recorded: Mapping[str, Any]) -> np.ndarray:
+        if "content" in recorded:
+            check_identity(dataset, recorded)
+        if len(self.rows) and len(dataset) <= self.rows[-1]:
+            raise InputError(
+                f"the dataset has {len(dataset)} rows, but row {self.rows[-1]} was recorded: give the dataset as it "
+                "was recorded"
+            )
+        where = np.full(len(dataset), -1, dtype=np.int64)
+        where[self.rows] = np.arange(len(self.rows))
+        return where
+
+    def _check_labels(self, dataset: Dataset, where: np.ndarray, recorded: Mapping[str, Any]) -> None:
+        column = find_label_column(dataset, recorded["label_column"])
+        labels = read_labels(dataset, column, recorded.get("names"))
+        known = np.flatnonzero(where >= 0)
+        wrong = known[labels[known] != self.labels[where[known]]]
+        if wrong.size:
+            raise InputError(
+                f"{wrong.size} rows have another label in column {column!r} than when they were recorded (rows "
+                f"{_some(wrong)}): give the dataset as it was recorded"
+            )
 
     def _by_id(self, dataset: Dataset, column: str) -> np.ndarray:
         ids = read_column(dataset, column)
@@ -320,7 +385,13 @@ class Trajectories:
         return where
 
     def score(
-        self, dataset: Dataset, *, preset: str | None = None, balance: selection.Balance = "class", **family: Any
+        self,
+        dataset: Dataset,
+        *,
+        preset: str | None = None,
+        balance: selection.Balance = "class",
+        id_column: str | None = None,
+        **family: Any,
     ) -> Dataset:
         """Adds `loss_trajectory`, `ltc_score` and `ltc_rank` at once; no image is decoded and no row rewritten.
 
@@ -328,12 +399,16 @@ class Trajectories:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
             preset (`str`, *optional*): `"ltc"` or `"cld"`, as for [`ltc_scores`].
             balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+            id_column (`str`, *optional*): As for [`Trajectories.attach`].
             **family: `of`, `aggregate`, `scope`, as for [`ltc_scores`].
 
         Returns:
             `datasets.Dataset`
+
+        Raises:
+            InputError: as [`Trajectories.attach`] and [`ltc_scores`].
         """
-        where = self.positions(dataset)
+        where = self.positions(dataset, id_column)
         scores = scoring.ltc_scores(self, preset=preset, **family)
         values = np.where(where >= 0, scores[where], np.nan).astype(np.float32)
         columns: dict[str, tuple[Any, object]] = {
@@ -359,6 +434,7 @@ class Trajectories:
         epochs: Sequence[int] | None = None,
         lengths: Sequence[int] | None = None,
         recipe: dict[str, Any] | None = None,
+        loss_name: str = LOSSES[0],
     ) -> "Trajectories":
         """Back from what [`Trajectories.to_dataset`] made, or from columns of the same names of any origin.
 
@@ -367,6 +443,7 @@ class Trajectories:
             epochs (`Sequence[int]`, *optional*): Epoch of each checkpoint; 0, 1, ... if not given.
             lengths (`Sequence[int]`, *optional*): Checkpoints of each run; one run if not given.
             recipe (`dict`, *optional*): The recipe.
+            loss_name (`str`, *optional*, defaults to `"training_loss"`): Which losses `loss_trajectory` holds.
 
         Returns:
             [`Trajectories`]
@@ -382,6 +459,7 @@ class Trajectories:
             epochs=np.arange(count) if epochs is None else np.asarray(epochs, dtype=np.int64),
             lengths=(count,) if lengths is None else tuple(lengths),
             recipe=recipe or {},
+            loss_name=loss_name,
         )
 
     def to_parquet(self, folder: str | Path) -> None:
@@ -406,12 +484,7 @@ class Trajectories:
             InputError: for a file that is missing or damaged, naming it.
         """
         dataset, recipe = tables.read_parquet(Path(folder))
-        epochs, lengths = recipe.pop("epochs"), recipe.pop("lengths")
-        return cls.from_dataset(dataset, epochs=epochs, lengths=lengths, recipe=recipe)
-
-    @property
-    def _loss_name(self) -> str:
-        return next(name for name in LOSSES if name not in self.signals)
+        return cls.from_dataset(dataset, **recipe.pop(tables.LAYOUT, {}), recipe=recipe)
 
     def _take(self, checkpoints: np.ndarray) -> "Trajectories":
         ends = np.cumsum(self.lengths)
@@ -445,7 +518,25 @@ def write_rows(folder: Path, run: Trajectories) -> None:
 def _read_ids(path: Path) -> pa.Array | None:
     if not (path / IDS).exists():
         return None
-    return pq.read_table(path / IDS).column("id").combine_chunks()
+    try:
+        return pq.read_table(path / IDS).column("id").combine_chunks()
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise rundir.unreadable(path / IDS, str(error).splitlines()[0]) from error
+
+
+def _is_finished(path: Path) -> bool:
+    recipe = path / rundir.RECIPE
+    return recipe.exists() and "epochs" in rundir.read_json(recipe)
+
+
+def _recipes(run: Trajectories) -> list[dict[str, Any]]:
+    """The recipe of each run that a value is made of, or the one there is."""
+    recipes = run.recipe.get("runs", [])
+    return recipes if len(recipes) == len(run.lengths) else [run.recipe] * len(run.lengths)
+
+
+def _marked(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": rundir.FORMAT, "run": uuid.uuid4().hex[:16], **recipe}
 
 
 def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
@@ -482,13 +573,29 @@ def _losses_of(names: Sequence[str], wanted: str | None, path: Path) -> str:
 def _differs(first: Trajectories, other: Trajectories) -> str | None:
     keys = ("rows", "labels", "content", "label_column")
     one, two = ({key: (run.recipe.get("dataset") or {}).get(key) for key in keys} for run in (first, other))
-    if different := [key for key in keys if one[key] != two[key]]:
+    different = [key for key in keys if one[key] != two[key]]
+    _, here, there = np.intersect1d(first.rows, other.rows, assume_unique=True, return_indices=True)
+    if not different and (first.labels[here] != other.labels[there]).any():
+        different = ["labels"]
+    if not different and not _same_ids(first, here, other, there):
+        different = ["ids"]
+    if different:
         return f"they were recorded on different datasets ({', '.join(different)} differ)"
-    if not np.array_equal(first.validation_rows, other.validation_rows) or not np.array_equal(
-        first.validation_labels, other.validation_labels
+    if (
+        not np.array_equal(first.validation_rows, other.validation_rows)
+        or not np.array_equal(first.validation_labels, other.validation_labels)
+        or first.recipe.get("validation") != other.recipe.get("validation")
     ):
         return "they have different validation samples: record with the same --validation-seed and split"
+    if first.loss_name != other.loss_name:
+        return f"one holds {first.loss_name}, the other {other.loss_name}: load both with the same losses"
     return None
+
+
+def _same_ids(first: Trajectories, here: np.ndarray, other: Trajectories, there: np.ndarray) -> bool:
+    if first.ids is None or other.ids is None:
+        return first.ids is other.ids
+    return first.ids.take(pa.array(here)).equals(other.ids.take(pa.array(there)))
 
 
 def _stack(tables: Sequence[Any]) -> Any:
