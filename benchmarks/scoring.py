@@ -248,18 +248,19 @@ def images(gib, seed):
 
 
 def official_input(folder, seed):
-    """What the official code reads, a pickle of lists of floats, and the same as a run directory."""
+    """What the official code writes and reads, a pickle of lists of numpy scalars, and the same as a run directory."""
     run = recording(OFFICIAL_SIZE, seed)
     run.save(folder / "run")
     with (folder / "losses.pkl").open("wb") as file:
         pickle.dump(
             {
-                "tr_loss": [epoch.tolist() for epoch in run.losses],
-                "val_loss": [epoch.tolist() for epoch in run.validation_losses],
-                "tr_lbl": [run.labels.tolist()] * len(run.losses),
-                "val_lbl": [run.validation_labels.tolist()] * len(run.losses),
+                "tr_loss": [list(epoch) for epoch in run.losses],
+                "val_loss": [list(epoch) for epoch in run.validation_losses],
+                "tr_lbl": [list(run.labels) for _ in run.losses],
+                "val_lbl": [list(run.validation_labels) for _ in run.losses],
             },
             file,
+            pickle.HIGHEST_PROTOCOL,
         )
     return {}
 

@@ -7,7 +7,7 @@ of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory.
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -441,15 +441,19 @@ def _scores(
 
     `table` (L, N) is read epoch by epoch, and memory is O(N).
     """
-    if len(lengths) == 1:
-        scores, finite = _run_scores(table, 0, lengths[0], runs[0], groups, of)
+    parts = [
+        _Run(table, start, stop, reference, groups, of == "levels")
+        for (start, stop), reference in zip(run_spans(lengths), runs)
+    ]
+    if len(parts) == 1:
+        scores, finite = _run_scores(parts[0])
     else:
         scores, finite = np.zeros(table.shape[1]), True
         defined = np.zeros(table.shape[1], dtype=np.int32)
-        for (start, stop), reference in zip(run_spans(lengths), runs):
-            part, fine = _run_scores(table, start, stop, reference, groups, of)
-            found = ~np.isnan(part)
-            np.add(scores, part, out=scores, where=found)
+        for part in parts:
+            one, fine = _run_scores(part)
+            found = ~np.isnan(one)
+            np.add(scores, one, out=scores, where=found)
             defined += found
             finite &= fine
         with np.errstate(invalid="ignore"):
@@ -457,122 +461,141 @@ def _scores(
     return np.clip(scores, -1, 1, out=scores).astype(np.float32), finite
 
 
-def _run_scores(
-    table: Any, start: int, stop: int, reference: np.ndarray, groups: np.ndarray | None, of: str
-) -> tuple[np.ndarray, bool]:
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of a table (L, N), from checkpoint `start` to before `stop`, and what its rows are multiplied with."""
+
+    table: Any
+    start: int
+    stop: int
+    reference: np.ndarray  # float64 (T, G), or (T + 1, G) of levels
+    groups: np.ndarray | None  # which of the G is a row's
+    levels: bool
+
+
+def _run_scores(run: _Run) -> tuple[np.ndarray, bool]:
     """u . r_g of one run, float64 (N,), and whether all losses are finite.
 
     Float32 is twice as fast and gives rows of an ordinary recording to about 1e-7. Rows that it may not give to 1e-6
     (nearly flat, tiny or huge losses) are told by their sums, and are done again in float64.
     """
-    count = _count(stop - start, of)
-    levels = of == "levels"
-    first, last = np.asarray(table[start]), np.asarray(table[stop - 1])
+    n, count = run.table.shape[1], len(run.reference)
+    first, last = np.asarray(run.table[run.start]), np.asarray(run.table[run.stop - 1])
     # Levels are taken relative to the last one. A member of the data as the shift keeps the sum of squares within a
     # factor T of the centred one, so float64 has nothing to lose in one pass.
-    shift = last if levels else None
-    product, square, total = _sums(table, start, stop, reference, groups, levels, np.dtype(np.float32), None, shift)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        if not levels:
-            np.subtract(last, first, out=total, dtype=np.float64)
-        norm = np.multiply(total, total, out=total)
-        norm /= -count
-        norm += square
+    shift = last if run.levels else None
+    sums = _Sums(np.zeros(n), np.zeros(n), np.zeros(n if run.levels else 0))
+    rough = np.zeros(n, dtype=bool)
+
+    def divide(part: slice) -> None:
+        square = sums.square[part]
+        total = sums.total[part] if run.levels else np.subtract(last[part], first[part], dtype=np.float64)
+        norm = square - total * total / count
         # Cancellation may double the error of a sum, not more.
-        square *= 0.25
-        rough = np.flatnonzero(~((norm > square) & (square > _TINY) & (square < _HUGE)))
-        np.sqrt(norm, out=norm)
-        product /= norm
-    if not len(rough):
-        return product, True
-    first, last = first[rough].astype(np.float64), last[rough].astype(np.float64)
+        rough[part] = ~((norm > 0.25 * square) & (square > _TINY) & (square < _HUGE))
+        sums.product[part] /= np.sqrt(norm)
+
+    _add_up(run, sums, np.dtype(np.float32), shift, then=divide)
+    scores, again = sums.product, np.flatnonzero(rough)
+    if not len(again):
+        return scores, True
+    first, last = first[again].astype(np.float64), last[again].astype(np.float64)
+    sums = _Sums(np.zeros(len(again)), np.zeros(len(again)), np.zeros(len(again) if run.levels else 0))
     with np.errstate(invalid="ignore", over="ignore"):
-        shift = last if levels else (last - first) / count
-        exact, square, total = _sums(table, start, stop, reference, groups, levels, np.dtype(np.float64), rough, shift)
+        shift = last if run.levels else (last - first) / count
+        _add_up(run, sums, np.dtype(np.float64), shift, rows=again)
         # Differences are shifted by their mean, which the first and the last loss give.
-        norm = square - total**2 / count if levels else square
+        norm = sums.square - sums.total**2 / count if run.levels else sums.square
         finite = bool(np.isfinite(norm).all())
-        scale = np.abs(last) if levels else np.maximum(np.abs(first), np.abs(last))
+        scale = np.abs(last) if run.levels else np.maximum(np.abs(first), np.abs(last))
         norm[norm <= count * (_FLAT * scale) ** 2] = np.nan
-        product[rough] = exact / np.sqrt(norm)
-    return product, finite
+        scores[again] = sums.product / np.sqrt(norm)
+    return scores, finite
 
 
-def _sums(
-    table: Any,
-    start: int,
-    stop: int,
-    reference: np.ndarray,
-    groups: np.ndarray | None,
-    levels: bool,
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over t, float64 (N,), of x r_g, of x x and, of levels, of x."""
+
+    product: np.ndarray
+    square: np.ndarray
+    total: np.ndarray
+
+
+def _add_up(
+    run: _Run,
+    sums: _Sums,
     dtype: np.dtype,
-    rows: np.ndarray | None,
     shift: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums over t of x r_g, x x and (of levels) x, for all rows or some: float64; x is float32 or float64."""
-    n = table.shape[1] if rows is None else len(rows)
-    product, square, total = np.zeros(n), np.zeros(n), np.zeros(n)
-    weights = np.ascontiguousarray(reference, dtype=dtype)
+    *,
+    rows: np.ndarray | None = None,
+    then: Callable[[slice], None] | None = None,
+) -> None:
+    """Adds to the sums of all rows, or some, what x (float32 or float64) gives; calls `then` on rows that are done."""
+    n = len(sums.product)
+    weights = np.ascontiguousarray(run.reference, dtype=dtype)
+    groups = run.groups[rows] if run.groups is not None and rows is not None else run.groups
     width = _BLOCK // (_STEP * dtype.itemsize)
-    if rows is not None and groups is not None:
-        groups = groups[rows]
 
-    def work(block: np.ndarray, t: int, count: int, begin: int, end: int) -> None:
+    def work(block: np.ndarray, t: int, begin: int, end: int) -> None:
+        count = len(block) if run.levels else len(block) - 1
+        done = t + count == len(weights)
         held = np.empty((min(_STEP, count), min(width, end - begin)), dtype=dtype)
         gathered = np.empty(held.shape if groups is not None else (0, 0), dtype=dtype)
-        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        with np.errstate(all="ignore"):
             for left in range(begin, end, width):
                 part = slice(left, min(left + width, end))
                 for step in range(0, count, _STEP):
                     # Sums of a few epochs in the precision asked for, of all epochs in float64.
                     size = min(_STEP, count - step)
                     x = held[:size, : part.stop - left]
-                    losses = block[step : step + size + (0 if levels else 1)]
+                    losses = block[step : step + size + (0 if run.levels else 1)]
                     losses = losses[:, part] if rows is None else losses[:, rows[part]]
-                    if levels:
+                    if run.levels:
                         assert shift is not None
                         np.subtract(losses, shift[part], out=x, dtype=dtype)
-                        total[part] += x.sum(axis=0)
+                        sums.total[part] += x.sum(axis=0)
                     else:
                         np.subtract(losses[1:], losses[:-1], out=x, dtype=dtype)
                         if shift is not None:
                             x -= shift[part]
-                    square[part] += np.einsum("tc,tc->c", x, x)
+                    sums.square[part] += np.einsum("tc,tc->c", x, x)
                     if groups is None:
-                        product[part] += np.einsum("t,tc->c", weights[t + step : t + step + size, 0], x)
+                        sums.product[part] += np.einsum("t,tc->c", weights[t + step : t + step + size, 0], x)
                     else:
                         w = gathered[:size, : part.stop - left]
                         for i in range(size):
                             np.take(weights[t + step + i], groups[part], out=w[i], mode="clip")
-                        product[part] += np.einsum("tc,tc->c", x, w)
+                        sums.product[part] += np.einsum("tc,tc->c", x, w)
+                if done and then is not None:
+                    then(part)
 
-    threads = max(1, min(os.cpu_count() or 1, _THREADS, n // width))
+    # A thread costs as much as a million losses.
+    threads = max(1, min(os.cpu_count() or 1, _THREADS, n * len(weights) // 2**20))
     ends = [n * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        for t, block in _blocks(table, start, stop, levels):
-            each = partial(work, block, t, _count(len(block), "levels" if levels else "differences"))
+        for t, block in _blocks(run):
             if threads == 1:
-                each(0, n)
+                work(block, t, 0, n)
             else:
-                list(pool.map(each, ends[:-1], ends[1:]))
-    return product, square, total
+                list(pool.map(partial(work, block, t), ends[:-1], ends[1:]))
 
 
-def _blocks(table: Any, start: int, stop: int, levels: bool) -> Iterator[tuple[int, np.ndarray]]:
+def _blocks(run: _Run) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of consecutive epochs `(t, block)`; of differences each begins with the epoch the last one ended with."""
-    if isinstance(table, np.ndarray):
-        yield 0, table[start:stop]
+    if isinstance(run.table, np.ndarray):
+        yield 0, run.table[run.start : run.stop]
         return
-    n = table.shape[1]
-    overlap = 0 if levels else 1
+    n, length = run.table.shape[1], run.stop - run.start
+    overlap = 0 if run.levels else 1
     size = max(2, min(_STEP, _READ // max(1, 4 * n))) + overlap
-    block = np.empty((min(size, stop - start), n), dtype=np.float32)
+    block = np.empty((min(size, length), n), dtype=np.float32)
     filled = 0
-    for epoch in range(start, stop):
-        block[filled] = table[epoch]
+    for t in range(length):
+        block[filled] = run.table[run.start + t]
         filled += 1
-        if filled == len(block) or epoch == stop - 1:
-            yield epoch - start - filled + 1, block[:filled]
+        if filled == len(block) or t == length - 1:
+            yield t - filled + 1, block[:filled]
             block[:overlap] = block[filled - overlap : filled]
             filled = overlap
 
