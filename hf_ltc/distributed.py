@@ -69,10 +69,13 @@ class CoresetBounds:
             `pyarrow.Table`: those that are kept, in their order.
 
         Raises:
-            InputError: if a column is missing or of another type.
+            InputError: if a column is missing, or the batch is no Arrow table.
         """
         if not isinstance(batch, pa.Table):
             raise InputError(f"the bounds take Arrow tables, not {type(batch).__name__}: batch_format='pyarrow'")
+        for name in (self.options[f"{kind}_column"] for kind in ("score", "label", "row")):
+            if name is not None and name not in batch.column_names:
+                raise InputError(f"no column {name!r} in the batch: it has {', '.join(map(repr, batch.column_names))}")
         choosable = _choosable(batch, **self.options)
         keys = _keys(batch.filter(choosable), **self.options)
         group = _group(keys, self.labels)

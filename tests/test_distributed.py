@@ -178,6 +178,8 @@ def test_bounds_of_one_dataset_tell_rows_of_another():
     assert pa.concat_tables(parts).to_pydict() == bounds(table).to_pydict()
     other = pa.table({"label": [99], "row": [0], "ltc_score": pa.array([1.0], pa.float32())})
     assert bounds(other).num_rows == 0
+    with pytest.raises(InputError, match="no column 'row' in the batch: it has 'label', 'ltc_score'"):
+        bounds(table.drop_columns("row"))
     with pytest.raises(InputError, match="batch_format='pyarrow'"):
         bounds({"label": [1], "row": [0], "ltc_score": [0.5]})
 
