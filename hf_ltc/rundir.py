@@ -1,6 +1,7 @@
 """The run directory: files that are written whole or not at all, and never rewritten."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -66,9 +67,18 @@ def _unwritable(path: Path, error: Exception) -> InputError:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented, whole or not at all."""
-    text = json.dumps(value, indent=2, default=str, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, default=str, ensure_ascii=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The same value with `None` for numbers that JSON has not: NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

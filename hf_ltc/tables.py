@@ -118,7 +118,7 @@ def write_parquet(run: RecordedColumns, folder: Path) -> None:
 
 
 def read_parquet(folder: Path) -> tuple[DatasetDict, dict[str, Any]]:
-    """Reads what [`write_parquet`] wrote: the splits, and the recipe with what [`Trajectories`] needs beside the columns.
+    """Reads what [`write_parquet`] wrote: the splits, and the recipe with the layout in it.
 
     Raises:
         InputError: for a file that is missing or damaged, naming it.

@@ -122,9 +122,9 @@ class Trajectories:
             if not done:
                 raise InputError(f"no run in {str(path)!r} is finished yet: run the same hf-ltc record command again")
             together = cls.average([cls.load(seed, losses=losses, mmap=mmap) for seed in done])
-            if len(done) < len(seeds) or not (path / rundir.RECIPE).exists():
-                return together
-            return dataclasses.replace(together, recipe=rundir.read_json(path / rundir.RECIPE))
+            recipe = rundir.read_json(path / rundir.RECIPE) if (path / rundir.RECIPE).exists() else {}
+            # The recipe of all runs is written when the last one is done, and is of no other number of them.
+            return dataclasses.replace(together, recipe=recipe) if _is_of(recipe, len(done)) else together
         recipe = rundir.read_json(path / rundir.RECIPE)
         if recipe.get("format") != rundir.FORMAT:
             raise InputError(
@@ -529,6 +529,10 @@ def _is_finished(path: Path) -> bool:
     return recipe.exists() and "epochs" in rundir.read_json(recipe)
 
 
+def _is_of(recipe: Mapping[str, Any], runs: int) -> bool:
+    return bool(recipe) and len(recipe.get("seeds", range(runs))) == runs
+
+
 def _recipes(run: Trajectories) -> list[dict[str, Any]]:
     """The recipe of each run that a value is made of, or the one there is."""
     recipes = run.recipe.get("runs", [])
@@ -560,6 +564,8 @@ def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
 
 def _losses_of(names: Sequence[str], wanted: str | None, path: Path) -> str:
     have = [name for name in LOSSES if name in names]
+    if wanted is not None and f"{wanted}_loss" not in LOSSES:
+        raise InputError(f"--losses is {wanted!r}: it must be training or evaluation")
     if wanted is None and have:
         return have[0]
     if f"{wanted}_loss" not in have:
@@ -584,7 +590,8 @@ def _differs(first: Trajectories, other: Trajectories) -> str | None:
     if (
         not np.array_equal(first.validation_rows, other.validation_rows)
         or not np.array_equal(first.validation_labels, other.validation_labels)
-        or first.recipe.get("validation") != other.recipe.get("validation")
+        # Samples of another split have no row numbers, so what the recipes say of it has to do.
+        or ((first.validation_rows < 0).any() and first.recipe.get("validation") != other.recipe.get("validation"))
     ):
         return "they have different validation samples: record with the same --validation-seed and split"
     if first.loss_name != other.loss_name:
