@@ -480,20 +480,19 @@ def test_coverage_with_infinite_and_equal_scores():
         assert len(select_coreset(dataset, size=size, keep="lowest", **options)) == size
 
 
-def test_beta_coverage_draws_with_the_odds_of_the_paper():
+@pytest.mark.parametrize("exponent", [4.0, 40.0])
+def test_beta_coverage_draws_with_the_odds_of_the_paper(exponent):
     stats = pytest.importorskip("scipy.stats")
     dataset, _labels, scores, held, flat, probability = many_rows(n=60, classes=2)
     pool = np.flatnonzero(~held & ~flat & (scores > 0))
     assert len(pool) > 15
     left_out = 1 - 1 / (~held).sum()
     best = np.argsort(-np.where(held | flat, -np.inf, scores))[:10]
-    b = 15 * (1 - probability[best].mean()) * (1 - left_out**4.0)
+    b = 15 * (1 - probability[best].mean()) * (1 - left_out**exponent)
     odds = scores[pool] * stats.beta.pdf(probability[pool], 16 - b, b)
     # One row of all, drawn by many seeds: how often each comes is a multinomial.
-    drawn = [
-        values(select_coreset(dataset, size=1, balance="none", coverage="beta", seed=s), "number")[0]
-        for s in range(600)
-    ]
+    options = {"size": 1, "balance": "none", "coverage": "beta", "beta_exponent": exponent}
+    drawn = [values(select_coreset(dataset, seed=seed, **options), "number")[0] for seed in range(600)]
     counts = np.array([drawn.count(i) for i in pool])
     assert counts.sum() == 600
     expected = 600 * odds / odds.sum()
