@@ -21,6 +21,7 @@ FORMAT = 1
 RECIPE = "recipe.json"
 ROWS = "rows.safetensors"
 TRAJECTORIES = "trajectories"
+_MARKS = "hf_ltc"
 _EPOCH = re.compile(r"epoch-(\d{5,})\.safetensors")
 _SEED = re.compile(r"seed-(\d+)")
 
@@ -44,8 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        elif temporary.exists():
+            temporary.unlink()
 
 
 def sync(path: Path) -> None:
@@ -97,7 +98,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file, whole or not at all."""
     with replacing(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=dict(metadata or {}))
+        # Under one key: safetensors writes several in an order that differs from process to process.
+        marks = {_MARKS: json.dumps(metadata, sort_keys=True)} if metadata else None
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=marks)
+
+
+def marks_of(file: Any) -> dict[str, str]:
+    """The metadata that [`write_arrays`] was given, of an open file."""
+    try:
+        return dict(json.loads((file.metadata() or {}).get(_MARKS, "{}")))
+    except (TypeError, ValueError):
+        return {}
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -138,7 +138,7 @@ class Trajectories:
         files = [rundir.epoch_path(path, epoch) for epoch in epochs]
         for file, epoch in zip(files, epochs):
             with rundir.opened(file) as content:
-                marks, names = content.metadata() or {}, list(content.keys())
+                marks, names = rundir.marks_of(content), list(content.keys())
             if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
                 raise InputError(
                     f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
