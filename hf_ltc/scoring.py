@@ -719,7 +719,10 @@ class Rows:
         )
 
     def with_scores(self, batch: Any, column: str, scores: np.ndarray) -> Any:
-        """Gives the batch its scores, float32 `(B,)`, NaN where there is none.
+        """Gives the batch its scores: null where there is none.
+
+        In a mapping of which no row has a score they are NaN, since `datasets` takes a column's type from the first
+        batch, and a list of `None` has none.
 
         Args:
             batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): The batch.
@@ -738,22 +741,22 @@ class Rows:
             return batch.assign(**{column: pd.arrays.FloatingArray(full, none)})
         if self.single:
             return {column: None if none[0] else full[0]}
-        # `datasets` takes a column's type from the first batch, and a list of None has none.
         if none.any() and not none.all():
             return {column: [None if gone else score for score, gone in zip(full, none)]}
         return {column: full}
 
 
 _ARROW = (pa.Array, pa.ChunkedArray)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
-def read_rows(batch: Any, column: str, length: int | None = None, mend: str | None = None) -> Rows:
+def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> Rows:
     """Reads a trajectory column of a row or a batch of rows of any kind.
 
     Args:
         batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): A row or a batch of rows.
         column (`str`): The column.
-        length (`int`, *optional*): Its length; of the first trajectory if not given.
+        length (`int`): The length that its trajectories must have.
         mend (`str`, *optional*): What to do where there is no such column.
 
     Returns:
@@ -770,21 +773,19 @@ def read_rows(batch: Any, column: str, length: int | None = None, mend: str | No
         return _read_arrow(stored, column, length)
     if isinstance(stored, np.ndarray) and stored.dtype != object:
         table = stored.reshape(1, -1) if stored.ndim == 1 else stored
-        _check_length(table.shape[1:], length, column, 0, table.ndim == 2)
+        _check_length(table.shape[1:], length, column, 0)
         values = np.ascontiguousarray(table.T, dtype=np.float32)
         return Rows(values, np.ones(len(table), dtype=bool), stored.ndim == 1)
     if stored is None or (isinstance(stored, Sequence) and len(stored) and np.isscalar(stored[0])):
         rows, single = [stored], True
     else:
         rows, single = list(stored), False
-    # pandas has NaN for a null.
-    present = np.array([row is not None and not np.isscalar(row) for row in rows], dtype=bool)
-    kept = [np.asarray(row, dtype=np.float32) for row, here in zip(rows, present) if here]
-    if length is None and kept:
-        length = len(kept[0])
+    # pandas has NaN or NA for a null.
+    present = np.array([row is not None and row is not pd.NA and not np.isscalar(row) for row in rows], dtype=bool)
+    kept = [np.asarray(_on_host(row), dtype=np.float32) for row, here in zip(rows, present) if here]
     for row, values in zip(np.flatnonzero(present), kept):
         _check_length(values.shape, length, column, int(row))
-    table = np.stack(kept, axis=1) if kept else np.empty((length or 0, 0), dtype=np.float32)
+    table = np.stack(kept, axis=1) if kept else np.empty((length, 0), dtype=np.float32)
     return Rows(table, present, single)
 
 
@@ -793,7 +794,7 @@ def _on_host(stored: Any) -> Any:
     return stored.cpu().numpy() if type(stored).__module__ == "torch" else stored
 
 
-def _read_arrow(stored: pa.Array | pa.ChunkedArray, column: str, length: int | None) -> Rows:
+def _read_arrow(stored: pa.Array | pa.ChunkedArray, column: str, length: int) -> Rows:
     chunks = stored.chunks if isinstance(stored, pa.ChunkedArray) else [stored]
     # Ray keeps lists of one length as tensors, an extension type with lists underneath.
     chunks = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in chunks]
@@ -801,20 +802,20 @@ def _read_arrow(stored: pa.Array | pa.ChunkedArray, column: str, length: int | N
     kept, row = [], 0
     for chunk in chunks:
         if not pa.types.is_null(chunk.type) and chunk.null_count < len(chunk):
+            if not any(is_list(chunk.type) for is_list in _LISTS):
+                raise InputError(f"column {column!r} holds {chunk.type}, not lists of numbers: name another column")
             sizes = pc.list_value_length(chunk).fill_null(-1).to_numpy(False)
-            if length is None:
-                length = int(sizes[sizes >= 0][0])
             for wrong in np.flatnonzero((sizes >= 0) & (sizes != length))[:1]:
                 _check_length((int(sizes[wrong]),), length, column, row + int(wrong))
             flat = pc.list_flatten(chunk).to_numpy(False)
             kept.append(np.asarray(flat, dtype=np.float32).reshape(-1, length).T)
         row += len(chunk)
-    table = np.ascontiguousarray(np.concatenate(kept, axis=1)) if kept else np.empty((length or 0, 0), np.float32)
+    table = np.ascontiguousarray(np.concatenate(kept, axis=1)) if kept else np.empty((length, 0), np.float32)
     return Rows(table, present, False)
 
 
-def _check_length(shape: tuple[int, ...], length: int | None, column: str, row: int, flat: bool = True) -> None:
-    if not flat or (length is not None and shape != (length,)):
+def _check_length(shape: tuple[int, ...], length: int, column: str, row: int) -> None:
+    if shape != (length,):
         found = shape[0] if len(shape) == 1 else list(shape)
         raise InputError(
             f"column {column!r} has a trajectory of length {found} (row {row} of the batch), the scorer was made from "
@@ -881,9 +882,12 @@ def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) 
             which = rows[bad] if (rows[bad] >= 0).all() else bad
             epoch = int(trajectories.epochs[t])
             of_run = f" of run {run}" if len(trajectories.lengths) > 1 else ""
+            before = (
+                f", or score the epochs before it with trajectories.truncate({epoch - 1})" if t - start > 2 else ""
+            )
             return InputError(
                 f"epoch {epoch}{of_run} has {len(bad)} {name} that are not finite (rows {_some(which)}): record again "
-                f"with a lower learning rate, or score the epochs before it with trajectories.truncate({epoch - 1})"
+                f"with a lower learning rate{before}"
             )
     return InputError(f"{name} are too large to score: record again with a lower learning rate")
 
