@@ -139,7 +139,8 @@ def image_batches(
     """
     pixels = None
     if cache == "always" or (cache == "auto" and images.fits_cache(len(dataset), size, cache_budget * 2**30)):
-        pixels = images.cache_images(dataset, column, size, progress, num_workers)
+        # Small images are decoded faster than they are passed between processes.
+        pixels = images.cache_images(dataset, column, size, progress)
     if statistics is None:
         rows = evenly_spaced(len(dataset), _STATISTICS_ROWS)
         sample = pixels[torch.from_numpy(rows)] if pixels is not None else None

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, concatenate_datasets
+from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
+from datasets.table import concat_tables
 
 from .errors import InputError
 
@@ -28,7 +29,8 @@ def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """
     if name not in dataset.column_names:
         raise InputError(f"no column {name!r} in the dataset: it has {', '.join(map(repr, dataset.column_names))}")
-    return dataset.with_format("arrow").select_columns([name])[:].column(0)
+    column = dataset.data.column(name)
+    return column if dataset._indices is None else column.take(dataset._indices.column(0))
 
 
 def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.ChunkedArray, object]]) -> Dataset:
@@ -68,8 +70,11 @@ def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.Chu
             plain._indices = None
 
     added = Dataset(pa.table(arrays, schema=features.arrow_schema))
-    result = concatenate_datasets([plain, added], axis=1)
-    result = Dataset(result.data, info=result.info, split=plain.split, indices_table=indices, fingerprint=fingerprint)
+    # Not concatenate_datasets, which leaves out datasets without rows.
+    table = concat_tables([plain.data, added.data], axis=1)
+    info = plain.info.copy()
+    info.features = Features({**plain.features, **features})
+    result = Dataset(table, info=info, split=plain.split, indices_table=indices, fingerprint=fingerprint)
     if shown["type"] is None and list(shown["columns"]) == dataset.column_names:
         return result
     visible = [c for c in shown["columns"] if c not in columns] + list(columns)

@@ -49,6 +49,15 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Takes away the temporary files that killed processes left in a run directory."""
+    for temporary in [*folder.glob(".*.tmp"), *(folder / TRAJECTORIES).glob(".*.tmp")]:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)

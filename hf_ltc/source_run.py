@@ -205,6 +205,8 @@ class _SourceRun:
             stem=config.stem,
             pretrained=config.pretrained,
         )
+        if accelerator.is_main_process:
+            rundir.clear_unfinished(self.path)
         self.recorder = TrajectoryRecorder(
             self.path,
             rows=self.data.rows,

@@ -207,3 +207,10 @@ def test_chunked_values_are_taken_as_they_are(select):
 def test_a_missing_column_is_named():
     with pytest.raises(InputError, match="no column 'score' in the dataset: it has 'image', 'number', 'text'"):
         read_column(images(2), "score")
+
+
+def test_an_empty_dataset_gets_the_columns_too():
+    dataset = images(3).select([])
+    added = with_columns(dataset, {"score": (pa.array([], pa.float32()), Value("float32"))})
+    assert len(added) == 0
+    assert added.column_names == ["image", "number", "text", "score"]

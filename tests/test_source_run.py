@@ -1,0 +1,405 @@
+"""Recordings against recomputation; killed against not killed; one process against several."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+from torch.nn.functional import cross_entropy
+
+from hf_ltc import rundir
+from hf_ltc.config import RecordConfig
+from hf_ltc.errors import InputError
+from hf_ltc.images import cache_images, channel_statistics, normalise
+from hf_ltc.models import load_model
+from hf_ltc.source_run import record
+from hf_ltc.trajectories import Trajectories
+
+from .processes import finish, start
+
+# Without batch norm, whose training losses depend on the rows that share a batch, and so on the number of processes.
+FROZEN = {"model": "test_vit", "learning_rate": 0.0}
+
+
+def settings(folder, **changes):
+    defaults = {
+        "model": "test_resnet",
+        "epochs": 2,
+        "batch_size": 32,
+        "learning_rate": 0.05,
+        "output_dir": str(folder),
+    }
+    return RecordConfig(**{**defaults, **changes})
+
+
+def recomputed(run_folder, train, rows, averaged):
+    """Losses of rows under the saved weights, from the images on."""
+    model = load_model(Path(run_folder) / "source_model", averaged=averaged)
+    recorded_rows = rundir.read_arrays(Path(run_folder) / rundir.ROWS)["train_rows"]
+    mean, std = channel_statistics(cache_images(train.select(recorded_rows), "image", 8))
+    pixels = normalise(cache_images(train.select(rows), "image", 8), mean, std)
+    with torch.no_grad():
+        return cross_entropy(model(pixels), torch.tensor(train.select(rows)["label"][:]), reduction="none").numpy()
+
+
+@pytest.mark.parametrize("weights", ["averaged", "raw"])
+def test_recorded_losses_are_those_of_the_saved_weights(small, tmp_path, weights):
+    train = small["train"]
+    run = record(settings(tmp_path / "run", losses="both", weights=weights), train)
+    averaged = weights == "averaged"
+    expected = recomputed(tmp_path / "run", train, run.rows, averaged)
+    np.testing.assert_allclose(run.signals["evaluation_loss"][-1], expected, atol=1e-5, rtol=1e-5)
+    expected = recomputed(tmp_path / "run", train, run.validation_rows, averaged)
+    np.testing.assert_allclose(run.validation_losses[-1], expected, atol=1e-5, rtol=1e-5)
+    # Of the untrained model both kinds of losses are the same.
+    np.testing.assert_array_equal(run.losses[0], run.signals["evaluation_loss"][0])
+    assert not np.array_equal(run.losses[1], run.signals["evaluation_loss"][1])
+
+
+def test_the_run_directory_is_as_designed(small, tmp_path):
+    run = record(settings(tmp_path / "run", signals=["margin", "el2n"], epochs=3), small["train"])
+    names = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    epochs = {f"trajectories/epoch-{t:05d}.safetensors" for t in range(4)}
+    model = {f"source_model/{name}" for name in ("model.safetensors", "averaged_model.safetensors", "config.json")}
+    assert names == {"recipe.json", "rows.safetensors"} | epochs | model
+    table = rundir.read_arrays(tmp_path / "run" / rundir.ROWS)
+    assert {name: values.dtype for name, values in table.items()} == dict.fromkeys(table, np.dtype(np.int64))
+    labels = np.array(small["train"]["label"][:])
+    held, rows = table["validation_rows"], table["train_rows"]
+    assert sorted([*held, *rows]) == list(range(150))
+    np.testing.assert_array_equal(table["train_labels"], labels[rows])
+    np.testing.assert_array_equal(table["validation_labels"], labels[held])
+    assert np.bincount(labels[held]).tolist() == [max(1, round(0.1 * n)) for n in np.bincount(labels).tolist()]
+    arrays = rundir.read_arrays(rundir.epoch_path(tmp_path / "run", 2))
+    assert set(arrays) == {"training_loss", "validation_loss", "margin", "el2n"}
+    assert all(values.dtype == np.float32 for values in arrays.values())
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert recipe["epochs"] == [0, 1, 2, 3]
+    assert recipe["config"]["epochs"] == 3
+    assert recipe["dataset"]["rows"] == 150
+    assert recipe["training"]["average_decay"] == pytest.approx(1 - 1 / recipe["training"]["steps_per_epoch"])
+    assert run.losses.shape == (4, len(rows))
+
+
+def test_record_every_and_no_initial_losses(small, tmp_path):
+    run = record(settings(tmp_path / "run", epochs=5, record_every=2, initial_losses=False), small["train"])
+    assert run.epochs.tolist() == [2, 4, 5]
+
+
+def test_a_validation_split_is_never_part_of_the_rows(small, tmp_path):
+    run = record(settings(tmp_path / "run"), small["train"], small["test"])
+    assert run.rows.tolist() == list(range(150))
+    assert run.validation_rows.tolist() == [-1] * 40
+    assert run.validation_labels.tolist() == small["test"]["label"][:]
+
+
+def test_the_dataset_s_form_does_not_matter(small, tmp_path):
+    train = small["train"]
+
+    def transform(batch):
+        raise AssertionError("the user's transform was called")
+
+    plain = record(settings(tmp_path / "a", epochs=2), train)
+    for name, other in {
+        "b": train.with_format("torch"),
+        "c": train.with_transform(transform),
+        "d": train.select(range(149, -1, -1)).select(range(149, -1, -1)),
+    }.items():
+        again = record(settings(tmp_path / name, epochs=2), other)
+        np.testing.assert_array_equal(again.losses, plain.losses)
+
+
+def test_streaming_and_caching_record_the_same(small, tmp_path):
+    cached = record(settings(tmp_path / "a", cache_images="always"), small["train"])
+    streamed = record(settings(tmp_path / "b", cache_images="never", num_workers=0), small["train"])
+    np.testing.assert_array_equal(cached.losses, streamed.losses)
+    np.testing.assert_array_equal(cached.validation_losses, streamed.validation_losses)
+
+
+def test_mixed_precision_records_float32(small, tmp_path):
+    run = record(settings(tmp_path / "run", mixed_precision="no"), small["train"])
+    code = (
+        "import sys; from datasets import load_from_disk; from hf_ltc import RecordConfig, record\n"
+        "config = RecordConfig(model='test_resnet', epochs=2, batch_size=32, learning_rate=0.05,"
+        " output_dir=sys.argv[2], mixed_precision='bf16')\n"
+        "record(config, load_from_disk(sys.argv[1]))"
+    )
+    small["train"].save_to_disk(str(tmp_path / "data"))
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "bf16")], check=True)
+    half = Trajectories.load(tmp_path / "bf16")
+    assert half.losses.dtype == np.float32
+    # The losses themselves carry more digits than bf16's eight bits: they were not rounded with the logits' sum.
+    assert (half.losses.view(np.uint32) & 0xFFFF).any()
+    np.testing.assert_allclose(half.losses[0], run.losses[0], atol=0.05)
+
+
+def test_several_runs_share_their_hold_out(small, tmp_path):
+    run = record(settings(tmp_path / "run", runs=2, epochs=2, seed=5), small["train"])
+    assert run.lengths == (3, 3)
+    one, two = (Trajectories.load(tmp_path / "run" / f"seed-{seed}") for seed in (5, 6))
+    np.testing.assert_array_equal(one.validation_rows, two.validation_rows)
+    assert not np.array_equal(one.losses, two.losses)
+    np.testing.assert_array_equal(run.losses, np.concatenate([one.losses, two.losses]))
+    alone = record(settings(tmp_path / "alone", epochs=2, seed=6), small["train"])
+    np.testing.assert_array_equal(alone.losses, two.losses)
+    stored = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert stored["reliability"]["runs"] == 2
+    # More runs add to those that are there.
+    more = record(settings(tmp_path / "run", runs=3, epochs=2, seed=5), small["train"])
+    assert more.lengths == (3, 3, 3)
+    np.testing.assert_array_equal(more.losses[:6], run.losses)
+
+
+def test_a_finished_run_is_returned_as_it_is(small, tmp_path):
+    record(settings(tmp_path / "run"), small["train"])
+    before = snapshot(tmp_path / "run")
+    record(settings(tmp_path / "run", num_workers=1), small["train"])
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_another_configuration_or_dataset_is_refused(small, tmp_path):
+    train = small["train"]
+    record(settings(tmp_path / "run"), train)
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(InputError, match=r"--learning-rate was 0\.05, now 0\.2"):
+        record(settings(tmp_path / "run", learning_rate=0.2), train)
+    with pytest.raises(InputError, match="another dataset: its rows differs"):
+        record(settings(tmp_path / "run"), train.select(range(140)))
+    with pytest.raises(InputError, match="another dataset: its labels differs"):
+        record(settings(tmp_path / "run"), train.shuffle(seed=1))
+    with pytest.raises(InputError, match="other validation samples"):
+        record(settings(tmp_path / "run"), train, small["test"])
+    with pytest.raises(InputError, match=r"holds other files|holds several runs|single run"):
+        record(settings(tmp_path / "run", runs=2), train)
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_a_diverging_training_is_named_and_keeps_its_epochs(small, tmp_path):
+    with pytest.raises(InputError, match=r"epoch \d: .*is not finite \(rows .*lower --learning-rate"):
+        record(settings(tmp_path / "run", learning_rate=1e30, epochs=4), small["train"])
+    assert 0 in rundir.published_epochs(tmp_path / "run")
+
+
+def test_an_unknown_model_leaves_nothing_behind(small, tmp_path):
+    with pytest.raises(InputError, match="did you mean"):
+        record(settings(tmp_path / "run", model="resnet81"), small["train"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("missing", ["checkpoint", "model"])
+def test_what_resuming_needs_is_named_when_it_is_gone(small, tmp_path, missing):
+    process = start(record_from_disk, saved(small, tmp_path), vars(settings(tmp_path / "run", epochs=60)))
+    wait_for(rundir.epoch_path(tmp_path / "run", 2), process)
+    process[0].kill()
+    finish(process)
+    checkpoint = max((tmp_path / "run" / "checkpoint").glob("epoch-*"))
+    if missing == "checkpoint":
+        shutil.rmtree(tmp_path / "run" / "checkpoint")
+    else:
+        (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=str(tmp_path / "run")):
+        record(settings(tmp_path / "run", epochs=60), small["train"])
+
+
+# Killed against not killed.
+
+
+def saved(small, folder):
+    small["train"].save_to_disk(str(folder / "data"))
+    return str(folder / "data")
+
+
+def record_from_disk(data, config):
+    torch.set_num_threads(1)
+    record(RecordConfig(**config), load_from_disk(data))
+
+
+def dying_recorder(data, config, call):
+    """Records, and is killed by the kernel at the n-th call that puts a file in its place."""
+    calls = iter(range(call + 1))
+
+    def dying(function):
+        def called(*arguments, **options):
+            if next(calls, None) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return called
+
+    os.replace, os.link, os.fsync = dying(os.replace), dying(os.link), dying(os.fsync)
+    record_from_disk(data, config)
+
+
+def wait_for(path, processes, timeout=120):
+    end = time.monotonic() + timeout
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        assert all(process.is_alive() for process in processes), f"ended before {path} appeared"
+        time.sleep(0.01)
+
+
+def snapshot(folder):
+    """What a recording is, bit by bit: trajectories and final weights."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*.safetensors"))
+        if "checkpoint" not in path.parts
+    }
+
+
+KILLED = {"epochs": 4, "losses": "both", "signals": ["margin"]}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    data = saved(small, folder)
+    for name in ("first", "second"):
+        # The first start has the imports before it, which later ones do not wait for.
+        begun = time.monotonic()
+        assert finish(start(record_from_disk, data, vars(settings(folder / name, **KILLED)))) == [0]
+    assert snapshot(folder / "first") == snapshot(folder / "second")
+    return data, snapshot(folder / "first"), time.monotonic() - begun
+
+
+def check_published(folder, whole, known):
+    """Published epochs are complete, right, and never written again."""
+    for path in (folder / "trajectories").glob("epoch-*"):
+        name = str(path.relative_to(folder))
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == whole[name]
+        assert known.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+
+
+def test_killed_at_twenty_random_moments_it_ends_bit_by_bit_the_same(uninterrupted, tmp_path):
+    data, whole, duration = uninterrupted
+    generator = random.Random(0)
+    killed, number = 0, 0
+    known = {}
+    folder = tmp_path / "run-0"
+    while killed < 20:
+        process = start(record_from_disk, data, vars(settings(folder, **KILLED)))
+        process[0].join(generator.uniform(0, duration))
+        process[0].kill()
+        (code,) = finish(process)
+        assert code in (0, -signal.SIGKILL)
+        killed += code != 0
+        check_published(folder, whole, known)
+        if code == 0:
+            assert snapshot(folder) == whole
+            number += 1
+            folder = tmp_path / f"run-{number}"
+    assert finish(start(record_from_disk, data, vars(settings(folder, **KILLED)))) == [0]
+    assert snapshot(folder) == whole
+
+
+@pytest.mark.parametrize("first", range(3))
+def test_killed_while_a_file_is_put_in_its_place(uninterrupted, tmp_path, first):
+    data, whole, _ = uninterrupted
+    known = {}
+    folder = tmp_path / "run"
+    codes = []
+    # Each start dies one or some steps further on, so that all kinds of steps are cut off.
+    for call in range(first, 60, 7):
+        codes += finish(start(dying_recorder, data, vars(settings(folder, **KILLED)), call))
+        if folder.exists():
+            check_published(folder, whole, known)
+        if codes[-1] == 0:
+            break
+    assert codes.count(-signal.SIGKILL) >= 3
+    if codes[-1] != 0:
+        assert finish(start(record_from_disk, data, vars(settings(folder, **KILLED)))) == [0]
+    assert snapshot(folder) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_between_steps_and_say_how_to_go_on(small, tmp_path, number):
+    arguments = ["record", "--dataset", saved(small, tmp_path), "--model", "test_resnet", "--epochs", "2000"]
+    arguments += ["--batch-size", "32", "--output-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hf_ltc", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while not rundir.epoch_path(tmp_path / "run", 2).exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}" in said.splitlines()[-1]
+    assert "run the same command again" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    Trajectories.load(tmp_path / "run")
+
+
+# One process against several.
+
+
+def record_cases(folder, world):
+    torch.set_num_threads(1)
+    for name, config in cases(folder, world).items():
+        data = load_from_disk(str(Path(folder) / "data"))
+        rows = int(name.split("-")[0])
+        record(RecordConfig(**config), data["train"].select(range(rows)), data["test"])
+
+
+def cases(folder, world):
+    """For each number of rows what to record: one more and one less than the batches hold, a prime, almost none."""
+    made = {}
+    for rows in (16 * 2 + 1, 16 * 2 - 1, 37, 2):
+        for losses in ("training", "both"):
+            name = f"{rows}-{losses}"
+            config = settings(f"{folder}/{world}-{name}", **FROZEN, losses=losses, signals=["margin"])
+            made[name] = vars(config) | {"batch_size": 8}
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    train = small["train"]
+    # The first two rows have to be of two classes, which the case with two rows needs.
+    other = next(row for row in range(150) if train[row]["label"] != train[0]["label"])
+    order = [0, other, *(row for row in range(1, 150) if row != other)]
+    small.__class__({"train": train.select(order), "test": small["test"]}).save_to_disk(str(folder / "data"))
+    record_cases(folder, 1)
+    return folder
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_record_what_one_does(alone, world):
+    assert finish(start(record_cases, str(alone), world, world=world)) == [0] * world
+    for name in cases(alone, world):
+        one, several = (Trajectories.load(alone / f"{count}-{name}") for count in (1, world))
+        assert one.losses.shape == several.losses.shape == (3, int(name.split("-")[0]))
+        np.testing.assert_allclose(several.losses, one.losses, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(several.validation_losses, one.validation_losses, atol=1e-5, rtol=1e-5)
+        for signal_name, values in one.signals.items():
+            np.testing.assert_allclose(several.signals[signal_name], values, atol=1e-4, rtol=1e-4)
+
+
+def test_two_processes_killed_end_bit_by_bit_the_same(uninterrupted, tmp_path):
+    data, _, duration = uninterrupted
+    assert finish(start(record_from_disk, data, vars(settings(tmp_path / "whole", **KILLED)), world=2)) == [0, 0]
+    whole = snapshot(tmp_path / "whole")
+    generator = random.Random(1)
+    known = {}
+    for _ in range(4):
+        processes = start(record_from_disk, data, vars(settings(tmp_path / "run", **KILLED)), world=2)
+        processes[0].join(generator.uniform(0.3, 1.2) * duration)
+        for process in processes:
+            process.kill()
+        finish(processes)
+        if (tmp_path / "run").exists():
+            check_published(tmp_path / "run", whole, known)
+    assert finish(start(record_from_disk, data, vars(settings(tmp_path / "run", **KILLED)), world=2)) == [0, 0]
+    assert snapshot(tmp_path / "run") == whole
