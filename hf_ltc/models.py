@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from .errors import InputError
 TRANSFORMERS = "transformers:"
 # Up to here a stem that quarters the image before the first block leaves too little of it.
 _SMALL_SIDE = 64
-_PATCHES = 8
+# Patches a side of a small image: of models that keep them, and of those that halve them three times.
+_PATCHES, _HALVED_PATCHES = 8, 16
+_WINDOW = 4
+# Modules of timm with models whose patches may have any size.
+_SWINS = {"swin_transformer", "swin_transformer_v2"}
+_TRANSFORMERS = {"beit", "deit", "eva", "vision_transformer"}
+# What timm adds to the names that papers and people use.
+_SUFFIXES = ("_patch16_224", "_patch4_window7_224", "_window8_256")
 _SUGGESTIONS = 4
 
 
@@ -31,13 +39,18 @@ def create_model(
 
     Args:
         name (`str`):
-            A timm model (`resnet18`), or `transformers:` with an image classifier's Hub id, folder or config file.
+            A timm model (`resnet18`; `vit_tiny` and `swin_tiny` do for `vit_tiny_patch16_224` and
+            `swin_tiny_patch4_window7_224`), or `transformers:` with an image classifier's Hub id, folder or config
+            file.
         num_classes (`int`): Number of classes.
         image_size (`int`): Side of the images in pixels.
         stem (`str`, *optional*, defaults to `"auto"`):
-            For ResNets: `"small"` takes a 3x3 convolution of stride 1 and no pooling in front of the first block, as
-            He et al. (arXiv 1512.03385) do on CIFAR; `"imagenet"` leaves the 7x7 of stride 2 with pooling; `"auto"`
-            is small up to 64 pixels. Vision transformers get patches that cut the side in eight.
+            `"small"` fits what is made for 224 pixels to small images. ResNets and DenseNets get a 3x3 convolution of
+            stride 1 and no pooling in front of the first block, as He et al. (arXiv 1512.03385) do on CIFAR;
+            MobileNets and EfficientNets a first convolution of stride 1; VGG classifies its last features as they
+            are, without hidden layers of 7x7; vision transformers get patches that cut the side in about 8, Swin and
+            ConvNeXt, which halve them three times, in about 16. `"imagenet"` leaves the models as published; `"auto"`
+            is small up to 64 pixels, unless `pretrained`.
         pretrained (`bool`, *optional*, defaults to `False`): Load pretrained weights.
 
     Returns:
@@ -47,7 +60,8 @@ def create_model(
         InputError: for an unknown name, suggesting near ones; for weights that cannot be had; for a model that does
             not take images of that size.
     """
-    small = stem == "small" or (stem == "auto" and image_size <= _SMALL_SIDE)
+    # New stems have no pretrained weights.
+    small = stem == "small" or (stem == "auto" and image_size <= _SMALL_SIDE and not pretrained)
     if name.startswith(TRANSFORMERS):
         model = _transformers_model(name.removeprefix(TRANSFORMERS), num_classes, image_size, small, pretrained)
     else:
@@ -68,46 +82,96 @@ def create_model(
 def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretrained: bool) -> nn.Module:
     import timm
 
-    if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=_SUGGESTIONS, cutoff=0.4)
-        raise InputError(
-            f"--model {name!r} is no timm model: {'did you mean ' + ', '.join(near) if near else 'choose one'} of "
-            "timm.list_models()? Models of transformers are written transformers:NAME"
-        )
     options: dict[str, Any] = {}
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = image_size
-        if small:
-            options |= _small_patches(name, image_size)
+    elsewhere = name.startswith(("hf-hub:", "local-dir:"))
+    known = name if elsewhere else _timm_name(name)
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+        if not elsewhere:
+            if timm.get_pretrained_cfg(known).fixed_input_size:
+                options["img_size"] = image_size
+            if small:
+                options |= _small_patches(known, image_size)
+        model = timm.create_model(known, pretrained=pretrained, num_classes=num_classes, **options)
     except Exception as error:
         if pretrained:
             raise _no_weights(name, error) from error
         raise InputError(f"--model {name!r} cannot be made ({_first_line(error)}): choose another") from error
-    if small and isinstance(model, timm.models.resnet.ResNet):
-        _small_stem(model)
+    if small:
+        _fit_stem(model, num_classes, image_size)
     return model
 
 
+def _timm_name(name: str) -> str:
+    import timm
+
+    for known in (name, *(name + suffix for suffix in _SUFFIXES)):
+        if timm.is_model(known.split(".")[0]):
+            return known
+    near = difflib.get_close_matches(name, timm.list_models(), n=_SUGGESTIONS, cutoff=0.4)
+    raise InputError(
+        f"--model {name!r} is no timm model: {'did you mean ' + ', '.join(near) if near else 'choose one'} of "
+        f"timm.list_models()? Models of transformers are written {TRANSFORMERS}NAME"
+    )
+
+
 def _small_patches(name: str, image_size: int) -> dict[str, Any]:
-    side = max(image_size // _PATCHES, 1)
-    if name.startswith("swin"):
-        # Three merges halve the grid of patches three times, so it starts from finer ones.
-        return {"patch_size": max(image_size // 16, 1), "window_size": 4}
-    return {"patch_size": side} if name.startswith(("vit_", "deit_", "test_vit")) else {}
+    import timm
+
+    module = timm.model_entrypoint(name.split(".")[0]).__module__.rpartition(".")[2]
+    if module in _SWINS:
+        return {"patch_size": _patch(image_size, _HALVED_PATCHES), "window_size": _WINDOW}
+    return {"patch_size": _patch(image_size, _PATCHES)} if module in _TRANSFORMERS else {}
 
 
-def _small_stem(model: Any) -> None:
-    """Replaces a ResNet's stem by one that keeps the resolution."""
-    if isinstance(model.conv1, nn.Sequential):
-        model.conv1[0].stride = (1, 1)  # type: ignore[assignment]
-    else:
-        old = model.conv1
-        model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=old.bias is not None)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+def _patch(image_size: int, patches: int) -> int:
+    """Side of the patches that divide the image, into about so many a side."""
+    dividing = [side for side in range(1, image_size + 1) if image_size % side == 0]
+    nearest = min(dividing, key=lambda side: abs(math.log(image_size / side / patches)))
+    # Of a prime number of pixels a border is left over.
+    return nearest if patches <= 2 * image_size / nearest <= 4 * patches else max(image_size // patches, 1)
+
+
+def _fit_stem(model: nn.Module, num_classes: int, image_size: int) -> None:
+    """Fits the layers that are made for large images to small ones."""
+    from timm.layers import ClassifierHead
+    from timm.models import VGG, ConvNeXt, DenseNet, EfficientNet, MobileNetV3, ResNet
+
+    # The types of timm's attributes are too wide to assign to them.
+    fitted: Any = model
+    if isinstance(model, ResNet):
+        if isinstance(fitted.conv1, nn.Sequential):
+            fitted.conv1[0].stride = (1, 1)
+        else:
+            fitted.conv1 = _unstrided(fitted.conv1)
+        fitted.maxpool = nn.Identity()
+    elif isinstance(model, DenseNet):
+        fitted.features.conv0 = _unstrided(fitted.features.conv0)
+        fitted.features.pool0 = nn.Identity()
+    elif isinstance(model, ConvNeXt):
+        old, side = fitted.stem[0], _patch(image_size, _HALVED_PATCHES)
+        if old.kernel_size != old.stride:
+            # A stem of overlapping convolutions.
+            old.stride = (1, 1)
+        elif side != old.kernel_size[0]:
+            fitted.stem[0] = nn.Conv2d(old.in_channels, old.out_channels, side, side, bias=old.bias is not None)
+            nn.init.trunc_normal_(fitted.stem[0].weight, std=0.02)
+            if old.bias is not None:
+                nn.init.zeros_(fitted.stem[0].bias)
+    elif isinstance(model, EfficientNet | MobileNetV3):
+        fitted.conv_stem.stride = (1, 1)
+    elif isinstance(model, VGG):
+        for layer in fitted.features:
+            if isinstance(layer, nn.MaxPool2d):
+                # The fifth halving of 28 pixels would leave nothing.
+                layer.ceil_mode = True
+        fitted.head = ClassifierHead(fitted.pre_logits.fc1.in_channels, num_classes)
+        fitted.pre_logits = nn.Identity()
+
+
+def _unstrided(old: nn.Conv2d) -> nn.Conv2d:
+    new = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new
 
 
 def _transformers_model(name: str, num_classes: int, image_size: int, small: bool, pretrained: bool) -> nn.Module:
@@ -124,8 +188,10 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
     settings = config.to_dict()
     if "image_size" in settings:
         config.image_size = image_size
-        if small and isinstance(settings.get("patch_size"), int) and not pretrained:
-            config.patch_size = max(image_size // _PATCHES, 1)
+    if small and isinstance(settings.get("patch_size"), int):
+        config.patch_size = _patch(image_size, _HALVED_PATCHES if "depths" in settings else _PATCHES)
+        if "window_size" in settings:
+            config.window_size = _WINDOW
     try:
         if pretrained:
             model = AutoModelForImageClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)

@@ -270,7 +270,7 @@ def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator
 def load_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:
     """Puts a state back as it was when [`save_checkpoint`] was called."""
     accelerator.load_state(str(folder))
-    extra = torch.load(folder / "training.pt", map_location=accelerator.device, weights_only=True)
+    extra = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
     state.epoch = extra["epoch"]
     state.scheduler.load_state_dict(extra["scheduler"])
     if state.averaged is not None:
