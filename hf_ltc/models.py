@@ -25,6 +25,7 @@ _TRANSFORMERS = {"beit", "deit", "eva", "vision_transformer"}
 # What timm adds to the names that papers and people use.
 _SUFFIXES = ("_patch16_224", "_patch4_window7_224", "_window8_256")
 _SUGGESTIONS = 4
+_ARCHITECTURE = "transformers"
 
 
 def create_model(
@@ -48,10 +49,11 @@ def create_model(
             `"small"` fits what is made for 224 pixels to small images. ResNets and DenseNets get a 3x3 convolution of
             stride 1 and no pooling in front of the first block, as He et al. (arXiv 1512.03385) do on CIFAR;
             MobileNets and EfficientNets a first convolution of stride 1; VGG classifies its last features as they
-            are, without hidden layers of 7x7; vision transformers get patches that cut the side in about 8, Swin and
-            ConvNeXt, which halve them three times, in about 16. `"imagenet"` leaves the models as published; `"auto"`
-            is small up to 64 pixels, unless `pretrained`.
-        pretrained (`bool`, *optional*, defaults to `False`): Load pretrained weights.
+            are, without hidden layers of 7x7; vision transformers get patches that cut the side in about 8, those
+            that halve them three times (Swin, ConvNeXt) in about 16 or 32. `"imagenet"` leaves the models as
+            published; `"auto"` is small up to 64 pixels.
+        pretrained (`bool`, *optional*, defaults to `False`):
+            Load pretrained weights; layers that were fitted to small images start without.
 
     Returns:
         `torch.nn.Module`: in training mode.
@@ -60,8 +62,7 @@ def create_model(
         InputError: for an unknown name, suggesting near ones; for weights that cannot be had; for a model that does
             not take images of that size.
     """
-    # New stems have no pretrained weights.
-    small = stem == "small" or (stem == "auto" and image_size <= _SMALL_SIDE and not pretrained)
+    small = stem == "small" or (stem == "auto" and image_size <= _SMALL_SIDE)
     if name.startswith(TRANSFORMERS):
         model = _transformers_model(name.removeprefix(TRANSFORMERS), num_classes, image_size, small, pretrained)
     else:
@@ -87,7 +88,8 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
     known = name if elsewhere else _timm_name(name)
     try:
         if not elsewhere:
-            if timm.get_pretrained_cfg(known).fixed_input_size:
+            config = timm.get_pretrained_cfg(known)
+            if config is not None and config.fixed_input_size:
                 options["img_size"] = image_size
             if small:
                 options |= _small_patches(known, image_size)
@@ -140,7 +142,8 @@ def _fit_stem(model: nn.Module, num_classes: int, image_size: int) -> None:
     fitted: Any = model
     if isinstance(model, ResNet):
         if isinstance(fitted.conv1, nn.Sequential):
-            fitted.conv1[0].stride = (1, 1)
+            first: Any = fitted.conv1[0]
+            first.stride = (1, 1)
         else:
             fitted.conv1 = _unstrided(fitted.conv1)
         fitted.maxpool = nn.Identity()
@@ -177,24 +180,30 @@ def _unstrided(old: nn.Conv2d) -> nn.Conv2d:
 def _transformers_model(name: str, num_classes: int, image_size: int, small: bool, pretrained: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    options: dict[str, Any] = {"num_labels": num_classes}
+    path = Path(name).expanduser()
+    if not name or (not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)):
+        raise InputError(
+            f"--model {TRANSFORMERS + name!r}: no such folder or file {name!r}: give the Hub id, the folder or the "
+            "config.json of an image classifier"
+        )
+    place = str(path) if path.exists() else name
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(place, num_labels=num_classes)
     except Exception as error:
         raise InputError(
             f"--model {TRANSFORMERS + name!r} cannot be read ({_first_line(error)}): give the Hub id, the folder or "
             "the config.json of an image classifier"
         ) from error
+    # Of configurations without it some classes cannot be found.
+    config.architectures = config.architectures or []
     settings = config.to_dict()
     if "image_size" in settings:
         config.image_size = image_size
     if small and isinstance(settings.get("patch_size"), int):
-        config.patch_size = _patch(image_size, _HALVED_PATCHES if "depths" in settings else _PATCHES)
-        if "window_size" in settings:
-            config.window_size = _WINDOW
+        _fit_patches(config, image_size)
     try:
         if pretrained:
-            model = AutoModelForImageClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+            model = AutoModelForImageClassification.from_pretrained(place, config=config, ignore_mismatched_sizes=True)
         else:
             model = AutoModelForImageClassification.from_config(config)
     except Exception as error:
@@ -206,10 +215,27 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
     return Logits(model)
 
 
+def _from_config(settings: dict[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    return Logits(AutoModelForImageClassification.from_config(AutoConfig.for_model(**settings)))
+
+
+def _fit_patches(config: Any, image_size: int) -> None:
+    """Sets patches and windows of a configuration of transformers for small images."""
+    halvings = len(getattr(config, "depths", [0])) - 1
+    if hasattr(config, "window_size"):
+        # Its windows must fit into what is left after all halvings.
+        config.patch_size = _patch(image_size, _WINDOW << halvings)
+        config.window_size = min(_WINDOW, math.ceil(image_size / config.patch_size / 2**halvings))
+    else:
+        config.patch_size = _patch(image_size, _HALVED_PATCHES if halvings else _PATCHES)
+
+
 class Logits(nn.Module):
     """A transformers model that returns its logits alone, as timm's models do."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
@@ -226,6 +252,9 @@ def save_model(folder: Path, model: nn.Module, settings: dict[str, Any], average
         settings (`dict`): What [`create_model`] was called with, plain JSON values.
         averaged (`torch.nn.Module`, *optional*): The same model with averaged weights.
     """
+    if isinstance(model, Logits):
+        # With it the model can be made again without the file or the network that it came from.
+        settings = {**settings, _ARCHITECTURE: json.loads(model.model.config.to_json_string(use_diff=False))}
     save_file(_own(model), folder / "model.safetensors")
     if averaged is not None:
         save_file(_own(averaged), folder / "averaged_model.safetensors")
@@ -251,10 +280,17 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"cannot read the source model {str(path)!r} ({_first_line(error)})") from error
-    known = {key: settings[key] for key in ("name", "num_classes", "image_size", "stem")}
-    model = create_model(**known)
-    model.load_state_dict(weights)
+        raise InputError(f"cannot read the source model {str(path)!r} ({_first_line(error)}): put it back") from error
+    try:
+        if _ARCHITECTURE in settings:
+            model = _from_config(settings[_ARCHITECTURE])
+        else:
+            model = create_model(**{key: settings[key] for key in ("name", "num_classes", "image_size", "stem")})
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"the weights {str(path)!r} do not fit the model of config.json ({_first_line(error)}): put both back"
+        ) from error
     return model.eval()
 
 
