@@ -199,8 +199,8 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
     settings = config.to_dict()
     if "image_size" in settings:
         config.image_size = image_size
-    if small and isinstance(settings.get("patch_size"), int):
-        _fit_patches(config, image_size)
+    if isinstance(settings.get("patch_size"), int):
+        _fit_patches(config, image_size, small)
     try:
         if pretrained:
             model = AutoModelForImageClassification.from_pretrained(place, config=config, ignore_mismatched_sizes=True)
@@ -221,15 +221,16 @@ def _from_config(settings: dict[str, Any]) -> nn.Module:
     return Logits(AutoModelForImageClassification.from_config(AutoConfig.for_model(**settings)))
 
 
-def _fit_patches(config: Any, image_size: int) -> None:
-    """Sets patches and windows of a configuration of transformers for small images."""
+def _fit_patches(config: Any, image_size: int, small: bool) -> None:
+    """Sets patches of a configuration of transformers for small images, and windows that fit."""
     halvings = len(getattr(config, "depths", [0])) - 1
-    if hasattr(config, "window_size"):
-        # Its windows must fit into what is left after all halvings.
-        config.patch_size = _patch(image_size, _WINDOW << halvings)
-        config.window_size = min(_WINDOW, math.ceil(image_size / config.patch_size / 2**halvings))
-    else:
-        config.patch_size = _patch(image_size, _HALVED_PATCHES if halvings else _PATCHES)
+    windows = hasattr(config, "window_size")
+    if small:
+        # Windows have to fit into what is left after all halvings, so there is more to halve.
+        wanted = _WINDOW << halvings if windows else _HALVED_PATCHES if halvings else _PATCHES
+        config.patch_size = _patch(image_size, wanted)
+    if windows:
+        config.window_size = min(config.window_size, math.ceil(image_size / config.patch_size / 2**halvings))
 
 
 class Logits(nn.Module):
