@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "From handwritten digits to a coreset and what it is worth, in three minutes.")
     demo.add_argument("--output-dir", default="runs/demo", help="run directory of the demo")
-    demo.add_argument("--fraction", type=float, default=0.1, help="budget of the coreset")
+    demo.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3], help="budgets of the coresets")
     demo.add_argument("--seeds", type=int, default=3, help="models trained on each choice of rows")
     return parser
 
@@ -254,11 +254,12 @@ def _compare(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
-    if not 0 < options.fraction <= 1:
-        raise InputError(f"--fraction is {options.fraction!r}: it must be inside (0, 1]")
+    for fraction in options.fractions:
+        if not 0 < fraction <= 1:
+            raise InputError(f"--fractions has {fraction!r}: each must be inside (0, 1]")
     if options.seeds < 1:
         raise InputError(f"--seeds is {options.seeds!r}: it must be 1 or more")
-    result, text = run_demo(options.output_dir, options.fraction, options.seeds)
+    result, text = run_demo(options.output_dir, options.fractions, options.seeds)
     _report(options, result, text)
 
 

@@ -264,7 +264,11 @@ class _SourceRun:
             if epoch in recorded:
                 arrays = self._evaluate_epoch(state, stop)
                 means = {name: float(arrays[name].mean()) for name in (*self.kinds, "validation_loss")}
-                bar.set_postfix_str(", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in means.items()))
+                said = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items())
+                bar.set_postfix_str(said)
+                if bar.disable and accelerator.is_main_process:
+                    # Where no bar is drawn, as in the log of a job, a line an epoch.
+                    print(f"epoch {epoch} of {config.epochs}: {said}", file=sys.stderr, flush=True)
                 if config.report_to:
                     accelerator.log(means, step=epoch)
             with self._timed("writing"):
