@@ -1,12 +1,17 @@
 """The settings of a recording. Every field is an option of `hf-ltc record` and is kept in the run's recipe."""
 
 import dataclasses
+import math
+import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from .errors import InputError
 
 SIGNALS = ("margin", "correct", "el2n")
+_LARGEST_SEED = 2**32
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 
 
 def option(default: Any, help: str) -> Any:
@@ -104,13 +109,29 @@ class RecordConfig:
     report_to: list[str] = option([], "Trackers of accelerate, e.g. tensorboard.")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size", "record_every", "runs", "gradient_accumulation_steps"):
+        if isinstance(self.output_dir, os.PathLike):
+            object.__setattr__(self, "output_dir", os.fspath(self.output_dir))
+        # Not the types of dataclasses.fields, which HfArgumentParser changes.
+        for name, kind in type(self).__annotations__.items():
+            _check_type(name, getattr(self, name), kind)
+        for name in (
+            "epochs",
+            "batch_size",
+            "eval_batch_size",
+            "record_every",
+            "runs",
+            "gradient_accumulation_steps",
+            "validation_per_class",
+        ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("seed", "validation_seed", "num_workers", "weight_decay"):
+        for name in ("num_workers", "learning_rate", "weight_decay", "cache_budget"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 or more")
+        for name in ("seed", "validation_seed"):
+            # What every random generator takes; of several runs each has its own.
+            _require(
+                0 <= getattr(self, name) <= _LARGEST_SEED - self.runs, name, getattr(self, name), "inside [0, 2**32)"
+            )
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "inside (0, 1)")
-        _require(self.validation_per_class >= 1, "validation_per_class", self.validation_per_class, "1 or more")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "inside [0, 1)")
         if self.average_decay is not None:
             _require(0 <= self.average_decay < 1, "average_decay", self.average_decay, "inside [0, 1)")
@@ -118,11 +139,9 @@ class RecordConfig:
             _require(0 < self.stop_when_stable <= 1, "stop_when_stable", self.stop_when_stable, "inside (0, 1]")
         if self.image_size is not None:
             _require(self.image_size >= 4, "image_size", self.image_size, "4 or more")
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            _require(value in choices, name, value, "one of " + ", ".join(choices))
         for signal in self.signals:
-            _require(signal in SIGNALS, "signals", signal, "one of " + ", ".join(SIGNALS))
+            _require(signal in SIGNALS, "signals", signal, "of " + ", ".join(SIGNALS))
+        _require(len(set(self.signals)) == len(self.signals), "signals", self.signals, "a list of different names")
         # The least that has two differences: scores of one difference are all 1 or -1.
         recorded = len(self.recorded_epochs())
         if recorded < 3:
@@ -140,12 +159,6 @@ class RecordConfig:
         return dataclasses.asdict(self)
 
 
-_CHOICES = {
-    f.name: f.type.__args__  # type: ignore[union-attr]
-    for f in dataclasses.fields(RecordConfig)
-    if getattr(f.type, "__origin__", None) is Literal
-}
-
 # What may differ when a run is resumed: it changes where and how fast things run, not what is recorded.
 RESUME_MAY_CHANGE = frozenset({"output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs"})
 
@@ -153,3 +166,23 @@ RESUME_MAY_CHANGE = frozenset({"output_dir", "num_workers", "cache_images", "cac
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
     if not holds:
         raise InputError(f"--{name.replace('_', '-')} is {value!r}: it must be {wanted}")
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    if get_origin(kind) is Literal:
+        _require(value in get_args(kind), name, value, "one of " + ", ".join(get_args(kind)))
+        return
+    if get_origin(kind) is list:
+        is_list = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        _require(is_list, name, value, "a list of strings")
+        return
+    if get_origin(kind) is UnionType:
+        if value is None:
+            return
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    if kind is float:
+        # A bool is an int in Python, and never meant as a number.
+        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    else:
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    _require(right, name, value, _KINDS[kind])
