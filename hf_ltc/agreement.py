@@ -1,6 +1,7 @@
 """Whether another seed would give the same ranking."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from .errors import InputError
+from .rundir import finite
 from .scoring import ltc_scores
 from .selection import Balance, coreset_order
 from .trajectories import Trajectories
@@ -29,16 +31,15 @@ def within_class_spearman(first: np.ndarray, second: np.ndarray, labels: np.ndar
     Returns:
         `float`: in [-1, 1]; NaN if no class has two rows with different scores.
     """
-    known = np.isfinite(first) & np.isfinite(second)
+    known = np.flatnonzero(np.isfinite(first) & np.isfinite(second))
+    known = known[np.argsort(labels[known], kind="stable")]
     total = weight = 0.0
-    for label in np.unique(labels[known]):
-        members = known & (labels == label)
-        one, two = (ranks - ranks.mean() for ranks in (rankdata(first[members]), rankdata(second[members])))
+    for members in np.split(known, np.flatnonzero(np.diff(labels[known])) + 1):
+        one, two = (rankdata(scores[members]) - (len(members) + 1) / 2 for scores in (first, second))
         norm = float(np.linalg.norm(one) * np.linalg.norm(two))
         if norm > 0:
-            count = int(members.sum())
-            total += count * float(one @ two) / norm
-            weight += count
+            total += len(members) * float(one @ two) / norm
+            weight += len(members)
     return total / weight if weight else float("nan")
 
 
@@ -50,7 +51,7 @@ class Reliability:
         one (`float`): Mean within-class Spearman correlation of the scores of two runs.
         mean (`float`): That of the mean of as many runs with another such mean, by the Spearman-Brown formula.
         runs (`int`): How many runs.
-        pairs (`list[float]`): The correlation of each pair.
+        pairs (`list[float]`): The correlation of each pair, NaN where no class has two rows with different scores.
     """
 
     one: float
@@ -59,12 +60,24 @@ class Reliability:
     pairs: list[float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; `None` for NaN, which JSON has not."""
+        return finite(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Reliability":
+        """Back from [`Reliability.to_dict`]."""
+        pairs = [_number(pair) for pair in values["pairs"]]
+        return cls(_number(values["one"]), _number(values["mean"]), values["runs"], pairs)
 
     def __str__(self) -> str:
+        if math.isnan(self.one):
+            return "Reliability undefined: no class has two rows with different scores."
         said = f"Reliability {self.one:.2f} for one run"
         return said + (f", {self.mean:.2f} for the mean of {self.runs}." if self.runs > 1 else ".")
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> Reliability:
@@ -85,9 +98,23 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> R
         raise InputError("reliability needs two runs or more of different seeds: record with --runs 2")
     scores = [ltc_scores(run, **family) for run in together.runs]
     pairs = [within_class_spearman(one, two, together.labels) for one, two in combinations(scores, 2)]
-    one = float(np.mean(pairs))
-    count = len(scores)
-    return Reliability(one, count * one / (1 + (count - 1) * one) if one > 0 else one, count, pairs)
+    return Reliability(float(np.mean(pairs)), spearman_brown(float(np.mean(pairs)), len(scores)), len(scores), pairs)
+
+
+def spearman_brown(one: float, count: int) -> float:
+    """Reliability of the mean of several scores, from that of one: r_n = n r / (1 + (n - 1) r).
+
+    Spearman, "Correlation calculated from faulty data", and Brown, "Some experimental results in the correlation of
+    mental abilities" (British Journal of Psychology 3, 1910).
+
+    Args:
+        one (`float`): Correlation of two scores.
+        count (`int`): How many are averaged.
+
+    Returns:
+        `float`: `one` where it is not positive, as the formula means nothing there.
+    """
+    return count * one / (1 + (count - 1) * one) if one > 0 else one
 
 
 def stability(trajectories: Trajectories, **family: Any) -> float:
@@ -96,17 +123,18 @@ def stability(trajectories: Trajectories, **family: Any) -> float:
     This is stability within a run, and no evidence that another seed would rank the rows alike.
 
     Args:
-        trajectories ([`Trajectories`]): One run.
+        trajectories ([`Trajectories`]): A run, or several, of each of which the first half is taken.
         **family: As for [`ltc_scores`].
 
     Returns:
         `float`: NaN while half of the checkpoints give fewer than two differences.
     """
-    half = (len(trajectories.epochs) + 1) // 2
-    if half < 3:
+    halves = [(length + 1) // 2 for length in trajectories.lengths]
+    if min(halves) < 3:
         return float("nan")
-    first = trajectories.truncate(int(trajectories.epochs[half - 1]))
-    return within_class_spearman(ltc_scores(trajectories, **family), ltc_scores(first, **family), trajectories.labels)
+    first = [run.truncate(int(run.epochs[half - 1])) for run, half in zip(trajectories.runs, halves)]
+    half_scores = ltc_scores(Trajectories.average(first), **family)
+    return within_class_spearman(ltc_scores(trajectories, **family), half_scores, trajectories.labels)
 
 
 def overlap(
@@ -129,5 +157,8 @@ def overlap(
         `dict[float, float]`: from the budget, which chance alone would give, to 1.
     """
     ranks = [coreset_order(scores, labels, balance=balance) for scores in (first, second)]
+    for fraction in budgets:
+        if not 0 < fraction <= 1:
+            raise InputError(f"the budget {fraction!r} must be inside (0, 1]")
     sizes = {fraction: max(1, round(fraction * len(labels))) for fraction in budgets}
     return {fraction: float(((ranks[0] < size) & (ranks[1] < size)).sum() / size) for fraction, size in sizes.items()}
