@@ -295,10 +295,20 @@ def theirs(folder, official):
     os.chdir(folder)
     import Compute_CLD_scores
 
+    reading = []
+
+    def load(file):
+        start = time.perf_counter()
+        content = pickle.load(file)
+        reading.append(time.perf_counter() - start)
+        return content
+
+    Compute_CLD_scores.pickle = types.SimpleNamespace(**{**vars(pickle), "load": load})
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         taken, _ = peak_beyond(lambda: Compute_CLD_scores.main(loss_path="losses.pkl"))
-    return {"seconds": time.perf_counter() - start, "peak_MiB": taken / MIB}
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "seconds_without_reading": seconds - reading[0], "peak_MiB": taken / MIB}
 
 
 def ours(folder, repeats):
@@ -318,11 +328,13 @@ def ours(folder, repeats):
     streamed, _ = best(lambda: ranked(True), repeats)
     loaded, _ = best(lambda: ranked(False), repeats)
     held = Trajectories.load(folder / "run")
-    only, _ = best(lambda: ltc_scores(held, preset="cld"), repeats)
+    scored, _ = best(lambda: ltc_scores(held, preset="cld"), repeats)
+    only, _ = best(lambda: np.lexsort((-ltc_scores(held, preset="cld"), held.labels)), repeats)
     found = {
         "seconds_streamed": streamed,
         "seconds_loaded": loaded,
-        "seconds_scoring_alone": only,
+        "seconds_without_reading": only,
+        "seconds_scoring_alone": scored,
         "peak_MiB_streamed": taken / MIB,
     }
     stored = folder / "Scores" / "CLD_indices_sorted_CIFAR100_resnet18.pkl"
@@ -407,6 +419,8 @@ def main():
             "theirs": official,
             "ours": own,
             "times_faster": official["seconds"] / own["seconds_streamed"],
+            "times_faster_without_reading": official["seconds_without_reading"] / own["seconds_without_reading"],
+            "their_whole_run_over_scoring_alone": official["seconds"] / own["seconds_scoring_alone"],
             "times_less_memory": official["peak_MiB"] / own["peak_MiB_streamed"],
         }
     Path(given.output).write_text(json.dumps(results, indent=2) + "\n")
@@ -431,6 +445,10 @@ def show(results):
     lines.append(("run.score: bytes written", str(results["images"]["bytes_written"]), "0"))
     if "official" in results:
         lines.append(("official code: times faster", f"{results['official']['times_faster']:.0f}", "500"))
+        without = results["official"]["times_faster_without_reading"]
+        lines.append(("official code: times faster without reading", f"{without:.0f}", "500"))
+        alone = results["official"]["their_whole_run_over_scoring_alone"]
+        lines.append(("official code: its whole run over our scoring alone", f"{alone:.0f}", ""))
         lines.append(("official code: times less memory", f"{results['official']['times_less_memory']:.0f}", "20"))
         lines.append(
             ("official code: rows at another place", str(results["official"]["ours"]["rows_at_another_place"]), "0")
