@@ -16,7 +16,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .trajectories import Trajectories
+    from .agreement import Reliability
 
 # The imports of each command are inside it: torch and timm take ten seconds, which --help need not wait for.
 
@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         `int`: exit code: 0, 2 for input that the user can mend, 130 or 143 if stopped by a signal.
     """
+    # Without a network every try to reach the Hub would be a warning; the error says it once.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     options = _parser().parse_args(arguments)
     # Of several processes one speaks, or every message would come several times.
     speaks = os.environ.get("RANK", "0") == "0"
@@ -134,6 +136,7 @@ def _config(options: argparse.Namespace, settings: Any) -> Any:
 def _record(options: argparse.Namespace) -> None:
     config: RecordConfig = _config(options, RecordConfig)
     data: DataConfig = _config(options, DataConfig)
+    from .agreement import Reliability
     from .data import load_split
     from .source_run import record
 
@@ -144,7 +147,7 @@ def _record(options: argparse.Namespace) -> None:
     run = record(config, train, validation, source=_source(data))
     if os.environ.get("RANK", "0") != "0":
         return
-    seconds = run.recipe.get("seconds", {})
+    seconds, stored = run.recipe.get("seconds", {}), run.recipe.get("reliability")
     result = {
         "run": config.output_dir,
         "rows": len(run),
@@ -152,13 +155,13 @@ def _record(options: argparse.Namespace) -> None:
         "checkpoints": list(run.lengths),
         "validation_loss": float(run.validation_losses[-1].mean()),
         "seconds": seconds,
-        "reliability": run.recipe.get("reliability"),
+        "reliability": stored,
     }
     text = [
         f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
         f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
         f"(validation loss {result['validation_loss']:.3f}).",
-        *_reliability_lines(run),
+        *_reliability_lines(Reliability.from_dict(stored) if stored else None),
         f"Next: hf-ltc score {config.output_dir} --output {config.output_dir}-scored",
     ]
     _report(options, result, text)
@@ -173,34 +176,47 @@ def _source(data: DataConfig) -> dict[str, Any]:
 
 
 def _score(options: argparse.Namespace) -> None:
+    import pyarrow.compute as pc
+
+    from .agreement import reliability
+    from .columns import read_column
     from .data import load_split
     from .trajectories import Trajectories
 
     _check_new(options.output)
     run = Trajectories.load(options.run, losses=options.losses)
-    source = run.recipe.get("dataset", {})
+    source = run.recipe.get("dataset") or {}
     place = options.dataset or source.get("path") or source.get("repo_id")
     if place is None:
         raise InputError(f"{options.run!r} does not say which dataset it recorded: give it with --dataset")
     train = load_split(place, source.get("split", "train"), name=source.get("config"), revision=source.get("revision"))
-    scored = run.score(train, balance=options.balance, **_family(options))
-    known = [value for value in scored.with_format("numpy")["ltc_score"][:] if value is not None and value == value]
-    _save(scored, options.output, run)
+    family = _family(options)
+    scored = run.score(train, balance=options.balance, **family)
+    found = reliability(run, **family) if len(run.lengths) > 1 else None
+    scores = read_column(scored, "ltc_score")
+    count, held = len(scores) - scores.null_count, read_column(scored, "loss_trajectory").null_count
     result = {
         "output": options.output,
         "rows": len(scored),
-        "scored": len(known),
-        "flat": len(run) - len(known),
-        "held_out": len(scored) - len(run),
-        "mean": float(sum(known) / len(known)) if known else None,
-        "reliability": run.recipe.get("reliability"),
+        "scored": count,
+        "flat": len(scored) - held - count,
+        "held_out": held,
+        "mean": pc.mean(scores).as_py(),
+        "reliability": found and found.to_dict(),
     }
+    made = {
+        "family": family,
+        "losses": run.loss_name,
+        "balance": options.balance,
+        "reliability": result["reliability"],
+    }
+    _save(scored, options.output, {**run.recipe, "score": made})
     text = [
-        f"Scored {len(known):,} of {len(scored):,} rows ({result['held_out']:,} held out, {result['flat']:,} flat), "
+        f"Scored {count:,} of {len(scored):,} rows ({held:,} held out, {result['flat']:,} flat), "
         f"mean {result['mean']:.3f}."
-        if known
+        if count
         else "No row has a score: all trajectories are flat.",
-        *_reliability_lines(run),
+        *_reliability_lines(found),
         f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
     ]
     _report(options, result, text)
@@ -209,6 +225,7 @@ def _score(options: argparse.Namespace) -> None:
 def _select(options: argparse.Namespace) -> None:
     from datasets import load_from_disk
 
+    from .data import one_line
     from .selection import describe_coreset, select_coreset
 
     _check_new(options.output)
@@ -216,7 +233,12 @@ def _select(options: argparse.Namespace) -> None:
         raise InputError(
             f"no scored dataset {options.scored!r}: make one with hf-ltc score RUN --output {options.scored}"
         )
-    scored = load_from_disk(options.scored)
+    try:
+        scored = load_from_disk(options.scored)
+    except Exception as error:
+        raise InputError(
+            f"cannot load the scored dataset {options.scored!r} ({one_line(error)}): make it again with hf-ltc score"
+        ) from error
     names = ("fraction", "size", "balance", "score_column", "label_column", "keep", "coverage", "min_per_class")
     kept = {name: getattr(options, name) for name in (*names, "exclude_negative", "seed")}
     coreset = select_coreset(scored, **kept)
@@ -243,7 +265,7 @@ def _compare(options: argparse.Namespace) -> None:
     found = reliability(aligned, **_family(options))
     one, two = (ltc_scores(run, **_family(options)) for run in aligned)
     shared = overlap(one, two, together.labels)
-    text = [str(found)]
+    text = _reliability_lines(found)
     text += [
         f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
         for fraction, share in shared.items()
@@ -263,13 +285,11 @@ def _demo(options: argparse.Namespace) -> None:
     _report(options, result, text)
 
 
-def _reliability_lines(run: "Trajectories") -> list[str]:
-    from .agreement import LOW, Reliability
+def _reliability_lines(found: "Reliability | None") -> list[str]:
+    from .agreement import LOW
 
-    stored = run.recipe.get("reliability")
-    if stored is None:
+    if found is None:
         return ["Reliability unknown: one run cannot tell what another seed would say; record with --runs 2 or more."]
-    found = Reliability(**stored)
     if found.mean >= LOW:
         return [str(found)]
     return [
@@ -283,14 +303,16 @@ def _check_new(output: str) -> None:
         raise InputError(f"--output {output!r} exists already: give another folder, or take it away")
 
 
-def _save(dataset: "Dataset", output: str, run: "Trajectories | None") -> None:
+def _save(dataset: "Dataset", output: str, recipe: dict[str, Any] | None) -> None:
     from . import rundir
 
     with rundir.replacing(Path(output)) as temporary:
         dataset.save_to_disk(str(temporary))
-        if run is not None:
-            rundir.write_json(temporary / rundir.RECIPE, run.recipe)
+        if recipe is not None:
+            rundir.write_json(temporary / rundir.RECIPE, recipe)
 
 
 def _report(options: argparse.Namespace, result: dict[str, Any], text: list[str]) -> None:
-    print(json.dumps(result, indent=2) if options.json else "\n".join(text))
+    from .rundir import finite
+
+    print(json.dumps(finite(result), indent=2) if options.json else "\n".join(text))
