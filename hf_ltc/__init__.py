@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agreement import reliability
+    from .checkpoints import record_checkpoints
     from .config import RecordConfig
     from .errors import InputError
+    from .hub import load_coreset, push_coreset
     from .recording import TrajectoryRecorder
     from .scoring import LTCScorer, ltc_scores
     from .selection import coreset_order, in_coreset, rank_coreset, select_coreset, split_coreset
@@ -21,9 +23,12 @@ __all__ = [
     "TrajectoryRecorder",
     "coreset_order",
     "in_coreset",
+    "load_coreset",
     "ltc_scores",
+    "push_coreset",
     "rank_coreset",
     "record",
+    "record_checkpoints",
     "reliability",
     "select_coreset",
     "split_coreset",
@@ -38,9 +43,12 @@ _MODULES = {
     "TrajectoryRecorder": "recording",
     "coreset_order": "selection",
     "in_coreset": "selection",
+    "load_coreset": "hub",
     "ltc_scores": "scoring",
+    "push_coreset": "hub",
     "rank_coreset": "selection",
     "record": "source_run",
+    "record_checkpoints": "checkpoints",
     "reliability": "agreement",
     "select_coreset": "selection",
     "split_coreset": "selection",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from . import rundir
 from .config import RESUME_MAY_CHANGE
@@ -41,13 +41,15 @@ class LossBuffer:
         block = torch.stack([*(value.float() for value in values), torch.ones_like(values[0], dtype=torch.float32)])
         self.table.index_add_(1, positions, block)
 
-    def collect(self, accelerator: Accelerator | None, epoch: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def collect(
+        self, accelerator: Accelerator | PartialState | None, epoch: int, rows: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Joins the processes' values in one collective and checks that every row is there.
 
         A row recorded more than once, as samplers that pad do, has the mean of its values.
 
         Args:
-            accelerator (`accelerate.Accelerator`, *optional*): The processes; this one alone if not given.
+            accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
             epoch (`int`): The epoch, for messages.
             rows (`np.ndarray`): int64 `(N,)`, the row numbers, for messages.
 
@@ -144,7 +146,7 @@ class TrajectoryRecorder:
             `(N,)` unique ids of rows that are given by number, to attach by.
         first_epoch (`int`, *optional*, defaults to `0`): Number of the first recorded epoch, 0 for an untrained model.
         recipe (`dict`, *optional*): Anything worth keeping with it; `recipe["dataset"]` is what `attach` checks.
-        accelerator (`accelerate.Accelerator`, *optional*): The processes; this one alone if not given.
+        accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
 
     Raises:
         InputError: if the folder holds something else, or a recording made with other arguments.
@@ -162,7 +164,7 @@ class TrajectoryRecorder:
         ids: pa.Array | None = None,
         first_epoch: int = 0,
         recipe: Mapping[str, Any] | None = None,
-        accelerator: Accelerator | None = None,
+        accelerator: Accelerator | PartialState | None = None,
     ) -> None:
         self.path = Path(output_dir)
         self.accelerator = accelerator
