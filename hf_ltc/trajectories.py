@@ -1,7 +1,6 @@
 """Trajectories: what a run recorded, as a value, and its way back to the dataset it was recorded on."""
 
 import dataclasses
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,18 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Value
 
-from . import rundir, scoring, selection, tables
+from . import rundir, runfiles, scoring, selection, tables
 from .columns import read_column, with_columns
 from .data import find_label_column, read_labels
 from .errors import InputError
 from .identity import check_identity
+from .runfiles import LOSSES, write_rows
+from .runfiles import VALIDATION_LOSS as VALIDATION_LOSS  # for recording.py
 
-LOSSES = ("training_loss", "evaluation_loss")
-VALIDATION_LOSS = "validation_loss"
-IDS = "ids.parquet"
 _NAMED = 5
 
 
@@ -125,47 +122,7 @@ class Trajectories:
             recipe = rundir.read_json(path / rundir.RECIPE) if (path / rundir.RECIPE).exists() else {}
             # The recipe of all runs is written when the last one is done, and is of no other number of them.
             return dataclasses.replace(together, recipe=recipe) if _is_of(recipe, len(done)) else together
-        recipe = rundir.read_json(path / rundir.RECIPE)
-        if recipe.get("format") != rundir.FORMAT:
-            raise InputError(
-                f"{str(path / rundir.RECIPE)!r} has format {recipe.get('format')!r}, this version reads "
-                f"{rundir.FORMAT}: load it with the version of hf_ltc that wrote it"
-            )
-        table = rundir.read_arrays(
-            path / rundir.ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"]
-        )
-        epochs = _epochs_of(path, recipe)
-        files = [rundir.epoch_path(path, epoch) for epoch in epochs]
-        for file, epoch in zip(files, epochs):
-            with rundir.opened(file) as content:
-                marks, names = rundir.marks_of(content), list(content.keys())
-            if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
-                raise InputError(
-                    f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
-                    f"{recipe.get('run')}: put the right file back, or record again into another --output-dir"
-                )
-        name = _losses_of(names, losses, path)
-        count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
-        read = {
-            signal: rundir.EpochTable(files, signal, count[signal == VALIDATION_LOSS])
-            for signal in names
-            if not signal.startswith("validation_") or signal == VALIDATION_LOSS
-        }
-        arrays: dict[str, Any] = read if mmap else {signal: np.asarray(values) for signal, values in read.items()}
-        return cls(
-            losses=arrays.pop(name),
-            validation_losses=arrays.pop(VALIDATION_LOSS),
-            labels=table["train_labels"],
-            validation_labels=table["validation_labels"],
-            rows=table["train_rows"],
-            validation_rows=table["validation_rows"],
-            epochs=np.array(epochs, dtype=np.int64),
-            lengths=(len(epochs),),
-            signals=arrays,
-            ids=_read_ids(path),
-            recipe=recipe,
-            loss_name=name,
-        )
+        return cls(**runfiles.read_run(path, losses, mmap))
 
     def save(self, path: str | Path) -> None:
         """Writes a run directory, which [`Trajectories.load`] reads.
@@ -177,18 +134,10 @@ class Trajectories:
         rundir.check_free(path, lambda _: False)
         runs = self.runs
         for number, run in enumerate(runs):
-            folder = path if len(runs) == 1 else path / f"seed-{number}"
-            recipe = {**_marked(run.recipe), "epochs": run.epochs.tolist()}
-            write_rows(folder, run)
-            for t, epoch in enumerate(run.epochs.tolist()):
-                arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
-                arrays[VALIDATION_LOSS] = run.validation_losses[t]
-                marks = {"run": recipe["run"], "epoch": str(epoch)}
-                rundir.write_arrays(rundir.epoch_path(folder, epoch), arrays, marks)
-            rundir.write_json(folder / rundir.RECIPE, recipe)
+            runfiles.write_run(run, path if len(runs) == 1 else path / f"seed-{number}")
         if len(runs) > 1:
             write_rows(path, self)
-            rundir.write_json(path / rundir.RECIPE, _marked(self.recipe))
+            rundir.write_json(path / rundir.RECIPE, runfiles.marked(self.recipe))
 
     def truncate(self, epochs: int) -> "Trajectories":
         """Keeps the checkpoints up to a training epoch.
@@ -486,6 +435,43 @@ class Trajectories:
         dataset, recipe = tables.read_parquet(Path(folder))
         return cls.from_dataset(dataset, **recipe.pop(tables.LAYOUT, {}), recipe=recipe)
 
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
+        """Pushes the trajectories to a dataset repository, as its configuration `trajectories`, with recipe and card.
+
+        Args:
+            repo_id (`str`): The repository, made if it is not there; one with coresets will do.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+        Returns:
+            [`Pushed`]: its `revision` is the commit.
+
+        Raises:
+            InputError: if the Hub refuses, cannot be reached, or holds something else under this name.
+        """
+        from .hub import push_trajectories
+
+        return push_trajectories(self, repo_id, private=private, token=token)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, *, revision: str | None = None, token: str | None = None) -> "Trajectories":
+        """Loads what [`Trajectories.push_to_hub`] pushed.
+
+        Args:
+            repo_id (`str`): The repository.
+            revision (`str`, *optional*): A branch or commit; the newest if not given.
+            token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: if there is no such repository, or if its files and its recipe disagree.
+        """
+        from .hub import load_trajectories
+
+        return load_trajectories(repo_id, revision=revision, token=token)
+
     def _take(self, checkpoints: np.ndarray) -> "Trajectories":
         ends = np.cumsum(self.lengths)
         taken = np.searchsorted(ends, checkpoints, side="right")
@@ -497,31 +483,6 @@ class Trajectories:
             lengths=tuple(int(count) for count in np.bincount(taken, minlength=len(ends)) if count),
             signals={name: values[checkpoints] for name, values in self.signals.items()},
         )
-
-
-def write_rows(folder: Path, run: Trajectories) -> None:
-    """Writes which rows a run directory is about."""
-    rundir.write_arrays(
-        folder / rundir.ROWS,
-        {
-            "train_rows": run.rows,
-            "train_labels": run.labels,
-            "validation_rows": run.validation_rows,
-            "validation_labels": run.validation_labels,
-        },
-    )
-    if run.ids is not None:
-        with rundir.replacing(folder / IDS) as temporary:
-            pq.write_table(pa.table({"id": run.ids}), temporary)
-
-
-def _read_ids(path: Path) -> pa.Array | None:
-    if not (path / IDS).exists():
-        return None
-    try:
-        return pq.read_table(path / IDS).column("id").combine_chunks()
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise rundir.unreadable(path / IDS, str(error).splitlines()[0]) from error
 
 
 def _is_finished(path: Path) -> bool:
@@ -537,43 +498,6 @@ def _recipes(run: Trajectories) -> list[dict[str, Any]]:
     """The recipe of each run that a value is made of, or the one there is."""
     recipes = run.recipe.get("runs", [])
     return recipes if len(recipes) == len(run.lengths) else [run.recipe] * len(run.lengths)
-
-
-def _marked(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {"format": rundir.FORMAT, "run": uuid.uuid4().hex[:16], **recipe}
-
-
-def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
-    found = rundir.published_epochs(path)
-    planned = recipe.get("epochs") or recipe.get("planned_epochs") or found
-    last = recipe["epochs"][-1] if recipe.get("epochs") else (found[-1] if found else -1)
-    for epoch in planned:
-        if epoch <= last and epoch not in found:
-            raise InputError(
-                f"no file {str(rundir.epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: put it "
-                "back, or record again into another --output-dir"
-            )
-    if foreign := [epoch for epoch in found if epoch not in planned]:
-        raise InputError(
-            f"{str(rundir.epoch_path(path, foreign[0]))!r} is of no epoch that this run records: take it away"
-        )
-    if not found:
-        raise InputError(f"no epoch in {str(path)!r} is recorded yet: run the same hf-ltc record command again")
-    return found
-
-
-def _losses_of(names: Sequence[str], wanted: str | None, path: Path) -> str:
-    have = [name for name in LOSSES if name in names]
-    if wanted is not None and f"{wanted}_loss" not in LOSSES:
-        raise InputError(f"--losses is {wanted!r}: it must be training or evaluation")
-    if wanted is None and have:
-        return have[0]
-    if f"{wanted}_loss" not in have:
-        raise InputError(
-            f"{str(path)!r} has no {wanted or 'training'} losses, it has {', '.join(have) or 'none'}: record with "
-            f"--losses {wanted or 'training'}"
-        )
-    return f"{wanted}_loss"
 
 
 def _differs(first: Trajectories, other: Trajectories) -> str | None:
@@ -605,12 +529,10 @@ def _same_ids(first: Trajectories, here: np.ndarray, other: Trajectories, there:
     return first.ids.take(pa.array(here)).equals(other.ids.take(pa.array(there)))
 
 
-def _stack(tables: Sequence[Any]) -> Any:
-    if all(isinstance(table, rundir.EpochTable) for table in tables) and len({table.name for table in tables}) == 1:
-        return rundir.EpochTable(
-            [path for table in tables for path in table.paths], tables[0].name, tables[0].shape[1]
-        )
-    return tables[0] if len(tables) == 1 else np.concatenate([np.asarray(table) for table in tables])
+def _stack(parts: Sequence[Any]) -> Any:
+    if all(isinstance(part, rundir.EpochTable) for part in parts) and len({part.name for part in parts}) == 1:
+        return rundir.EpochTable([path for part in parts for path in part.paths], parts[0].name, parts[0].shape[1])
+    return parts[0] if len(parts) == 1 else np.concatenate([np.asarray(part) for part in parts])
 
 
 def _some(rows: np.ndarray) -> str:

@@ -1,0 +1,149 @@
+"""One recorded run as files: which rows it is about, the losses of its epochs, and its recipe."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import rundir
+from .errors import InputError
+from .tables import RecordedColumns
+
+LOSSES = ("training_loss", "evaluation_loss")
+VALIDATION_LOSS = "validation_loss"
+IDS = "ids.parquet"
+
+
+def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[str, Any]:
+    """Reads a run directory of one run: the fields of [`Trajectories`].
+
+    Args:
+        path (`Path`): The run directory.
+        losses (`str`, *optional*): `"training"` or `"evaluation"`, where both were recorded; training by default.
+        mmap (`bool`, *optional*, defaults to `False`): Leave the losses on disk, and read them epoch by epoch.
+
+    Returns:
+        `dict[str, Any]`
+
+    Raises:
+        InputError: for a file that is missing, truncated or of another run, naming it.
+    """
+    recipe = rundir.read_json(path / rundir.RECIPE)
+    if recipe.get("format") != rundir.FORMAT:
+        raise InputError(
+            f"{str(path / rundir.RECIPE)!r} has format {recipe.get('format')!r}, this version reads "
+            f"{rundir.FORMAT}: load it with the version of hf_ltc that wrote it"
+        )
+    table = rundir.read_arrays(
+        path / rundir.ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"]
+    )
+    epochs = _epochs_of(path, recipe)
+    files = [rundir.epoch_path(path, epoch) for epoch in epochs]
+    for file, epoch in zip(files, epochs):
+        with rundir.opened(file) as content:
+            marks, names = rundir.marks_of(content), list(content.keys())
+        if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
+            raise InputError(
+                f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
+                f"{recipe.get('run')}: put the right file back, or record again into another --output-dir"
+            )
+    name = _losses_of(names, losses, path)
+    count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
+    read = {
+        signal: rundir.EpochTable(files, signal, count[signal == VALIDATION_LOSS])
+        for signal in names
+        if not signal.startswith("validation_") or signal == VALIDATION_LOSS
+    }
+    arrays: dict[str, Any] = read if mmap else {signal: np.asarray(values) for signal, values in read.items()}
+    return {
+        "losses": arrays.pop(name),
+        "validation_losses": arrays.pop(VALIDATION_LOSS),
+        "labels": table["train_labels"],
+        "validation_labels": table["validation_labels"],
+        "rows": table["train_rows"],
+        "validation_rows": table["validation_rows"],
+        "epochs": np.array(epochs, dtype=np.int64),
+        "lengths": (len(epochs),),
+        "signals": arrays,
+        "ids": _read_ids(path),
+        "recipe": recipe,
+        "loss_name": name,
+    }
+
+
+def write_run(run: RecordedColumns, folder: Path) -> None:
+    """Writes a run directory of one run, which [`read_run`] reads; the recipe last, which makes it one."""
+    recipe = {**marked(run.recipe), "epochs": run.epochs.tolist()}
+    write_rows(folder, run)
+    for t, epoch in enumerate(run.epochs.tolist()):
+        arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
+        arrays[VALIDATION_LOSS] = run.validation_losses[t]
+        rundir.write_arrays(rundir.epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
+    rundir.write_json(folder / rundir.RECIPE, recipe)
+
+
+def marked(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with the marks that tell the files of a run from those of others."""
+    return {"format": rundir.FORMAT, "run": uuid.uuid4().hex[:16], **recipe}
+
+
+def write_rows(folder: Path, run: RecordedColumns) -> None:
+    """Writes which rows a run directory is about."""
+    rundir.write_arrays(
+        folder / rundir.ROWS,
+        {
+            "train_rows": run.rows,
+            "train_labels": run.labels,
+            "validation_rows": run.validation_rows,
+            "validation_labels": run.validation_labels,
+        },
+    )
+    if run.ids is not None:
+        with rundir.replacing(folder / IDS) as temporary:
+            pq.write_table(pa.table({"id": run.ids}), temporary)
+
+
+def _read_ids(path: Path) -> pa.Array | None:
+    if not (path / IDS).exists():
+        return None
+    try:
+        return pq.read_table(path / IDS).column("id").combine_chunks()
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise rundir.unreadable(path / IDS, str(error).splitlines()[0]) from error
+
+
+def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
+    found = rundir.published_epochs(path)
+    planned = recipe.get("epochs") or recipe.get("planned_epochs") or found
+    last = recipe["epochs"][-1] if recipe.get("epochs") else (found[-1] if found else -1)
+    for epoch in planned:
+        if epoch <= last and epoch not in found:
+            raise InputError(
+                f"no file {str(rundir.epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: put it "
+                "back, or record again into another --output-dir"
+            )
+    if foreign := [epoch for epoch in found if epoch not in planned]:
+        raise InputError(
+            f"{str(rundir.epoch_path(path, foreign[0]))!r} is of no epoch that this run records: take it away"
+        )
+    if not found:
+        raise InputError(f"no epoch in {str(path)!r} is recorded yet: run the same hf-ltc record command again")
+    return found
+
+
+def _losses_of(names: Sequence[str], wanted: str | None, path: Path) -> str:
+    have = [name for name in LOSSES if name in names]
+    if wanted is not None and f"{wanted}_loss" not in LOSSES:
+        raise InputError(f"--losses is {wanted!r}: it must be training or evaluation")
+    if wanted is None and have:
+        return have[0]
+    if f"{wanted}_loss" not in have:
+        raise InputError(
+            f"{str(path)!r} has no {wanted or 'training'} losses, it has {', '.join(have) or 'none'}: record with "
+            f"--losses {wanted or 'training'}"
+        )
+    return f"{wanted}_loss"
