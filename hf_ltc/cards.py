@@ -1,0 +1,440 @@
+"""Cards: what a person reads about a coreset or a source model, made from its recipe."""
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
+from huggingface_hub.repocard import RepoCard
+
+from .agreement import LOW
+from .errors import InputError
+from .scoring import PRESETS
+
+BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
+END = "<!-- hf_ltc: end -->"
+TAGS = ("coreset", "ltc")
+_TEMPLATES = Path(__file__).parent / "templates"
+_MUSES = """@article{nagaraj2025muses,
+  title   = {Finding the Muses: Identifying Coresets through Loss Trajectories},
+  author  = {Nagaraj, Manish and Ravikumar, Deepak and Soufleri, Efstathia and Roy, Kaushik},
+  journal = {arXiv preprint arXiv:2503.09721},
+  year    = {2025}
+}"""
+_CLD = """@article{nagaraj2025coresets,
+  title   = {Coresets from Trajectories: Selecting Data via Correlation of Loss Differences},
+  author  = {Nagaraj, Manish and Ravikumar, Deepak and Roy, Kaushik},
+  journal = {arXiv preprint arXiv:2508.20230},
+  year    = {2025}
+}"""
+_SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+# Keys of the metadata that a card has once for each configuration.
+_BY_CONFIG = ("configs", "dataset_info")
+
+
+def dataset_card(
+    repo_id: str,
+    recipe: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    *,
+    existing: str | None = None,
+    previous: Mapping[str, Any] | None = None,
+    removed: Sequence[str] = (),
+    pictures: Sequence[str] = (),
+) -> str:
+    """The card of a repository with coresets or trajectories.
+
+    Args:
+        repo_id (`str`): The repository.
+        recipe (`Mapping`): Its recipe, which has all that the card says.
+        metadata (`Mapping`): Metadata for its head; `configs` and `dataset_info` as lists with one entry each.
+        existing (`str`, *optional*):
+            The card that is there. Of its text only the generated block is replaced; of its metadata, entries of our
+            configurations, and values that nobody has changed since they were generated.
+        previous (`Mapping`, *optional*): The metadata that were generated last time.
+        removed (`Sequence[str]`, *optional*): Configurations of ours that are there no more.
+        pictures (`Sequence[str]`, *optional*): Paths of pictures in the repository.
+
+    Returns:
+        `str`: Markdown with its YAML head.
+
+    Raises:
+        InputError: if the head of the existing card is no valid YAML.
+    """
+    values = _dataset_values(repo_id, recipe)
+    values["pictures"] = [{"path": path, "text": _plain(Path(path).stem.replace("_", " "))} for path in pictures]
+    return _written(DatasetCard, "coreset_card.md", values, metadata, repo_id, existing, previous, removed)
+
+
+def source_model_card(
+    repo_id: str,
+    recipe: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    averaged: bool,
+    existing: str | None = None,
+    previous: Mapping[str, Any] | None = None,
+) -> str:
+    """The card of a source model.
+
+    Args:
+        repo_id (`str`): The repository, or the name that load snippets show.
+        recipe (`Mapping`): The recipe of the run.
+        settings (`Mapping`): The `config.json` of the model.
+        averaged (`bool`): Whether averaged weights are there.
+        existing (`str`, *optional*): As for [`dataset_card`].
+        previous (`Mapping`, *optional*): Likewise.
+
+    Returns:
+        `str`: Markdown with its YAML head.
+    """
+    loss = recipe.get("validation_loss")
+    values = {
+        "title": f"Source model of {_source(recipe.get('dataset') or {}, link=False)}",
+        "repo_id": repo_id,
+        "recording": _recording(recipe),
+        "validation_loss": f"{loss:.3f}" if isinstance(loss, float) else None,
+        "averaged": averaged,
+        "side": settings.get("image_size"),
+        "classes": settings.get("num_classes"),
+        "limits": [
+            "It was trained for its losses, on the rows that could be chosen: validation samples were held out.",
+            "Losses depend on the seed: see the reliability above, where several runs were recorded.",
+        ],
+        "citation": _MUSES,
+    }
+    metadata = model_metadata(recipe)
+    return _written(ModelCard, "source_model_card.md", values, metadata, repo_id, existing, previous, ())
+
+
+def model_metadata(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a source model's card."""
+    repo_id = (recipe.get("dataset") or {}).get("repo_id")
+    known = {"datasets": [repo_id]} if repo_id else {}
+    return {"pipeline_tag": "image-classification", "library_name": "hf_ltc", "tags": list(TAGS), **known}
+
+
+def size_category(rows: int) -> str:
+    """The Hub's category of a number of rows."""
+    return next((name for most, name in _SIZES if rows < most), "10M<n<100M")
+
+
+def splice(existing: str, block: str) -> str:
+    """Puts a generated block in the place of the one that a text has, or after the text if it has none.
+
+    Args:
+        existing (`str`): The text of a card.
+        block (`str`): From [`BEGIN`] to [`END`].
+
+    Returns:
+        `str`
+    """
+    start, end = existing.find(BEGIN), existing.find(END)
+    if start < 0 or end < start:
+        # A person may have taken the marks away: what is theirs is not touched.
+        return f"{existing.rstrip()}\n\n{block}\n"
+    return existing[:start] + block + existing[end + len(END) :]
+
+
+def _written(
+    kind: type[RepoCard],
+    template: str,
+    values: dict[str, Any],
+    metadata: Mapping[str, Any],
+    repo_id: str,
+    existing: str | None,
+    previous: Mapping[str, Any] | None,
+    removed: Sequence[str],
+) -> str:
+    if existing is None:
+        old: dict[str, Any] = {}
+    else:
+        try:
+            there = kind(existing, ignore_metadata_errors=False)
+        except ValueError as error:
+            raise InputError(
+                f"the head of README.md of {repo_id!r} is not valid YAML ({str(error).splitlines()[0]}): mend it first"
+            ) from error
+        old = there.data.to_dict()
+    data = _merged(old, metadata, previous or {}, removed)
+    card_data: CardData = ModelCardData(**data) if kind is ModelCard else DatasetCardData(**data)
+    fixed = {"begin": BEGIN, "end": END, "version": version("hf-ltc")}
+    text = (_TEMPLATES / template).read_text(encoding="utf-8")
+    made = kind.from_template(card_data, template_str=text, **values, **fixed)
+    content = re.sub(r"\n{3,}", "\n\n", made.content).rstrip() + "\n"
+    if existing is None:
+        return content
+    block = content[content.index(BEGIN) : content.index(END) + len(END)]
+    return f"---\n{card_data.to_yaml(original_order=list(old))}\n---\n{splice(there.text, block)}"
+
+
+def _merged(
+    old: Mapping[str, Any], new: Mapping[str, Any], previous: Mapping[str, Any], removed: Sequence[str]
+) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        if key in _BY_CONFIG:
+            ours = {entry["config_name"] for entry in value} | set(removed)
+            stays = [entry for entry in _entries(old.get(key)) if entry.get("config_name", "default") not in ours]
+            merged[key] = [*stays, *value]
+        elif key == "tags":
+            kept = old.get(key) or []
+            merged[key] = [*kept, *(tag for tag in value if tag not in kept and tag not in previous.get(key, []))]
+        elif old.get(key) is None or old[key] == previous.get(key):
+            merged[key] = value
+    return {key: value for key, value in merged.items() if value not in (None, [])}
+
+
+def _entries(value: Any) -> list[dict[str, Any]]:
+    """A repository with one configuration may have its entry without a list around it."""
+    return [dict(value)] if isinstance(value, Mapping) else list(value or [])
+
+
+def _dataset_values(repo_id: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    coresets = recipe.get("coresets") or {}
+    trajectories = recipe.get("trajectories")
+    first = next(iter(coresets.values()), None) or trajectories or {}
+    source = first.get("dataset") or {}
+    what = "Coresets" if coresets else "Loss trajectories"
+    return {
+        "title": f"{what} of {_source(source, link=False)}",
+        "repo_id": repo_id,
+        "coresets": [_coreset_values(name, entry) for name, entry in coresets.items()],
+        "trajectories": _trajectory_values(trajectories) if trajectories else None,
+        "limits": _limits(coresets.values()),
+        "citation": "\n\n".join([_MUSES, _CLD] if _uses_cld(coresets.values()) else [_MUSES]),
+    }
+
+
+def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    configs = entry["configs"]
+    summaries = {config: made["summary"] for config, made in configs.items()}
+    pool = entry["pool"]
+    pool_classes = next((s["pool_classes"] for s in summaries.values()), entry.get("pool_classes") or {})
+    selection = entry["selection"]
+    recording = _recording(entry["run"]) if entry.get("run") else []
+    first = next(iter(configs.values()), {"fraction": 0.1, "size": max(1, round(0.1 * entry["pool"]))})
+    return {
+        "scorer": name,
+        "heading": f"Chosen by {_score_title(name)}",
+        "what": _what(name, entry),
+        "configs": [_config_values(config, made, pool) for config, made in configs.items()],
+        "pool": _pool_text(entry),
+        "how": _how(selection),
+        "recording": recording,
+        "warning": _warning(entry.get("run") or {}),
+        "evaluation": [_evaluation_row(row) for row in entry.get("evaluation") or []],
+        "stored": next((config for config, made in configs.items() if made["stored"]), None),
+        "full": entry.get("full"),
+        "rebuilt": bool((entry["dataset"] or {}).get("repo_id")),
+        "scores": _code(entry["scores"]),
+        "score_column": _code(entry["score_column"]),
+        "rank_column": _code(entry["rank_column"]),
+        "ids": bool(entry.get("id_column")),
+        "trajectories": bool(entry.get("trajectories")),
+        "prefix": selection.get("coverage") is None and not selection.get("min_per_class"),
+        "example_size": first["size"],
+        "example_fraction": first["fraction"] or round(first["size"] / pool, 3),
+        "classes": [
+            {
+                "name": _plain(label),
+                "pool": count,
+                "counts": [summary["classes"].get(label, 0) for summary in summaries.values()],
+            }
+            for label, count in pool_classes.items()
+        ],
+    }
+
+
+def _config_values(config: str, made: Mapping[str, Any], pool: int) -> dict[str, str]:
+    summary = made["summary"]
+    counts = list(summary["classes"].values())
+    each = (
+        ""
+        if not counts
+        else f"{min(counts):,}"
+        if min(counts) == max(counts)
+        else f"{min(counts):,} to {max(counts):,}"
+    )
+    scores = summary["score_range"]
+    return {
+        "name": config,
+        "rows": f"{made['size']:,}",
+        "share": f"{100 * made['size'] / pool:.3g}%",
+        "per_class": each,
+        "scores": "{:.3g} to {:.3g}".format(*scores) if scores else "",
+    }
+
+
+def _what(name: str, entry: Mapping[str, Any]) -> str:
+    source = _source(entry["dataset"] or {}, link=True)
+    family = entry.get("family")
+    if name == "ltc":
+        text = f"Rows of {source} whose loss over training moves with that of validation samples. "
+        if family is None:
+            return text + "Each row has a score from -1 to 1, the correlation of the two."
+        preset = next((preset.upper() for preset, member in PRESETS.items() if member == family), None)
+        with_whom = "validation samples of its class" if family["scope"] == "class" else "validation samples"
+        moves = "changes of a row's loss from epoch to epoch" if family["of"] == "differences" else "a row's losses"
+        how = (
+            f"mean Pearson correlation of the {moves} with those of all {with_whom}"
+            if family["aggregate"] == "correlations"
+            else f"Pearson correlation of the {moves} with the mean of those of the {with_whom}"
+        )
+        how = how.replace("the a row's", "a row's")
+        named = f" ({preset})" if preset else ""
+        member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope"))
+        return f"{text}The score{named} is the {how}: `{member}`."
+    keeps = "lowest" if entry["selection"]["keep"] == "lowest" else "highest"
+    return f"Rows of {source} with the {keeps} `{_code(entry['score_column'])}`."
+
+
+def _score_title(name: str) -> str:
+    known = {"ltc": "LTC", "el2n": "EL2N", "aum": "AUM", "tdds": "TDDS", "dual": "DUAL", "dyn_unc": "Dyn-Unc"}
+    return known.get(name, _plain(name.replace("_", " ")))
+
+
+def _how(selection: Mapping[str, Any]) -> str:
+    balance = {
+        "class": "Classes take turns, each giving its best row, so that they have equally many rows to within one.",
+        "proportional": "Every class keeps its share of the rows.",
+        "none": "Rows are taken by score alone, whatever their class.",
+    }[selection["balance"]]
+    said = [balance]
+    if selection["keep"] == "lowest":
+        said.append("The lowest scores are kept.")
+    if selection.get("exclude_negative"):
+        said.append("Rows with a negative score are never chosen.")
+    if selection.get("min_per_class"):
+        said.append(f"Each class keeps {selection['min_per_class']} rows at least.")
+    if selection.get("coverage") == "stratified":
+        said.append(f"Rows are drawn from strata of equal score width, the last {selection['cut']:.0%} left out.")
+    elif selection.get("coverage") == "beta":
+        said.append(f"Rows are drawn by score and a Beta density (exponent {selection['beta_exponent']:g}).")
+    else:
+        said.append("Coresets of different sizes are nested.")
+    return " ".join(said)
+
+
+def _pool_text(entry: Mapping[str, Any]) -> str:
+    rows, pool, held_out, flat = entry["dataset"]["rows"], entry["pool"], entry["held_out"], entry["flat"]
+    said = f"Of {rows:,} rows {pool:,} could be chosen"
+    said += f"; {held_out:,} were held out as validation samples or have no score" if held_out else ""
+    said += f"; {flat:,} have a flat trajectory, no score, and come last" if flat else ""
+    return said + "."
+
+
+def _recording(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    config, training = recipe.get("config") or {}, recipe.get("training") or {}
+    versions, hardware = recipe.get("versions") or {}, recipe.get("hardware") or {}
+    seeds = recipe.get("seeds") or ([config["seed"]] if "seed" in config else [])
+    seconds = recipe.get("seconds") or {}
+    reliability = recipe.get("reliability")
+    said: dict[str, Any] = {
+        "source model": f"`{_code(config['model'])}`" if config.get("model") else None,
+        "parameters": f"{recipe['parameters']:,}" if recipe.get("parameters") else None,
+        "epochs": config.get("epochs"),
+        "image side": f"{training['image_size']} pixels" if training.get("image_size") else None,
+        "losses of rows": _LOSSES.get(config.get("losses", "")),
+        "weights for validation losses": _WEIGHTS.get(config.get("weights", "")),
+        "validation samples": f"{training['validation_rows']:,}" if training.get("validation_rows") else None,
+        "optimiser": f"{config['optimizer']}, peak learning rate {config['learning_rate']:g}, {config['schedule']}, "
+        f"batch size {config['batch_size']}"
+        if "optimizer" in config
+        else None,
+        "runs (seeds)": f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else None,
+        "reliability": _reliability(reliability) if reliability else None,
+        "seconds": f"{sum(seconds.values()):,.0f} on {_plain(hardware.get('device', 'unknown'))}" if seconds else None,
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or None,
+    }
+    return [(name, _plain(value) if "`" not in str(value) else str(value)) for name, value in said.items() if value]
+
+
+_LOSSES = {
+    "training": "as the optimiser saw them",
+    "evaluation": "of an evaluation pass after each epoch",
+    "both": "as the optimiser saw them, and of an evaluation pass after each epoch",
+}
+_WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "as they were after the epoch"}
+
+
+def _reliability(found: Mapping[str, Any]) -> str:
+    said = f"{found['one']:.2f} for one run"
+    said += f", {found['mean']:.2f} for the mean of {found['runs']}" if found["runs"] > 1 else ""
+    return said + " (Spearman correlation, within classes, with the scores of other seeds)"
+
+
+def _warning(recipe: Mapping[str, Any]) -> str | None:
+    if not recipe:
+        return "It is not known how the scores were made: no recording was given."
+    found = recipe.get("reliability")
+    if found is None:
+        return "One run was recorded, so it is not known how far another seed would choose other rows."
+    if found["mean"] is None or found["mean"] < LOW:
+        return f"The reliability is below {LOW}: another seed would choose quite other rows."
+    return None
+
+
+def _evaluation_row(row: Mapping[str, Any]) -> dict[str, str]:
+    values = [100 * float(value) for value in row["accuracy"]]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    number = row.get("number")
+    return {
+        "rows": _plain(row["rows"]),
+        "number": f"{number:,}" if number is not None else "",
+        "model": f"`{_code(row['model'])}`",
+        "accuracy": f"{statistics.mean(values):.1f}%{spread}",
+        "seeds": str(len(values)),
+    }
+
+
+def _trajectory_values(entry: Mapping[str, Any]) -> dict[str, Any]:
+    lengths = entry["layout"]["lengths"]
+    return {
+        "rows": f"{entry['rows']:,}",
+        "validation_rows": f"{entry['validation_rows']:,}",
+        "checkpoints": " + ".join(map(str, lengths)),
+        "recording": _recording(entry.get("run") or {}),
+    }
+
+
+def _limits(entries: Any) -> list[str]:
+    said = [
+        "A coreset carries the biases of its source dataset, and may add to them: rows that are rare, hard or wrongly "
+        "labelled are the ones most likely left out.",
+        "Rows were chosen for one task, by the labels of the column that was scored, with one source model.",
+    ]
+    if any(entry["held_out"] for entry in entries):
+        said.append("Rows that were held out as validation samples are in no coreset.")
+    return said
+
+
+def _uses_cld(entries: Any) -> bool:
+    return any((entry.get("family") or {}).get("aggregate") == "losses" for entry in entries)
+
+
+def _source(dataset: Mapping[str, Any], *, link: bool) -> str:
+    repo_id = dataset.get("repo_id")
+    if not repo_id:
+        return "a dataset"
+    if not link:
+        return _plain(repo_id)
+    revision = dataset.get("revision")
+    where = ", ".join(
+        f"{name} `{_code(dataset[name])}`" for name in ("config", "split", "revision") if dataset.get(name)
+    )
+    url = f"https://huggingface.co/datasets/{repo_id}" + (f"/tree/{revision}" if revision else "")
+    return f"[{_plain(repo_id)}]({url})" + (f" ({where})" if where else "")
+
+
+def _plain(value: Any) -> str:
+    """A text that a Markdown table takes for nothing but text."""
+    text = re.sub(r"\s+", " ", str(value)).strip()
+    return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", text)
+
+
+def _code(value: Any) -> str:
+    return re.sub(r"[`|\s]+", " ", str(value)).strip()

@@ -1,0 +1,253 @@
+"""What of a coreset is published: names, digests, a recipe without private places, and Parquet files."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets.features.features import require_storage_embed
+from datasets.table import embed_table_storage
+from datasets.utils.py_utils import convert_file_size_to_int
+
+from .columns import read_column
+from .data import read_labels
+from .errors import InputError
+from .rundir import finite
+
+FORMAT = 1
+RECIPE = "recipe.json"
+TRAJECTORY_SUFFIX = "_trajectory"
+# Row groups of a dataset in coreset order: so small that few rows more than asked are read.
+_ROW_GROUP_BYTES = 2**22
+_PRIVATE = {"output_dir", "report_to", "num_workers", "cache_images", "cache_budget", "eval_batch_size"}
+_PLACES = {"path"}
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+# An absolute path inside a text; not the path of a URL, whose slashes follow a colon, a slash or a word.
+_PATH = re.compile(r"(?<![\w/.:~\\])(?:~|[A-Za-z]:)?[\\/](?:[^\s'\"\\/,;]+[\\/])+([^\s'\"\\/,;]*)")
+
+
+def scorer_name(score_column: str) -> str:
+    """The short name of a scorer: that of its column without `_score`."""
+    return score_column.removesuffix("_score")
+
+
+def rank_name(score_column: str) -> str:
+    """The column that ranks by a score, as [`rank_coreset`] calls it."""
+    return f"{scorer_name(score_column)}_rank"
+
+
+def config_name(kind: str, scorer: str) -> str:
+    """The configuration of a coreset repository that holds `"scores"` or the `"full"` order of a scorer."""
+    return kind if scorer == "ltc" else f"{kind}-{scorer}"
+
+
+def budget_name(scorer: str, fraction: float | None, size: int | None) -> str:
+    """The configuration that holds a coreset, e.g. `coreset-10pct`, `coreset-el2n-500rows`."""
+    budget = f"{round(100 * fraction, 6):g}pct" if fraction is not None else f"{size}rows"
+    return config_name("coreset", scorer) + f"-{budget}"
+
+
+def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as others may read it: no folder of the machine it was made on, and no token.
+
+    Settings that only say where and how fast things ran are left out, of absolute paths their last part is kept.
+
+    Args:
+        recipe (`Mapping[str, Any]`): The recipe of a run, or any other JSON values.
+
+    Returns:
+        `dict[str, Any]`: plain JSON values.
+    """
+    return json.loads(json.dumps(finite(_public(dict(recipe))), default=str))
+
+
+def _public(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        dropped = _PLACES | (_PRIVATE if key == "config" else set())
+        return {_public(name): _public(item, str(name)) for name, item in value.items() if name not in dropped}
+    if isinstance(value, list | tuple):
+        return [_public(item) for item in value]
+    if isinstance(value, Path):
+        return value.name
+    return without_places(value) if isinstance(value, str) else value
+
+
+def without_places(text: str) -> str:
+    """A text without absolute paths (their last part is left) and without access tokens."""
+    text = _TOKEN.sub("hf_***", text)
+    # Names of models may have a prefix before the path.
+    prefix, colon, rest = text.partition(":")
+    if len(prefix) > 1 and colon and "\n" not in text and not rest.startswith("//") and _is_place(rest):
+        return prefix + colon + _last(rest)
+    text = text.replace("file://", "")
+    if "\n" not in text and _is_place(text):
+        return _last(text)
+    return _PATH.sub(r"\1", text)
+
+
+def _is_place(text: str) -> bool:
+    absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("~")
+    return absolute and len(text) > 1
+
+
+def _last(place: str) -> str:
+    return re.split(r"[\\/]", place.rstrip("\\/"))[-1]
+
+
+def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[str]:
+    """The columns of a coreset: all but the trajectories, and the score and the rank last."""
+    added = (score_column, rank_column)
+    kept = [c for c in dataset.column_names if c not in added and not _is_trajectory(dataset, c)]
+    return [*kept, *added]
+
+
+def _is_trajectory(dataset: Dataset, column: str) -> bool:
+    return column.endswith(TRAJECTORY_SUFFIX) and pa.types.is_fixed_size_list(dataset.data.column(column).type)
+
+
+def scores_table(
+    ranked: Dataset,
+    label_column: str,
+    score_column: str,
+    rank_column: str,
+    id_column: str | None = None,
+    trajectories: bool = False,
+) -> Dataset:
+    """All that a coreset of any budget needs beside the rows themselves: one line a row, in the order of the rows.
+
+    Args:
+        ranked (`datasets.Dataset`): The scored and ranked dataset.
+        label_column (`str`): Its class labels, which become the column `label`.
+        score_column (`str`): The score.
+        rank_column (`str`): The rank.
+        id_column (`str`, *optional*): Unique ids, which become the column `id`.
+        trajectories (`bool`, *optional*, defaults to `False`): With the columns of trajectories.
+
+    Returns:
+        `datasets.Dataset`: with `row`, `label`, the score and the rank.
+    """
+    columns: dict[str, tuple[Any, object]] = {
+        "row": (pa.array(np.arange(len(ranked), dtype=np.int64)), Value("int64")),
+        "label": (read_column(ranked, label_column), ranked.features[label_column]),
+    }
+    if id_column is not None:
+        columns["id"] = (read_column(ranked, id_column), ranked.features[id_column])
+    kept = [score_column, rank_column]
+    if trajectories:
+        kept += [column for column in ranked.column_names if _is_trajectory(ranked, column)]
+    columns |= {column: (read_column(ranked, column), ranked.features[column]) for column in kept}
+    features = Features({name: feature for name, (_, feature) in columns.items()})
+    return Dataset(pa.table([values for values, _ in columns.values()], schema=features.arrow_schema))
+
+
+def digest(dataset: Dataset, label_column: str, score_column: str, rank_column: str) -> str:
+    """Tells a table of labels, scores and ranks from any other, to the bit and in this order; hexadecimal SHA-256."""
+    label = dataset.features[label_column]
+    names = label.names if isinstance(label, ClassLabel) else None
+    scores = read_column(dataset, score_column).cast(pa.float32(), safe=False).to_numpy()
+    ranks = read_column(dataset, rank_column).fill_null(-1).to_numpy()
+    # One bit pattern for all that is not a number.
+    scores = np.where(np.isnan(scores), np.float32("nan"), scores).astype("<f4")
+    whole = hashlib.sha256(json.dumps(names).encode())
+    for values in (_classes(dataset, label_column), scores, ranks.astype("<i4")):
+        whole.update(len(values).to_bytes(8, "little") + values.tobytes())
+    return whole.hexdigest()
+
+
+def _classes(dataset: Dataset, label_column: str) -> np.ndarray:
+    if isinstance(dataset.features[label_column], ClassLabel):
+        return read_labels(dataset, label_column).astype("<i8")
+    text = json.dumps(read_column(dataset, label_column).to_pylist(), default=str)
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def coreset_first(ranked: Dataset, rank_column: str) -> Dataset:
+    """The dataset in coreset order; rows without a rank come last, in their order."""
+    ranks = read_column(ranked, rank_column).fill_null(np.iinfo(np.int32).max).to_numpy()
+    return ranked.select(np.argsort(ranks, kind="stable"))
+
+
+def parquet_shards(
+    dataset: Dataset,
+    folder: Path,
+    split: str,
+    *,
+    max_shard_size: int | str = "500MB",
+    cuts: Sequence[int] = (),
+    small_groups: bool = False,
+) -> Iterator[tuple[str, Path]]:
+    """Writes a split as Parquet files, one at a time, so that each can be sent and taken away before the next.
+
+    Images and the like are put into the files, and of the paths that they came from only the name is kept.
+
+    Args:
+        dataset (`datasets.Dataset`): The rows.
+        folder (`Path`): A folder for the files.
+        split (`str`): The split, which begins their names.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): About the size of a file at most.
+        cuts (`Sequence[int]`, *optional*): Numbers of rows after which a new file begins, whatever its size.
+        small_groups (`bool`, *optional*, defaults to `False`): Row groups of a few megabytes, for readers of a few.
+
+    Yields:
+        `tuple[str, Path]`: name of the file in its folder of the repository, and where it is.
+    """
+    stored = dataset.with_format(None)
+    bytes_a_row = max(1.0, stored._estimate_nbytes() / max(1, len(stored)))
+    rows = max(1, int(convert_file_size_to_int(max_shard_size) / bytes_a_row))
+    bounds = shard_bounds(len(stored), rows, cuts)
+    groups = max(1, int(_ROW_GROUP_BYTES / bytes_a_row)) if small_groups else None
+    decodable = any(require_storage_embed(feature) for feature in stored.features.values())
+    for number, (start, stop) in enumerate(bounds):
+        shard = stored.select(range(start, stop))
+        if decodable:
+            table = shard.with_format("arrow")[:]
+            shard = Dataset(embed_table_storage(table), info=stored.info, split=stored.split)
+        name = f"{split}-{number:05d}-of-{len(bounds):05d}.parquet"
+        shard.to_parquet(str(folder / name), batch_size=groups)
+        yield name, folder / name
+
+
+def shard_bounds(rows: int, most: int, cuts: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Parts `rows` rows into files of `most` rows or fewer, about equal ones between the cuts.
+
+    Args:
+        rows (`int`): Number of rows.
+        most (`int`): Rows a file.
+        cuts (`Sequence[int]`, *optional*): Where a file has to end.
+
+    Returns:
+        `list[tuple[int, int]]`: first row and end of each file; one empty file for no rows.
+    """
+    ends = sorted({cut for cut in cuts if 0 < cut < rows} | {rows})
+    bounds: list[tuple[int, int]] = []
+    for start, end in zip([0, *ends], ends):
+        parts = max(1, math.ceil((end - start) / most))
+        steps = [start + (end - start) * part // parts for part in range(parts + 1)]
+        bounds += list(pairwise(steps))
+    return bounds
+
+
+def read_recipe(text: str, repo_id: str) -> dict[str, Any]:
+    """Parses the recipe of a repository, and checks that this version can read it.
+
+    Raises:
+        InputError: if it is damaged or of another format.
+    """
+    try:
+        recipe = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{RECIPE} of {repo_id!r} is not JSON ({error}): ask its owner to push again") from error
+    if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
+        found = recipe.get("format") if isinstance(recipe, dict) else type(recipe).__name__
+        raise InputError(
+            f"{RECIPE} of {repo_id!r} has format {found!r}, this version reads {FORMAT}: update hf_ltc, or give a "
+            "repository that hf-ltc push wrote"
+        )
+    return recipe
