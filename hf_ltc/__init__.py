@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from .checkpoints import record_checkpoints
     from .config import RecordConfig
     from .errors import InputError
-    from .hub import load_coreset, push_coreset
+    from .hub import push_coreset
+    from .loading import load_coreset
     from .recording import TrajectoryRecorder
     from .scoring import LTCScorer, ltc_scores
     from .selection import coreset_order, in_coreset, rank_coreset, select_coreset, split_coreset
@@ -43,7 +44,7 @@ _MODULES = {
     "TrajectoryRecorder": "recording",
     "coreset_order": "selection",
     "in_coreset": "selection",
-    "load_coreset": "hub",
+    "load_coreset": "loading",
     "ltc_scores": "scoring",
     "push_coreset": "hub",
     "rank_coreset": "selection",

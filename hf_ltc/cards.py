@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from huggingface_hub.repocard import RepoCard
+from yaml import YAMLError
 
 from .agreement import LOW
 from .errors import InputError
@@ -117,6 +118,17 @@ def model_metadata(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {"pipeline_tag": "image-classification", "library_name": "hf_ltc", "tags": list(TAGS), **known}
 
 
+def config_names(card: str, repo_id: str) -> set[str]:
+    """The configurations that a card has in its head.
+
+    Raises:
+        InputError: if that is no valid YAML.
+    """
+    data = _parsed(DatasetCard, card, repo_id).data.to_dict()
+    entries = [entry for key in _BY_CONFIG for entry in _entries(data.get(key))]
+    return {entry.get("config_name", "default") for entry in entries}
+
+
 def size_category(rows: int) -> str:
     """The Hub's category of a number of rows."""
     return next((name for most, name in _SIZES if rows < most), "10M<n<100M")
@@ -149,26 +161,28 @@ def _written(
     previous: Mapping[str, Any] | None,
     removed: Sequence[str],
 ) -> str:
-    if existing is None:
-        old: dict[str, Any] = {}
-    else:
-        try:
-            there = kind(existing, ignore_metadata_errors=False)
-        except ValueError as error:
-            raise InputError(
-                f"the head of README.md of {repo_id!r} is not valid YAML ({str(error).splitlines()[0]}): mend it first"
-            ) from error
-        old = there.data.to_dict()
+    there = None if existing is None else _parsed(kind, existing, repo_id)
+    old = {} if there is None else there.data.to_dict()
     data = _merged(old, metadata, previous or {}, removed)
     card_data: CardData = ModelCardData(**data) if kind is ModelCard else DatasetCardData(**data)
     fixed = {"begin": BEGIN, "end": END, "version": version("hf-ltc")}
     text = (_TEMPLATES / template).read_text(encoding="utf-8")
     made = kind.from_template(card_data, template_str=text, **values, **fixed)
     content = re.sub(r"\n{3,}", "\n\n", made.content).rstrip() + "\n"
-    if existing is None:
+    if there is None:
         return content
     block = content[content.index(BEGIN) : content.index(END) + len(END)]
     return f"---\n{card_data.to_yaml(original_order=list(old))}\n---\n{splice(there.text, block)}"
+
+
+def _parsed(kind: type[RepoCard], card: str, repo_id: str) -> RepoCard:
+    try:
+        return kind(card)
+    except (ValueError, YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the head of README.md of {repo_id!r} is not valid YAML ({reason}): mend it first"
+        ) from error
 
 
 def _merged(

@@ -20,10 +20,23 @@ from .columns import read_column
 from .data import read_labels
 from .errors import InputError
 from .rundir import finite
+from .scoring import Recorded
 
 FORMAT = 1
 RECIPE = "recipe.json"
-TRAJECTORY_SUFFIX = "_trajectory"
+TRAJECTORIES = "trajectories"
+# The options of select_coreset, with their defaults: which rows a budget keeps.
+SELECTION: dict[str, Any] = {
+    "balance": "class",
+    "keep": "highest",
+    "exclude_negative": False,
+    "min_per_class": 0,
+    "coverage": None,
+    "cut": 0.1,
+    "beta_exponent": 4.0,
+    "seed": 0,
+}
+_TRAJECTORY_SUFFIX = "_trajectory"
 # Row groups of a dataset in coreset order: so small that few rows more than asked are read.
 _ROW_GROUP_BYTES = 2**22
 _PRIVATE = {"output_dir", "report_to", "num_workers", "cache_images", "cache_budget", "eval_batch_size"}
@@ -109,7 +122,7 @@ def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[
 
 
 def _is_trajectory(dataset: Dataset, column: str) -> bool:
-    return column.endswith(TRAJECTORY_SUFFIX) and pa.types.is_fixed_size_list(dataset.data.column(column).type)
+    return column.endswith(_TRAJECTORY_SUFFIX) and pa.types.is_fixed_size_list(dataset.data.column(column).type)
 
 
 def scores_table(
@@ -251,3 +264,37 @@ def read_recipe(text: str, repo_id: str) -> dict[str, Any]:
             "repository that hf-ltc push wrote"
         )
     return recipe
+
+
+def as_json(recipe: Mapping[str, Any]) -> str:
+    """A recipe as the text of its file."""
+    return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+
+
+def owned_configs(recipe: Mapping[str, Any]) -> set[str]:
+    """The configurations of a repository that a recipe speaks of."""
+    owned = {TRAJECTORIES} if recipe.get("trajectories") else set()
+    for entry in (recipe.get("coresets") or {}).values():
+        owned |= {name for name, made in entry["configs"].items() if made["stored"]} | {entry["scores"]}
+        owned |= {entry["full"]} if entry["full"] else set()
+    return owned
+
+
+def is_prefix(selection: Mapping[str, Any]) -> bool:
+    """Whether coresets of these options are the beginnings of one order."""
+    return selection.get("coverage") is None and not selection.get("min_per_class")
+
+
+def losses_digest(run: Recorded) -> str:
+    """Tells a recording from any other, to the bit; hexadecimal SHA-256.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+    """
+    whole = hashlib.sha256()
+    for values in (run.rows, run.labels, run.validation_labels):
+        whole.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
+    for t in range(len(run.epochs)):
+        for table in (run.losses, run.validation_losses):
+            whole.update(np.ascontiguousarray(table[t], dtype="<f4").tobytes())
+    return whole.hexdigest()

@@ -468,7 +468,7 @@ class Trajectories:
         Raises:
             InputError: if there is no such repository, or if its files and its recipe disagree.
         """
-        from .hub import load_trajectories
+        from .loading import load_trajectories
 
         return load_trajectories(repo_id, revision=revision, token=token)
 
