@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agreement import reliability
+    from .callback import TrajectoryCallback
     from .checkpoints import record_checkpoints
     from .config import RecordConfig
     from .errors import InputError
@@ -21,6 +22,7 @@ __all__ = [
     "LTCScorer",
     "RecordConfig",
     "Trajectories",
+    "TrajectoryCallback",
     "TrajectoryRecorder",
     "coreset_order",
     "in_coreset",
@@ -41,6 +43,7 @@ _MODULES = {
     "LTCScorer": "scoring",
     "RecordConfig": "config",
     "Trajectories": "trajectories",
+    "TrajectoryCallback": "callback",
     "TrajectoryRecorder": "recording",
     "coreset_order": "selection",
     "in_coreset": "selection",

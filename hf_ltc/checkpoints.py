@@ -66,6 +66,15 @@ class RowsToRecord:
     identity: dict[str, Any]
     validation_identity: dict[str, Any]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """For the recipe."""
+        return {
+            "classes": len(self.names),
+            "rows": len(self.rows),
+            "validation_rows": len(self.validation_labels),
+        }
+
     def recorder(
         self, output_dir: str | Path, losses: Sequence[str], state: PartialState, **recipe: Any
     ) -> TrajectoryRecorder:
@@ -83,6 +92,10 @@ class RowsToRecord:
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "dataset": self.identity,
                 "validation": self.validation_identity,
+                "hardware": {
+                    "device": torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else "cpu",
+                    "processes": state.num_processes,
+                },
                 "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
                 **recipe,
             },
@@ -231,7 +244,8 @@ def record_checkpoints(
         output_dir,
         ["evaluation_loss", *signals],
         state,
-        training={"processes": state.num_processes, "rows": len(data.rows), "classes": len(data.names)},
+        config={"losses": "evaluation", "signals": list(signals)},
+        training=data.sizes,
     )
     done = rundir.published_epochs(Path(output_dir))
     targets = {
@@ -307,7 +321,7 @@ def evaluate_rows(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     done, classes = 0, int(targets.max()) + 1
-    with _random_state_kept(state.device), torch.inference_mode():
+    with _random_state_kept(state.device), torch.no_grad():
         for batch in loader:
             batch = send_to_device(batch, state.device)
             if isinstance(batch, Mapping):

@@ -262,6 +262,22 @@ class TrajectoryRecorder:
         for buffer in self._buffers.values():
             buffer.clear()
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What all processes added since the last epoch was collected, to go on in the middle of an epoch with
+        [`load_state_dict`]; called on every process."""
+        tables = {split: buffer.table.clone() for split, buffer in self._buffers.items()}
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            for table in tables.values():
+                torch.distributed.all_reduce(table)
+        return {split: table.cpu() for split, table in tables.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Puts back what [`state_dict`] gave; called on every process, of which one takes the values."""
+        self.clear()
+        if self.is_main:
+            for split, table in state.items():
+                self._buffers[split].table.copy_(table)
+
     def collect(self, epoch: int) -> dict[str, np.ndarray]:
         """Joins and checks what was added; called on every process. Returns float32 `(N,)` and `(Q,)` by name."""
         return {

@@ -1,0 +1,460 @@
+"""Trajectories recorded by transformers' Trainer, while it trains as it would without."""
+
+import inspect
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from datasets import Dataset, Value
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from . import rundir
+from .checkpoints import (
+    Collate,
+    accepted_columns,
+    check_signals,
+    evaluate_rows,
+    logits_of,
+    rows_to_record,
+)
+from .columns import read_column, with_columns
+from .errors import InputError
+from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, signals_of
+from .trajectories import Trajectories
+
+# The column with a row's position among the recorded rows, which travels with the batch into the model's forward.
+POSITION = "hf_ltc_position"
+_KINDS = {
+    "training": ["training_loss"],
+    "evaluation": ["evaluation_loss"],
+    "both": ["training_loss", "evaluation_loss"],
+}
+# Of the Trainer's arguments what tells how it trained.
+_ARGUMENTS = (
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "label_smoothing_factor",
+)
+_LEAST_CHECKPOINTS = 3
+# How close the initial losses of a training begun again have to be to those that were recorded.
+_SAME_LOSS = 1e-3
+
+
+class TrajectoryCallback(TrainerCallback):
+    """Records every row's loss and the validation samples' losses after each epoch of a `transformers.Trainer`.
+
+    ```python
+    callback = TrajectoryCallback("runs/mine", train, validation)
+    trainer = Trainer(model, arguments, train_dataset=callback.train_dataset, callbacks=[callback])
+    trainer.train()
+    scored = callback.trajectories.score(train)
+    ```
+
+    For classifiers of images or text. Losses are computed of each sample from its float32 logits, whatever the Trainer
+    optimises (label smoothing, class weights), and training is what it would be without the callback. A row's position
+    travels with it in a column of `train_dataset`. The Trainer's `resume_from_checkpoint` resumes the recording too,
+    also within an epoch; an epoch that the Trainer breaks off (`max_steps`) is not recorded.
+
+    Args:
+        output_dir (`str` or `Path`): The run directory; not the Trainer's `output_dir`.
+        train (`datasets.Dataset`): Rows with what the model or the data collator takes and a class label.
+        validation (`datasets.Dataset`, *optional*):
+            Validation samples in the same form; held out of `train` if not given.
+        losses (`str`, *optional*, defaults to `"training"`):
+            `"training"`, as the optimiser saw them (no extra pass), `"evaluation"`, of a pass after each epoch, or
+            `"both"`.
+        weights (`str`, *optional*, defaults to `"averaged"`):
+            Weights that evaluation and validation losses are computed with: `"averaged"` over about one epoch, or
+            `"raw"`.
+        average_decay (`float`, *optional*):
+            Decay a step of the averaged weights; 1 - 1 / (steps per epoch) if not given.
+        initial_losses (`bool`, *optional*, defaults to `True`): Record the losses before training as epoch 0.
+        signals (`Sequence[str]`, *optional*): Further signals a row and epoch: `margin`, `correct`, `el2n`.
+        label_column (`str`, *optional*):
+            Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if not
+            given.
+        id_column (`str`, *optional*): Column with a unique id a row, to attach by.
+        validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
+        validation_per_class (`int`, *optional*, defaults to `50`): At most so many rows held out of a class.
+        validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
+
+    Attributes:
+        train_dataset (`datasets.Dataset`): What the Trainer is to train on: the rows that are not held out.
+        trajectories ([`Trajectories`], *optional*): What was recorded, once the training has ended.
+
+    Raises:
+        InputError: for data that cannot be recorded; in training, for a Trainer that leaves rows out, a model that
+            returns no logits, losses that are not finite, or a folder with another recording.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        train: Dataset,
+        validation: Dataset | None = None,
+        *,
+        losses: Literal["training", "evaluation", "both"] = "training",
+        weights: Literal["averaged", "raw"] = "averaged",
+        average_decay: float | None = None,
+        initial_losses: bool = True,
+        signals: Sequence[str] = (),
+        label_column: str | None = None,
+        id_column: str | None = None,
+        validation_fraction: float = 0.1,
+        validation_per_class: int = 50,
+        validation_seed: int = 0,
+    ) -> None:
+        if losses not in _KINDS:
+            raise InputError(f"losses is {losses!r}: it must be one of {', '.join(_KINDS)}")
+        if weights not in ("averaged", "raw"):
+            raise InputError(f"weights is {weights!r}: it must be averaged or raw")
+        if average_decay is not None and not 0 <= average_decay < 1:
+            raise InputError(f"average_decay is {average_decay!r}: it must be inside [0, 1)")
+        check_signals(signals)
+        self.path = Path(output_dir)
+        self.trajectories: Trajectories | None = None
+        self._data = rows_to_record(
+            train,
+            validation,
+            label_column=label_column,
+            id_column=id_column,
+            validation_fraction=validation_fraction,
+            validation_per_class=validation_per_class,
+            validation_seed=validation_seed,
+        )
+        self.train_dataset = _with_positions(self._data.train)
+        self._kinds, self._signals = _KINDS[losses], list(signals)
+        self._initial, self._decay = initial_losses, average_decay
+        self._config = {
+            "losses": losses,
+            "weights": weights,
+            "average_decay": average_decay,
+            "initial_losses": initial_losses,
+            "signals": self._signals,
+        }
+        self._recorder: TrajectoryRecorder | None = None
+        self._averaged: Any = None
+        self._hook: Any = None
+        self._observed = self._finished = False
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.n_gpu > 1:
+            raise InputError(
+                f"the Trainer would run one process on {args.n_gpu} devices (torch.nn.DataParallel), which is not "
+                "recorded: start it with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one of them"
+            )
+        _accept_positions(kwargs["model"])
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, loader = kwargs["model"], kwargs["train_dataloader"]
+        self._check(args, loader.dataset)
+        self._state = PartialState()
+        steps = math.ceil(len(loader) / args.gradient_accumulation_steps)
+        self._steps = steps
+        planned = state.max_steps // steps + self._initial
+        if planned < _LEAST_CHECKPOINTS:
+            raise InputError(
+                f"this training records {planned} checkpoints (max_steps {state.max_steps}, {steps} steps an epoch): "
+                f"a correlation needs {_LEAST_CHECKPOINTS} or more, so raise num_train_epochs"
+            )
+        # accelerate's loaders hold the one that calls the collator.
+        inner = loader.base_dataloader
+        self._collate: Collate = inner.collate_fn
+        inner.collate_fn = _Positioned(self._collate)
+        self._targets = {
+            split: torch.from_numpy(targets).to(self._state.device)
+            for split, targets in (
+                (TRAIN, self._data.targets),
+                (VALIDATION, self._data.validation_targets),
+            )
+        }
+        self._classes = max(int(targets.max()) for targets in self._targets.values()) + 1
+        decay = 1 - 1 / steps if self._decay is None else self._decay
+        if self._state.is_main_process:
+            rundir.clear_unfinished(self.path)
+        self._recorder = recorder = self._data.recorder(
+            self.path,
+            [*self._kinds, *self._signals],
+            self._state,
+            config={"model": type(model).__name__, "seed": args.seed, **self._config},
+            training={
+                **self._data.sizes,
+                "steps_per_epoch": steps,
+                "processes": self._state.num_processes,
+                "average_decay": decay if self._config["weights"] == "averaged" else None,
+                **{name: getattr(args, name) for name in _ARGUMENTS},
+            },
+        )
+        self._published = set(rundir.published_epochs(self.path))
+        stored = rundir.read_json(self.path / rundir.RECIPE)
+        self._finished = "epochs" in stored and state.global_step >= state.max_steps
+        if self._finished:
+            return
+        if state.global_step == 0 and ("epochs" in stored or max(self._published, default=0) > 0):
+            raise InputError(
+                f"{str(self.path)!r} holds a recording up to epoch {max(self._published, default=0)}, and this "
+                "training starts from the beginning: resume it with trainer.train(resume_from_checkpoint=True), load "
+                "what is there with Trajectories.load, or give another output_dir"
+            )
+        if "epochs" in stored and self._state.is_main_process:
+            # It was ended before its last step, and goes on.
+            rundir.write_json(self.path / rundir.RECIPE, {k: v for k, v in stored.items() if k != "epochs"})
+        if self._config["weights"] == "averaged":
+            # timm's import takes seconds, which raw weights need not wait for.
+            from timm.utils import ModelEmaV3
+
+            self._averaged = ModelEmaV3(model, decay=decay)
+        recorder.clear()
+        if state.global_step:
+            self._resume(args, state, model)
+        elif self._initial:
+            self._record_initial(args, model)
+        if "training_loss" in self._kinds:
+            if self._hook is not None:
+                self._hook.remove()
+            self._hook = model.register_forward_hook(self._observer(model), with_kwargs=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._hook is not None and not self._observed:
+            raise InputError(
+                f"the model was trained without {POSITION!r} among its inputs: let compute_loss pass on all that is "
+                "in the batch"
+            )
+        if not self._finished and self._averaged is not None:
+            self._averaged.update(kwargs["model"])
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._finished:
+            return
+        # Steps over steps of an epoch: whole only when no step of it was left out.
+        if state.epoch is not None and float(state.epoch).is_integer():
+            self._publish(args, int(state.epoch), kwargs["model"])
+        else:
+            if self._state.is_main_process:
+                print(f"the epoch was broken off at {state.epoch:.2f}: its losses are not recorded", file=sys.stderr)
+            self._known.clear()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._finished:
+            return
+        values = {
+            "recorder": self._known.state_dict(),
+            "averaged": None if self._averaged is None else self._averaged.state_dict(),
+        }
+        if self._state.is_main_process:
+            with rundir.replacing(self._checkpoint(state.global_step)) as temporary:
+                torch.save(values, temporary)
+            for old in self._checkpoint(0).parent.glob("step-*.pt"):
+                step = int(old.stem.removeprefix("step-"))
+                # The Trainer has rotated its own away.
+                if step != state.global_step and not (Path(args.output_dir or "") / f"checkpoint-{step}").exists():
+                    old.unlink()
+        self._state.wait_for_everyone()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self._finished:
+            self.trajectories = Trajectories.load(self.path)
+            return
+        self.trajectories = self._known.finish()
+        if self._state.is_main_process and state.global_step >= state.max_steps:
+            # A training that was stopped before its last step can go on from here.
+            shutil.rmtree(self._checkpoint(0).parent, ignore_errors=True)
+        self._state.wait_for_everyone()
+
+    @property
+    def _known(self) -> TrajectoryRecorder:
+        assert self._recorder is not None
+        return self._recorder
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoint" / f"step-{step:08d}.pt"
+
+    def _check(self, args: TrainingArguments, dataset: Any) -> None:
+        if not isinstance(dataset, Dataset) or POSITION not in dataset.column_names:
+            raise InputError(
+                f"the Trainer's rows have no column {POSITION!r}: give train_dataset=callback.train_dataset, the "
+                "model as model= (not model_init=), and remove_unused_columns=False for one wrapped as by PEFT"
+            )
+        found = len(read_column(dataset, POSITION).unique())
+        if found != len(self._data.rows):
+            raise InputError(
+                f"the Trainer has {found} of the {len(self._data.rows)} rows of callback.train_dataset: give all of "
+                "them, or make the callback with the rows that are trained on"
+            )
+        if args.dataloader_drop_last:
+            raise InputError("dataloader_drop_last leaves rows out of every epoch: set it to False")
+
+    def _observer(self, model: nn.Module) -> Callable[..., None]:
+        # A function and no method: whoever copies the model deeply would copy this object with a method.
+        @torch.no_grad()
+        def observe(module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+            if module is not model or not module.training or POSITION not in kwargs:
+                return
+            positions = kwargs[POSITION]
+            self._observed = True
+            logits = logits_of(outputs, self._classes)
+            labels = self._targets[TRAIN][positions]
+            losses = cross_entropy(logits, labels, reduction="none")
+            self._known.add(TRAIN, positions, losses, *signals_of(self._signals, logits, labels))
+
+        return observe
+
+    def _publish(self, args: TrainingArguments, epoch: int, model: nn.Module) -> None:
+        # An older checkpoint of the Trainer leads through epochs again that are there already.
+        if epoch not in self._published:
+            evaluated = self._evaluated(model)
+            self._evaluate(args, evaluated, VALIDATION)
+            if "evaluation_loss" in self._kinds:
+                self._evaluate(args, evaluated, EVALUATION if len(self._kinds) > 1 else TRAIN)
+            self._write(epoch, self._known.collect(epoch))
+        self._known.clear()
+
+    def _write(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        if self._state.is_main_process:
+            self._known.write(epoch, arrays, rundir.epoch_path(self.path, epoch))
+        self._state.wait_for_everyone()
+        self._published.add(epoch)
+
+    def _record_initial(self, args: TrainingArguments, model: nn.Module) -> None:
+        self._evaluate(args, model, VALIDATION)
+        self._evaluate(args, model, TRAIN)
+        if len(self._kinds) > 1:
+            self._evaluate(args, model, EVALUATION)
+        arrays = self._known.collect(0)
+        if 0 in self._published:
+            # Begun and killed before: if it is another model now, its losses do not go together with these.
+            before = rundir.read_arrays(rundir.epoch_path(self.path, 0), ["validation_loss"])["validation_loss"]
+            if not np.allclose(before, arrays["validation_loss"], rtol=_SAME_LOSS, atol=_SAME_LOSS):
+                raise InputError(
+                    f"{str(self.path)!r} holds the initial losses of a model with other weights: give another "
+                    "output_dir, or take this one away"
+                )
+        else:
+            self._write(0, arrays)
+        self._known.clear()
+
+    def _resume(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        path = self._checkpoint(state.global_step)
+        if not path.is_file():
+            raise InputError(
+                f"cannot resume at step {state.global_step}: there is no {str(path)!r}, which the callback writes "
+                "with every checkpoint of the Trainer: put it back, or train again with another output_dir"
+            )
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        self._known.load_state_dict(values["recorder"])
+        if self._averaged is not None:
+            self._averaged.load_state_dict(values["averaged"])
+        epoch, inside = divmod(state.global_step, self._steps)
+        if not inside:
+            # Saved at the last step of an epoch, and killed before the epoch was written.
+            self._publish(args, epoch, model)
+
+    def _evaluated(self, model: nn.Module) -> nn.Module:
+        module = model if self._averaged is None else self._averaged.module
+        if self._state.num_processes > 1:
+            # Running statistics are each process's own until the first one's are sent round before a forward pass.
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        return module
+
+    def _evaluate(self, args: TrainingArguments, model: nn.Module, split: str) -> None:
+        def observe(positions: torch.Tensor, losses: torch.Tensor, logits: Any, labels: Any) -> None:
+            made = signals_of(self._signals, logits, labels) if split == TRAIN else []
+            self._known.add(split, positions, losses, *made)
+
+        rows = self._data.validation if split == VALIDATION else self._data.train
+        evaluate_rows(
+            model,
+            accepted_columns(model, rows) if args.remove_unused_columns else rows,
+            self._targets[VALIDATION if split == VALIDATION else TRAIN],
+            self._collate,
+            observe,
+            batch_size=args.per_device_eval_batch_size,
+            num_workers=args.dataloader_num_workers,
+        )
+
+
+@dataclass(frozen=True)
+class _Positioned:
+    """A collator that passes the rows' positions on beside what another one makes of the rows."""
+
+    collate: Collate
+
+    def __call__(self, rows: list[Mapping[str, Any]]) -> Any:
+        if any(POSITION not in row for row in rows):
+            raise InputError(f"the rows lost the column {POSITION!r} on their way: leave it in")
+        batch = self.collate([{name: value for name, value in row.items() if name != POSITION} for row in rows])
+        batch[POSITION] = torch.tensor([int(row[POSITION]) for row in rows])
+        return batch
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """A transform that passes the rows' positions on beside what another one makes of the rows."""
+
+    transform: Callable[[dict[str, Any]], Mapping[str, Any]]
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        positions = rows.pop(POSITION)
+        return {**self.transform(rows), POSITION: positions}
+
+
+def _with_positions(dataset: Dataset) -> Dataset:
+    positions = pa.array(np.arange(len(dataset), dtype=np.int64))
+    marked = with_columns(dataset, {POSITION: (positions, Value("int64"))})
+    shown = marked.format
+    if shown["type"] != "custom":
+        return marked
+    return marked.with_transform(
+        _Transform(shown["format_kwargs"]["transform"]), shown["columns"], shown["output_all_columns"]
+    )
+
+
+def _accept_positions(model: nn.Module) -> None:
+    """Makes `forward` name the positions, so that the Trainer leaves their column in, and not pass them on."""
+    signature = inspect.signature(model.forward)
+    if POSITION in signature.parameters:
+        return
+    plain = model.forward
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop(POSITION, None)
+        # A deep copy of the model is to run itself.
+        return plain.__func__(self, *args, **kwargs) if inspect.ismethod(plain) else plain(*args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    mine = inspect.Parameter(POSITION, inspect.Parameter.KEYWORD_ONLY, default=None)
+    others = list(signature.parameters.values())
+    place = next((i for i, one in enumerate(others) if one.kind is inspect.Parameter.VAR_KEYWORD), len(others))
+    shown: Any = forward
+    shown.__signature__ = inspect.Signature([own, *others[:place], mine, *others[place:]])
+    model.forward = MethodType(forward, model)
