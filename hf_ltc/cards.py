@@ -239,7 +239,7 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "pool": _pool_text(entry),
         "how": _how(selection),
         "recording": recording,
-        "warning": _warning(entry.get("run") or {}),
+        "warning": _warning(name, entry.get("run") or {}),
         "evaluation": [_evaluation_row(row) for row in entry.get("evaluation") or []],
         "stored": next((config for config, made in configs.items() if made["stored"]), None),
         "full": entry.get("full"),
@@ -376,15 +376,19 @@ _WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "as they w
 
 
 def _reliability(found: Mapping[str, Any]) -> str:
+    if found["one"] is None or found["mean"] is None:
+        return "undefined: no class has two rows with different scores"
     said = f"{found['one']:.2f} for one run"
     said += f", {found['mean']:.2f} for the mean of {found['runs']}" if found["runs"] > 1 else ""
     return said + " (Spearman correlation, within classes, with the scores of other seeds)"
 
 
-def _warning(recipe: Mapping[str, Any]) -> str | None:
+def _warning(scorer: str, recipe: Mapping[str, Any]) -> str | None:
     if not recipe:
         return "It is not known how the scores were made: no recording was given."
     found = recipe.get("reliability")
+    if found is None and scorer != "ltc":
+        return None
     if found is None:
         return "One run was recorded, so it is not known how far another seed would choose other rows."
     if found["mean"] is None or found["mean"] < LOW:

@@ -16,6 +16,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .trajectories import Trajectories
+
     from .agreement import Reliability
 
 # The imports of each command are inside it: torch and timm take ten seconds, which --help need not wait for.
@@ -90,6 +92,30 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("--exclude-negative", action="store_true", help="never choose rows with a negative score")
     select.add_argument("--seed", type=int, default=0, help="seed of the draws of --coverage")
     _add_balance(select)
+
+    push = command("push", _push, "Push coresets, scores, recipe and card to a dataset repository on the Hub.")
+    push.add_argument("run", metavar="RUN", help="run directory of hf-ltc record")
+    push.add_argument("repo_id", metavar="REPO_ID", help="dataset repository, OWNER/NAME; made if it is not there")
+    push.add_argument("--fractions", type=float, nargs="+", default=[], help="budgets, as shares inside (0, 1]")
+    push.add_argument("--sizes", type=int, nargs="+", default=[], help="budgets, as numbers of rows")
+    push.add_argument(
+        "--scores-only", action="store_true", help="push no rows: they are taken from the source dataset when loaded"
+    )
+    push.add_argument("--full", action="store_true", help="push the whole dataset in coreset order too")
+    push.add_argument("--trajectories", action="store_true", help="put the loss trajectories beside the scores")
+    push.add_argument("--splits", nargs="+", default=[], help="further splits of the dataset, such as test")
+    push.add_argument("--held-out", action="store_true", help="push rows held out of training as split validation")
+    push.add_argument("--dataset", default=None, help="the recorded dataset, if it is elsewhere now")
+    push.add_argument("--source", default=None, metavar="REPO_ID", help="Hub id of the dataset, if recorded from disk")
+    push.add_argument("--scored", default=None, help="folder of the scored dataset, for scores other than ltc_score")
+    push.add_argument("--score-column", default="ltc_score", help="the score to choose by")
+    push.add_argument("--keep", choices=["highest", "lowest"], default="highest", help="which scores are kept")
+    push.add_argument("--license", default=None, help="licence of the rows; that of the source dataset if not given")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--source-model", default=None, metavar="REPO_ID", help="push the source model there too")
+    push.add_argument("--max-shard-size", default="500MB", help="size of a Parquet file at most")
+    _add_family(push)
+    _add_balance(push)
 
     compare = command("compare", _compare, "Reliability of scores between two runs, and overlap of their coresets.")
     compare.add_argument("run_a", metavar="RUN_A", help="a run directory")
@@ -180,16 +206,11 @@ def _score(options: argparse.Namespace) -> None:
 
     from .agreement import reliability
     from .columns import read_column
-    from .data import load_split
     from .trajectories import Trajectories
 
     _check_new(options.output)
     run = Trajectories.load(options.run, losses=options.losses)
-    source = run.recipe.get("dataset") or {}
-    place = options.dataset or source.get("path") or source.get("repo_id")
-    if place is None:
-        raise InputError(f"{options.run!r} does not say which dataset it recorded: give it with --dataset")
-    train = load_split(place, source.get("split", "train"), name=source.get("config"), revision=source.get("revision"))
+    train = _recorded_split(options, run)
     family = _family(options)
     scored = run.score(train, balance=options.balance, **family)
     found = reliability(run, **family) if len(run.lengths) > 1 else None
@@ -252,6 +273,74 @@ def _select(options: argparse.Namespace) -> None:
     _save(coreset, options.output, None)
     text = [str(summary), f'Next: datasets.load_from_disk("{options.output}"), and train on it']
     _report(options, {"output": options.output, **summary.to_dict()}, text)
+
+
+def _push(options: argparse.Namespace) -> None:
+    from datasets import load_from_disk
+
+    from .hub import push_coreset, push_source_model
+    from .trajectories import Trajectories
+
+    run = Trajectories.load(options.run, losses=options.losses)
+    if options.scored is None:
+        scored = run.score(_recorded_split(options, run), balance=options.balance, **_family(options))
+    elif (Path(options.scored) / "state.json").is_file():
+        scored = load_from_disk(options.scored)
+    else:
+        raise InputError(f"no scored dataset {options.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
+    splits = {name: _recorded_split(options, run, name) for name in options.splits}
+    if options.held_out:
+        if "validation" in splits or not (run.validation_rows >= 0).any():
+            raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
+        splits["validation"] = scored.select(run.validation_rows)
+    pushed = push_coreset(
+        scored,
+        options.repo_id,
+        options.fractions,
+        options.sizes,
+        trajectories=run,
+        scores_only=options.scores_only,
+        full=options.full,
+        with_trajectories=options.trajectories,
+        splits=splits,
+        pictures=sorted(Path(options.run).glob("*.png")),
+        source={"repo_id": options.source} if options.source else None,
+        license=options.license,
+        private=options.private or None,
+        max_shard_size=options.max_shard_size,
+        score_column=options.score_column,
+        balance=options.balance,
+        keep=options.keep,
+    )
+    result: dict[str, Any] = {
+        "repo_id": pushed.repo_id,
+        "url": pushed.url,
+        "revision": pushed.revision,
+        "configs": list(pushed.configs),
+    }
+    text = [str(pushed)]
+    if options.source_model is not None:
+        model = push_source_model(options.run, options.source_model, private=options.private or None)
+        result["source_model"] = {"repo_id": model.repo_id, "url": model.url, "revision": model.revision}
+        text.append(str(model))
+    first = pushed.configs[0]
+    if first.startswith("coreset"):
+        text.append(f'Next: datasets.load_dataset("{pushed.repo_id}", "{first}", split="train"), and train on it')
+    else:
+        text.append(f'Next: hf_ltc.load_coreset("{pushed.repo_id}", fraction=0.1), and train on it')
+    _report(options, result, text)
+
+
+def _recorded_split(options: argparse.Namespace, run: "Trajectories", split: str | None = None) -> "Dataset":
+    """The recorded dataset, or another split of it."""
+    from .data import load_split
+
+    source = run.recipe.get("dataset") or {}
+    place = options.dataset or source.get("path") or source.get("repo_id")
+    if place is None:
+        raise InputError(f"{options.run!r} does not say which dataset it recorded: give it with --dataset")
+    wanted = split or source.get("split", "train")
+    return load_split(place, wanted, name=source.get("config"), revision=source.get("revision"))
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from . import cards, publishing
+from .agreement import reliability
 from .columns import read_column, with_columns
 from .data import find_label_column
 from .errors import InputError
@@ -241,7 +242,13 @@ def _describe(
             f"column {rank_column!r} ranks the rows in another order than {ranking} does: give push_coreset the "
             "options that rank_coreset was given, or take the column away"
         )
-    family = _family(run, scored, score_column) if run is not None else None
+    recipe = None if run is None else dict(run.recipe)
+    family = None
+    if run is not None and recipe is not None:
+        family = _family(run, scored, score_column)
+        recipe["reliability"] = None
+        if family is not None and len(run.lengths) > 1:
+            recipe["reliability"] = reliability(run, **family).to_dict()
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
     columns = publishing.user_columns(ranked, score_column, rank_column)[:-2]
@@ -260,7 +267,7 @@ def _describe(
         "flat": int(pc.sum(pc.and_(pc.is_valid(ranks), pc.is_null(scores, nan_is_null=True))).as_py() or 0),
         "digest": publishing.digest(ranked, label_column, score_column, rank_column),
         "family": family,
-        "run": None if run is None else dict(run.recipe),
+        "run": recipe,
     }
     return entry, ranked
 
