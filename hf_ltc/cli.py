@@ -16,9 +16,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .trajectories import Trajectories
-
     from .agreement import Reliability
+    from .trajectories import Trajectories
 
 # The imports of each command are inside it: torch and timm take ten seconds, which --help need not wait for.
 
