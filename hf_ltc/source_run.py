@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -456,7 +457,7 @@ class _SourceRun:
                 rundir.sync(temporary)
                 os.replace(temporary, final)
                 rundir.sync(folder)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise InputError(
                 f"cannot write {str(final)!r} ({str(error).splitlines()[0]}): make room; what was recorded is intact, "
                 "and the same command resumes it"

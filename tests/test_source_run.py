@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -339,6 +340,35 @@ def test_signals_stop_between_steps_and_say_how_to_go_on(small, tmp_path, number
     assert "run the same command again" in said.splitlines()[-1]
     assert "Traceback" not in said
     Trajectories.load(tmp_path / "run")
+
+
+def short_of_space(data, config, said):
+    """Records where no file can be larger than 100 kB: losses fit, checkpoints do not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        record_from_disk(data, config)
+    except InputError as error:
+        Path(said).write_text(str(error))
+
+
+def test_without_space_it_says_so_and_keeps_what_it_has(uninterrupted, tmp_path):
+    data, whole, _ = uninterrupted
+    folder = tmp_path / "run"
+    said = tmp_path / "said"
+    assert finish(start(short_of_space, data, vars(settings(folder, **KILLED)), str(said))) == [0]
+    (line,) = said.read_text().splitlines()
+    assert line.startswith(f"cannot write '{folder / 'checkpoint' / 'epoch-00001'}'")
+    assert "File too large" in line
+    check_published(folder, whole, {})
+    assert rundir.published_epochs(folder) == [0]
+    assert finish(start(record_from_disk, data, vars(settings(folder, **KILLED)))) == [0]
+    assert snapshot(folder) == whole
+
+
+def test_trackers_get_a_value_an_epoch(small, tmp_path):
+    record(settings(tmp_path / "run", report_to=["tensorboard"], channels_last=True), small["train"])
+    logs = list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
+    assert any(b"validation_loss" in log.read_bytes() for log in logs)
 
 
 # One process against several.
