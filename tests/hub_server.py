@@ -38,6 +38,7 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, list[str]] = field(default_factory=lambda: {"main": []})
     titles: dict[str, str] = field(default_factory=dict)
+    uploaded: set[str] = field(default_factory=set)
 
     def add_commit(self, branch: str, files: dict[str, bytes], title: str) -> str:
         history = self.branches[branch]
@@ -279,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/blobs/([0-9a-f]{64})", self.url):
             return self._upload(match[1])
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.url):
-            return self._in_repo("dataset" if match[1] else "model", match[2], lambda repo: self._batch(), write=True)
+            return self._in_repo("dataset" if match[1] else "model", match[2], self._batch, write=True)
         if match := re.fullmatch(r"/api/(dataset|model)s/([^/]+/[^/]+)(?:/(.*))?", self.url):
             kind, name, rest = match[1], match[2], match[3] or ""
             write = rest.startswith(("preupload", "commit/", "branch/")) or self.method == "DELETE"
@@ -324,14 +325,18 @@ class _Handler(BaseHTTPRequestHandler):
         if hashlib.sha256(self.body).hexdigest() != oid:
             return self._error(400, message="the digest differs")
         self.hub.blobs[oid] = self.body
+        kind, _, name = self.query["repo"][0].partition("/")
+        self.hub.repos[kind, name].uploaded.add(oid)
         return self._ok(b"")
 
-    def _batch(self) -> Callable[[], None]:
+    def _batch(self, repo: Repo) -> Callable[[], None]:
+        place = next(f"{kind}/{name}" for (kind, name), known in self.hub.repos.items() if known is repo)
         objects = []
         for asked in json.loads(self.body)["objects"]:
             one: dict[str, Any] = {"oid": asked["oid"], "size": asked["size"]}
-            if asked["oid"] not in self.hub.blobs:
-                one["actions"] = {"upload": {"href": f"{self.hub.endpoint}/blobs/{asked['oid']}", "header": {}}}
+            if asked["oid"] not in repo.uploaded:
+                href = f"{self.hub.endpoint}/blobs/{asked['oid']}?repo={place}"
+                one["actions"] = {"upload": {"href": href, "header": {}}}
             objects.append(one)
         return self._ok({"transfer": "basic", "objects": objects})
 
@@ -450,7 +455,7 @@ class _Handler(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 files[path] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                if value["oid"] not in self.hub.blobs:
+                if value["oid"] not in repo.uploaded:
                     return self._error(400, message=f"the LFS object of {path} was not uploaded")
                 files[path] = self.hub.blobs[value["oid"]]
             elif line["key"] == "deletedFile":
