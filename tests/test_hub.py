@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from hf_ltc import InputError, rank_coreset, select_coreset
+from hf_ltc import rank_coreset, select_coreset
 from hf_ltc.columns import read_column, with_columns
-from hf_ltc.hub import push_coreset
 
 from . import hub_clients as do
 from .hub_server import OTHER, WRITER, Client, Hub
 
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    with Hub() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """One process for all that does not need a fresh cache."""
-    with Client(hub, tmp_path_factory.mktemp("client")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def visitor(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Another one, which never pushes: what it loads of a repository is in no cache of it."""
-    with Client(hub, tmp_path_factory.mktemp("visitor")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def no_faults_left(hub: Hub) -> Iterator[None]:
-    yield
-    left = [fault for fault in hub.faults if fault.times]
-    hub.faults.clear()
-    assert not left, "a fault that was asked for did not happen"
-
-
-@pytest.fixture(scope="module")
-def rows(small: DatasetDict) -> Dataset:
-    return small["train"]
-
-
-@pytest.fixture(scope="module")
-def run(rows: Dataset) -> Any:
-    return do.recorded(rows)
-
-
-@pytest.fixture(scope="module")
-def scored(rows: Dataset, run: Any) -> Dataset:
-    return run.score(rows)
+pytest_plugins = ["tests.hub_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_faults_left")
 
 
 def test_the_hub_serves_what_the_real_clients_push(hub: Hub, client: Client, rows: Dataset):

@@ -1,0 +1,53 @@
+"""A Hub and its clients for a test module."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from . import hub_clients
+from .hub_server import Client, Hub
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One process for all that does not need a fresh cache."""
+    with Client(hub, tmp_path_factory.mktemp("client")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def visitor(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Another one, which never pushes: what it loads of a repository is in no cache of it."""
+    with Client(hub, tmp_path_factory.mktemp("visitor")) as running:
+        yield running
+
+
+@pytest.fixture
+def no_faults_left(hub: Hub) -> Iterator[None]:
+    yield
+    left = [fault for fault in hub.faults if fault.times]
+    hub.faults.clear()
+    assert not left, "a fault that was asked for did not happen"
+
+
+@pytest.fixture(scope="module")
+def rows(small: DatasetDict) -> Dataset:
+    return small["train"]
+
+
+@pytest.fixture(scope="module")
+def run(rows: Dataset) -> Any:
+    return hub_clients.recorded(rows)
+
+
+@pytest.fixture(scope="module")
+def scored(rows: Dataset, run: Any) -> Dataset:
+    return run.score(rows)
