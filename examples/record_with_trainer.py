@@ -126,7 +126,8 @@ def main() -> None:
     if PartialState().is_main_process:
         scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_rank
         coreset = select_coreset(scored, fraction=0.1)
-        print(f"Kept {len(coreset):,} of {len(run):,} rows; the mean loss went {run.losses.mean(1).round(2).tolist()}")
+        first, *_, last = run.losses.mean(axis=1)
+        print(f"Kept {len(coreset):,} of {len(run):,} rows; the mean loss went from {first:.2f} to {last:.2f}")
 
 
 if __name__ == "__main__":
