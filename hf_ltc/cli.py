@@ -236,10 +236,17 @@ def _score(options: argparse.Namespace) -> None:
         f"mean {result['mean']:.3f}."
         if count
         else "No row has a score: all trajectories are flat.",
+        *_few_differences(run, family),
         *_reliability_lines(found),
         f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
     ]
     _report(options, result, text)
+
+
+def _few_differences(run: "Trajectories", family: dict[str, str]) -> list[str]:
+    if min(run.lengths) > 3 or family.get("of") == "levels":
+        return []
+    return ["Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."]
 
 
 def _select(options: argparse.Namespace) -> None:
@@ -401,6 +408,4 @@ def _save(dataset: "Dataset", output: str, recipe: dict[str, Any] | None) -> Non
 
 
 def _report(options: argparse.Namespace, result: dict[str, Any], text: list[str]) -> None:
-    from .rundir import finite
-
-    print(json.dumps(finite(result), indent=2) if options.json else "\n".join(text))
+    print(json.dumps(result, indent=2) if options.json else "\n".join(text))

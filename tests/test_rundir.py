@@ -223,9 +223,9 @@ def test_epochs_and_seeds_by_their_names(tmp_path):
         (folder / other).write_text("")
     assert rundir.epoch_path(tmp_path, 3).name == "epoch-00003.safetensors"
     assert rundir.published_epochs(tmp_path) == [0, 3, 12, 100_000]
-    for name in ("seed-10", "seed-2", "seed-0", "seed-x", "seed-1.old", "seeds"):
+    for name in (*(f"seed-{seed}" for seed in range(20, 0, -3)), "seed-x", "seed-1.old", "seeds"):
         (tmp_path / name).mkdir()
-    assert [path.name for path in rundir.seed_folders(tmp_path)] == ["seed-0", "seed-2", "seed-10"]
+    assert [path.name for path in rundir.seed_folders(tmp_path)] == [f"seed-{seed}" for seed in range(2, 21, 3)]
 
 
 def no_links(*_):

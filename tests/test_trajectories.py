@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ltc import rundir
+from hf_ltc import rundir, tables
 from hf_ltc.columns import read_column
 from hf_ltc.config import RecordConfig
 from hf_ltc.errors import InputError
@@ -549,6 +549,15 @@ def test_attach_of_a_mapped_run_is_the_same(saved):
     assert read_column(attached, "loss_trajectory") == read_column(
         make(data, ids=True).attach(data), "loss_trajectory"
     )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 59, 60])
+def test_attach_in_blocks_of_any_number_of_rows(monkeypatch, rows):
+    monkeypatch.setattr(tables, "_CHUNK", rows)
+    run = make()
+    attached = run.attach(dataset())
+    assert_attached(attached, run, range(ROWS))
+    assert attached.data.column("loss_trajectory").num_chunks == -(-ROWS // rows)
 
 
 def test_attach_twice_replaces_the_column():
