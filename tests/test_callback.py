@@ -1,4 +1,4 @@
-"""The Trainer's callback: right losses of the right rows, a training that does not notice, resumed with the Trainer."""
+"""The Trainer's callback: the right losses of the right rows, and a training that does not notice."""
 
 import copy
 import itertools
@@ -111,7 +111,9 @@ def image_model() -> nn.Module:
     return ViTForImageClassification(config)
 
 
-def trainer(folder, callback, model=None, extra=(), kind=Trainer, collator=None, dataset=None, **options):
+def trainer(
+    folder, callback, model=None, extra=(), kind=Trainer, collator=None, dataset=None, evaluated=None, **options
+):
     settings = {
         "num_train_epochs": 3,
         "per_device_train_batch_size": 8,
@@ -127,6 +129,7 @@ def trainer(folder, callback, model=None, extra=(), kind=Trainer, collator=None,
         model=text_model() if model is None else model,
         args=TrainingArguments(str(folder / "trainer"), **settings),
         train_dataset=callback.train_dataset if dataset is None else dataset,
+        eval_dataset=evaluated,
         data_collator=DataCollatorWithPadding(tokenizer()) if collator is None else collator,
         callbacks=[*([callback] if callback is not None else []), *extra],
     )
@@ -260,10 +263,15 @@ def test_images_with_columns_removed_by_default(small, tmp_path):
     train = train.select(range(20, 150)).with_format("torch")
     callback = TrajectoryCallback(tmp_path / "run", train, validation.with_format("torch"))
     training = trainer(
-        tmp_path, callback, image_model(), collator=default_data_collator, **FROZEN, eval_strategy="epoch",
+        tmp_path,
+        callback,
+        image_model(),
+        collator=default_data_collator,
         dataset=callback.train_dataset.shuffle(seed=1),
-    )  # fmt: skip
-    training.eval_dataset = callback.train_dataset
+        evaluated=callback.train_dataset,
+        eval_strategy="epoch",
+        **FROZEN,
+    )
     training.train()
     run = callback.trajectories
     assert run.validation_rows.tolist() == [-1] * 20
@@ -313,10 +321,8 @@ def test_raw_weights(tmp_path):
     run = callback.trajectories
     assert run.epochs.tolist() == [1, 2, 3]
     assert run.loss_name == "evaluation_loss"
-    np.testing.assert_allclose(
-        run.validation_losses[-1], losses_of(training.model, train, run.validation_rows), atol=1e-5
-    )
-    np.testing.assert_allclose(run.losses[-1], losses_of(training.model, train, run.rows), atol=1e-5)
+    for losses, rows in ((run.validation_losses, run.validation_rows), (run.losses, run.rows)):
+        np.testing.assert_allclose(losses[-1], losses_of(training.model, train, rows), atol=1e-5)
 
 
 class Dies(TrainerCallback):
@@ -415,14 +421,14 @@ def test_begun_again_after_the_initial_losses(tmp_path):
     with pytest.raises(RuntimeError, match="cable"):
         trainer(tmp_path, callback, extra=[Dies("on_step_begin", 2)]).train()
     other = text_model()
-    other.classifier.weight.data.add_(1.0)
+    other.classifier.bias.data[0] += 1.0
     with pytest.raises(InputError, match="of a model with other weights"):
         trainer(tmp_path, TrajectoryCallback(tmp_path / "run", texts()), other).train()
     again = TrajectoryCallback(tmp_path / "run", texts())
     trainer(tmp_path, again).train()
     assert again.trajectories.epochs.tolist() == [0, 1, 2, 3]
     # A training from the beginning does not go together with what is there.
-    with pytest.raises(InputError, match="holds a recording up to epoch 3.*resume_from_checkpoint"):
+    with pytest.raises(InputError, match=r"holds a recording up to epoch 3.*resume_from_checkpoint"):
         trainer(tmp_path, TrajectoryCallback(tmp_path / "run", texts())).train()
 
 
@@ -452,9 +458,8 @@ def test_the_caller_s_model_stays_a_model(tmp_path):
 
 class Leaves(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        return super().compute_loss(
-            model, {k: v for k, v in inputs.items() if k != POSITION}, return_outputs, **kwargs
-        )
+        inputs = {name: value for name, value in inputs.items() if name != POSITION}
+        return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
 
 class Bare(nn.Module):
@@ -464,7 +469,7 @@ class Bare(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def forward(self, input_ids, labels=None):
+    def forward(self, input_ids, attention_mask=None, labels=None):
         return {"loss": self.weight.sum()}
 
 
