@@ -172,6 +172,15 @@ def test_score_counts_flat_rows(place, tmp_path, capsys):
     assert "3 flat" in succeeds(capsys, "score", run_folder, "--output", tmp_path / "again")
 
 
+def test_scores_of_two_differences_are_said_to_be_coarse(place, tmp_path, capsys):
+    Trajectories.load(place / "run-0").truncate(2).save(tmp_path / "short")
+    said = succeeds(capsys, "score", tmp_path / "short", "--output", tmp_path / "scored")
+    assert "Two differences can only correlate at 1 or -1" in said
+    assert "Two differences" not in succeeds(capsys, "score", place / "run-0", "--output", tmp_path / "other")
+    levels = succeeds(capsys, "score", tmp_path / "short", "--of", "levels", "--output", tmp_path / "levels")
+    assert "Two differences" not in levels
+
+
 def test_score_finds_the_dataset_elsewhere(place, tmp_path, capsys):
     shutil.copytree(place / "data", tmp_path / "moved")
     run_folder = copy(place, tmp_path)
