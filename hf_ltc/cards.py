@@ -172,7 +172,9 @@ def _written(
     if there is None:
         return content
     block = content[content.index(BEGIN) : content.index(END) + len(END)]
-    return f"---\n{card_data.to_yaml(original_order=list(old))}\n---\n{splice(there.text, block)}"
+    # Written by the card itself, which keeps the order of the keys.
+    there.data, there.text = card_data, splice(there.text, block)
+    return str(there)
 
 
 def _parsed(kind: type[RepoCard], card: str, repo_id: str) -> RepoCard:
