@@ -316,7 +316,7 @@ def _coresets(
     columns = publishing.user_columns(ranked, score, rank)
     tables = []
     entry["configs"] = {}
-    for fraction, size in [*((f, None) for f in fractions), *((None, s) for s in sizes)]:
+    for fraction, size in dict.fromkeys([*((f, None) for f in fractions), *((None, s) for s in sizes)]):
         name = publishing.budget_name(scorer, fraction, size)
         coreset = select_coreset(ranked, fraction, size, score_column=score, label_column=label, **options)
         summary = describe_coreset(

@@ -1,0 +1,167 @@
+"""What is published: names, recipes without private places, digests, and Parquet files."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Value
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_ltc import InputError, publishing, rank_coreset
+from hf_ltc.columns import with_columns
+
+from . import hub_clients as do
+
+_NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-.", min_size=1, max_size=8).filter(
+    lambda name: name.strip(".") != ""
+)
+
+
+@pytest.mark.parametrize(
+    ("given_text", "left"),
+    [
+        ("/home/me/models/vit.json", "vit.json"),
+        ("transformers:/home/me/my models/vit.json", "transformers:vit.json"),
+        ("transformers:google/vit-base", "transformers:google/vit-base"),
+        (r"C:\Users\me\vit.json", "vit.json"),
+        ("~/models/vit", "vit"),
+        ("file:///data/private/rows.parquet", "rows.parquet"),
+        ("read from /data/private/rows.parquet, then", "read from rows.parquet, then"),
+        ("a=/scratch/me/x b=~/y/z", "a=x b=z"),
+        ("https://huggingface.co/datasets/a/b", "https://huggingface.co/datasets/a/b"),
+        ("hf://datasets/a/b@main/train.parquet", "hf://datasets/a/b@main/train.parquet"),
+        ("owner/name", "owner/name"),
+        ("resnet18", "resnet18"),
+        ("x0.1 at 1/2 and 3/4", "x0.1 at 1/2 and 3/4"),
+        ("token hf_abcdefghijklmnopqrstuvwxyz", "token hf_***"),
+        ("hf_ltc", "hf_ltc"),
+        ("/", "/"),
+        ("", ""),
+    ],
+)
+def test_of_a_place_its_last_part_is_left(given_text: str, left: str):
+    assert publishing.without_places(given_text) == left
+
+
+@given(st.lists(_NAMES, min_size=2, max_size=5), st.sampled_from(["", "made in ", "see: ", "'", "("]))
+def test_no_folder_of_a_path_is_left(parts: list[str], before: str):
+    said = publishing.without_places(f"{before}/{'/'.join(parts)}")
+    assert "/" not in said and said == before + parts[-1]
+
+
+def test_a_public_recipe_says_what_matters_and_no_place():
+    recipe = {
+        "config": {"model": "/models/vit", "output_dir": "runs/x", "report_to": ["tensorboard"], "epochs": 3},
+        "dataset": {"path": "/data/digits", "rows": 4, "repo_id": "me/digits"},
+        "validation": {"path": "/data/digits", "held_out": 2},
+        "seeds": (0, 1),
+        "note": Path("/home/me/notes.txt"),
+        "loss": float("nan"),
+        "runs": [{"config": {"output_dir": "/tmp/a", "seed": 1}}],
+    }
+    assert publishing.public_recipe(recipe) == {
+        "config": {"model": "vit", "epochs": 3},
+        "dataset": {"rows": 4, "repo_id": "me/digits"},
+        "validation": {"held_out": 2},
+        "seeds": [0, 1],
+        "note": "notes.txt",
+        "loss": None,
+        "runs": [{"config": {"seed": 1}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("scorer", "fraction", "size", "name"),
+    [
+        ("ltc", 0.1, None, "coreset-10pct"),
+        ("ltc", 0.07, None, "coreset-7pct"),
+        ("ltc", 0.005, None, "coreset-0.5pct"),
+        ("ltc", 1.0, None, "coreset-100pct"),
+        ("el2n", 1 / 3, None, "coreset-el2n-33.3333pct"),
+        ("ltc", None, 500, "coreset-500rows"),
+    ],
+)
+def test_names_of_budgets(scorer: str, fraction: float | None, size: int | None, name: str):
+    assert publishing.budget_name(scorer, fraction, size) == name
+
+
+@given(st.integers(0, 500), st.integers(1, 100), st.lists(st.integers(-3, 600), max_size=5))
+def test_shards_cover_all_rows_and_end_at_the_cuts(rows: int, most: int, cuts: list[int]):
+    bounds = publishing.shard_bounds(rows, most, cuts)
+    assert bounds[0][0] == 0 and bounds[-1][1] == rows
+    assert all(one[1] == other[0] for one, other in pairwise(bounds))
+    sizes = [stop - start for start, stop in bounds]
+    assert max(sizes) <= most and (rows == 0 or min(sizes) > 0)
+    assert {cut for cut in cuts if 0 < cut < rows} <= {stop for _, stop in bounds}
+
+
+def _scored(count: int) -> Dataset:
+    rows = do.labelled(count)
+    scores = np.random.default_rng(0).random(count, dtype=np.float32)
+    return rank_coreset(with_columns(rows, {"ltc_score": (pa.array(scores), Value("float32"))}))
+
+
+_DIGESTED = ("label", "ltc_score", "ltc_rank")
+
+
+def test_a_digest_tells_every_difference():
+    rows = _scored(50)
+    own = publishing.digest(rows, *_DIGESTED)
+    again = rows.with_format("numpy").select(range(50))
+    assert publishing.digest(again, *_DIGESTED) == own
+    others = [rows.select(range(49, -1, -1)), rows.select(range(49))]
+    for column in _DIGESTED:
+        values: list[Any] = list(rows[column])
+        values[0], values[1] = values[1], values[0]
+        changed = with_columns(
+            rows, {column: (pa.array(values, rows.data.column(column).type), rows.features[column])}
+        )
+        others.append(changed)
+        values[0] = None
+        changed = with_columns(
+            rows, {column: (pa.array(values, rows.data.column(column).type), rows.features[column])}
+        )
+        if column != "label":
+            others.append(changed)
+    digests = [publishing.digest(other, *_DIGESTED) for other in others]
+    assert len({own, *digests}) == 1 + len(others)
+
+
+def test_files_are_the_same_when_written_again(tmp_path: Path, small):
+    rows = small["train"]
+    written = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        shards = publishing.parquet_shards(rows, folder, "train", max_shard_size="5KB")
+        written.append({name: file.read_bytes() for name, file in shards})
+    assert written[0] == written[1] and len(written[0]) > 1
+    tables = [pq.read_table(pa.BufferReader(data)) for data in written[0].values()]
+    assert pa.concat_tables(tables).to_pylist() == do.content(rows)
+
+
+def test_row_groups_of_a_coreset_order_are_small(tmp_path: Path):
+    bulk = [np.random.default_rng(i).bytes(200_000) for i in range(100)]
+    rows = Dataset.from_dict({"bulk": bulk}, features=None)
+    name, file = next(publishing.parquet_shards(rows, tmp_path, "train", small_groups=True))
+    groups = pq.ParquetFile(file).metadata
+    assert name == "train-00000-of-00001.parquet" and groups.num_rows == 100
+    assert max(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups)) < 5 * 2**20
+
+
+def test_no_rows_are_a_file_too(tmp_path: Path):
+    rows = _scored(10).select([])
+    ((name, file),) = publishing.parquet_shards(rows, tmp_path, "train")
+    assert name == "train-00000-of-00001.parquet" and pq.read_table(file).num_rows == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": 2}', "{}"])
+def test_other_recipes_are_refused(text: str):
+    with pytest.raises(InputError, match=r"recipe\.json of 'me/x' (is not JSON|has format)"):
+        publishing.read_recipe(text, "me/x")
+    assert publishing.read_recipe(json.dumps({"format": 1}), "me/x") == {"format": 1}
