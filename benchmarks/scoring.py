@@ -379,6 +379,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic losses (0)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--output", default=str(Path(__file__).with_suffix(".json")), help="where results are written")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", help="measure these parts again, keep the others' results"
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--arguments", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -392,39 +395,54 @@ def main():
     size = QUICK if given.quick else SIZE
     each = {"size": size, "seed": given.seed}
     repeated = {**each, "repeats": given.repeats}
+    parts = {
+        "scoring": lambda: in_a_process("scoring", **repeated),
+        "memory": lambda: {name: in_a_process("peak", **each, member=name) for name in MEMBERS},
+        "run_directory": lambda: in_a_process("on_disk", **repeated),
+        "ranking": lambda: in_a_process("ranking", **repeated),
+        "growth": lambda: in_a_process("growth", **repeated),
+        "images": lambda: in_a_process("images", gib=0.5 if given.quick else 10, seed=given.seed),
+    }
+    if given.official:
+        parts["official"] = lambda: beside_official(given.official, given.repeats, given.seed)
+    if unknown := set(given.only or ()) - set(parts):
+        parser.error(f"no part {', '.join(sorted(unknown))} among {', '.join(parts)} (official needs --official)")
+    flags = " --official FOLDER" * bool(given.official) + " --quick" * given.quick
     results = {
-        "command": "python benchmarks/scoring.py"
-        + " --official FOLDER" * bool(given.official)
-        + " --quick" * given.quick,
+        "command": f"python benchmarks/scoring.py{flags} --repeats {given.repeats}",
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), **{n: version(n) for n in ("numpy", "datasets", "pyarrow")}},
         "seed": given.seed,
         "repeats": given.repeats,
-        "load_average_at_start": os.getloadavg()[0],
         "size": size,
-        "scoring": in_a_process("scoring", **repeated),
-        "memory": {name: in_a_process("peak", **each, member=name) for name in MEMBERS},
-        "run_directory": in_a_process("on_disk", **repeated),
-        "ranking": in_a_process("ranking", **repeated),
-        "growth": in_a_process("growth", **repeated),
-        "images": in_a_process("images", gib=0.5 if given.quick else 10, seed=given.seed),
+        # Of the machine before each part: times are comparable where it is well below the number of cores.
+        "load_average": {},
     }
-    if given.official:
-        with tempfile.TemporaryDirectory() as folder:
-            in_a_process("official_input", folder=folder, seed=given.seed)
-            official = in_a_process("theirs", folder=folder, official=str(Path(given.official).resolve()))
-            own = in_a_process("ours", folder=folder, repeats=given.repeats)
-        results["official"] = {
-            "size": OFFICIAL_SIZE,
-            "theirs": official,
-            "ours": own,
-            "times_faster": official["seconds"] / own["seconds_streamed"],
-            "times_faster_without_reading": official["seconds_without_reading"] / own["seconds_without_reading"],
-            "their_whole_run_over_scoring_alone": official["seconds"] / own["seconds_scoring_alone"],
-            "times_less_memory": official["peak_MiB"] / own["peak_MiB_streamed"],
-        }
-    Path(given.output).write_text(json.dumps(results, indent=2) + "\n")
+    output = Path(given.output)
+    if given.only:
+        before = json.loads(output.read_text())
+        results = {**before, **results, "load_average": before["load_average"]}
+    for part in given.only or parts:
+        results["load_average"][part] = os.getloadavg()[0]
+        results[part] = parts[part]()
+    output.write_text(json.dumps(results, indent=2) + "\n")
     show(results)
+
+
+def beside_official(official, repeats, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        in_a_process("official_input", folder=folder, seed=seed)
+        other = in_a_process("theirs", folder=folder, official=str(Path(official).resolve()))
+        own = in_a_process("ours", folder=folder, repeats=repeats)
+    return {
+        "size": OFFICIAL_SIZE,
+        "theirs": other,
+        "ours": own,
+        "times_faster": other["seconds"] / own["seconds_streamed"],
+        "times_faster_without_reading": other["seconds_without_reading"] / own["seconds_without_reading"],
+        "their_whole_run_over_scoring_alone": other["seconds"] / own["seconds_scoring_alone"],
+        "times_less_memory": other["peak_MiB"] / own["peak_MiB_streamed"],
+    }
 
 
 def show(results):
