@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -63,7 +63,8 @@ def main() -> None:
     train, validation = digits()
     if options.rows is not None:
         train = train.select(range(options.rows))
-    with PartialState().main_process_first():
+    accelerator = Accelerator()
+    with accelerator.main_process_first():
         paths = train_and_save(train, options.epochs, Path(f"{options.output_dir}-weights"))
 
     run = record_checkpoints(
@@ -75,7 +76,7 @@ def main() -> None:
         collate=collate,
         epochs=range(options.epochs + 1),  # 0 is the untrained model
     )
-    if PartialState().is_main_process:
+    if accelerator.is_main_process:
         scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_rank
         print(f"Kept {len(select_coreset(scored, fraction=0.1)):,} of {len(run):,} rows")
 

@@ -398,6 +398,7 @@ class TrajectoryCallback(TrainerCallback):
             self._targets[VALIDATION if split == VALIDATION else TRAIN],
             self._collate,
             observe,
+            state=self._state,
             batch_size=args.per_device_eval_batch_size,
             num_workers=args.dataloader_num_workers,
         )

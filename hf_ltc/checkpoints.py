@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import load_checkpoint_in_model, send_to_device
 from datasets import ClassLabel, Dataset
 from safetensors.torch import load_file
@@ -76,7 +76,7 @@ class RowsToRecord:
         }
 
     def recorder(
-        self, output_dir: str | Path, losses: Sequence[str], state: PartialState, **recipe: Any
+        self, output_dir: str | Path, losses: Sequence[str], state: Accelerator | PartialState, **recipe: Any
     ) -> TrajectoryRecorder:
         """The recorder of these rows, its recipe with all that is known of them and of the machine."""
         return TrajectoryRecorder(
@@ -239,7 +239,8 @@ def record_checkpoints(
         validation_per_class=validation_per_class,
         validation_seed=validation_seed,
     )
-    state = PartialState()
+    # Not PartialState, which leaves the choice of processors over devices to its maker.
+    state = Accelerator()
     recorder = data.recorder(
         output_dir,
         ["evaluation_loss", *signals],
@@ -276,6 +277,7 @@ def record_checkpoints(
                     targets[split],
                     make_batch,
                     observe,
+                    state=state,
                     batch_size=batch_size,
                     num_workers=num_workers,
                 )
@@ -290,6 +292,7 @@ def evaluate_rows(
     collate: Collate,
     observe: Observer,
     *,
+    state: Accelerator | PartialState,
     batch_size: int,
     num_workers: int = 0,
 ) -> None:
@@ -303,10 +306,10 @@ def evaluate_rows(
         observe (`Callable`):
             Called with positions `(B,)`, float32 cross-entropy losses `(B,)`, float32 logits `(B, C)` and labels
             `(B,)` of every forward pass.
+        state (`accelerate.Accelerator` or `PartialState`): The processes.
         batch_size (`int`): Rows a forward pass.
         num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
     """
-    state = PartialState()
     mine = np.array_split(np.arange(len(dataset), dtype=np.int64), state.num_processes)[state.process_index]
     if not len(mine):
         return
