@@ -4,7 +4,7 @@
 # ///
 """Record a source model on a dataset, score its rows, and keep a coreset.
 
-    python examples/record.py --dataset uoft-cs/cifar100 --label-column fine_label --epochs 30 --output-dir runs/cifar100
+    python examples/record.py --dataset uoft-cs/cifar100 --label-column fine_label --epochs 30 --output-dir runs/c100
     accelerate launch examples/record.py ...            # on all GPUs of the machine
 
 `hf-ltc record --help` lists the options. Run again after an interruption, the same command resumes.

@@ -15,7 +15,8 @@ from accelerate import Accelerator, PartialState
 from . import rundir
 from .config import RESUME_MAY_CHANGE
 from .errors import InputError
-from .trajectories import LOSSES, VALIDATION_LOSS, Trajectories, write_rows
+from .runfiles import LOSSES, VALIDATION_LOSS, write_rows
+from .trajectories import Trajectories
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
 _NAMED = 5

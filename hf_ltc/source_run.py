@@ -524,7 +524,8 @@ def _accelerator(config: RecordConfig) -> Accelerator:
             project_dir=str(Path(config.output_dir) / "logs") if config.report_to else None,
         )
     except ValueError as error:
-        raise InputError(f"--mixed-precision {config.mixed_precision}: {str(error).splitlines()[0]}") from error
+        option = f"--report-to {' '.join(config.report_to)}, --mixed-precision {config.mixed_precision}"
+        raise InputError(f"accelerate refuses {option}: {str(error).splitlines()[0]}") from error
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,6 @@ from .data import find_label_column, read_labels
 from .errors import InputError
 from .identity import check_identity
 from .runfiles import LOSSES, write_rows
-from .runfiles import VALIDATION_LOSS as VALIDATION_LOSS  # for recording.py
 
 _NAMED = 5
 

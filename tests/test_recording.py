@@ -70,9 +70,7 @@ def test_a_hole_names_the_rows():
 def test_a_loss_that_is_not_finite_names_epoch_and_rows(bad):
     buffer = LossBuffer(["training_loss"], 3)
     buffer.add(torch.arange(3), torch.tensor([1.0, bad, 2.0]))
-    with pytest.raises(
-        InputError, match=r"epoch 2: training_loss of 1 of 3 rows is not finite \(rows 8\)"
-    ):
+    with pytest.raises(InputError, match=r"epoch 2: training_loss of 1 of 3 rows is not finite \(rows 8\)"):
         buffer.collect(None, 2, np.array([7, 8, 9]))
 
 
