@@ -5,26 +5,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agreement import reliability
+    from .baselines import BaselineScorer, baseline_scores
     from .callback import TrajectoryCallback
     from .checkpoints import record_checkpoints
     from .config import RecordConfig
     from .errors import InputError
+    from .explanations import explain, explain_validation
     from .hub import push_coreset
     from .loading import load_coreset
     from .recording import TrajectoryRecorder
     from .scoring import LTCScorer, ltc_scores
-    from .selection import coreset_order, in_coreset, rank_coreset, select_coreset, split_coreset
+    from .selection import coreset_order, describe_coreset, in_coreset, rank_coreset, select_coreset, split_coreset
     from .source_run import record
     from .trajectories import Trajectories
 
 __all__ = [
+    "BaselineScorer",
     "InputError",
     "LTCScorer",
     "RecordConfig",
     "Trajectories",
     "TrajectoryCallback",
     "TrajectoryRecorder",
+    "baseline_scores",
     "coreset_order",
+    "describe_coreset",
+    "explain",
+    "explain_validation",
     "in_coreset",
     "load_coreset",
     "ltc_scores",
@@ -39,13 +46,18 @@ __all__ = [
 
 # Imported when first used: torch and its like take seconds, which a scorer in a worker or a --help need not wait for.
 _MODULES = {
+    "BaselineScorer": "baselines",
     "InputError": "errors",
     "LTCScorer": "scoring",
     "RecordConfig": "config",
     "Trajectories": "trajectories",
     "TrajectoryCallback": "callback",
     "TrajectoryRecorder": "recording",
+    "baseline_scores": "baselines",
     "coreset_order": "selection",
+    "describe_coreset": "selection",
+    "explain": "explanations",
+    "explain_validation": "explanations",
     "in_coreset": "selection",
     "load_coreset": "loading",
     "ltc_scores": "scoring",

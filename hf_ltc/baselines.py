@@ -12,8 +12,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from .batchrows import read_rows
 from .errors import InputError
-from .scoring import Recorded, not_finite, read_rows, run_spans
+from .scoring import Recorded, not_finite, run_spans
 
 # Elements of a table that are worked on at once.
 _BLOCK = 2**22

@@ -14,10 +14,8 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from .batchrows import ARROW, Rows, columns_of, listed, on_host, read_rows, some_rows
 from .errors import InputError
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -35,7 +33,7 @@ _FLAT = 2.0**-34
 # Sums of squares of float32 values that neither underflow nor overflow.
 _TINY, _HUGE = 1e-20, 1e30
 # Bytes of a thread's working block (it stays in cache), the epochs in it, and bytes read of a table on disk at once.
-_BLOCK, _STEP, _READ = 2**21, 16, 2**25
+BLOCK, _STEP, _READ = 2**21, 16, 2**25
 _THREADS = 8
 
 
@@ -220,13 +218,13 @@ class LTCScorer:
         return rows.with_scores(batch, self.column, scores)
 
     def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:
-        if column not in _columns(batch):
+        if column not in columns_of(batch):
             raise InputError(
-                f"no label column {column!r} in the batch, which has {_listed(_columns(batch))}: scores by "
+                f"no label column {column!r} in the batch, which has {listed(columns_of(batch))}: scores by "
                 "class need the labels that the run was recorded with"
             )
-        stored = _on_host(batch[column])
-        labels = [stored] if rows.single else stored.to_pylist() if isinstance(stored, _ARROW) else list(stored)
+        stored = on_host(batch[column])
+        labels = [stored] if rows.single else stored.to_pylist() if isinstance(stored, ARROW) else list(stored)
         labels = [label for label, present in zip(labels, rows.present) if present]
         if self.class_names is not None:
             number = {name: i for i, name in enumerate(self.class_names)}
@@ -244,168 +242,10 @@ class LTCScorer:
         if not known.all():
             wrong = sorted({repr(label) for label, good in zip(labels, known) if not good})
             raise InputError(
-                f"column {column!r} has labels without a reference trajectory ({_listed(wrong, str)}): the "
+                f"column {column!r} has labels without a reference trajectory ({listed(wrong, str)}): the "
                 "run that the scorer was made from had no such class; score with scope='dataset', or record this one"
             )
         return groups
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What samples have most in common with, and most against: the extremes of their correlations.
-
-    Args:
-        samples (`np.ndarray`): int64 `(R,)`, the samples asked for.
-        helped (`np.ndarray`):
-            int64 `(R, k)`, the samples of the other side whose losses fall and rise with theirs, highest correlation
-            first; -1 where fewer than k have a positive one.
-        helped_correlations (`np.ndarray`): float32 `(R, k)`, NaN where `helped` is -1.
-        hurt (`np.ndarray`): int64 `(R, k)`, those whose losses go the other way, lowest correlation first; or -1.
-        hurt_correlations (`np.ndarray`): float32 `(R, k)`, NaN where `hurt` is -1.
-    """
-
-    samples: np.ndarray
-    helped: np.ndarray
-    helped_correlations: np.ndarray
-    hurt: np.ndarray
-    hurt_correlations: np.ndarray
-
-
-def explain(
-    trajectories: Recorded, rows: Sequence[int] | np.ndarray, k: int = 5, of: str = DEFAULT["of"]
-) -> Explanation:
-    """Which validation samples do these rows help, and which do they hurt? The terms that LTC is the mean of.
-
-    Args:
-        trajectories ([`Trajectories`]): The recording.
-        rows (`Sequence[int]`): Row numbers in the source dataset.
-        k (`int`, *optional*, defaults to `5`): How many validation samples of each kind.
-        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
-
-    Returns:
-        [`Explanation`]: `samples` are the rows; `helped` and `hurt` are positions among the validation samples, whose
-        row numbers are `trajectories.validation_rows[position]`, or the position where they are a split of their own.
-
-    Raises:
-        InputError: for rows that were not recorded, and as [`ltc_scores`].
-    """
-    rows = np.asarray(rows, dtype=np.int64).reshape(-1)
-    asked = _asked(trajectories, trajectories.losses, _positions(trajectories, rows), of)
-    found = _extremes(trajectories, asked, trajectories.validation_losses, k, of)
-    return Explanation(rows, *found)
-
-
-def explain_validation(
-    trajectories: Recorded, samples: Sequence[int] | np.ndarray, k: int = 5, of: str = DEFAULT["of"]
-) -> Explanation:
-    """Which rows help these validation samples, and which hurt them? The other way round of [`explain`].
-
-    Args:
-        trajectories ([`Trajectories`]): The recording.
-        samples (`Sequence[int]`): Positions among the validation samples, from 0.
-        k (`int`, *optional*, defaults to `5`): How many rows of each kind.
-        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
-
-    Returns:
-        [`Explanation`]: `samples` are the positions; `helped` and `hurt` are row numbers in the source dataset.
-
-    Raises:
-        InputError: for positions out of range, and as [`ltc_scores`].
-    """
-    samples = np.asarray(samples, dtype=np.int64).reshape(-1)
-    count = len(trajectories.validation_labels)
-    if len(wrong := samples[(samples < 0) | (samples >= count)]):
-        raise InputError(f"no validation samples {_some(wrong)}: the recording has {count}, numbered from 0")
-    asked = _asked(trajectories, trajectories.validation_losses, samples, of)
-    helped, with_helped, hurt, with_hurt = _extremes(trajectories, asked, trajectories.losses, k, of)
-    for found in (helped, hurt):
-        found[found >= 0] = trajectories.rows[found[found >= 0]]
-    return Explanation(samples, helped, with_helped, hurt, with_hurt)
-
-
-def correlations(trajectories: Recorded, rows: Sequence[int] | np.ndarray, of: str = DEFAULT["of"]) -> np.ndarray:
-    """Pearson correlations of some rows' loss trajectories with those of each validation sample.
-
-    Args:
-        trajectories ([`Trajectories`]): The recording. Of several runs the mean over those where neither is flat.
-        rows (`Sequence[int]`): Row numbers in the source dataset: `(R, Q)` is what it takes in memory.
-        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
-
-    Returns:
-        `np.ndarray`: float32 `(R, Q)` in [-1, 1], NaN where the row or the validation sample is flat.
-
-    Raises:
-        InputError: for rows that were not recorded, and as [`ltc_scores`].
-    """
-    where = _positions(trajectories, np.asarray(rows, dtype=np.int64).reshape(-1))
-    asked = _asked(trajectories, trajectories.losses, where, of)
-    found = np.empty((len(where), len(trajectories.validation_labels)), dtype=np.float32)
-    for left, block in _correlations(trajectories, asked, trajectories.validation_losses, of):
-        found[:, left : left + block.shape[1]] = block
-    return found
-
-
-def _positions(trajectories: Recorded, rows: np.ndarray) -> np.ndarray:
-    where = np.searchsorted(trajectories.rows, rows)
-    known = trajectories.rows[np.minimum(where, len(trajectories.rows) - 1)] == rows
-    if not known.all():
-        raise InputError(
-            f"rows {_some(rows[~known])} were not recorded: held-out rows and rows of other datasets have no losses"
-        )
-    return where
-
-
-def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> list[np.ndarray]:
-    """u of some columns of a table (L, .), for each run: float64 (T, R)."""
-    family_member(of, DEFAULT["aggregate"], DEFAULT["scope"])
-    _check_recorded(trajectories)
-    losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
-    _check_finite(trajectories, table, losses)
-    return [standardised(losses[start:stop], of) for start, stop in run_spans(trajectories.lengths)]
-
-
-def _correlations(
-    trajectories: Recorded, asked: Sequence[np.ndarray], table: Any, of: str
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Correlations of the R samples asked for with the columns of a table, in blocks `(first column, (R, C))`."""
-    width = max(1, 2 * _BLOCK // max(asked[0].shape[1], len(trajectories.epochs)))
-    for left in range(0, table.shape[1], width):
-        part = slice(left, left + width)
-        losses = np.stack([np.asarray(table[t])[part] for t in range(len(trajectories.epochs))])
-        _check_finite(trajectories, table, losses)
-        total, defined = np.zeros((asked[0].shape[1], losses.shape[1])), np.zeros(())
-        for (start, stop), u in zip(run_spans(trajectories.lengths), asked):
-            other = standardised(losses[start:stop], of)
-            both = ~np.isnan(u[0])[:, None] & ~np.isnan(other[0])
-            np.add(total, u.T @ other, out=total, where=both)
-            defined = defined + both
-        with np.errstate(invalid="ignore"):
-            total /= defined
-        yield left, np.clip(total, -1, 1)
-
-
-def _extremes(
-    trajectories: Recorded, asked: Sequence[np.ndarray], table: Any, k: int, of: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    if k < 1:
-        raise InputError(f"k is {k!r}: it must be 1 or more")
-    count, k = asked[0].shape[1], min(k, table.shape[1])
-    found: list[np.ndarray] = []
-    best = {sign: (np.full((count, k), -1), np.full((count, k), -np.inf)) for sign in (1, -1)}
-    for left, block in _correlations(trajectories, asked, table, of):
-        where = np.broadcast_to(np.arange(left, left + block.shape[1]), block.shape)
-        for sign, (places, values) in best.items():
-            signed = sign * block
-            # Only what correlates in that direction counts.
-            signed[~(signed > 0)] = -np.inf
-            values = np.concatenate([values, signed], axis=1)
-            places = np.concatenate([places, where], axis=1)
-            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-            best[sign] = np.take_along_axis(places, order, axis=1), np.take_along_axis(values, order, axis=1)
-    for sign, (places, values) in best.items():
-        none = np.isneginf(values)
-        found += [np.where(none, -1, places), np.where(none, np.nan, sign * values).astype(np.float32)]
-    return found[0], found[1], found[2], found[3]
 
 
 def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = None) -> dict[str, str]:
@@ -423,11 +263,11 @@ def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = N
     member = {"of": of, "aggregate": aggregate, "scope": scope}
     for name, value in member.items():
         if value not in _CHOICES[name]:
-            raise InputError(f"{name} is {value!r}: it must be one of {_listed(_CHOICES[name])}")
+            raise InputError(f"{name} is {value!r}: it must be one of {listed(_CHOICES[name])}")
     if preset is None:
         return member
     if preset not in PRESETS:
-        raise InputError(f"preset is {preset!r}: it must be one of {_listed(PRESETS)}")
+        raise InputError(f"preset is {preset!r}: it must be one of {listed(PRESETS)}")
     for name, value in member.items():
         if value not in (DEFAULT[name], PRESETS[preset][name]):
             raise InputError(f"preset {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")
@@ -535,7 +375,7 @@ def _add_up(
     n = len(sums.product)
     weights = np.ascontiguousarray(run.reference, dtype=dtype)
     groups = run.groups[rows] if run.groups is not None and rows is not None else run.groups
-    width = _BLOCK // (_STEP * dtype.itemsize)
+    width = BLOCK // (_STEP * dtype.itemsize)
 
     def work(block: np.ndarray, t: int, begin: int, end: int) -> None:
         count = len(block) if run.levels else len(block) - 1
@@ -602,7 +442,7 @@ def _blocks(run: _Run) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
-    _check_recorded(trajectories)
+    check_recorded(trajectories)
     labels, validation_labels = trajectories.labels, trajectories.validation_labels
     if member["scope"] == "class":
         groups = np.asarray(validation_labels)
@@ -619,7 +459,7 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
     found = []
     for start, stop in run_spans(trajectories.lengths):
         table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
-        _check_finite(trajectories, trajectories.validation_losses, table)
+        check_finite(trajectories, trajectories.validation_losses, table)
         build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
         reference = build(table, groups, count, member["of"])
         if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):
@@ -632,7 +472,7 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
     return tuple(found)
 
 
-def _check_recorded(trajectories: Recorded) -> None:
+def check_recorded(trajectories: Recorded) -> None:
     short = [length for length in trajectories.lengths if length < 3]
     if short or not len(trajectories.lengths):
         raise InputError(
@@ -650,7 +490,7 @@ def _mean_correlations(table: np.ndarray, groups: np.ndarray, count: int, of: st
     """r_g = mean of u(q) over the samples of the group that are not flat: float64 (T, G)."""
     summed = np.zeros((_count(len(table), of), count))
     used = np.zeros(count)
-    width = max(64, _BLOCK // (8 * len(table)))
+    width = max(64, BLOCK // (8 * len(table)))
     for left in range(0, table.shape[1], width):
         part = slice(left, left + width)
         u = standardised(table[:, part], of)
@@ -696,140 +536,6 @@ def standardised(table: np.ndarray, of: str) -> np.ndarray:
     return x
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """The trajectories of a batch of rows, of whatever kind the batch was.
-
-    Args:
-        values (`np.ndarray`): float32 `(L, B)`, epoch-major, of the B rows that have one.
-        present (`np.ndarray`): bool, which rows have one.
-        single (`bool`): Whether the batch is one row, not a batch of them.
-    """
-
-    values: np.ndarray
-    present: np.ndarray
-    single: bool
-
-    def not_finite(self, column: str) -> InputError:
-        bad = ~np.isfinite(self.values)
-        t = int(np.flatnonzero(bad.any(axis=1))[0])
-        where = np.flatnonzero(self.present)[np.flatnonzero(bad[t])]
-        return InputError(
-            f"column {column!r} has {len(where)} values that are not finite at checkpoint {t} (rows {_some(where)} of "
-            "the batch): record again with a lower learning rate, or leave these rows out"
-        )
-
-    def with_scores(self, batch: Any, column: str, scores: np.ndarray) -> Any:
-        """Gives the batch its scores: null where there is none.
-
-        In a mapping of which no row has a score they are NaN, since `datasets` takes a column's type from the first
-        batch, and a list of `None` has none.
-
-        Args:
-            batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): The batch.
-            column (`str`): The column.
-            scores (`np.ndarray`): float32 `(B,)`, of the rows that have a trajectory.
-        """
-        full = np.full(len(self.present), np.nan, dtype=np.float32)
-        full[self.present] = scores
-        none = np.isnan(full)
-        if isinstance(batch, pa.Table):
-            values = pa.array(full, mask=none)
-            if column in batch.column_names:
-                return batch.set_column(batch.column_names.index(column), column, values)
-            return batch.append_column(column, values)
-        if isinstance(batch, pd.DataFrame):
-            return batch.assign(**{column: pd.arrays.FloatingArray(full, none)})
-        if self.single:
-            return {column: None if none[0] else full[0]}
-        if none.any() and not none.all():
-            return {column: [None if gone else score for score, gone in zip(full, none)]}
-        return {column: full}
-
-
-_ARROW = (pa.Array, pa.ChunkedArray)
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-
-
-def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> Rows:
-    """Reads a trajectory column of a row or a batch of rows of any kind.
-
-    Args:
-        batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): A row or a batch of rows.
-        column (`str`): The column.
-        length (`int`): The length that its trajectories must have.
-        mend (`str`, *optional*): What to do where there is no such column.
-
-    Returns:
-        [`Rows`]
-
-    Raises:
-        InputError: if there is no such column, or for trajectories of another length.
-    """
-    if column not in _columns(batch):
-        mend = mend or "attach the recorded losses first, scored = run.attach(dataset)"
-        raise InputError(f"no column {column!r} in the dataset, which has {_listed(_columns(batch))}: {mend}")
-    stored = _on_host(batch[column])
-    if isinstance(stored, _ARROW):
-        return _read_arrow(stored, column, length)
-    if isinstance(stored, np.ndarray) and stored.dtype != object:
-        table = stored.reshape(1, -1) if stored.ndim == 1 else stored
-        _check_length(table.shape[1:], length, column, 0)
-        values = np.ascontiguousarray(table.T, dtype=np.float32)
-        return Rows(values, np.ones(len(table), dtype=bool), stored.ndim == 1)
-    if stored is None or (isinstance(stored, Sequence) and len(stored) and np.isscalar(stored[0])):
-        rows, single = [stored], True
-    else:
-        rows, single = list(stored), False
-    # pandas has NaN or NA for a null.
-    present = np.array([row is not None and row is not pd.NA and not np.isscalar(row) for row in rows], dtype=bool)
-    kept = [np.asarray(_on_host(row), dtype=np.float32) for row, here in zip(rows, present) if here]
-    for row, values in zip(np.flatnonzero(present), kept):
-        _check_length(values.shape, length, column, int(row))
-    table = np.stack(kept, axis=1) if kept else np.empty((length, 0), dtype=np.float32)
-    return Rows(table, present, single)
-
-
-def _on_host(stored: Any) -> Any:
-    # Told by its name, so that scoring does not need torch: a worker that maps rows may have none.
-    return stored.cpu().numpy() if type(stored).__module__ == "torch" else stored
-
-
-def _read_arrow(stored: pa.Array | pa.ChunkedArray, column: str, length: int) -> Rows:
-    chunks = stored.chunks if isinstance(stored, pa.ChunkedArray) else [stored]
-    # Ray keeps lists of one length as tensors, an extension type with lists underneath.
-    chunks = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in chunks]
-    present = np.concatenate([chunk.is_valid().to_numpy(False) for chunk in chunks] or [np.empty(0, dtype=bool)])
-    kept, row = [], 0
-    for chunk in chunks:
-        if not pa.types.is_null(chunk.type) and chunk.null_count < len(chunk):
-            if not any(is_list(chunk.type) for is_list in _LISTS):
-                raise InputError(f"column {column!r} holds {chunk.type}, not lists of numbers: name another column")
-            sizes = pc.list_value_length(chunk).fill_null(-1).to_numpy(False)
-            for wrong in np.flatnonzero((sizes >= 0) & (sizes != length))[:1]:
-                _check_length((int(sizes[wrong]),), length, column, row + int(wrong))
-            flat = pc.list_flatten(chunk).to_numpy(False)
-            kept.append(np.asarray(flat, dtype=np.float32).reshape(-1, length).T)
-        row += len(chunk)
-    table = np.ascontiguousarray(np.concatenate(kept, axis=1)) if kept else np.empty((length, 0), np.float32)
-    return Rows(table, present, False)
-
-
-def _check_length(shape: tuple[int, ...], length: int, column: str, row: int) -> None:
-    if shape != (length,):
-        found = shape[0] if len(shape) == 1 else list(shape)
-        raise InputError(
-            f"column {column!r} has a trajectory of length {found} (row {row} of the batch), the scorer was made from "
-            f"one of length {length}: attach the same run, scored = run.attach(dataset)"
-        )
-
-
-def _columns(batch: Any) -> list[str]:
-    if isinstance(batch, pa.Table):
-        return batch.column_names
-    return [str(column) for column in batch]
-
-
 def _count(length: int, of: str) -> int:
     return length if of == "levels" else length - 1
 
@@ -851,7 +557,7 @@ def _split(reference: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
     return np.split(reference, np.cumsum(counts)[:-1])
 
 
-def _check_finite(trajectories: Recorded, table: Any, losses: np.ndarray) -> None:
+def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray) -> None:
     if not np.isfinite(losses).all():
         raise _not_finite(trajectories, table)
 
@@ -887,8 +593,8 @@ def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) 
                 f", or score the epochs before it with trajectories.truncate({epoch - 1})" if t - start > 2 else ""
             )
             return InputError(
-                f"epoch {epoch}{of_run} has {len(bad)} {name} that are not finite (rows {_some(which)}): record again "
-                f"with a lower learning rate{before}"
+                f"epoch {epoch}{of_run} has {len(bad)} {name} that are not finite (rows {some_rows(which)}): record "
+                f"again with a lower learning rate{before}"
             )
     return InputError(f"{name} are too large to score: record again with a lower learning rate")
 
@@ -898,12 +604,3 @@ def _classes(trajectories: Recorded, classes: np.ndarray) -> str:
     shown = [repr(names[c]) if names and c < len(names) else str(c) for c in classes[:_NAMED]]
     more = f", ... ({len(classes)} classes)" if len(classes) > _NAMED else ""
     return f"{'class' if len(classes) == 1 else 'classes'} {', '.join(shown)}{more}"
-
-
-def _listed(values: Any, show: Any = repr) -> str:
-    values = list(values)
-    return ", ".join(map(show, values[:20])) + (", ..." if len(values) > 20 else "")
-
-
-def _some(rows: np.ndarray) -> str:
-    return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")

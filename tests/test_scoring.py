@@ -20,16 +20,8 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
 from hf_ltc.errors import InputError
-from hf_ltc.scoring import (
-    DEFAULT,
-    PRESETS,
-    LTCScorer,
-    correlations,
-    explain,
-    explain_validation,
-    ltc_scores,
-    references,
-)
+from hf_ltc.explanations import correlations, explain, explain_validation
+from hf_ltc.scoring import DEFAULT, PRESETS, LTCScorer, ltc_scores, references
 
 FAMILY = [
     (of, aggregate, scope)
@@ -393,7 +385,7 @@ def test_explain_both_ways_and_in_blocks(on_disk, monkeypatch):
         assert (back.helped[place, len(order) :] == -1).all()
         negative = np.flatnonzero(table[:, q] < 0)
         assert set(back.hurt[place, : len(negative)]) == set(run.rows[negative])
-    monkeypatch.setattr("hf_ltc.scoring._BLOCK", 700)
+    monkeypatch.setattr("hf_ltc.explanations.BLOCK", 700)
     if on_disk:
         run = dataclasses.replace(run, losses=OnDisk(run.losses), validation_losses=OnDisk(run.validation_losses))
     for name, value in dataclasses.asdict(explain(run, run.rows, k=50)).items():
