@@ -299,6 +299,10 @@ def _push(options: argparse.Namespace) -> None:
         if "validation" in splits or not (run.validation_rows >= 0).any():
             raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
         splits["validation"] = scored.select(run.validation_rows)
+    # First, since it is soon said if there is none.
+    model = options.source_model and push_source_model(
+        options.run, options.source_model, private=options.private or None
+    )
     pushed = push_coreset(
         scored,
         options.repo_id,
@@ -325,8 +329,7 @@ def _push(options: argparse.Namespace) -> None:
         "configs": list(pushed.configs),
     }
     text = [str(pushed)]
-    if options.source_model is not None:
-        model = push_source_model(options.run, options.source_model, private=options.private or None)
+    if model:
         result["source_model"] = {"repo_id": model.repo_id, "url": model.url, "revision": model.revision}
         text.append(str(model))
     first = pushed.configs[0]

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError
 
 from . import cards, publishing
 from .agreement import reliability
 from .columns import read_column, with_columns
 from .data import find_label_column
 from .errors import InputError
-from .identity import dataset_identity
+from .identity import cached_origin, dataset_identity
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
 from .repository import CARD, Pushed, Table, explained, hub_api, open_repository, publish
 from .rundir import read_json
@@ -26,9 +26,8 @@ from .selection import describe_coreset, rank_coreset, select_coreset
 from .trajectories import Trajectories
 
 _SPLITS = "splits"
+_ORIGIN = ("repo_id", "config", "split", "revision")
 _AGREE = 1e-5
-# Where load_dataset keeps a dataset of the Hub: OWNER___NAME/CONFIG/VERSION/REVISION/FILE.
-_CACHED = re.compile(r"[\\/]([^\\/]+?)___([^\\/]+)[\\/]([^\\/]+)[\\/][^\\/]+[\\/]([0-9a-f]{40})[\\/][^\\/]+$")
 
 
 def push_coreset(
@@ -108,6 +107,7 @@ def push_coreset(
         raise InputError("full is an order of which coresets are the beginning: coverage and min_per_class give none")
     if not isinstance(scored, Dataset):
         raise InputError(f"push_coreset takes a datasets.Dataset, not a {type(scored).__name__}: give one split")
+    publishing.size_in_bytes(max_shard_size)
     for picture in pictures:
         if not Path(picture).is_file():
             raise InputError(f"no picture {str(picture)!r}: give files")
@@ -253,7 +253,7 @@ def _describe(
     pool = len(ranks) - ranks.null_count
     columns = publishing.user_columns(ranked, score_column, rank_column)[:-2]
     identity = dataset_identity(ranked.select_columns(columns), label_column)
-    known = ("repo_id", "config", "split", "revision", "image_column", "id_column")
+    known = (*_ORIGIN, "image_column", "id_column")
     identity |= {name: recorded[name] for name in known if recorded.get(name) is not None}
     entry = {
         "score_column": score_column,
@@ -404,51 +404,38 @@ def _with_coreset(
 def _add_source(
     api: HfApi, entry: dict[str, Any], scored: Dataset, source: Mapping[str, Any] | None, *, needed: bool
 ) -> None:
-    """Adds repository, configuration, split and revision of the source dataset, where they can be found."""
+    """Says in the entry where the source dataset is: repository, configuration, split and revision, if found."""
     identity = entry["dataset"]
-    found = _cached_origin(scored)
     given = {key: value for key, value in (source or {}).items() if value is not None}
-    if unknown := set(given) - {"repo_id", "config", "split", "revision", "path"}:
-        raise InputError(f"source has no {sorted(unknown)[0]!r}: give repo_id, config, split and revision")
-    repo_id = given.get("repo_id") or identity.get("repo_id")
-    if found and repo_id is None and _exists(api, found["repo_id"], found["revision"]):
-        repo_id = found["repo_id"]
-    if repo_id is not None:
-        where = {"split": str(scored.split) if scored.split else "train", **identity, **given, "repo_id": repo_id}
-        if found and _folder_name(found["repo_id"]) == _folder_name(repo_id):
-            where = {**found, **where}
-        if where.get("revision") is None or not re.fullmatch("[0-9a-f]{40}", where["revision"]):
-            # Pinned, or the rows might be others next time; that they are the same is checked by every load.
-            with explained(repo_id, "find the source dataset"):
-                where["revision"] = api.dataset_info(repo_id, revision=where.get("revision")).sha
-        identity |= {key: where[key] for key in ("repo_id", "config", "split", "revision") if where.get(key)}
+    if unknown := set(given) - set(_ORIGIN):
+        raise InputError(f"source has no {sorted(unknown)[0]!r}: give {', '.join(_ORIGIN)}")
+    known = {key: identity.pop(key) for key in _ORIGIN if key in identity}
+    where: dict[str, str] = {"split": str(scored.split or "train")}
+    for origin in (cached_origin(scored), known):
+        if "repo_id" not in given or _alike(origin.get("repo_id", given["repo_id"]), given["repo_id"]):
+            where |= origin
+    where |= given
+    if "repo_id" in where:
+        try:
+            with explained(where["repo_id"], "find the source dataset"):
+                # Pinned, or the rows might be others next time; that they are the same is checked by every load.
+                there = api.dataset_info(where["repo_id"], revision=where.get("revision"))
+            where |= {"repo_id": there.id, "revision": str(there.sha)}
+        except InputError:
+            if needed or "repo_id" in given:
+                raise
+            where = {"split": where["split"]}
     elif needed:
         raise InputError(
             "scores_only needs to know where others find the rows: give source={'repo_id': OWNER/NAME, 'split': ...}"
         )
+    identity |= where
 
 
-def _cached_origin(dataset: Dataset) -> dict[str, str] | None:
-    """Where `load_dataset` had a dataset from, as the place of its files in the cache tells."""
-    for file in dataset.cache_files:
-        if match := _CACHED.search(file["filename"]):
-            owner, name, config, revision = match.groups()
-            found = {"repo_id": f"{owner}/{name}", "revision": revision}
-            return found if config == "default" or config.startswith("default-") else {**found, "config": config}
-    return None
-
-
-def _folder_name(repo_id: str) -> str:
-    # The cache writes names of datasets in snake case.
-    return repo_id.lower().replace("_", "")
-
-
-def _exists(api: HfApi, repo_id: str, revision: str) -> bool:
-    try:
-        api.dataset_info(repo_id, revision=revision)
-    except (HfHubHTTPError, HFValidationError, OSError):
-        return False
-    return True
+def _alike(repo_id: str, other: str) -> bool:
+    # The cache writes names in snake case.
+    one, two = (name.lower().replace("_", "") for name in (repo_id, other))
+    return one == two
 
 
 def _metadata(api: HfApi, entry: Mapping[str, Any], scored: Dataset | None, license: str | None) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Image, Value
+from datasets.table import list_table_cache_files
 from datasets.utils.file_utils import xopen
 
 from .columns import read_column
@@ -14,6 +16,10 @@ from .data import class_names, evenly_spaced, find_label_column, one_line, read_
 from .errors import InputError
 
 _SAMPLED_ROWS = 128
+# load_dataset keeps a dataset of the Hub in OWNER___NAME/CONFIG/VERSION/REVISION/FILE; what map made is cache-*.
+_CACHED = re.compile(
+    r"[\\/]([^\\/]+?)___([^\\/]+)[\\/]([^\\/]+)[\\/][^\\/]+[\\/]([0-9a-f]{40})[\\/](?!cache-)[^\\/]+$"
+)
 
 
 def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[str, Any]:
@@ -167,6 +173,26 @@ def _feature(dataset: Dataset, column: str) -> Any:
     return json.loads(json.dumps(type(dataset.features)({column: described}).to_dict()[column]))
 
 
+def cached_origin(dataset: Dataset) -> dict[str, str]:
+    """Where `load_dataset` had a dataset from, as the place of its files in the cache tells.
+
+    Args:
+        dataset (`datasets.Dataset`): Any dataset.
+
+    Returns:
+        `dict[str, str]`: `repo_id` (in lower case), `revision`, and `config` where it has a name; empty for a dataset
+        that is not from the Hub, or that was changed since it was loaded.
+    """
+    # Of the rows alone: a selection of them may be in a file of its own.
+    files = list_table_cache_files(dataset.data)
+    found = {match.groups() if (match := _CACHED.search(file["filename"])) else None for file in files}
+    if len(found) != 1 or None in found:
+        return {}
+    ((owner, name, config, revision),) = found  # type: ignore[misc]
+    origin = {"repo_id": f"{owner}/{name}", "revision": revision}
+    return origin if config == "default" or config.startswith("default-") else {**origin, "config": config}
+
+
 def _origin(dataset: Dataset) -> dict[str, str]:
     """Repo id, revision, config and split as the dataset itself knows them; never a path of this machine."""
     origin = {"split": str(dataset.split)} if dataset.split else {}
@@ -176,5 +202,5 @@ def _origin(dataset: Dataset) -> dict[str, str]:
             origin |= {"repo_id": repo, "revision": rest.split("/")[0]}
             if dataset.info.config_name:
                 origin["config"] = dataset.info.config_name
-            break
-    return origin
+            return origin
+    return origin | cached_origin(dataset)

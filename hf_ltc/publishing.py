@@ -213,7 +213,7 @@ def parquet_shards(
     """
     stored = dataset.with_format(None)
     bytes_a_row = max(1.0, stored._estimate_nbytes() / max(1, len(stored)))
-    rows = max(1, int(convert_file_size_to_int(max_shard_size) / bytes_a_row))
+    rows = max(1, int(size_in_bytes(max_shard_size) / bytes_a_row))
     bounds = shard_bounds(len(stored), rows, cuts)
     groups = max(1, int(_ROW_GROUP_BYTES / bytes_a_row)) if small_groups else None
     decodable = any(require_storage_embed(feature) for feature in stored.features.values())
@@ -225,6 +225,21 @@ def parquet_shards(
         name = f"{split}-{number:05d}-of-{len(bounds):05d}.parquet"
         shard.to_parquet(str(folder / name), batch_size=groups)
         yield name, folder / name
+
+
+def size_in_bytes(size: int | str) -> int:
+    """A size of files such as `500_000_000` or `"500MB"`.
+
+    Raises:
+        InputError: for anything else.
+    """
+    try:
+        found = int(convert_file_size_to_int(size))
+    except (TypeError, ValueError):
+        found = 0
+    if found < 1:
+        raise InputError(f"max_shard_size is {size!r}: it must be a number of bytes, or a text such as '500MB'")
+    return found
 
 
 def shard_bounds(rows: int, most: int, cuts: Sequence[int] = ()) -> list[tuple[int, int]]:
