@@ -185,7 +185,7 @@ def cached_origin(dataset: Dataset) -> dict[str, str]:
     """
     # Of the rows alone: a selection of them may be in a file of its own.
     files = list_table_cache_files(dataset.data)
-    found = {match.groups() if (match := _CACHED.search(file["filename"])) else None for file in files}
+    found = {match.groups() if (match := _CACHED.search(file)) else None for file in files}
     if len(found) != 1 or None in found:
         return {}
     ((owner, name, config, revision),) = found  # type: ignore[misc]
