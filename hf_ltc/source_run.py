@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import shutil
@@ -9,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import models, rundir, training
-from .agreement import reliability
+from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
 from .columns import read_column
 from .config import RESUME_MAY_CHANGE, RecordConfig
@@ -188,6 +189,7 @@ class _SourceRun:
         self.path = Path(config.output_dir)
         self.batches: _Images = cached if cached is not None else {}
         self.seconds: dict[str, float] = {}
+        self.stability = math.nan
         self.kinds = {"training": ["training_loss"], "evaluation": ["evaluation_loss"]}.get(
             config.losses, ["training_loss", "evaluation_loss"]
         )
@@ -255,16 +257,24 @@ class _SourceRun:
             stop()
             bar.update()
 
-        while state.epoch < config.epochs:
+        if config.stop_when_stable is not None and state.epoch:
+            # Of the epochs there are, as a run that was not interrupted found it when it had got here.
+            self.stability = self._stability()
+        while state.epoch < config.epochs and not self._stopped():
             epoch = state.epoch + 1
             observe = self._observer if epoch in recorded and "training_loss" in self.kinds else None
             self.recorder.clear()
             with self._timed("training"):
                 training.train_epoch(state, self.batches[TRAIN], self._training, accelerator, observe, each_step)
-            arrays: dict[str, np.ndarray] = {}
+            arrays = self._evaluate_epoch(state, stop) if epoch in recorded else {}
+            with self._timed("writing"):
+                self._checkpoint(state, arrays)
             if epoch in recorded:
-                arrays = self._evaluate_epoch(state, stop)
                 means = {name: float(arrays[name].mean()) for name in (*self.kinds, "validation_loss")}
+                with self._timed("stability"):
+                    self.stability = self._stability()
+                if math.isfinite(self.stability):
+                    means["stability"] = self.stability
                 said = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items())
                 bar.set_postfix_str(said)
                 if bar.disable and accelerator.is_main_process:
@@ -272,9 +282,32 @@ class _SourceRun:
                     print(f"epoch {epoch} of {config.epochs}: {said}", file=sys.stderr, flush=True)
                 if config.report_to:
                     accelerator.log(means, step=epoch)
-            with self._timed("writing"):
-                self._checkpoint(state, arrays)
         bar.close()
+        if state.epoch < config.epochs and accelerator.is_main_process:
+            print(f"ended after epoch {state.epoch} of {config.epochs}: {self._reason}", file=sys.stderr)
+
+    def _stability(self) -> float:
+        """Spearman of the scores of all epochs so far with those of half of them, the same on every process.
+
+        NaN where there are too few epochs, or scores.
+        """
+        found = [math.nan]
+        if self.accelerator.is_main_process:
+            # No score yet, as of a model that has not begun to learn, is no reason to end a recording.
+            with suppress(InputError):
+                found = [stability(Trajectories.load(self.path, mmap=True))]
+        return broadcast_object_list(found)[0]
+
+    def _stopped(self) -> bool:
+        threshold = self.config.stop_when_stable
+        return threshold is not None and self.stability >= threshold
+
+    @property
+    def _reason(self) -> str:
+        return (
+            f"the scores of all epochs and of half of them correlate by {self.stability:.4f} (--stop-when-stable "
+            f"{self.config.stop_when_stable})"
+        )
 
     def _evaluate_epoch(self, state: training.TrainingState, stop: Callable[[], None]) -> dict[str, np.ndarray]:
         """The losses of an epoch whose training losses, if asked for, are in the recorder already."""
@@ -490,7 +523,13 @@ class _SourceRun:
         if config.report_to:
             self.accelerator.end_training()
         parameters = sum(p.numel() for p in model.parameters())
-        recipe = {"seconds": {k: round(v, 2) for k, v in self.seconds.items()}, "parameters": parameters}
+        recipe: dict[str, Any] = {
+            "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
+            "parameters": parameters,
+        }
+        if self._stopped() and state.epoch < config.epochs:
+            recipe["stopped_at"] = state.epoch
+            recipe["stopped_because"] = self._reason
         trajectories = self.recorder.finish(**recipe)
         if self.accelerator.is_main_process:
             shutil.rmtree(self.path / _CHECKPOINT, ignore_errors=True)
