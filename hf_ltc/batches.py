@@ -31,6 +31,7 @@ class ImageBatches:
         device (`torch.device`): Where batches go.
         channels_last (`bool`): Their memory format.
         num_workers (`int`): Processes that decode where images are not in memory.
+        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages.
     """
 
     dataset: Dataset
@@ -43,6 +44,7 @@ class ImageBatches:
     device: torch.device
     channels_last: bool = False
     num_workers: int = 0
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,6 +95,7 @@ class ImageBatches:
                 num_workers=self.num_workers,
                 seed=seed,
                 epoch=epoch,
+                numbers=self.numbers,
             )
             return
         for positions in index_batches:
@@ -113,6 +116,7 @@ def image_batches(
     num_workers: int = 0,
     channels_last: bool = False,
     progress: Callable[[int], Any] | None = None,
+    numbers: np.ndarray | None = None,
 ) -> ImageBatches:
     """Prepares the batches of a dataset: reads its images into memory if they fit, and the channels' statistics.
 
@@ -130,6 +134,7 @@ def image_batches(
         num_workers (`int`, *optional*, defaults to `0`): Processes that decode.
         channels_last (`bool`, *optional*, defaults to `False`): Memory format.
         progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
+        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
 
     Returns:
         [`ImageBatches`]
@@ -140,19 +145,21 @@ def image_batches(
     pixels = None
     if cache == "always" or (cache == "auto" and images.fits_cache(len(dataset), size, cache_budget * 2**30)):
         # Small images are decoded faster than they are passed between processes.
-        pixels = images.cache_images(dataset, column, size, progress)
+        pixels = images.cache_images(dataset, column, size, progress, numbers=numbers)
     if statistics is None:
         rows = evenly_spaced(len(dataset), _STATISTICS_ROWS)
         sample = pixels[torch.from_numpy(rows)] if pixels is not None else None
         if sample is None:
             parts = np.array_split(rows, max(1, len(rows) // 64))
-            batches = images.image_batches(dataset, column, size, parts, train=False, num_workers=num_workers)
+            batches = images.image_batches(
+                dataset, column, size, parts, train=False, num_workers=num_workers, numbers=numbers
+            )
             sample = torch.cat([part for part, _ in batches])
         statistics = images.channel_statistics(sample)
     if pixels is not None and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # The other half is the model's.
-        pixels = pixels.to(device) if pixels.nbytes < free / 2 else pixels.pin_memory()
+        pixels = pixels.to(device) if pixels.nbytes < free / 2 else pixels
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in statistics)
     return ImageBatches(
         dataset,
@@ -165,4 +172,5 @@ def image_batches(
         device,
         channels_last,
         num_workers,
+        numbers,
     )

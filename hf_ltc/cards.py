@@ -103,7 +103,7 @@ def source_model_card(
         "classes": settings.get("num_classes"),
         "limits": [
             "It was trained for its losses, on the rows that could be chosen: validation samples were held out.",
-            "Losses depend on the seed: see the reliability above, where several runs were recorded.",
+            "Losses depend on the seed: scores are best taken from several such models.",
         ],
         "citation": _MUSES,
     }
@@ -219,7 +219,7 @@ def _dataset_values(repo_id: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
         "title": f"{what} of {_source(source, link=False)}",
         "repo_id": repo_id,
         "coresets": [_coreset_values(name, entry) for name, entry in coresets.items()],
-        "trajectories": _trajectory_values(trajectories) if trajectories else None,
+        "trajectories": _trajectory_values(trajectories, bool(coresets)) if trajectories else None,
         "limits": _limits(coresets.values()),
         "citation": "\n\n".join([_MUSES, _CLD] if _uses_cld(coresets.values()) else [_MUSES]),
     }
@@ -408,16 +408,17 @@ def _evaluation_row(row: Mapping[str, Any]) -> dict[str, str]:
         "model": f"`{_code(row['model'])}`",
         "accuracy": f"{statistics.mean(values):.1f}%{spread}",
         "seeds": str(len(values)),
+        "protocol": _plain(row.get("protocol", "")),
     }
 
 
-def _trajectory_values(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _trajectory_values(entry: Mapping[str, Any], told: bool) -> dict[str, Any]:
     lengths = entry["layout"]["lengths"]
     return {
         "rows": f"{entry['rows']:,}",
         "validation_rows": f"{entry['validation_rows']:,}",
         "checkpoints": " + ".join(map(str, lengths)),
-        "recording": _recording(entry.get("run") or {}),
+        "recording": [] if told else _recording(entry.get("run") or {}),
     }
 
 
@@ -439,7 +440,7 @@ def _uses_cld(entries: Any) -> bool:
 def _source(dataset: Mapping[str, Any], *, link: bool) -> str:
     repo_id = dataset.get("repo_id")
     if not repo_id:
-        return "a dataset"
+        return _plain(dataset.get("name") or "a dataset")
     if not link:
         return _plain(repo_id)
     revision = dataset.get("revision")

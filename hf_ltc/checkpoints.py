@@ -318,8 +318,6 @@ def evaluate_rows(
         batch_size,
         collate_fn=collate,
         num_workers=num_workers,
-        # One of its own, so that it draws nothing from the generator that shuffles the training rows.
-        generator=torch.Generator(),
     )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--held-out", action="store_true", help="push rows held out of training as split validation")
     push.add_argument("--dataset", default=None, help="the recorded dataset, if it is elsewhere now")
     push.add_argument("--source", default=None, metavar="REPO_ID", help="Hub id of the dataset, if recorded from disk")
+    push.add_argument("--dataset-name", default=None, help="what the card calls a dataset that is not on the Hub")
     push.add_argument("--scored", default=None, help="folder of the scored dataset, for scores other than ltc_score")
     push.add_argument("--score-column", default="ltc_score", help="the score to choose by")
     push.add_argument("--keep", choices=["highest", "lowest"], default="highest", help="which scores are kept")
@@ -301,7 +302,7 @@ def _push(options: argparse.Namespace) -> None:
         splits["validation"] = scored.select(run.validation_rows)
     # First, since it is soon said if there is none.
     model = options.source_model and push_source_model(
-        options.run, options.source_model, private=options.private or None
+        options.run, options.source_model, dataset_name=options.dataset_name, private=options.private or None
     )
     pushed = push_coreset(
         scored,
@@ -315,6 +316,7 @@ def _push(options: argparse.Namespace) -> None:
         splits=splits,
         pictures=sorted(Path(options.run).glob("*.png")),
         source={"repo_id": options.source} if options.source else None,
+        dataset_name=options.dataset_name,
         license=options.license,
         private=options.private or None,
         max_shard_size=options.max_shard_size,

@@ -1,5 +1,6 @@
 """Target models: trained from scratch on a coreset, tested on rows that no one has seen."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from .batches import ImageBatches, image_batches
 from .data import class_names, find_image_column, find_label_column, read_labels
 from .images import image_size
 from .recording import LossBuffer, signals_of
-from .training import TrainingConfig, evaluate, plain_model, prepare_training, steps_per_epoch, train_epoch
+from .training import TrainingConfig, evaluate, plain_model, prepare_training, release, steps_per_epoch, train_epoch
 
 _EVAL_BATCH = 512
 
@@ -27,6 +28,8 @@ def train_target(
     iterations: int | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    size: int | None = None,
+    names: Sequence[str] | None = None,
     accelerator: Accelerator | None = None,
 ) -> float:
     """Trains a model from scratch and tests it after the last step.
@@ -40,6 +43,9 @@ def train_target(
             Optimiser steps, rounded to whole epochs, instead of `config.epochs`: the same for every budget.
         image_column (`str`, *optional*): Found by its type if not given.
         label_column (`str`, *optional*): Found by its type if not given.
+        size (`int`, *optional*): Side of the images; found from `train` if not given, which may differ from subset to
+            subset where images do.
+        names (`Sequence[str]`, *optional*): The classes; those of `train` if not given, which a subset may lack.
         accelerator (`accelerate.Accelerator`, *optional*): The processes.
 
     Returns:
@@ -48,8 +54,8 @@ def train_target(
     accelerator = accelerator or Accelerator()
     image_column = find_image_column(train, image_column)
     label_column = find_label_column(train, label_column)
-    names = class_names(train, label_column)
-    size = image_size(train, image_column)
+    names = class_names(train, label_column) if names is None else names
+    size = image_size(train, image_column, size)
     labels = read_labels(train, label_column, names)
     batches = image_batches(train, image_column, labels, size, device=accelerator.device)
     statistics = (batches.mean.tolist(), batches.std.tolist())
@@ -68,7 +74,9 @@ def train_target(
     state = prepare_training(models.create_model(model, len(names), size), len(train), config, accelerator)
     for _ in range(config.epochs):
         train_epoch(state, batches, config, accelerator)
-    return accuracy(plain_model(state, accelerator), tested, accelerator)
+    found = accuracy(plain_model(state, accelerator), tested, accelerator)
+    release(state, accelerator)
+    return found
 
 
 def accuracy(model: torch.nn.Module, batches: ImageBatches, accelerator: Accelerator) -> float:

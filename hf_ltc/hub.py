@@ -44,6 +44,7 @@ def push_coreset(
     pictures: Sequence[str | Path] = (),
     evaluation: Sequence[Mapping[str, Any]] = (),
     source: Mapping[str, Any] | None = None,
+    dataset_name: str | None = None,
     license: str | None = None,
     private: bool | None = None,
     token: str | None = None,
@@ -77,9 +78,11 @@ def push_coreset(
             `{"test": test}`.
         pictures (`Sequence[str]`, *optional*): Picture files for the card.
         evaluation (`Sequence[Mapping]`, *optional*): What models trained on the rows reached, for the card's table:
-            mappings of `rows` (which, in words), `number`, `model` and `accuracy` (a number in [0, 1] for each seed).
+            mappings of `rows` (which, in words), `number`, `model`, `accuracy` (a number in [0, 1] for each seed) and
+            `protocol` (how they were trained, in words).
         source (`Mapping`, *optional*): Where the dataset comes from: `repo_id`, `config`, `split`, `revision`; as the
             recording or the dataset knows it if not given.
+        dataset_name (`str`, *optional*): What the card calls the dataset, where it is not on the Hub.
         license (`str`, *optional*): Licence of the rows; that of the source dataset if not given.
         private (`bool`, *optional*): Whether a new repository is private.
         token (`str`, *optional*): Access token; the one that is logged in if not given.
@@ -114,21 +117,23 @@ def push_coreset(
     api = hub_api(token)
     entry, ranked = _describe(scored, score_column, label_column, options, trajectories)
     scorer = publishing.scorer_name(score_column)
-    _add_source(api, entry, scored, source, needed=scores_only)
+    carried = _add_source(api, entry["dataset"], scored, source, needed=scores_only)
     tables = _coresets(entry, ranked, scorer, fractions, sizes, options, scores_only, full, with_trajectories)
-    tables += _further_splits(tables, splits or {}, entry)
-    entry["evaluation"] = [dict(row) for row in evaluation]
+    tables += _further_splits(tables, splits or {}, entry, publishing.config_name(_SPLITS, scorer))
+    if dataset_name is not None:
+        entry["dataset"]["name"] = dataset_name
+    entry["evaluation"] = [publishing.public_recipe(row) for row in evaluation]
     entry["splits"] = sorted(splits or {})
 
     def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        return _with_coreset(there, scorer, publishing.public_recipe(entry), repo_id)
+        return _with_coreset(there, scorer, entry, repo_id)
 
     return publish(
         api,
         repo_id,
         tables,
         describe,
-        metadata=_metadata(api, entry, scored, license),
+        metadata=_metadata(entry["dataset"], carried, scored, license),
         pictures=pictures,
         private=private,
         max_shard_size=max_shard_size,
@@ -173,18 +178,24 @@ def push_trajectories(
     def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return {**there, "trajectories": entry}, []
 
-    metadata = _metadata(api, {"dataset": entry["dataset"], "pool": len(run)}, None, None)
+    metadata = _metadata(entry["dataset"], {}, None, None)
     return publish(api, repo_id, tables, describe, metadata=metadata, private=private, max_shard_size=max_shard_size)
 
 
 def push_source_model(
-    run: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None
+    run: str | Path,
+    repo_id: str,
+    *,
+    dataset_name: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
 ) -> Pushed:
     """Pushes the source model of a run to a model repository, in one commit.
 
     Args:
         run (`str` or `Path`): The run directory, or that of one seed of it.
         repo_id (`str`): The repository; made if it is not there.
+        dataset_name (`str`, *optional*): What the card calls the dataset, where it is not on the Hub.
         private (`bool`, *optional*): Whether a new repository is private.
         token (`str`, *optional*): Access token; the one that is logged in if not given.
 
@@ -199,8 +210,11 @@ def push_source_model(
     if folder is None:
         raise InputError(f"no source model in {str(run)!r}: give a finished run directory of hf-ltc record")
     model = folder / "source_model"
-    recipe, settings = publishing.public_recipe(read_json(folder / RECIPE)), read_json(model / "config.json")
-    settings = publishing.public_recipe(settings)
+    recipe = publishing.public_recipe(read_json(folder / RECIPE))
+    recipe["validation_loss"] = float(np.mean(Trajectories.load(folder, mmap=True).validation_losses[-1]))
+    if dataset_name is not None:
+        recipe["dataset"] = {**recipe.get("dataset", {}), "name": dataset_name}
+    settings = publishing.public_recipe(read_json(model / "config.json"))
     weights = sorted(model.glob("*.safetensors"))
     averaged = any(path.name.startswith("averaged") for path in weights)
     api = hub_api(token)
@@ -267,7 +281,7 @@ def _describe(
         "flat": int(pc.sum(pc.and_(pc.is_valid(ranks), pc.is_null(scores, nan_is_null=True))).as_py() or 0),
         "digest": publishing.digest(ranked, label_column, score_column, rank_column),
         "family": family,
-        "run": recipe,
+        "run": None if recipe is None else publishing.public_recipe(recipe),
     }
     return entry, ranked
 
@@ -349,7 +363,9 @@ def _coresets(
     return tables
 
 
-def _further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry: Mapping[str, Any]) -> list[Table]:
+def _further_splits(
+    tables: Sequence[Table], splits: Mapping[str, Dataset], entry: Mapping[str, Any], folder: str
+) -> list[Table]:
     """The same splits for every coreset: their files are there once."""
     made = []
     # Not of the whole dataset in coreset order, which is read by rank: rows of other splits have none.
@@ -372,7 +388,7 @@ def _further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entr
                     f"is {features[differs[0]]}: cast it"
                 )
             nulls = {c: (pa.nulls(len(rows), features.arrow_schema.field(c).type), features[c]) for c in added}
-            made.append(Table(table.config, split, with_columns(plain, nulls), _SPLITS))
+            made.append(Table(table.config, split, with_columns(plain, nulls), folder))
     return made
 
 
@@ -382,12 +398,13 @@ def _with_coreset(
     """The recipe of a repository with one coreset more, and which of the scorer's configurations are no longer."""
     coresets = dict(there.get("coresets") or {})
     for name, other in coresets.items():
-        if any(other["dataset"].get(key) != entry["dataset"].get(key) for key in ("rows", "labels", "content")):
+        if not _of_one_dataset(other["dataset"], entry["dataset"]):
             raise InputError(f"{repo_id!r} holds coresets by {name!r} of another dataset: push to another repository")
     before = coresets.get(scorer)
     removed: list[str] = []
     if before is not None:
-        if before["digest"] == entry["digest"] and before["selection"] == entry["selection"]:
+        same = all(before[key] == entry[key] for key in ("digest", "selection"))
+        if same and before["dataset"]["features"] == entry["dataset"]["features"]:
             # Of the same scores, other budgets stay as they are.
             entry["configs"] = {**before["configs"], **entry["configs"]}
             entry["full"] = entry["full"] or before["full"]
@@ -401,11 +418,16 @@ def _with_coreset(
     return {**there, "coresets": coresets}, removed
 
 
+def _of_one_dataset(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    shared = one["content"].keys() & other["content"].keys()
+    same_content = all(one["content"][column] == other["content"][column] for column in shared)
+    return same_content and all(one.get(key) == other.get(key) for key in ("rows", "labels"))
+
+
 def _add_source(
-    api: HfApi, entry: dict[str, Any], scored: Dataset, source: Mapping[str, Any] | None, *, needed: bool
-) -> None:
-    """Says in the entry where the source dataset is: repository, configuration, split and revision, if found."""
-    identity = entry["dataset"]
+    api: HfApi, identity: dict[str, Any], scored: Dataset, source: Mapping[str, Any] | None, *, needed: bool
+) -> dict[str, Any]:
+    """Adds where the source dataset is to its identity, if that can be found, and returns the metadata of its card."""
     given = {key: value for key, value in (source or {}).items() if value is not None}
     if unknown := set(given) - set(_ORIGIN):
         raise InputError(f"source has no {sorted(unknown)[0]!r}: give {', '.join(_ORIGIN)}")
@@ -415,12 +437,14 @@ def _add_source(
         if "repo_id" not in given or _alike(origin.get("repo_id", given["repo_id"]), given["repo_id"]):
             where |= origin
     where |= given
+    carried: dict[str, Any] = {}
     if "repo_id" in where:
         try:
             with explained(where["repo_id"], "find the source dataset"):
                 # Pinned, or the rows might be others next time; that they are the same is checked by every load.
                 there = api.dataset_info(where["repo_id"], revision=where.get("revision"))
             where |= {"repo_id": there.id, "revision": str(there.sha)}
+            carried = there.card_data.to_dict() if there.card_data is not None else {}
         except InputError:
             if needed or "repo_id" in given:
                 raise
@@ -430,6 +454,7 @@ def _add_source(
             "scores_only needs to know where others find the rows: give source={'repo_id': OWNER/NAME, 'split': ...}"
         )
     identity |= where
+    return carried
 
 
 def _alike(repo_id: str, other: str) -> bool:
@@ -438,24 +463,17 @@ def _alike(repo_id: str, other: str) -> bool:
     return one == two
 
 
-def _metadata(api: HfApi, entry: Mapping[str, Any], scored: Dataset | None, license: str | None) -> dict[str, Any]:
-    """Metadata of the card, licence and task carried over from the source dataset."""
-    source = entry["dataset"].get("repo_id")
-    carried: dict[str, Any] = {}
-    if source is not None:
-        try:
-            there = api.dataset_info(source, revision=entry["dataset"].get("revision")).card_data
-            carried = there.to_dict() if there is not None else {}
-        except (HfHubHTTPError, OSError):
-            # A source that cannot be read any more has nothing to carry over.
-            carried = {}
+def _metadata(
+    identity: Mapping[str, Any], carried: Mapping[str, Any], scored: Dataset | None, license: str | None
+) -> dict[str, Any]:
+    """Metadata of the card; licence, task and language carried over from the source dataset."""
     names = ("license", "license_name", "license_link", "task_categories", "language")
     metadata = {name: carried[name] for name in names if carried.get(name)}
     if license is not None:
-        metadata = {**metadata, "license": license}
+        metadata |= {"license": license}
     if "task_categories" not in metadata and scored is not None:
         images = any(isinstance(feature, Image) for feature in scored.features.values())
         metadata["task_categories"] = ["image-classification" if images else "text-classification"]
-    if source is not None:
-        metadata["source_datasets"] = [source]
+    if identity.get("repo_id") is not None:
+        metadata["source_datasets"] = [identity["repo_id"]]
     return {**metadata, "tags": list(cards.TAGS)}

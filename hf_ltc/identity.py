@@ -16,6 +16,8 @@ from .data import class_names, evenly_spaced, find_label_column, one_line, read_
 from .errors import InputError
 
 _SAMPLED_ROWS = 128
+# Where a dataset is kept, which does not make it another one.
+WHERE = frozenset({"repo_id", "config", "split", "revision", "path"})
 # load_dataset keeps a dataset of the Hub in OWNER___NAME/CONFIG/VERSION/REVISION/FILE; what map made is cache-*.
 _CACHED = re.compile(
     r"[\\/]([^\\/]+?)___([^\\/]+)[\\/]([^\\/]+)[\\/][^\\/]+[\\/]([0-9a-f]{40})[\\/](?!cache-)[^\\/]+$"

@@ -95,6 +95,7 @@ def cache_images(
     size: int,
     progress: Callable[[int], Any] | None = None,
     num_workers: int = 0,
+    numbers: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Decodes all images once.
 
@@ -104,6 +105,7 @@ def cache_images(
         size (`int`): Side in pixels.
         progress (`Callable[[int], Any]`, *optional*): Called with the number of rows done since the last call.
         num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
+        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
 
     Returns:
         `torch.Tensor`: uint8 `(N, 3, size, size)`, in the dataset's row order.
@@ -113,7 +115,9 @@ def cache_images(
     """
     pixels = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
     chunks = np.split(np.arange(len(dataset)), range(_CHUNK, len(dataset), _CHUNK))
-    for decoded, positions in image_batches(dataset, column, size, chunks, train=False, num_workers=num_workers):
+    for decoded, positions in image_batches(
+        dataset, column, size, chunks, train=False, num_workers=num_workers, numbers=numbers
+    ):
         pixels[positions] = decoded
         if progress is not None:
             progress(len(positions))
@@ -130,6 +134,7 @@ def image_batches(
     num_workers: int = 0,
     seed: int = 0,
     epoch: int = 0,
+    numbers: np.ndarray | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Decodes images batch by batch, in worker processes; the dataset is never held in memory.
 
@@ -147,6 +152,7 @@ def image_batches(
         num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
         seed (`int`, *optional*, defaults to `0`): Seed of the cuts.
         epoch (`int`, *optional*, defaults to `0`): Epoch of the cuts.
+        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
 
     Yields:
         `tuple[torch.Tensor, torch.Tensor]`: uint8 `(B, 3, size, size)` and the positions, int64 `(B,)`.
@@ -157,7 +163,7 @@ def image_batches(
     cut = (seed, epoch) if train and size > SMALL_SIDE else None
     stored = _stored(dataset, column)
     loader: Any = torch.utils.data.DataLoader(
-        _Batches(stored, column, stored.features[column].mode, size, cut),  # type: ignore[arg-type]
+        _Batches(stored, column, stored.features[column].mode, size, cut, numbers),  # type: ignore[arg-type]
         batch_size=None,
         sampler=(np.asarray(positions, dtype=np.int64) for positions in index_batches),
         num_workers=num_workers,
@@ -180,6 +186,7 @@ class _Batches:
     mode: str | None
     size: int
     cut: tuple[int, int] | None
+    numbers: np.ndarray | None
 
     def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, str | None]:
         pixels = torch.empty((len(positions), 3, self.size, self.size), dtype=torch.uint8)
@@ -192,7 +199,8 @@ class _Batches:
                     draw = np.random.default_rng([*self.cut, int(positions[i])])
                     pixels[i] = _to_tensor(_random_cut(_rgb(_opened(value), self.mode), self.size, draw))
             except Exception as error:
-                return pixels, where, str(_undecodable(int(positions[i]), self.column, value, error))
+                row = positions[i] if self.numbers is None else self.numbers[positions[i]]
+                return pixels, where, str(_undecodable(int(row), self.column, value, error))
         return pixels, where, None
 
 

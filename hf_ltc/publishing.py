@@ -39,8 +39,10 @@ SELECTION: dict[str, Any] = {
 _TRAJECTORY_SUFFIX = "_trajectory"
 # Row groups of a dataset in coreset order: so small that few rows more than asked are read.
 _ROW_GROUP_BYTES = 2**22
+# Settings that only say where and how fast things ran.
 _PRIVATE = {"output_dir", "report_to", "num_workers", "cache_images", "cache_budget", "eval_batch_size"}
-_PLACES = {"path"}
+# What is said of the data themselves: names of columns and classes may look like anything.
+_DATA = {"names", "features", "content", "label_column", "image_column", "id_column"}
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 # An absolute path inside a text; not the path of a URL, whose slashes follow a colon, a slash or a word.
 _PATH = re.compile(r"(?<![\w/.:~\\])(?:~|[A-Za-z]:)?[\\/](?:[^\s'\"\\/,;]+[\\/])+([^\s'\"\\/,;]*)")
@@ -82,9 +84,11 @@ def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public(value: Any, key: str = "") -> Any:
+    if key in _DATA:
+        return value
     if isinstance(value, Mapping):
-        dropped = _PLACES | (_PRIVATE if key == "config" else set())
-        return {_public(name): _public(item, str(name)) for name, item in value.items() if name not in dropped}
+        dropped = _PRIVATE if key == "config" else {"path"} if key in ("dataset", "validation") else set()
+        return {name: _public(item, str(name)) for name, item in value.items() if name not in dropped}
     if isinstance(value, list | tuple):
         return [_public(item) for item in value]
     if isinstance(value, Path):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from accelerate import Accelerator, PartialState
 from . import rundir
 from .config import RESUME_MAY_CHANGE
 from .errors import InputError
+from .identity import WHERE
+from .processes import together
 from .runfiles import LOSSES, VALIDATION_LOSS, write_rows
 from .trajectories import Trajectories
 
@@ -77,7 +80,8 @@ class LossBuffer:
                     f"{_some(rows[bad])}): the training has diverged, so lower --learning-rate and record into "
                     "another --output-dir; the epochs before are kept"
                 )
-        host = self.table[:-1].cpu().numpy()
+        # A copy: on the CPU the array would be cleared with the buffer.
+        host = self.table[:-1].to("cpu", copy=True).numpy()
         return dict(zip(self.names, host))
 
     def clear(self) -> None:
@@ -171,7 +175,7 @@ class TrajectoryRecorder:
         self.accelerator = accelerator
         self.first_epoch = first_epoch
         device = accelerator.device if accelerator is not None else torch.device("cpu")
-        numbers, self._ids = _numbered(np.arange(rows) if isinstance(rows, int) else rows)
+        numbers, self._ids = _numbered(np.arange(int(rows)) if isinstance(rows, Integral) else rows)
         own_split = validation_rows is None
         held, held_ids = _numbered(np.arange(len(validation_labels)) if validation_rows is None else validation_rows)
         self.labels = np.asarray(labels, dtype=np.int64)
@@ -182,6 +186,7 @@ class TrajectoryRecorder:
         ):
             if count != expected:
                 raise InputError(f"{what} has {count} values for {expected} rows")
+        self._held_ids = held_ids
         order = np.argsort(numbers)
         self.rows = numbers = numbers[order]
         if ids is not None:
@@ -220,9 +225,9 @@ class TrajectoryRecorder:
             buffer.clear()
         yield
         arrays = self.collect(number)
-        if self.is_main:
-            self.write(number, arrays, rundir.epoch_path(self.path, number))
-        self.wait()
+        with together(self.accelerator):
+            if self.is_main:
+                self.write(number, arrays, rundir.epoch_path(self.path, number))
         self.next_epoch = number + 1
 
     def update(self, rows: Any, losses: Any, *, split: str = TRAIN, **signals: Any) -> None:
@@ -313,14 +318,18 @@ class TrajectoryRecorder:
 
     def _open(self) -> None:
         marks = {key: value for key, value in self._recipe.items() if key in ("config", "dataset", "validation")}
-        if "config" in marks:
-            marks["config"] = {k: v for k, v in marks["config"].items() if k not in RESUME_MAY_CHANGE}
+        # Neither how fast it runs nor where the dataset is kept makes it another recording.
+        for name, left_out in (("config", RESUME_MAY_CHANGE), ("dataset", WHERE)):
+            if name in marks:
+                marks[name] = {k: v for k, v in marks[name].items() if k not in left_out}
         made = sha256(json.dumps([marks, self._names], sort_keys=True, default=str).encode())
         for numbers in (self.rows, self.labels, self.validation_rows, self.validation_labels):
             made.update(len(numbers).to_bytes(8, "little") + numbers.astype("<i8").tobytes())
+        for ids in (self._ids, self._held_ids):
+            made.update(repr(None if ids is None else ids.to_pylist()).encode())
         self.run = made.hexdigest()[:16]
         recipe = self.path / rundir.RECIPE
-        rundir.check_free(self.path, lambda path: recipe.exists() or _only_temporary(path))
+        rundir.check_free(self.path, may_hold)
         if recipe.exists():
             stored = rundir.read_json(recipe)
             if stored.get("run") != self.run:
@@ -332,10 +341,10 @@ class TrajectoryRecorder:
         else:
             self._recipe = {"format": rundir.FORMAT, "run": self.run, **self._recipe}
         self.wait()
-        if self.is_main and not recipe.exists():
-            write_rows(self.path, self._rows())
-            rundir.write_json(recipe, self._recipe)
-        self.wait()
+        with together(self.accelerator):
+            if self.is_main and not recipe.exists():
+                write_rows(self.path, self._rows())
+                rundir.write_json(recipe, self._recipe)
 
     def _rows(self) -> Trajectories:
         n, q = len(self.labels), len(self.validation_labels)
@@ -363,28 +372,25 @@ class _Places:
     def __init__(self, numbers: np.ndarray, ids: pa.Array | None, device: torch.device) -> None:
         self.device = device
         self.of_id = None if ids is None else {key: place for place, key in enumerate(ids.to_pylist())}
-        size = int(numbers.max()) + 1 if len(numbers) else 0
-        self.of_number = torch.full((0 if self.of_id else size,), -1, dtype=torch.int64)
-        if self.of_id is None:
-            self.of_number[torch.from_numpy(numbers)] = torch.arange(len(numbers))
+        self.order = np.argsort(numbers)
+        self.numbers = numbers[self.order]
 
     def __call__(self, rows: Any) -> torch.Tensor:
         if self.of_id is not None:
             keys = rows.tolist() if isinstance(rows, torch.Tensor | np.ndarray) else list(rows)
-            unknown = [key for key in keys if key not in self.of_id]
-            places = torch.tensor([self.of_id.get(key, -1) for key in keys], dtype=torch.int64)
+            places = np.array([self.of_id.get(key, -1) for key in keys], dtype=np.int64)
         else:
-            numbers = torch.as_tensor(rows).cpu()
-            if numbers.is_floating_point() or numbers.dtype == torch.bool:
-                raise InputError(f"rows are {numbers.dtype}: row numbers are integers, which floats would round")
-            numbers = numbers.to(torch.int64)
-            inside = (numbers >= 0) & (numbers < len(self.of_number))
-            places = torch.where(inside, self.of_number[numbers.where(inside, 0)], -1)
-            unknown = numbers[places < 0].tolist()
-        if unknown:
+            asked = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+            if asked.dtype.kind not in "iu":
+                raise InputError(f"rows are {asked.dtype}: row numbers are integers, which floats would round")
+            at = np.minimum(np.searchsorted(self.numbers, asked), len(self.numbers) - 1)
+            places = np.where(self.numbers[at] == asked, self.order[at], -1)
+            keys = asked.tolist()
+        if (places < 0).any():
+            unknown = [key for key, place in zip(keys, places) if place < 0]
             shown = ", ".join(map(repr, unknown[:_NAMED]))
             raise InputError(f"update got rows that the recorder was not made for: {shown} ({len(unknown)} in all)")
-        return places.to(self.device)
+        return torch.from_numpy(places).to(self.device)
 
 
 def _numbered(rows: Any) -> tuple[np.ndarray, pa.Array | None]:
@@ -393,16 +399,21 @@ def _numbered(rows: Any) -> tuple[np.ndarray, pa.Array | None]:
     if len(values.unique()) < len(values) or values.null_count:
         raise InputError("rows has ids that occur twice or are null: each row needs its own")
     if pa.types.is_integer(values.type):
-        numbers = values.to_numpy().astype(np.int64)
+        try:
+            numbers = values.cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise InputError("rows has numbers above int64: give such ids as strings") from error
         if len(numbers) and numbers.min() < 0:
             raise InputError(f"rows has the number {numbers.min()}: row numbers start at 0")
         return numbers, None
     return np.arange(len(values), dtype=np.int64), values
 
 
-def _only_temporary(path: Path) -> bool:
-    """Whether a folder holds no more than a start that was cut off left in it."""
-    return all(entry.name.startswith(".") or entry.name == rundir.ROWS for entry in path.iterdir())
+def may_hold(path: Path) -> bool:
+    """Whether a folder holds a recording, or no more than a start that was cut off left in it."""
+    return (path / rundir.RECIPE).exists() or all(
+        entry.name.startswith(".") or entry.name == rundir.ROWS for entry in path.iterdir()
+    )
 
 
 def _where(mask: torch.Tensor) -> list[int]:

@@ -6,22 +6,20 @@ import math
 import os
 import platform
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
@@ -29,38 +27,21 @@ from tqdm.auto import tqdm
 from . import models, rundir, training
 from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
-from .columns import read_column
 from .config import RESUME_MAY_CHANGE, RecordConfig
-from .data import class_names, find_image_column, find_label_column, hold_out, read_labels
+from .data import one_line
 from .errors import InputError
-from .identity import dataset_identity
-from .images import image_size
-from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, signals_of
+from .identity import WHERE
+from .processes import stoppable, together
+from .recorded import RecordedDataset, recorded_dataset
+from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_hold, signals_of
+from .runfiles import write_rows
 from .trajectories import Trajectories
 
 _PACKAGES = ("hf_ltc", "accelerate", "datasets", "numpy", "timm", "torch", "torchvision", "transformers")
 _CHECKPOINT = "checkpoint"
 _SOURCE_MODEL = "source_model"
+_LOCK = ".lock"
 _PENDING = "losses.safetensors"
-
-
-@dataclass(frozen=True)
-class RecordedDataset:
-    """A dataset as it is recorded: which rows can be chosen, which are validation samples."""
-
-    train: Dataset
-    validation: Dataset
-    image_column: str
-    validation_image_column: str
-    names: list[str]
-    rows: np.ndarray
-    labels: np.ndarray
-    validation_rows: np.ndarray | None
-    validation_labels: np.ndarray
-    ids: pa.Array | None
-    identity: dict[str, Any]
-    validation_identity: dict[str, Any]
-    size: int
 
 
 def record(
@@ -91,89 +72,41 @@ def record(
         InputError: for data, settings or a run directory that the user can mend.
     """
     data = recorded_dataset(config, train, validation, source)
-    accelerator = accelerator or _accelerator(config)
     if config.runs == 1:
-        return _SourceRun(config, data, accelerator).run()
+        return _SourceRun(config, data, accelerator or _accelerator(config)).run()
     folder = Path(config.output_dir)
+    if (folder / rundir.TRAJECTORIES).exists():
+        raise InputError(f"--output-dir {str(folder)!r} holds a single run: give another one for --runs {config.runs}")
     rundir.check_free(folder, lambda path: bool(rundir.seed_folders(path)))
     cached: _Images = {}
-    runs = []
-    for seed in range(config.seed, config.seed + config.runs):
-        one = dataclasses.replace(config, seed=seed, runs=1, output_dir=str(folder / f"seed-{seed}"))
-        runs.append(_SourceRun(one, data, accelerator, cached).run())
-    if accelerator.is_main_process:
-        together = Trajectories.average(runs)
-        shutil.copyfile(folder / f"seed-{config.seed}" / rundir.ROWS, folder / rundir.ROWS)
-        recipe = {key: value for key, value in together.recipe.items() if key != "runs"}
-        recipe |= {"config": config.to_dict(), "seeds": list(range(config.seed, config.seed + config.runs))}
-        recipe["seconds"] = _sum([run.recipe["seconds"] for run in runs])
-        recipe["reliability"] = reliability(together).to_dict()
-        rundir.write_json(folder / rundir.RECIPE, recipe)
-    accelerator.wait_for_everyone()
+    seeds = [
+        dataclasses.replace(config, seed=seed, runs=1, output_dir=str(folder / f"seed-{seed}"))
+        for seed in range(config.seed, config.seed + config.runs)
+    ]
+    for one in seeds:
+        # A gradient scaler of one seed is none of the next one's, hence an accelerator each.
+        run = _SourceRun(one, data, accelerator or _accelerator(one), cached)
+        for other in rundir.seed_folders(folder):
+            run.check_same(other)
+        run.run()
+    state = PartialState()
+    with together(state):
+        if state.is_main_process:
+            _write_together(config, folder)
     return Trajectories.load(folder)
 
 
-def recorded_dataset(
-    config: RecordConfig, train: Dataset, validation: Dataset | None, source: Mapping[str, Any] | None = None
-) -> RecordedDataset:
-    """Finds the columns, reads the labels and holds validation samples out; nothing is decoded.
-
-    Raises:
-        InputError: for a dataset that cannot be recorded, naming the column, row or class.
-    """
-    label_column = find_label_column(train, config.label_column)
-    image_column = find_image_column(train, config.image_column)
-    names = class_names(train, label_column)
-    labels = read_labels(train, label_column)
-    identity = dataset_identity(train, label_column, **(source or {}))
-    identity |= {"image_column": image_column, "id_column": config.id_column, "names": names}
-    ids = None
-    if config.id_column is not None:
-        ids = read_column(train, config.id_column).combine_chunks()
-        if ids.null_count or len(ids.unique()) < len(ids):
-            raise InputError(
-                f"--id-column {config.id_column!r} has ids that occur twice or are null: rows need their own"
-            )
-    size = image_size(train, image_column, config.image_size)
-    if validation is not None:
-        other_label = find_label_column(validation, config.label_column)
-        other_image = find_image_column(validation, config.image_column)
-        other = read_labels(validation, other_label, names)
-        return RecordedDataset(
-            train=train,
-            validation=validation,
-            image_column=image_column,
-            validation_image_column=other_image,
-            names=names,
-            rows=np.arange(len(train)),
-            labels=labels,
-            validation_rows=None,
-            validation_labels=other,
-            ids=ids,
-            identity=identity,
-            validation_identity=dataset_identity(validation, other_label),
-            size=size,
-        )
-    rows, held = hold_out(
-        labels, config.validation_fraction, config.validation_per_class, config.validation_seed, names
-    )
-    keys = ("validation_fraction", "validation_per_class", "validation_seed")
-    plain = train.with_format(None)
-    return RecordedDataset(
-        train=plain.select(rows),
-        validation=plain.select(held),
-        image_column=image_column,
-        validation_image_column=image_column,
-        names=names,
-        rows=rows,
-        labels=labels[rows],
-        validation_rows=held,
-        validation_labels=labels[held],
-        ids=None if ids is None else ids.take(pa.array(rows)),
-        identity=identity,
-        validation_identity={"held_out": len(held), **{key: getattr(config, key) for key in keys}},
-        size=size,
-    )
+def _write_together(config: RecordConfig, folder: Path) -> None:
+    """Writes what the finished seeds of a folder are together."""
+    finished = [path for path in rundir.seed_folders(folder) if "epochs" in rundir.read_json(path / rundir.RECIPE)]
+    runs = [Trajectories.load(path) for path in finished]
+    average = Trajectories.average(runs)
+    write_rows(folder, average)
+    recipe = {key: value for key, value in average.recipe.items() if key != "runs"}
+    recipe |= {"config": config.to_dict(), "seeds": [run.recipe["config"]["seed"] for run in runs]}
+    recipe["seconds"] = _sum([run.recipe["seconds"] for run in runs])
+    recipe["reliability"] = reliability(average).to_dict()
+    rundir.write_json(folder / rundir.RECIPE, recipe)
 
 
 _Images = dict[str, ImageBatches]
@@ -197,8 +130,11 @@ class _SourceRun:
     def run(self) -> Trajectories:
         config, accelerator = self.config, self.accelerator
         recipe = self._recipe()
-        if self._finished(recipe):
+        if rundir.seed_folders(self.path):
+            raise InputError(f"--output-dir {str(self.path)!r} holds several runs: give --runs, or another folder")
+        if self._finished(self.path, recipe):
             return Trajectories.load(self.path)
+        rundir.check_free(self.path, may_hold)
         set_seed(config.seed)
         # Made before anything is written, so that an unknown model leaves no run directory behind.
         model = models.create_model(
@@ -208,6 +144,14 @@ class _SourceRun:
             stem=config.stem,
             pretrained=config.pretrained,
         )
+        # Decoded before anything is written too, so that a bad image leaves none behind.
+        with together(accelerator), self._timed("decoding"):
+            self._read_images()
+        with self._alone():
+            return self._run(model, recipe)
+
+    def _run(self, model: nn.Module, recipe: dict[str, Any]) -> Trajectories:
+        config, accelerator = self.config, self.accelerator
         if accelerator.is_main_process:
             rundir.clear_unfinished(self.path)
         self.recorder = TrajectoryRecorder(
@@ -221,8 +165,6 @@ class _SourceRun:
             accelerator=accelerator,
             ids=self.data.ids,
         )
-        with self._timed("decoding"):
-            self._read_images()
         state = training.prepare_training(
             model,
             len(self.data.rows),
@@ -235,11 +177,46 @@ class _SourceRun:
         self._resume(state)
         if config.report_to:
             accelerator.init_trackers("hf_ltc", config={k: str(v) for k, v in config.to_dict().items()})
-        with _stoppable(self) as stop:
+        with stoppable(self.path) as stop, self._spoken():
             if config.initial_losses and state.epoch == 0 and 0 not in rundir.published_epochs(self.path):
                 self._record_initial(state, stop)
             self._train(state, stop)
-        return self._finish(state)
+        trajectories = self._finish(state)
+        training.release(state, accelerator)
+        return trajectories
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the run directory against a second command that would write into it."""
+        lock = FileLock(self.path / _LOCK)
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    lock.acquire(timeout=0)
+                except Timeout as error:
+                    raise InputError(
+                        f"--output-dir {str(self.path)!r} is being recorded into by another process: wait for it, or "
+                        "give another folder"
+                    ) from error
+                except OSError as error:
+                    raise rundir.unwritable(self.path / _LOCK, error) from error
+        try:
+            yield
+        finally:
+            if lock.is_locked:
+                (self.path / _LOCK).unlink(missing_ok=True)
+            lock.release()
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
+        """Says what fails on another process than the main one, whose line would be the only one."""
+        try:
+            yield
+        except InputError as error:
+            if not self.accelerator.is_main_process:
+                print(f"hf-ltc: process {self.accelerator.process_index}: {error}", file=sys.stderr, flush=True)
+            raise
 
     def _train(self, state: training.TrainingState, stop: Callable[[], None]) -> None:
         config, accelerator = self.config, self.accelerator
@@ -326,9 +303,9 @@ class _SourceRun:
             self._evaluate(model, VALIDATION, stop)
             self._evaluate(model, TRAIN, stop, also=EVALUATION if len(self.kinds) > 1 else None)
         arrays = self.recorder.collect(0)
-        if self.accelerator.is_main_process:
-            self.recorder.write(0, arrays, rundir.epoch_path(self.path, 0))
-        self.accelerator.wait_for_everyone()
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                self.recorder.write(0, arrays, rundir.epoch_path(self.path, 0))
 
     def _evaluate(self, model: nn.Module, split: str, stop: Callable[[], None], also: str | None = None) -> None:
         def observe(positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -393,17 +370,21 @@ class _SourceRun:
             "channels_last": config.channels_last,
             "progress": bar.update,
         }
-        train = image_batches(data.train, data.image_column, data.labels, data.size, **options)
+        train = image_batches(data.train, data.image_column, data.labels, data.size, numbers=data.rows, **options)
         options["cache_budget"] = config.cache_budget - options["cache_budget"]
         statistics = (train.mean.tolist(), train.std.tolist())
-        self.batches[VALIDATION] = image_batches(
-            data.validation,
-            data.validation_image_column,
-            data.validation_labels,
-            data.size,
-            statistics=statistics,
-            **options,
-        )
+        try:
+            self.batches[VALIDATION] = image_batches(
+                data.validation,
+                data.validation_image_column,
+                data.validation_labels,
+                data.size,
+                statistics=statistics,
+                numbers=data.validation_rows,
+                **options,
+            )
+        except InputError as error:
+            raise InputError(f"validation samples: {error}") from error
         self.batches[TRAIN] = train
         bar.close()
 
@@ -429,18 +410,20 @@ class _SourceRun:
             "hardware": hardware(self.accelerator),
         }
 
-    def _finished(self, recipe: Mapping[str, Any]) -> bool:
-        """Whether the run directory holds this run, complete."""
-        path = self.path / rundir.RECIPE
-        if rundir.seed_folders(self.path):
-            raise InputError(f"--output-dir {str(self.path)!r} holds several runs: give --runs, or another folder")
+    def check_same(self, other: Path) -> None:
+        """Checks that another run differs from this one in nothing but the seed."""
+        self._finished(other, self._recipe(), "seed")
+
+    def _finished(self, folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
+        """Whether a run directory holds this run, complete; checks that it holds no other."""
+        path = folder / rundir.RECIPE
         if not path.exists():
             return False
         stored = rundir.read_json(path)
-        differ = _differences(stored, json.loads(json.dumps(recipe, default=str)))
+        differ = _differences(stored, json.loads(json.dumps(recipe, default=str)), {*RESUME_MAY_CHANGE, *but})
         if differ:
             raise InputError(
-                f"--output-dir {str(self.path)!r} holds a run with other settings ({'; '.join(differ)}): give another "
+                f"--output-dir {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
                 "--output-dir, or the settings of that run to resume it"
             )
         return "epochs" in stored
@@ -461,65 +444,63 @@ class _SourceRun:
             self.seconds = json.loads((newest / "seconds.json").read_text())
         except Exception as error:
             raise InputError(
-                f"cannot resume from {str(newest)!r} ({str(error).splitlines()[0]}): put its files back, or record "
-                "again into another --output-dir"
+                f"cannot resume from {str(newest)!r} ({one_line(error)}): put its files back, or record again into "
+                "another --output-dir"
             ) from error
-        if self.accelerator.is_main_process:
-            _publish(newest, self.path, state.epoch)
-            print(f"resuming {self.path} after epoch {state.epoch} of {self.config.epochs}", file=sys.stderr)
-        self.accelerator.wait_for_everyone()
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                _publish(newest, self.path, state.epoch)
+                self._check_published(state.epoch)
+                print(f"resuming {self.path} after epoch {state.epoch} of {self.config.epochs}", file=sys.stderr)
+
+    def _check_published(self, last: int) -> None:
+        """Checks that the epochs before a resume are all there and whole: a hole could not be filled later."""
+        published = rundir.published_epochs(self.path)
+        for epoch in self.config.recorded_epochs():
+            if epoch <= last and epoch not in published:
+                raise InputError(
+                    f"no file {str(rundir.epoch_path(self.path, epoch))!r}, though the run recorded epoch {epoch}: "
+                    "put it back, or record again into another --output-dir"
+                )
+        if published:
+            Trajectories.load(self.path)
 
     def _checkpoint(self, state: training.TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a checkpoint with the epoch's losses in it, and only then publishes them: both or none survive."""
-        main = self.accelerator.is_main_process
+        if not self.accelerator.is_main_process:
+            with together(self.accelerator):
+                return
+        with together(self.accelerator):
+            self._write_checkpoint(state, arrays)
+
+    def _write_checkpoint(self, state: training.TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
         folder = self.path / _CHECKPOINT
         temporary, final = folder / ".unfinished", folder / f"epoch-{state.epoch:05d}"
         try:
-            if main:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-            self.accelerator.wait_for_everyone()
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
             training.save_checkpoint(temporary, state, self.accelerator)
-            self.accelerator.wait_for_everyone()
-            if main:
-                if arrays:
-                    self.recorder.write(state.epoch, arrays, temporary / _PENDING)
-                (temporary / "seconds.json").write_text(json.dumps(self.seconds))
-                for file in temporary.rglob("*"):
-                    rundir.sync(file)
-                rundir.sync(temporary)
-                os.replace(temporary, final)
-                rundir.sync(folder)
+            (temporary / "seconds.json").write_text(json.dumps(self.seconds))
+            if arrays:
+                self.recorder.write(state.epoch, arrays, temporary / _PENDING)
+            for file in temporary.rglob("*"):
+                rundir.sync(file)
+            rundir.sync(temporary)
+            os.replace(temporary, final)
+            rundir.sync(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise InputError(
-                f"cannot write {str(final)!r} ({str(error).splitlines()[0]}): make room; what was recorded is intact, "
-                "and the same command resumes it"
-            ) from error
-        if main:
-            _publish(final, self.path, state.epoch)
-            for old in folder.glob("epoch-*"):
-                if old != final:
-                    shutil.rmtree(old, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+            raise rundir.unwritable(final, error) from error
+        _publish(final, self.path, state.epoch)
+        for old in folder.glob("epoch-*"):
+            if old != final:
+                shutil.rmtree(old, ignore_errors=True)
 
     def _finish(self, state: training.TrainingState) -> Trajectories:
         config = self.config
         model = training.plain_model(state, self.accelerator)
-        if self.accelerator.is_main_process:
-            settings = {
-                "name": config.model,
-                "num_classes": len(self.data.names),
-                "image_size": self.data.size,
-                "stem": config.stem,
-                "classes": self.data.names,
-                "mean": self.batches[TRAIN].mean.tolist(),
-                "std": self.batches[TRAIN].std.tolist(),
-            }
-            final = self.path / _SOURCE_MODEL
-            shutil.rmtree(final, ignore_errors=True)
-            with rundir.replacing(final) as temporary:
-                temporary.mkdir()
-                models.save_model(temporary, model, settings, state.averaged and state.averaged.module)
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                self._write_source_model(state, model)
         if config.report_to:
             self.accelerator.end_training()
         parameters = sum(p.numel() for p in model.parameters())
@@ -534,6 +515,23 @@ class _SourceRun:
         if self.accelerator.is_main_process:
             shutil.rmtree(self.path / _CHECKPOINT, ignore_errors=True)
         return trajectories
+
+    def _write_source_model(self, state: training.TrainingState, model: nn.Module) -> None:
+        config = self.config
+        settings = {
+            "name": config.model,
+            "num_classes": len(self.data.names),
+            "image_size": self.data.size,
+            "stem": config.stem,
+            "classes": self.data.names,
+            "mean": self.batches[TRAIN].mean.tolist(),
+            "std": self.batches[TRAIN].std.tolist(),
+        }
+        final = self.path / _SOURCE_MODEL
+        shutil.rmtree(final, ignore_errors=True)
+        with rundir.replacing(final) as temporary:
+            temporary.mkdir()
+            models.save_model(temporary, model, settings, state.averaged and state.averaged.module)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -557,23 +555,35 @@ def hardware(accelerator: Accelerator) -> dict[str, Any]:
 
 def _accelerator(config: RecordConfig) -> Accelerator:
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             log_with=config.report_to or None,
             project_dir=str(Path(config.output_dir) / "logs") if config.report_to else None,
         )
     except ValueError as error:
         option = f"--report-to {' '.join(config.report_to)}, --mixed-precision {config.mixed_precision}"
-        raise InputError(f"accelerate refuses {option}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"accelerate refuses {option}: {one_line(error)}") from error
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise InputError(
+            f"{started} processes were started, but accelerate joins {accelerator.num_processes}: without GPUs set "
+            "ACCELERATE_USE_CPU=1, or they would all write the same files"
+        )
+    if len(accelerator.log_with) < len(config.report_to):
+        have = ", ".join(str(each) for each in accelerator.log_with) or "none"
+        raise InputError(
+            f"--report-to {' '.join(config.report_to)}: accelerate finds {have} of them: install the tracker"
+        )
+    return accelerator
 
 
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Set[str]) -> list[str]:
     differ = []
     for name, value in wanted["config"].items():
-        if name not in RESUME_MAY_CHANGE and stored.get("config", {}).get(name) != value:
+        if name not in may_differ and stored.get("config", {}).get(name) != value:
             differ.append(f"--{name.replace('_', '-')} was {stored.get('config', {}).get(name)!r}, now {value!r}")
     for name, value in wanted["dataset"].items():
-        if stored.get("dataset", {}).get(name) != value and name not in ("repo_id", "revision", "split", "config"):
+        if stored.get("dataset", {}).get(name) != value and name not in WHERE:
             differ.append(f"another dataset: its {name} differs")
     if stored.get("validation") != wanted["validation"]:
         differ.append("other validation samples")
@@ -586,33 +596,6 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 def _publish(checkpoint: Path, run: Path, epoch: int) -> None:
     if (checkpoint / _PENDING).exists():
         rundir.publish(checkpoint / _PENDING, rundir.epoch_path(run, epoch))
-
-
-@contextmanager
-def _stoppable(run: _SourceRun) -> Iterator[Callable[[], None]]:
-    """Turns SIGINT and SIGTERM into a stop between two steps, where no file is half written."""
-    caught: list[int] = []
-
-    def stop() -> None:
-        if caught:
-            raise KeyboardInterrupt(
-                f"stopped by {signal.Signals(caught[0]).name}: finished epochs are in {str(run.path)!r}; run the same "
-                "command again to go on after the last of them"
-            )
-
-    def handle(number: int, _: Any) -> None:
-        caught.append(number)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        # Only the main thread can handle signals; elsewhere they keep their meaning.
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _sum(seconds: list[dict[str, float]]) -> dict[str, float]:

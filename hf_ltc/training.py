@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .batches import ImageBatches
+from .errors import InputError
 
 # A batch norm needs two values a channel, which one row of 1x1 features would not give it.
 _LEAST_ROWS = 2
@@ -22,6 +24,8 @@ _MOMENTUM = 0.9
 # The papers' schedule: a tenth of the rate from half of the epochs on, a hundredth from three quarters on.
 _STEP_MILESTONES = (0.5, 0.75)
 _STEP_FACTOR = 0.1
+
+_MODEL, _REST = "model.safetensors", "training.pt"
 
 Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
@@ -82,6 +86,11 @@ def prepare_training(
     Returns:
         [`TrainingState`]
     """
+    if accelerator.gradient_accumulation_steps != 1:
+        raise InputError(
+            f"the accelerator accumulates gradients over {accelerator.gradient_accumulation_steps} steps by itself: "
+            "leave that to --gradient-accumulation-steps (ACCELERATE_GRADIENT_ACCUMULATION_STEPS unset)"
+        )
     steps = steps_per_epoch(rows, config, accelerator.num_processes)
     model = model.to(accelerator.device)
     if channels_last:
@@ -258,20 +267,39 @@ def evaluate(
 
 
 def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:
-    """Writes what [`load_checkpoint`] needs; called on every process."""
-    accelerator.save_state(str(folder))
-    if accelerator.is_main_process:
-        extra: dict[str, Any] = {"epoch": state.epoch, "scheduler": state.scheduler.state_dict()}
-        if state.averaged is not None:
-            extra["averaged"] = state.averaged.state_dict()
-        torch.save(extra, folder / "training.pt")
+    """Writes what [`load_checkpoint`] needs; called on the main process.
+
+    Not by `accelerator.save_state`, which writes whatever the accelerator was ever given, other seeds' models too.
+    Random states are left out: every epoch begins by seeding them.
+    """
+    model = plain_model(state, accelerator)
+    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, folder / _MODEL)
+    rest: dict[str, Any] = {
+        "epoch": state.epoch,
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.scheduler.state_dict(),
+    }
+    if state.averaged is not None:
+        rest["averaged"] = state.averaged.state_dict()
+    if accelerator.scaler is not None:
+        rest["scaler"] = accelerator.scaler.state_dict()
+    torch.save(rest, folder / _REST)
 
 
 def load_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:
-    """Puts a state back as it was when [`save_checkpoint`] was called."""
-    accelerator.load_state(str(folder))
-    extra = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    state.epoch = extra["epoch"]
-    state.scheduler.load_state_dict(extra["scheduler"])
+    """Puts a state back as it was when [`save_checkpoint`] was called; called on every process."""
+    rest = torch.load(folder / _REST, map_location="cpu", weights_only=True)
+    plain_model(state, accelerator).load_state_dict(load_file(folder / _MODEL))
+    state.optimizer.load_state_dict(rest["optimizer"])
+    state.scheduler.load_state_dict(rest["scheduler"])
     if state.averaged is not None:
-        state.averaged.load_state_dict(extra["averaged"])
+        state.averaged.load_state_dict(rest["averaged"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(rest["scaler"])
+    state.epoch = rest["epoch"]
+
+
+def release(state: TrainingState, accelerator: Accelerator) -> None:
+    """Lets go of a trained model, which the accelerator would otherwise keep as long as it lives."""
+    accelerator._models = [model for model in accelerator._models if model is not state.model]
+    accelerator._optimizers = [each for each in accelerator._optimizers if each is not state.optimizer]

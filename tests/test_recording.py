@@ -129,6 +129,35 @@ def test_rows_may_be_any_unique_ids(tmp_path):
     assert Trajectories.load(tmp_path / "run").ids.equals(pa.array(ids))
 
 
+def test_other_ids_are_another_recording(tmp_path):
+    options = {"labels": [0, 1, 0], "validation_rows": ["v"], "validation_labels": [1]}
+    recorder(tmp_path / "run", rows=["a", "b", "c"], **options)
+    recorder(tmp_path / "run", rows=["a", "b", "c"], **options)
+    for rows, changes in ((["b", "a", "c"], {}), (["x", "y", "z"], {}), (["a", "b", "c"], {"validation_rows": ["w"]})):
+        with pytest.raises(InputError, match="holds another recording"):
+            recorder(tmp_path / "run", rows=rows, **{**options, **changes})
+
+
+def test_row_numbers_may_be_of_any_size(tmp_path):
+    made = recorder(tmp_path / "run", rows=[10**14, 5, 7], labels=[0, 1, 2], validation_labels=[0])
+    with made.epoch():
+        made.update(torch.tensor([7, 10**14]), [7.0, 14.0])
+        made.update([5], [5.0])
+        made.update([0], [1.0], split="validation")
+    assert made.finish().losses.tolist() == [[5.0, 7.0, 14.0]]
+    with pytest.raises(InputError, match="above int64"):
+        recorder(tmp_path / "other", rows=np.array([2**63, 1], dtype=np.uint64), labels=[0, 1])
+    assert recorder(tmp_path / "counted", rows=np.int64(7)).rows.tolist() == list(range(7))
+
+
+def test_collected_values_outlive_the_buffer():
+    buffer = LossBuffer(["training_loss"], 3)
+    buffer.add(torch.arange(3), torch.tensor([1.0, 2.0, 3.0]))
+    found = buffer.collect(None, 1, np.arange(3))["training_loss"]
+    buffer.clear()
+    assert found.tolist() == [1.0, 2.0, 3.0]
+
+
 def test_row_numbers_in_any_order_are_recorded_under_their_own(tmp_path):
     made = recorder(tmp_path / "run", rows=[30, 10, 20], labels=[2, 0, 1], validation_rows=[5], validation_labels=[0])
     with made.epoch():

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import load_from_disk
+from datasets import Image, load_from_disk
 from torch.nn.functional import cross_entropy
 
 from hf_ltc import rundir
@@ -180,9 +180,71 @@ def test_another_configuration_or_dataset_is_refused(small, tmp_path):
         record(settings(tmp_path / "run"), train.shuffle(seed=1))
     with pytest.raises(InputError, match="other validation samples"):
         record(settings(tmp_path / "run"), train, small["test"])
-    with pytest.raises(InputError, match=r"holds other files|holds several runs|single run"):
+    with pytest.raises(InputError, match=r"holds a single run: give another one for --runs 2"):
         record(settings(tmp_path / "run", runs=2), train)
     assert snapshot(tmp_path / "run") == before
+
+
+def test_seeds_of_another_configuration_are_refused(small, tmp_path):
+    record(settings(tmp_path / "runs", runs=2), small["train"])
+    before = snapshot(tmp_path / "runs")
+    with pytest.raises(InputError, match=r"--epochs was 2, now 3.*--learning-rate was 0\.05, now 0\.01"):
+        record(settings(tmp_path / "runs", runs=2, seed=2, epochs=3, learning_rate=0.01), small["train"])
+    with pytest.raises(InputError, match="holds several runs"):
+        record(settings(tmp_path / "runs"), small["train"])
+    assert snapshot(tmp_path / "runs") == before
+
+
+def test_where_the_dataset_is_kept_does_not_matter(small, tmp_path):
+    first = record(settings(tmp_path / "run"), small["train"], source={"path": "/a", "split": "train"})
+    again = record(settings(tmp_path / "run"), small["train"], source={"path": "/b"})
+    np.testing.assert_array_equal(first.losses, again.losses)
+
+
+def test_an_undecodable_image_is_named_by_its_row_and_leaves_nothing(small, tmp_path):
+    stored = small["train"].cast_column("image", Image(decode=False))
+    spoilt = []
+    for row, image in enumerate(stored["image"]):
+        # A whole header, which tells the size, and no pixels behind it.
+        spoilt.append({"bytes": image["bytes"][:50] if row == 120 else image["bytes"], "path": None})
+    train = stored.remove_columns("image").add_column("image", spoilt).cast_column("image", Image())
+    for cache in ("always", "never"):
+        with pytest.raises(InputError, match=r"row 120, column 'image'"):
+            record(settings(tmp_path / "run", cache_images=cache, num_workers=0, image_size=8), train)
+        # Streamed images are only decoded once the run has begun.
+        assert (tmp_path / "run").exists() == (cache == "never")
+
+
+def test_an_epoch_file_that_is_gone_is_named_before_going_on(small, tmp_path):
+    process = start(record_from_disk, saved(small, tmp_path), vars(settings(tmp_path / "run", epochs=60)))
+    wait_for(rundir.epoch_path(tmp_path / "run", 3), process)
+    process[0].kill()
+    finish(process)
+    gone = rundir.epoch_path(tmp_path / "run", 1)
+    content = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(InputError, match=r"no file .*epoch-00001"):
+        record(settings(tmp_path / "run", epochs=60), small["train"])
+    gone.write_bytes(content[:-8])
+    with pytest.raises(InputError, match=r"cannot read .*epoch-00001"):
+        record(settings(tmp_path / "run", epochs=60), small["train"])
+
+
+def test_two_commands_do_not_write_into_one_run(small, tmp_path):
+    process = start(record_from_disk, saved(small, tmp_path), vars(settings(tmp_path / "run", epochs=500)))
+    wait_for(rundir.epoch_path(tmp_path / "run", 1), process)
+    with pytest.raises(InputError, match="is being recorded into by another process"):
+        record(settings(tmp_path / "run", epochs=500), small["train"])
+    assert process[0].is_alive()
+    process[0].kill()
+    finish(process)
+
+
+def test_processes_that_accelerate_does_not_join_are_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes were started, but accelerate joins 1: .*ACCELERATE_USE_CPU=1"):
+        record(settings(tmp_path / "run"), small["train"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_diverging_training_is_named_and_keeps_its_epochs(small, tmp_path):
@@ -369,6 +431,39 @@ def test_trackers_get_a_value_an_epoch(small, tmp_path):
     record(settings(tmp_path / "run", report_to=["tensorboard"], channels_last=True), small["train"])
     logs = list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
     assert any(b"validation_loss" in log.read_bytes() for log in logs)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_killed_in_the_second_of_two_runs_it_ends_the_same(uninterrupted, tmp_path, world):
+    data, _, _ = uninterrupted
+    config = {**KILLED, "runs": 2}
+    assert set(finish(start(record_from_disk, data, vars(settings(tmp_path / "whole", **config)), world=world))) == {0}
+    processes = start(record_from_disk, data, vars(settings(tmp_path / "run", **config)), world=world)
+    wait_for(rundir.epoch_path(tmp_path / "run" / "seed-1", 1), processes)
+    for process in processes:
+        process.kill()
+    finish(processes)
+    assert not (tmp_path / "run" / "recipe.json").exists()
+    assert set(finish(start(record_from_disk, data, vars(settings(tmp_path / "run", **config)), world=world))) == {0}
+    assert snapshot(tmp_path / "run") == snapshot(tmp_path / "whole")
+
+
+def stopped_recording(data, config, folder):
+    try:
+        record_from_disk(data, config)
+    except KeyboardInterrupt as stopped:
+        (Path(folder) / f"said-{os.environ['RANK']}").write_text(str(stopped))
+
+
+def test_a_signal_to_both_processes_stops_both(small, tmp_path):
+    data = saved(small, tmp_path)
+    config = vars(settings(tmp_path / "run", epochs=500, losses="both"))
+    processes = start(stopped_recording, data, config, str(tmp_path), world=2)
+    wait_for(rundir.epoch_path(tmp_path / "run", 2), processes)
+    for process in processes:
+        os.kill(process.pid, signal.SIGTERM)
+    assert finish(processes, timeout=120) == [0, 0]
+    assert all("run the same command again" in (tmp_path / f"said-{rank}").read_text() for rank in (0, 1))
 
 
 # One process against several.
