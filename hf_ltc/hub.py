@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from . import cards, publishing
 from .agreement import reliability
@@ -165,8 +164,9 @@ def push_trajectories(
     """
     api = hub_api(token)
     public = publishing.public_recipe(run.recipe)
+    identity: dict[str, Any] = public.get("dataset") or {}
     entry = {
-        "dataset": public.get("dataset") or {},
+        "dataset": identity,
         "rows": len(run),
         "validation_rows": len(run.validation_labels),
         "layout": {"epochs": run.epochs.tolist(), "lengths": list(run.lengths), "loss_name": run.loss_name},
@@ -178,7 +178,7 @@ def push_trajectories(
     def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return {**there, "trajectories": entry}, []
 
-    metadata = _metadata(entry["dataset"], {}, None, None)
+    metadata = _metadata(identity, {}, None, None)
     return publish(api, repo_id, tables, describe, metadata=metadata, private=private, max_shard_size=max_shard_size)
 
 

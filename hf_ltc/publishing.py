@@ -287,7 +287,7 @@ def read_recipe(text: str, repo_id: str) -> dict[str, Any]:
 
 def as_json(recipe: Mapping[str, Any]) -> str:
     """A recipe as the text of its file."""
-    return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(finite(recipe), indent=2, ensure_ascii=False) + "\n"
 
 
 def owned_configs(recipe: Mapping[str, Any]) -> set[str]:

@@ -134,6 +134,7 @@ def test_a_card_says_what_was_kept_and_how():
         ),
         ({"evaluation": []}, "No model has been trained on it"),
         ({"dataset": {"rows": 50}}, "# Coresets of a dataset\n"),
+        ({"dataset": {"rows": 50, "name": "My <digits>"}}, "# Coresets of My \\<digits\\>\n"),
         ({"selection": {**_ENTRY["selection"], "balance": "proportional"}}, "Every class keeps its share"),
         ({"selection": {**_ENTRY["selection"], "balance": "none", "keep": "lowest"}}, "The lowest scores are kept"),
         ({"selection": {**_ENTRY["selection"], "min_per_class": 3}}, "Each class keeps 3 rows at least"),

@@ -58,7 +58,8 @@ def test_no_folder_of_a_path_is_left(parts: list[str], before: str):
 def test_a_public_recipe_says_what_matters_and_no_place():
     recipe = {
         "config": {"model": "/models/vit", "output_dir": "runs/x", "report_to": ["tensorboard"], "epochs": 3},
-        "dataset": {"path": "/data/digits", "rows": 4, "repo_id": "me/digits"},
+        "dataset": {"path": "/data/digits", "rows": 4, "repo_id": "me/digits", "names": ["/m/01", "path"]},
+        "path": {"path": 3},
         "validation": {"path": "/data/digits", "held_out": 2},
         "seeds": (0, 1),
         "note": Path("/home/me/notes.txt"),
@@ -67,7 +68,8 @@ def test_a_public_recipe_says_what_matters_and_no_place():
     }
     assert publishing.public_recipe(recipe) == {
         "config": {"model": "vit", "epochs": 3},
-        "dataset": {"rows": 4, "repo_id": "me/digits"},
+        "dataset": {"rows": 4, "repo_id": "me/digits", "names": ["/m/01", "path"]},
+        "path": {"path": 3},
         "validation": {"held_out": 2},
         "seeds": [0, 1],
         "note": "notes.txt",
