@@ -110,6 +110,8 @@ def push_coreset(
     if not isinstance(scored, Dataset):
         raise InputError(f"push_coreset takes a datasets.Dataset, not a {type(scored).__name__}: give one split")
     publishing.size_in_bytes(max_shard_size)
+    for row in evaluation:
+        _check_evaluation(row)
     for picture in pictures:
         if not Path(picture).is_file():
             raise InputError(f"no picture {str(picture)!r}: give files")
@@ -236,6 +238,14 @@ def push_source_model(
             parent_commit=there.head,
         )
     return Pushed(there.repo_id, there.url, str(commit.oid), ("source model",))
+
+
+def _check_evaluation(row: Mapping[str, Any]) -> None:
+    if missing := [name for name in ("rows", "model", "accuracy") if name not in row]:
+        raise InputError(f"evaluation {dict(row)!r} has no {missing[0]!r}: give rows, model and accuracy")
+    accuracies = np.asarray(row["accuracy"])
+    if accuracies.ndim != 1 or not len(accuracies) or not ((accuracies >= 0) & (accuracies <= 1)).all():
+        raise InputError(f"accuracy is {row['accuracy']!r}: give a list of one number in [0, 1] for each seed")
 
 
 def _describe(

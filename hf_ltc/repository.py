@@ -287,6 +287,8 @@ def _said(error: BaseException, repo_id: str) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         where = tempfile.gettempdir()
         return f"no room for its files in {where} ({error.strerror}): make room, or set TMPDIR to another folder"
+    if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
+        return f"{error.filename!s} cannot be used ({error.strerror}): make it readable and writable"
     # The client library has changed before, so that its errors are told by their module.
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "requests")):
         return f"the Hub cannot be reached ({one_line(error)}): check the network"

@@ -273,6 +273,20 @@ def test_what_the_hub_refuses_is_one_clear_line(hub: Hub, client: Client, scored
     assert "it is gated: ask for access" in client(do.complaint, do.load_by_budget, "me/open", 0.1, token=OTHER)
 
 
+def test_a_name_without_an_owner_is_the_users_own(hub: Hub, client: Client, scored: Dataset):
+    client(do.push, scored, "ownerless", [0.1])
+    assert "coreset-10pct/train-00000-of-00001.parquet" in hub.dataset("me/ownerless").files
+    client(do.push, scored, "lab/shared", [0.1])
+    assert hub.dataset("lab/shared").files["README.md"]
+
+
+def test_without_a_token(hub: Hub, tmp_path: Path, scored: Dataset):
+    with Client(hub, tmp_path, token=None) as nobody:
+        assert "log in with hf auth login" in nobody(do.complaint, do.push, scored, "me/nobody", [0.1])
+        assert "no access token: log in" in nobody(do.complaint, do.push, scored, "nobody", [0.1])
+        assert "log in with hf auth login" in nobody(do.complaint, do.load_by_budget, "me/nobody", 0.1)
+
+
 def test_without_a_network(tmp_path: Path, hub: Hub, scored: Dataset):
     with Client(hub, tmp_path) as lonely:
         lonely.environment["HF_ENDPOINT"] = "http://127.0.0.1:9"

@@ -189,6 +189,12 @@ def _scored(small: DatasetDict) -> tuple[Dataset, Trajectories]:
         ({"fractions": [0.1], "balance": "none"}, "column 'ltc_rank' ranks the rows in another order"),
         ({"fractions": [0.1], "source": {"name": "x"}}, "source has no 'name'"),
         ({"fractions": [0.1], "pictures": ["nothing.png"]}, "no picture 'nothing.png'"),
+        ({"fractions": [0.1], "evaluation": [{"rows": "all"}]}, "has no 'model'"),
+        (
+            {"fractions": [0.1], "evaluation": [{"rows": "all", "model": "x", "accuracy": [91.0]}]},
+            "accuracy is [91.0]",
+        ),
+        ({"fractions": [0.1], "evaluation": [{"rows": "all", "model": "x", "accuracy": []}]}, "accuracy is []"),
         ({"full": True, "min_per_class": 1}, "full is an order of which coresets are the beginning"),
         ({"fractions": [0.1], "splits": {"train": None}}, "a further split cannot be called 'train'"),
         ({"fractions": [0.1], "splits": {"a b": None}}, "a further split cannot be called 'a b'"),
