@@ -185,7 +185,8 @@ class Spy(Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         values = cross_entropy(outputs["logits"].detach().float(), labels, reduction="none")
         for key, value in zip(keys, values.tolist()):
-            self.seen.setdefault(key, []).append(value)
+            if model.training:
+                self.seen.setdefault(key, []).append(value)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -197,14 +198,17 @@ class Spy(Trainer):
         {"label_smoothing_factor": 0.3},
         {"dataloader_num_workers": 1, "label_smoothing_factor": 0.1, "gradient_accumulation_steps": 3},
         {"bf16": True},
+        {"eval_strategy": "steps", "eval_steps": 2},
     ],
-    ids=["plain", "accumulated", "smoothed", "all", "bf16"],
+    ids=["plain", "accumulated", "smoothed", "all", "bf16", "evaluated"],
 )
 def test_training_losses_are_those_that_the_optimiser_saw(tmp_path, options):
     train = texts()
     callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)))
     Spy.seen = {}
-    trainer(tmp_path, callback, text_model(dropout=0.2), kind=Spy, **options).train()
+    # Where the Trainer evaluates, it does so on the very same rows.
+    evaluated = callback.train_dataset
+    trainer(tmp_path, callback, text_model(dropout=0.2), kind=Spy, evaluated=evaluated, **options).train()
     run = callback.trajectories
     expected = [Spy.seen[tuple(ids)] for ids in train["input_ids"]]
     np.testing.assert_allclose(run.losses[1:].T, expected, rtol=1e-6)
@@ -369,7 +373,8 @@ def test_resumed_with_the_trainer_it_is_as_if_never_ended(whole, tmp_path, save_
     _, training = resumable(tmp_path, save_steps, [Dies(event, step)])
     with pytest.raises(RuntimeError, match="cable"):
         training.train()
-    stamps = {path: path.read_bytes() for path in (tmp_path / "run" / "trajectories").iterdir()}
+    files = (tmp_path / "run" / "trajectories").iterdir()
+    stamps = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
     callback, training = resumable(tmp_path, save_steps)
     training.train(resume_from_checkpoint=True)
     run = callback.trajectories
@@ -378,7 +383,7 @@ def test_resumed_with_the_trainer_it_is_as_if_never_ended(whole, tmp_path, save_
     np.testing.assert_array_equal(run.validation_losses, whole.validation_losses)
     for name in ("evaluation_loss", "el2n"):
         np.testing.assert_array_equal(run.signals[name], whole.signals[name])
-    assert all(path.read_bytes() == content for path, content in stamps.items())
+    assert stamps == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in stamps}
     assert not (tmp_path / "run" / "checkpoint").exists()
     # And once more, with nothing left to do.
     callback, training = resumable(tmp_path, save_steps)
@@ -414,6 +419,21 @@ def test_an_epoch_that_is_broken_off_is_not_recorded(tmp_path, capsys):
     trainer(tmp_path, callback, max_steps=13).train()
     assert callback.trajectories.epochs.tolist() == [0, 1, 2]
     assert "broken off at 2.60" in capsys.readouterr().err
+
+
+class Skips(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_epoch_stop = state.global_step == 8
+
+
+def test_after_an_epoch_that_is_broken_off_the_next_one_is_recorded(tmp_path):
+    train = texts()
+    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)))
+    Spy.seen = {}
+    trainer(tmp_path, callback, kind=Spy, extra=[Skips()]).train()
+    run = callback.trajectories
+    assert run.epochs.tolist() == [0, 1, 3]
+    np.testing.assert_allclose(run.losses[-1], [Spy.seen[tuple(ids)][-1] for ids in train["input_ids"]], rtol=1e-6)
 
 
 def test_begun_again_after_the_initial_losses(tmp_path):
