@@ -28,7 +28,7 @@ def main() -> None:
         validation = load_split(data.dataset, data.validation_split, name=data.dataset_config, revision=data.revision)
 
     # Trains the source model on every process; the losses of all rows come back on each of them.
-    run = record(config, train, validation)
+    run = record(config, train, validation, source=data.source())
 
     if PartialState().is_main_process:
         scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_rank

@@ -76,6 +76,22 @@ class Reliability:
         return said + (f", {self.mean:.2f} for the mean of {self.runs}." if self.runs > 1 else ".")
 
 
+def said_of(found: Reliability | None) -> list[str]:
+    """A reliability for a reader, with a warning below 0.5, where chance ranks the rows more than the data do.
+
+    Args:
+        found ([`Reliability`], *optional*): `None` where there is one run alone.
+    """
+    if found is None:
+        return ["Reliability unknown: one run cannot tell what another seed would say; record with --runs 2 or more."]
+    if found.mean >= LOW:
+        return [str(found)]
+    return [
+        f"{found} Warning: below {LOW}, chance ranks the rows more than the data do: try --weights averaged, more "
+        "--runs, a lower --learning-rate or more --epochs."
+    ]
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 

@@ -16,7 +16,6 @@ from .errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .agreement import Reliability
     from .trajectories import Trajectories
 
 # The imports of each command are inside it: torch and timm take ten seconds, which --help need not wait for.
@@ -162,7 +161,7 @@ def _config(options: argparse.Namespace, settings: Any) -> Any:
 def _record(options: argparse.Namespace) -> None:
     config: RecordConfig = _config(options, RecordConfig)
     data: DataConfig = _config(options, DataConfig)
-    from .agreement import Reliability
+    from .agreement import Reliability, said_of
     from .data import load_split
     from .source_run import record
 
@@ -170,7 +169,7 @@ def _record(options: argparse.Namespace) -> None:
     validation = None
     if data.validation_split is not None:
         validation = load_split(data.dataset, data.validation_split, name=data.dataset_config, revision=data.revision)
-    run = record(config, train, validation, source=_source(data))
+    run = record(config, train, validation, source=data.source())
     if os.environ.get("RANK", "0") != "0":
         return
     seconds, stored = run.recipe.get("seconds", {}), run.recipe.get("reliability")
@@ -187,24 +186,16 @@ def _record(options: argparse.Namespace) -> None:
         f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
         f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
         f"(validation loss {result['validation_loss']:.3f}).",
-        *_reliability_lines(Reliability.from_dict(stored) if stored else None),
+        *said_of(Reliability.from_dict(stored) if stored else None),
         f"Next: hf-ltc score {config.output_dir} --output {config.output_dir}-scored",
     ]
     _report(options, result, text)
 
 
-def _source(data: DataConfig) -> dict[str, Any]:
-    """What finds the dataset again: kept in the recipe, and left out of anything that is pushed where it is a path."""
-    local = Path(data.dataset).expanduser()
-    found: dict[str, Any] = {"split": data.split, "config": data.dataset_config, "revision": data.revision}
-    found["path" if local.exists() else "repo_id"] = str(local.resolve()) if local.exists() else data.dataset
-    return found
-
-
 def _score(options: argparse.Namespace) -> None:
     import pyarrow.compute as pc
 
-    from .agreement import reliability
+    from .agreement import reliability, said_of
     from .columns import read_column
     from .trajectories import Trajectories
 
@@ -238,7 +229,7 @@ def _score(options: argparse.Namespace) -> None:
         if count
         else "No row has a score: all trajectories are flat.",
         *_few_differences(run, family),
-        *_reliability_lines(found),
+        *said_of(found),
         f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
     ]
     _report(options, result, text)
@@ -355,7 +346,7 @@ def _recorded_split(options: argparse.Namespace, run: "Trajectories", split: str
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from .agreement import overlap, reliability
+    from .agreement import overlap, reliability, said_of
     from .scoring import ltc_scores
     from .trajectories import Trajectories
 
@@ -365,7 +356,7 @@ def _compare(options: argparse.Namespace) -> None:
     found = reliability(aligned, **_family(options))
     one, two = (ltc_scores(run, **_family(options)) for run in aligned)
     shared = overlap(one, two, together.labels)
-    text = _reliability_lines(found)
+    text = said_of(found)
     text += [
         f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
         for fraction, share in shared.items()
@@ -383,19 +374,6 @@ def _demo(options: argparse.Namespace) -> None:
         raise InputError(f"--seeds is {options.seeds!r}: it must be 1 or more")
     result, text = run_demo(options.output_dir, options.fractions, options.seeds)
     _report(options, result, text)
-
-
-def _reliability_lines(found: "Reliability | None") -> list[str]:
-    from .agreement import LOW
-
-    if found is None:
-        return ["Reliability unknown: one run cannot tell what another seed would say; record with --runs 2 or more."]
-    if found.mean >= LOW:
-        return [str(found)]
-    return [
-        f"{found} Warning: below {LOW}, chance ranks the rows more than the data do: try --weights averaged, more "
-        "--runs, a lower --learning-rate or more --epochs."
-    ]
 
 
 def _check_new(output: str) -> None:

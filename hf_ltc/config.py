@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
@@ -32,6 +33,12 @@ class DataConfig:
     validation_split: str | None = option(None, "Split of validation samples; held out of --split if not given.")
     dataset_config: str | None = option(None, "Configuration of the dataset, where it has several.")
     revision: str | None = option(None, "Revision of a dataset on the Hub.")
+
+    def source(self) -> dict[str, Any]:
+        """What finds the dataset again, for a recipe; a path in it never leaves this machine."""
+        found: dict[str, Any] = {"split": self.split, "config": self.dataset_config, "revision": self.revision}
+        local = Path(self.dataset).expanduser()
+        return found | ({"path": str(local.resolve())} if local.exists() else {"repo_id": self.dataset})
 
 
 @dataclass(frozen=True)

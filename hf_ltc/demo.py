@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from sklearn.datasets import load_digits
 from tqdm.auto import tqdm
 
-from .agreement import Reliability
+from .agreement import Reliability, said_of
 from .config import RecordConfig
 from .data import hold_out
 from .evaluation import train_target
@@ -105,7 +105,8 @@ def run_demo(
     lines = [
         f"A fresh {_MODEL}, trained for {_STEPS} steps on rows of scikit-learn's digits; mean and deviation over "
         f"{seeds} seeds, {len(test)} test rows.",
-        f"LTC from {_RUNS} recordings of {_EPOCHS} epochs. {Reliability(**run.recipe['reliability'])}",
+        f"LTC from {_RUNS} recordings of {_EPOCHS} epochs.",
+        *said_of(Reliability.from_dict(run.recipe["reliability"])),
         "",
         f"{'rows':<24}{'number':>8}{'accuracy':>10}{'deviation':>11}",
     ]
