@@ -117,6 +117,11 @@ def rows_to_record(
     Raises:
         InputError: for a column or labels that cannot be recorded.
     """
+    for name, given in (("train", train), ("validation", validation)):
+        if given is not None and not isinstance(given, Dataset):
+            raise InputError(
+                f"{name} is a {type(given).__name__}: give a datasets.Dataset, a split whose rows have numbers"
+            )
     column = _label_column(train, label_column)
     names = class_names(train, column)
     labels = read_labels(train, column)
