@@ -235,6 +235,11 @@ def record_checkpoints(
     numbers = list(range(1, len(checkpoints) + 1)) if epochs is None else [int(epoch) for epoch in epochs]
     _check_order(checkpoints, numbers)
     check_signals(signals)
+    done = rundir.published_epochs(Path(output_dir))
+    waiting = [(epoch, checkpoint) for epoch, checkpoint in zip(numbers, checkpoints) if epoch not in done]
+    for _, checkpoint in waiting:
+        # Before anything is written, and before hours are spent on those that come first.
+        _check_there(checkpoint, model)
     data = rows_to_record(
         train,
         validation,
@@ -253,12 +258,10 @@ def record_checkpoints(
         config={"losses": "evaluation", "signals": list(signals)},
         training=data.sizes,
     )
-    done = rundir.published_epochs(Path(output_dir))
     targets = {
         TRAIN: torch.from_numpy(data.targets).to(state.device),
         VALIDATION: torch.from_numpy(data.validation_targets).to(state.device),
     }
-    waiting = [(epoch, checkpoint) for epoch, checkpoint in zip(numbers, checkpoints) if epoch not in done]
     bar = tqdm(
         total=len(waiting) * (len(data.rows) + len(data.validation)),
         desc="recording checkpoints",
@@ -424,13 +427,24 @@ def _check_order(checkpoints: Sequence[Checkpoint], epochs: Sequence[int]) -> No
                 )
 
 
+def _check_there(checkpoint: Checkpoint, model: nn.Module | None) -> None:
+    if isinstance(checkpoint, str | Path):
+        path = Path(checkpoint)
+        if not path.exists():
+            raise InputError(f"no checkpoint {str(path)!r}: check the path")
+        if model is None and not (path / "config.json").is_file():
+            raise InputError(
+                f"the checkpoint {str(path)!r} is no folder with a config.json: give model= for its weights"
+            )
+    elif isinstance(checkpoint, Mapping) and model is None:
+        raise InputError("a state dict needs model=, which it is loaded into")
+
+
 def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
     if isinstance(checkpoint, nn.Module):
         return checkpoint
     if isinstance(checkpoint, str | Path):
         path = Path(checkpoint)
-        if not path.exists():
-            raise InputError(f"no checkpoint {str(path)!r}: check the path")
         try:
             if model is None:
                 return _from_folder(path)
@@ -447,8 +461,7 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
             ) from error
     elif not isinstance(checkpoint, Mapping):
         return checkpoint()
-    if model is None:
-        raise InputError("a state dict or file of weights needs model=, which it is loaded into")
+    assert model is not None
     try:
         model.load_state_dict(checkpoint)
     except RuntimeError as error:
@@ -459,8 +472,6 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
 
 
 def _from_folder(path: Path) -> nn.Module:
-    if not (path / "config.json").is_file():
-        raise InputError(f"the checkpoint {str(path)!r} is no folder with a config.json: give model= for its weights")
     made = rundir.read_json(path / "config.json").get("architectures")
     if not made:
         return models.load_model(path)

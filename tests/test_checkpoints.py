@@ -1,6 +1,7 @@
 """Trajectories from saved weights: the losses of those weights, in the order of training, recorded once."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,6 +260,7 @@ def test_checkpoints_that_are_not_in_the_order_of_training_are_named(small, step
         assert f"'checkpoint-{first}' comes before 'checkpoint-{second}'" in str(caught.value)
     else:
         assert f"no checkpoint 'out/checkpoint-{steps[0]}'" in str(caught.value)
+    assert not Path("never-made").exists()
 
 
 def test_bad_input_is_named(small, tmp_path):
@@ -279,6 +281,7 @@ def test_bad_input_is_named(small, tmp_path):
     record("give increasing numbers from 0 on", states, epochs=[2, 1])
     record("no signal 'hope'", states, signals=["hope"])
     record("needs model=", states, model=None)
+    assert not (tmp_path / "run").exists()
     record("a checkpoint does not fit the model", [{"weight": torch.zeros(1)}])
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     record(r"cannot load the checkpoint '.*broken.pt'", [tmp_path / "broken.pt"])
