@@ -95,7 +95,9 @@ class RecordConfig:
     seed: int = option(0, "Seed of the weights, the order of the rows and the augmentation.")
     runs: int = option(1, "Record so many runs, with seeds seed, seed + 1, ...: scores are averaged over them.")
     stop_when_stable: float | None = option(
-        None, "End a run early once LTC of all epochs and of the first half of them correlate so much (e.g. 0.98)."
+        None,
+        "End a run early once LTC of all epochs and of the first half of them correlate so much (e.g. 0.98). This is "
+        "stability within a run, and no evidence that another seed would rank the rows alike: --runs shows that.",
     )
 
     stem: Literal["auto", "small", "imagenet"] = option(
