@@ -180,7 +180,8 @@ def _load(there: Repository, config: str, token: str | None, **options: Any) -> 
     with explained(there.repo_id, "load from"):
         try:
             return load_dataset(there.repo_id, config, split="train", revision=there.head, token=token, **options)
-        except (ValueError, DatasetGenerationError) as error:
+        except (ValueError, DatasetGenerationError, RuntimeError) as error:
+            # A RuntimeError is how datasets refuses to run the code of a repository.
             reason = error.__cause__ or error
             raise damaged(there.repo_id, f"{config!r} cannot be loaded: {one_line(reason)}") from error
 

@@ -250,13 +250,13 @@ def explained(repo_id: str, doing: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        found = next((said for cause in _causes(error) if (said := _said(cause, repo_id)) is not None), None)
-        if found is None:
-            raise
-        again = ""
-        if doing == "push to":
-            again = "; nothing of it is half done, and the same command goes on where it stopped"
-        raise InputError(f"cannot {doing} {repo_id!r}: {found}{again}") from error
+        for cause in _causes(error):
+            if (said := _said(cause)) is not None:
+                again = "; nothing is half done, and the same command goes on where it stopped"
+                final = isinstance(cause, _FINAL) or _status(cause) in (403, 413)
+                said += again if doing == "push to" and not final else ""
+                raise InputError(f"cannot {doing} {repo_id!r}: {said}") from error
+        raise
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -265,7 +265,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _said(error: BaseException, repo_id: str) -> str | None:
+def _said(error: BaseException) -> str | None:
     if isinstance(error, HFValidationError):
         return "that is no name of a repository, which is OWNER/NAME of letters, digits, '-', '_' and '.'"
     if isinstance(error, OfflineModeIsEnabled):
@@ -282,8 +282,7 @@ def _said(error: BaseException, repo_id: str) -> str | None:
             "log in with hf auth login"
         )
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code if error.response is not None else None
-        return _STATUS.get(status or 0, f"the Hub answered {one_line(error)}")
+        return _STATUS.get(_status(error), f"the Hub answered {one_line(error)}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         where = tempfile.gettempdir()
         return f"no room for its files in {where} ({error.strerror}): make room, or set TMPDIR to another folder"
@@ -295,6 +294,13 @@ def _said(error: BaseException, repo_id: str) -> str | None:
     return None
 
 
+def _status(error: BaseException) -> int:
+    response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
+    return 0 if response is None else response.status_code
+
+
+# What the same command would meet again.
+_FINAL = (HFValidationError, OfflineModeIsEnabled, LocalTokenNotFoundError, RepositoryNotFoundError)
 _STATUS = {
     401: "the access token is missing, wrong or expired: log in with hf auth login",
     403: "the access token may not write there: use one with write access, or another OWNER",

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,9 @@ from .data import find_label_column, read_labels
 from .errors import InputError
 from .identity import check_identity
 from .runfiles import LOSSES, write_rows
+
+if TYPE_CHECKING:
+    from .repository import Pushed
 
 _NAMED = 5
 
@@ -434,7 +437,7 @@ class Trajectories:
         dataset, recipe = tables.read_parquet(Path(folder))
         return cls.from_dataset(dataset, **recipe.pop(tables.LAYOUT, {}), recipe=recipe)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> "Pushed":
         """Pushes the trajectories to a dataset repository, as its configuration `trajectories`, with recipe and card.
 
         Args:

@@ -1,6 +1,7 @@
 """Coresets from the Hub: of any scorer and budget, by id, and refused where recipe and data disagree."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,22 @@ def test_a_damaged_file_is_refused(hub: Hub, client: Client, pushed: str):
     told = client(do.complaint, do.load_by_budget, pushed, 0.1)
     repo.add_commit("main", whole, "mended")
     assert "a file of 'me/tamper' is damaged ('coreset-10pct' cannot be loaded" in told and "\n" not in told
+
+
+def test_no_code_of_a_repository_is_run(hub: Hub, client: Client, scored: Dataset, tmp_path: Path):
+    mark = tmp_path / "was-run"
+    code = f"open({str(mark)!r}, 'w').close()".encode()
+    pickled = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()
+    client(do.push, scored, "me/coded", [0.1])
+    repo = hub.dataset("me/coded")
+    whole = dict(repo.files)
+    repo.add_commit("main", {**whole, "coded.py": code}, "a script, as datasets once ran them")
+    told = client(do.complaint, do.load_by_budget, "me/coded", 0.1)
+    assert "Dataset scripts are no longer supported" in told and "\n" not in told
+    unasked = {"setup.py": code, "scores/hook.py": code, "rows.pkl": pickled, "train.pt": pickled}
+    repo.add_commit("main", {**whole, **unasked}, "files that could be run")
+    assert len(client(do.load_by_budget, "me/coded", 0.1)[0]) == 12
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("budget", [{}, {"fraction": 0.0}, {"fraction": 0.1, "size": 3}, {"size": 1_000}])
