@@ -208,6 +208,17 @@ def test_a_push_that_is_cut_changes_nothing_and_is_finished_by_the_same_call(
     assert stored == do.content(select_coreset(scored, fraction=0.1).select_columns(columns))
 
 
+def test_what_someone_else_pushed_meanwhile_is_kept(hub: Hub, client: Client, scored: Dataset, run: Any):
+    client(do.push, scored, "me/race", [0.3], trajectories=run)
+    repo = hub.dataset("me/race")
+    theirs = {**repo.files, "README.md": repo.files["README.md"] + b"\nTheirs.\n"}
+    hub.fail("PUT", "/blobs/", call=lambda: repo.add_commit("main", theirs, "theirs"))
+    told = client(do.complaint, do.push, scored, "me/race", [0.1], trajectories=run)
+    assert "someone else pushed to it meanwhile" in told and repo.files == theirs
+    client(do.push, scored, "me/race", [0.1], trajectories=run)
+    assert repo.files["README.md"].endswith(b"\nTheirs.\n") and b"`coreset-10pct`" in repo.files["README.md"]
+
+
 def test_an_answer_that_is_lost_is_no_second_commit(hub: Hub, client: Client, scored: Dataset, run: Any):
     client(do.push, scored, "me/lost", [0.1], trajectories=run)
     repo = hub.dataset("me/lost")
