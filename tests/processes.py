@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["hf_ltc.source_run", "timm", "tests.processes"])
+_context.set_forkserver_preload(["hf_ltc.source_run", "hf_ltc.callback", "timm", "tests.processes"])
 
 
 def free_port() -> int:
