@@ -30,6 +30,8 @@ from hf_ltc.models import create_model
 from hf_ltc.recording import LossBuffer, signals_of
 from hf_ltc.training import TrainingConfig, evaluate, prepare_training, steps_per_epoch, train_epoch
 
+NOTE = "epochs of the training loop alone: without validation losses, checkpoints and stability, which record adds"
+
 
 def seconds(function, device):
     start = time.perf_counter()
@@ -173,8 +175,9 @@ def main():
     found, rows, size, accelerator = measure(options)
     settings = {name: getattr(options, name) for name in ("model", "batch_size", "pairs", "mixed_precision", "seed")}
     result = {
-        "command": f"python benchmarks/recording.py --model {options.model} --rows {options.rows}"
-        + (" --dataset ..." if options.dataset else ""),
+        "command": f"python benchmarks/recording.py --model {options.model} --rows {options.rows} "
+        f"--pairs {options.pairs}" + (" --dataset ..." if options.dataset else ""),
+        "note": NOTE,
         "settings": {**settings, "rows": rows, "image_size": size, "threads": torch.get_num_threads()},
         "hardware": {
             "device": str(accelerator.device),

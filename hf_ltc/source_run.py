@@ -270,9 +270,10 @@ class _SourceRun:
         """
         found = [math.nan]
         if self.accelerator.is_main_process:
+            run = Trajectories.load(self.path, mmap=True)
             # No score yet, as of a model that has not begun to learn, is no reason to end a recording.
             with suppress(InputError):
-                found = [stability(Trajectories.load(self.path, mmap=True))]
+                found = [stability(run)]
         return broadcast_object_list(found)[0]
 
     def _stopped(self) -> bool:
