@@ -1,5 +1,6 @@
 """Cards: what a person reads about a coreset or a source model, made from its recipe."""
 
+import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -71,21 +72,23 @@ def dataset_card(
 
 
 def source_model_card(
-    repo_id: str,
+    place: str,
     recipe: Mapping[str, Any],
     settings: Mapping[str, Any],
     *,
     averaged: bool,
+    local: bool = False,
     existing: str | None = None,
     previous: Mapping[str, Any] | None = None,
 ) -> str:
     """The card of a source model.
 
     Args:
-        repo_id (`str`): The repository, or the name that load snippets show.
-        recipe (`Mapping`): The recipe of the run.
+        place (`str`): The repository, or the folder that the model is in.
+        recipe (`Mapping`): The recipe of the run, with the mean `validation_loss` after its last epoch.
         settings (`Mapping`): The `config.json` of the model.
         averaged (`bool`): Whether averaged weights are there.
+        local (`bool`, *optional*, defaults to `False`): Whether `place` is a folder.
         existing (`str`, *optional*): As for [`dataset_card`].
         previous (`Mapping`, *optional*): Likewise.
 
@@ -95,7 +98,9 @@ def source_model_card(
     loss = recipe.get("validation_loss")
     values = {
         "title": f"Source model of {_source(recipe.get('dataset') or {}, link=False)}",
-        "repo_id": repo_id,
+        # As JSON, any name is a string of Python too.
+        "place": json.dumps(place, ensure_ascii=False),
+        "local": local,
         "recording": _recording(recipe),
         "validation_loss": f"{loss:.3f}" if isinstance(loss, float) else None,
         "averaged": averaged,
@@ -108,7 +113,7 @@ def source_model_card(
         "citation": _MUSES,
     }
     metadata = model_metadata(recipe)
-    return _written(ModelCard, "source_model_card.md", values, metadata, repo_id, existing, previous, ())
+    return _written(ModelCard, "source_model_card.md", values, metadata, place, existing, previous, ())
 
 
 def model_metadata(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Processes that fail together, with the same message, and stop when they are told to."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -30,6 +32,37 @@ def together(accelerator: Accelerator | None) -> Iterator[None]:
         found = [each for each in gather_object([problem]) if each]
         if found:
             raise InputError(found[0])
+
+
+@contextmanager
+def failing_together(accelerator: Accelerator) -> Iterator[None]:
+    """Work in which one process may fail while others are in a collective, which then ends with an error of its own.
+
+    Of another process than the main one, whose line would be the only one, the [`InputError`] is printed. What the
+    others raise is an [`InputError`] too, which says that it was not they that failed.
+
+    Args:
+        accelerator (`accelerate.Accelerator`): The processes.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not accelerator.is_main_process:
+            print(f"hf-ltc: process {accelerator.process_index}: {error}", file=sys.stderr, flush=True)
+        raise
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _is_broken_off(error):
+            raise
+        raise InputError(
+            "stopped because another process failed or was killed: see what that one printed; finished epochs are "
+            "kept, and the same command goes on after the last of them"
+        ) from error
+
+
+def _is_broken_off(error: RuntimeError) -> bool:
+    """Whether an error is that of a collective whose other processes are gone."""
+    # Gloo's errors have no type of their own, but name the file of its code that they come from.
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 @contextmanager

@@ -24,14 +24,14 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import models, rundir, training
+from . import cards, models, rundir, training
 from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
 from .config import RESUME_MAY_CHANGE, RecordConfig
 from .data import one_line
 from .errors import InputError
 from .identity import WHERE
-from .processes import stoppable, together
+from .processes import failing_together, stoppable, together
 from .recorded import RecordedDataset, recorded_dataset
 from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_hold, signals_of
 from .runfiles import write_rows
@@ -177,7 +177,7 @@ class _SourceRun:
         self._resume(state)
         if config.report_to:
             accelerator.init_trackers("hf_ltc", config={k: str(v) for k, v in config.to_dict().items()})
-        with stoppable(self.path) as stop, self._spoken():
+        with failing_together(self.accelerator), stoppable(self.path) as stop:
             if config.initial_losses and state.epoch == 0 and 0 not in rundir.published_epochs(self.path):
                 self._record_initial(state, stop)
             self._train(state, stop)
@@ -207,16 +207,6 @@ class _SourceRun:
             if lock.is_locked:
                 (self.path / _LOCK).unlink(missing_ok=True)
             lock.release()
-
-    @contextmanager
-    def _spoken(self) -> Iterator[None]:
-        """Says what fails on another process than the main one, whose line would be the only one."""
-        try:
-            yield
-        except InputError as error:
-            if not self.accelerator.is_main_process:
-                print(f"hf-ltc: process {self.accelerator.process_index}: {error}", file=sys.stderr, flush=True)
-            raise
 
     def _train(self, state: training.TrainingState, stop: Callable[[], None]) -> None:
         config, accelerator = self.config, self.accelerator
@@ -499,25 +489,24 @@ class _SourceRun:
     def _finish(self, state: training.TrainingState) -> Trajectories:
         config = self.config
         model = training.plain_model(state, self.accelerator)
-        with together(self.accelerator):
-            if self.accelerator.is_main_process:
-                self._write_source_model(state, model)
-        if config.report_to:
-            self.accelerator.end_training()
-        parameters = sum(p.numel() for p in model.parameters())
         recipe: dict[str, Any] = {
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
-            "parameters": parameters,
+            "parameters": sum(p.numel() for p in model.parameters()),
         }
         if self._stopped() and state.epoch < config.epochs:
             recipe["stopped_at"] = state.epoch
             recipe["stopped_because"] = self._reason
+        with together(self.accelerator):
+            if self.accelerator.is_main_process:
+                self._write_source_model(state, model, recipe)
+        if config.report_to:
+            self.accelerator.end_training()
         trajectories = self.recorder.finish(**recipe)
         if self.accelerator.is_main_process:
             shutil.rmtree(self.path / _CHECKPOINT, ignore_errors=True)
         return trajectories
 
-    def _write_source_model(self, state: training.TrainingState, model: nn.Module) -> None:
+    def _write_source_model(self, state: training.TrainingState, model: nn.Module, recipe: dict[str, Any]) -> None:
         config = self.config
         settings = {
             "name": config.model,
@@ -528,11 +517,19 @@ class _SourceRun:
             "mean": self.batches[TRAIN].mean.tolist(),
             "std": self.batches[TRAIN].std.tolist(),
         }
+        averaged = state.averaged and state.averaged.module
         final = self.path / _SOURCE_MODEL
+        told = {
+            **rundir.read_json(self.path / rundir.RECIPE),
+            **recipe,
+            "validation_loss": float(np.mean(Trajectories.load(self.path, mmap=True).validation_losses[-1])),
+        }
+        card = cards.source_model_card(str(final), told, settings, averaged=averaged is not None, local=True)
         shutil.rmtree(final, ignore_errors=True)
         with rundir.replacing(final) as temporary:
             temporary.mkdir()
-            models.save_model(temporary, model, settings, state.averaged and state.averaged.module)
+            models.save_model(temporary, model, settings, averaged)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -129,6 +129,11 @@ def _check_source_model(hub: Hub, client: Client, tmp_path: Path, revision: str)
     assert tags == ["coreset", "ltc"]
     card = repo.files["README.md"].decode()
     assert "# Source model of me/digits" in card and "datasets:\n- me/digits" in card
+    # The card in the run directory names its folder, the pushed one its repository.
+    beside = (tmp_path / "run" / "seed-0" / "source_model" / "README.md").read_text()
+    folder = json.dumps(str(tmp_path / "run" / "seed-0" / "source_model"))
+    assert f"load_model({folder}, averaged=True)" in beside
+    assert 'load_model(snapshot_download("me/digits-ltc-source"), averaged=True)' in card
     assert str(tmp_path) not in card + repo.files["recipe.json"].decode() + repo.files["config.json"].decode()
 
 

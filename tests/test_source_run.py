@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Image, load_from_disk
+from huggingface_hub import ModelCard
 from torch.nn.functional import cross_entropy
 
-from hf_ltc import rundir
+from hf_ltc import batches, rundir
+from hf_ltc.cli import main
 from hf_ltc.config import RecordConfig
 from hf_ltc.errors import InputError
 from hf_ltc.images import cache_images, channel_statistics, normalise
@@ -71,7 +74,8 @@ def test_the_run_directory_is_as_designed(small, tmp_path):
     run = record(settings(tmp_path / "run", signals=["margin", "el2n"], epochs=3), small["train"])
     names = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
     epochs = {f"trajectories/epoch-{t:05d}.safetensors" for t in range(4)}
-    model = {f"source_model/{name}" for name in ("model.safetensors", "averaged_model.safetensors", "config.json")}
+    files = ("model.safetensors", "averaged_model.safetensors", "config.json", "README.md")
+    model = {f"source_model/{name}" for name in files}
     assert names == {"recipe.json", "rows.safetensors"} | epochs | model
     table = rundir.read_arrays(tmp_path / "run" / rundir.ROWS)
     assert {name: values.dtype for name, values in table.items()} == dict.fromkeys(table, np.dtype(np.int64))
@@ -90,6 +94,37 @@ def test_the_run_directory_is_as_designed(small, tmp_path):
     assert recipe["dataset"]["rows"] == 150
     assert recipe["training"]["average_decay"] == pytest.approx(1 - 1 / recipe["training"]["steps_per_epoch"])
     assert run.losses.shape == (4, len(rows))
+
+
+@pytest.mark.parametrize("weights", ["averaged", "raw"])
+def test_the_card_beside_the_weights_says_how_to_load_them(small, tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    source = {"repo_id": "owner/digits", "split": "train"}
+    # The folder as it was given, which the command can be run from again.
+    run = record(settings('my "run"', weights=weights), small["train"], source=source)
+    text = (tmp_path / 'my "run"' / "source_model" / "README.md").read_text()
+    card = ModelCard(text)
+    assert card.data.library_name == "hf_ltc" and card.data.datasets == ["owner/digits"]
+    recipe = json.loads((tmp_path / 'my "run"' / "recipe.json").read_text())
+    for said in (
+        "# Source model of owner/digits\n",
+        "It is kept so that",
+        "| source model | `test_resnet` |",
+        f"| parameters | {recipe['parameters']:,} |",
+        f"| seconds | {sum(recipe['seconds'].values()):,.0f} on cpu |",
+        f"after the last epoch: {run.validation_losses[-1].mean():.3f} (",
+    ):
+        assert said in text, said
+    assert "snapshot_download" not in text and "None" not in text and "{{" not in text
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(snippet, names)
+    expected = load_model(tmp_path / 'my "run"' / "source_model", averaged=weights == "averaged").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in names["model"].state_dict().items())
+    # Other weights than these would not do.
+    if weights == "averaged":
+        other = load_model(tmp_path / 'my "run"' / "source_model").state_dict()
+        assert not all(torch.equal(value, other[name]) for name, value in names["model"].state_dict().items())
 
 
 def test_record_every_and_no_initial_losses(small, tmp_path):
@@ -201,13 +236,16 @@ def test_where_the_dataset_is_kept_does_not_matter(small, tmp_path):
     np.testing.assert_array_equal(first.losses, again.losses)
 
 
+def spoilt_at(train, row):
+    """The same rows with one image of which only the header is left, which tells the size."""
+    stored = train.cast_column("image", Image(decode=False))
+    images = [{"bytes": image["bytes"], "path": None} for image in stored["image"]]
+    images[row]["bytes"] = images[row]["bytes"][:50]
+    return stored.remove_columns("image").add_column("image", images).cast_column("image", Image())
+
+
 def test_an_undecodable_image_is_named_by_its_row_and_leaves_nothing(small, tmp_path):
-    stored = small["train"].cast_column("image", Image(decode=False))
-    spoilt = []
-    for row, image in enumerate(stored["image"]):
-        # A whole header, which tells the size, and no pixels behind it.
-        spoilt.append({"bytes": image["bytes"][:50] if row == 120 else image["bytes"], "path": None})
-    train = stored.remove_columns("image").add_column("image", spoilt).cast_column("image", Image())
+    train = spoilt_at(small["train"], 120)
     for cache in ("always", "never"):
         with pytest.raises(InputError, match=r"row 120, column 'image'"):
             record(settings(tmp_path / "run", cache_images=cache, num_workers=0, image_size=8), train)
@@ -527,3 +565,48 @@ def test_two_processes_killed_end_bit_by_bit_the_same(uninterrupted, tmp_path):
             check_published(tmp_path / "run", whole, known)
     assert finish(start(record_from_disk, data, vars(settings(tmp_path / "run", **KILLED)), world=2)) == [0, 0]
     assert snapshot(tmp_path / "run") == whole
+
+
+def command(folder, *arguments):
+    """The command line, with what each process prints in a file of its own."""
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(folder) / f"{name}-{os.environ['RANK']}", os.O_WRONLY | os.O_CREAT), descriptor)
+    # So few rows are decoded for the channels' statistics that the spoilt one is found while recording.
+    batches._STATISTICS_ROWS = 2
+    sys.exit(main(["record", *arguments]))
+
+
+@pytest.mark.parametrize("row", [3, 140])
+@pytest.mark.parametrize("initial", [True, False])
+def test_an_image_that_one_process_cannot_decode_ends_both_with_a_line(small, tmp_path, row, initial):
+    spoilt_at(small["train"], row).save_to_disk(str(tmp_path / "data"))
+    arguments = ["--dataset", str(tmp_path / "data"), "--output-dir", str(tmp_path / "run"), "--model", "test_vit"]
+    arguments += ["--epochs", "3", "--batch-size", "16", "--image-size", "8", "--cache-images", "never"]
+    arguments += ["--num-workers", "0", "--validation-per-class", "1", "--initial-losses", str(initial)]
+    assert finish(start(command, str(tmp_path), *arguments, world=2), timeout=120) == [2, 2]
+    main_said, other_said = ((tmp_path / f"err-{rank}").read_text() for rank in (0, 1))
+    (line,) = main_said.splitlines()
+    assert line.startswith("hf-ltc: error: ")
+    named = f"row {row}, column 'image': not a readable image"
+    if initial:
+        # Each evaluates its half of the rows, so it is known which of them fails.
+        assert (named in line) == (row < 75)
+    if named in line:
+        assert other_said == ""
+    else:
+        assert "stopped because another process failed or was killed" in line
+        (line,) = other_said.splitlines()
+        assert line.startswith(f"hf-ltc: process 1: {named}")
+    assert (tmp_path / "out-0").read_text() == (tmp_path / "out-1").read_text() == ""
+
+
+def test_a_process_that_is_killed_ends_the_other_with_a_line(small, tmp_path):
+    arguments = ["--dataset", saved(small, tmp_path), "--output-dir", str(tmp_path / "run"), "--model", "test_vit"]
+    arguments += ["--epochs", "500", "--batch-size", "16"]
+    processes = start(command, str(tmp_path), *arguments, world=2)
+    wait_for(rundir.epoch_path(tmp_path / "run", 1), processes)
+    processes[1].kill()
+    assert finish(processes, timeout=120) == [2, -signal.SIGKILL]
+    said = (tmp_path / "err-0").read_text()
+    assert said.splitlines()[-1].startswith("hf-ltc: error: stopped because another process failed or was killed")
+    assert "Traceback" not in said
