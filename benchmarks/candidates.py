@@ -1,0 +1,92 @@
+"""Scores that are no members of the family, tried against it in coresets.py; higher is kept.
+
+Each takes a [`Trajectories`] of one run and gives float64 `(N,)`. Of several runs the mean is taken, as for members.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+
+from hf_ltc import Trajectories, baseline_scores, ltc_scores
+
+
+def class_means(run: Trajectories, table: np.ndarray) -> np.ndarray:
+    """The mean trajectory of the validation samples of each row's class, `(T, N)`."""
+    classes = np.unique(run.labels)
+    means = np.stack([table[:, run.validation_labels == c].mean(axis=1) for c in classes], axis=1)
+    return means[:, np.searchsorted(classes, run.labels)]
+
+
+def correlation(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    rows, reference = (each - each.mean(axis=0) for each in (rows, reference))
+    return (rows * reference).sum(axis=0) / (np.linalg.norm(rows, axis=0) * np.linalg.norm(reference, axis=0) + 1e-12)
+
+
+def concordance(run: Trajectories) -> np.ndarray:
+    """Lin's concordance correlation (1989) of levels with the class's mean: scale and offset count too."""
+    rows, reference = run.losses.astype(np.float64), class_means(run, run.validation_losses.astype(np.float64))
+    covariance = ((rows - rows.mean(axis=0)) * (reference - reference.mean(axis=0))).mean(axis=0)
+    apart = (rows.mean(axis=0) - reference.mean(axis=0)) ** 2
+    return 2 * covariance / (rows.var(axis=0) + reference.var(axis=0) + apart)
+
+
+def closeness(run: Trajectories) -> np.ndarray:
+    """How near the trajectory is to the mean one of its class, by the mean absolute difference, negative."""
+    return -np.abs(run.losses - class_means(run, run.validation_losses)).mean(axis=0)
+
+
+def probabilities(run: Trajectories) -> np.ndarray:
+    """Correlation, by class, of the probabilities of the label instead of the losses."""
+    rows, held = np.exp(-run.losses.astype(np.float64)), np.exp(-run.validation_losses.astype(np.float64))
+    return correlation(rows, class_means(run, held))
+
+
+def covariance(run: Trajectories) -> np.ndarray:
+    """Covariance of levels with the class's mean: how far a loss falls with the others, not only how alike."""
+    rows, reference = run.losses.astype(np.float64), class_means(run, run.validation_losses.astype(np.float64))
+    reference = reference - reference.mean(axis=0)
+    return (rows * reference).sum(axis=0) / np.linalg.norm(reference, axis=0)
+
+
+def standardised(run: Trajectories) -> np.ndarray:
+    """Mean product of differences that are divided by the validation samples' spread in that epoch, not centred."""
+    rows, held = (
+        np.diff(run.losses.astype(np.float64), axis=0),
+        np.diff(run.validation_losses.astype(np.float64), axis=0),
+    )
+    spread = held.std(axis=1, keepdims=True)
+    rows, held = rows / spread, held / spread
+    reference = class_means(run, held)
+    return (rows * reference).sum(axis=0) / (np.linalg.norm(rows, axis=0) * np.linalg.norm(reference, axis=0) + 1e-12)
+
+
+def trained_levels(run: Trajectories) -> np.ndarray:
+    """Correlation of levels by class, without the untrained model's."""
+    return ltc_scores(run._take(np.arange(1, len(run.epochs))), of="levels", aggregate="losses", scope="class")
+
+
+def within_class_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    ranks = np.empty(len(scores))
+    for c in np.unique(labels):
+        members = labels == c
+        ranks[members] = rankdata(scores[members]) / members.sum()
+    return ranks
+
+
+def levels_and_aum(run: Trajectories) -> np.ndarray:
+    """Mean of the ranks within the class by levels (class) and by AUM."""
+    levels = ltc_scores(run, of="levels", aggregate="losses", scope="class")
+    return sum(within_class_ranks(each, run.labels) for each in (levels, baseline_scores(run, "aum"))) / 2
+
+
+CANDIDATES = {
+    each.__name__: each
+    for each in (
+        concordance,
+        closeness,
+        probabilities,
+        covariance,
+        standardised,
+        trained_levels,
+        levels_and_aum,
+    )
+}

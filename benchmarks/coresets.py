@@ -1,0 +1,381 @@
+"""What models trained on coresets reach: which score, recording and selection is worth what, and where.
+
+    python benchmarks/recordings.py --data DATA                    # first: the recordings
+    python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
+
+Stages: screening, finalists, length, validation, noise, transfer, sanity. Cells that are done are not done again, and
+several processes may be started at once on the same stage. When all cells of a stage are done, its results are written
+to coresets-STAGE.json beside this file; --partial writes those that are there.
+
+Every target model is trained from scratch for the same number of steps whatever the budget and the method, with the
+same settings, and tested after the last step. Nothing is tuned per budget or method.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from candidates import CANDIDATES, within_class_ranks
+from recordings import Data, path_of, provenance, trajectories
+from scipy.stats import rankdata
+
+from hf_ltc import Trajectories
+from hf_ltc.cells import run_cells
+from hf_ltc.evaluation import train_on
+from hf_ltc.methods import FULL, RANDOM, chosen_rows, method_scores
+from hf_ltc.rundir import read_json, write_json
+from hf_ltc.selection import coreset_order
+from hf_ltc.training import TrainingConfig
+
+STEPS, BATCH, RATE = 500, 32, 0.05
+MEMBERS = [
+    "-".join(names)
+    for names in itertools.product(("differences", "levels"), ("correlations", "losses"), ("dataset", "class"))
+]
+# What the screening chose, against which less and worse is held.
+DEFAULT = "levels-losses-class"
+DATASETS = ("cifar100", "fashion_mnist")
+# Rows drawn from all over a score, and from the better half of it.
+COVERED = {"levels_stratified": "levels-losses-class", "levels_half": "levels-losses-class"}
+MODELS = ("test_resnet", "test_efficientnet", "test_vit")
+NOISE = (0.1, 0.2, 0.4)
+BASELINES = ["mean_loss", "el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual", "dual_beta", "ccs"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, trained on the rows that one method chose."""
+
+    dataset: str
+    method: str
+    fraction: float = 1.0
+    seed: int = 0
+    losses: str = "training"
+    window: float = 1.0
+    runs: tuple[int, ...] = (0, 1, 2)
+    source: str = "test_resnet"
+    target: str = "test_resnet"
+    noise: float = 0.0
+    epochs: int | None = None
+    every: int = 1
+    validation: str = "clean"
+
+    @property
+    def name(self) -> str:
+        usual = Cell(self.dataset, self.method)
+        parts = [self.dataset, self.method, f"{self.fraction:g}", f"seed{self.seed}"]
+        parts += [
+            f"{key}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for key, value in asdict(self).items()
+            if key not in ("dataset", "method", "fraction", "seed") and value != getattr(usual, key)
+        ]
+        return "+".join(parts)
+
+    @property
+    def scorer(self) -> "Cell":
+        """The cell without what only the training on its rows depends on."""
+        return replace(self, fraction=1.0, seed=0, target="test_resnet")
+
+
+@lru_cache
+def data_of(folder: Path, name: str, noise: float) -> Data:
+    return Data(folder, name, noise=noise)
+
+
+@lru_cache(maxsize=8)
+def recording(runs: Path, cell: Cell) -> list[Trajectories]:
+    kind = cell.validation if cell.validation in ("corrupted", "noisy20", "noisy40") else "clean"
+    each = []
+    for seed in cell.runs:
+        path = path_of(runs, cell.dataset, cell.source, 30, cell.noise, seed)
+        run = trajectories(path, cell.losses, cell.window, kind)
+        if kind == "clean" and cell.validation != "clean":
+            run = with_validation(run, cell.validation)
+        if cell.epochs is not None:
+            run = run.truncate(cell.epochs)
+        each.append(run if cell.every == 1 else run.every(cell.every))
+    return each
+
+
+def with_validation(run: Trajectories, kind: str) -> Trajectories:
+    """A part of the validation samples: so many a class, or few of every other class."""
+    order = np.random.default_rng(3).permutation(len(run.validation_labels))
+    place = np.empty(len(order), dtype=np.int64)
+    for c in np.unique(run.validation_labels):
+        members = order[run.validation_labels[order] == c]
+        place[members] = np.arange(len(members))
+    if kind == "skewed":
+        kept = (run.validation_labels % 2 == 0) | (place < 2)
+    else:
+        kept = place < int(kind.removeprefix("perclass"))
+    return replace(
+        run,
+        validation_losses=run.validation_losses[:, kept],
+        validation_labels=run.validation_labels[kept],
+        validation_rows=run.validation_rows[kept],
+    )
+
+
+@lru_cache(maxsize=512)
+def scores_of(runs: Path, cell: Cell) -> np.ndarray:
+    each = recording(runs, replace(cell, method=""))
+    if cell.method in CANDIDATES:
+        return np.mean([CANDIDATES[cell.method](run) for run in each], axis=0).astype(np.float32)
+    return method_scores(cell.method, Trajectories.average(each))
+
+
+def rows_of(runs: Path, cell: Cell, pool: int) -> np.ndarray:
+    if cell.method == FULL:
+        return np.arange(pool)
+    size = round(cell.fraction * pool)
+    run = Trajectories.average(recording(runs, replace(cell.scorer, method="")))
+    if cell.method == RANDOM:
+        return chosen_rows(RANDOM, run, size, seed=cell.seed)
+    if cell.method in COVERED:
+        scores = scores_of(runs, replace(cell.scorer, method=COVERED[cell.method]))
+        if cell.method.endswith("stratified"):
+            # CCS's strata and cut, over these scores.
+            return chosen_rows("ccs", run, size, seed=cell.seed, scores=scores)
+        # Chance among the better half of each class.
+        place = within_class_ranks(scores, run.labels)
+        draw = np.random.default_rng(cell.seed).random(pool)
+        return np.flatnonzero(coreset_order(np.where(place > 0.5, draw, place - 1), run.labels) < size)
+    scores = scores_of(runs, cell.scorer)
+    if cell.method in CANDIDATES:
+        return np.flatnonzero(coreset_order(scores, run.labels) < size)
+    return chosen_rows(cell.method, run, size, seed=cell.seed, scores=scores)
+
+
+def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
+    started = time.perf_counter()
+    data = data_of(options.data, cell.dataset, cell.noise)
+    rows = rows_of(options.runs, cell, len(data.rows))
+    chosen = time.perf_counter()
+    transformer = cell.target in ("test_vit", "test_convnext")
+    config = TrainingConfig(
+        epochs=1,
+        iterations=STEPS,
+        batch_size=BATCH,
+        optimizer="adamw" if transformer else "sgd",
+        learning_rate=0.002 if transformer else RATE,
+        weight_decay=0.05 if transformer else 5e-4,
+        augment=False,
+        seed=cell.seed,
+    )
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    found = train_on(cell.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem="imagenet")
+    return {
+        **asdict(cell),
+        "rows": len(rows),
+        "accuracy": found,
+        "wrong": float((data.labels[rows] != data.true[rows]).mean()),
+        "seconds": {"choosing": round(chosen - started, 2), "training": round(time.perf_counter() - chosen, 2)},
+    }
+
+
+def screening() -> list[Cell]:
+    """Every way at two budgets; first those of three recordings."""
+    variants = [(losses, window) for losses in ("training", "evaluation") for window in (1.0, 0.0)]
+    cells = []
+    for seed in (0, 1):
+        for dataset in DATASETS:
+            cells.append(Cell(dataset, FULL, 1.0, seed))
+            for fraction in (0.1, 0.3):
+                at = {"dataset": dataset, "fraction": fraction, "seed": seed}
+                cells += [Cell(method=name, **at) for name in (RANDOM, *BASELINES, *CANDIDATES, *COVERED)]
+                cells += [Cell(method=name, losses="evaluation", **at) for name in ("mean_loss", "aum")]
+                cells += [Cell(method=m, losses=one, window=w, **at) for one, w in variants for m in MEMBERS]
+    for dataset, fraction in itertools.product(DATASETS, (0.1, 0.3)):
+        at = {"dataset": dataset, "fraction": fraction, "runs": (0,)}
+        cells += [Cell(method=name, **at) for name in BASELINES]
+        cells += [Cell(method=m, losses=one, window=w, **at) for one, w in variants for m in MEMBERS]
+    return cells
+
+
+def finalists(best: list[dict]) -> list[Cell]:
+    """The best of the screening and chance at five budgets, with five seeds."""
+    cells = []
+    for seed, fraction in itertools.product(range(5), (0.1, 0.3, 0.2, 0.05, 0.5)):
+        for dataset in DATASETS:
+            at = {"dataset": dataset, "fraction": fraction, "seed": seed}
+            cells += [Cell(**at, method=RANDOM), *(Cell(**at, **one) for one in best)]
+            if fraction == 0.1:
+                cells.append(Cell(dataset, FULL, seed=seed))
+    return cells
+
+
+def length() -> list[Cell]:
+    """Less of each recording: its first epochs, or every second, third, fifth."""
+    cells = []
+    for seed, dataset in itertools.product((0, 1, 2), DATASETS):
+        for method, fraction in itertools.product(("ltc", DEFAULT), (0.1, 0.3)):
+            at = {"dataset": dataset, "fraction": fraction, "seed": seed}
+            cells += [Cell(**at, method=RANDOM), Cell(**at, method=method)]
+            cells += [Cell(**at, method=method, epochs=epochs) for epochs in (6, 15)]
+            cells += [Cell(**at, method=method, every=every) for every in (2, 3, 5)]
+    return list(dict.fromkeys(cells))
+
+
+def validation() -> list[Cell]:
+    """Fewer and worse validation samples."""
+    kinds = ("clean", "perclass1", "perclass5", "perclass15", "skewed", "corrupted", "noisy20", "noisy40")
+    return [
+        Cell(dataset, method, fraction, seed, validation=kind)
+        for seed in (0, 1)
+        for dataset in DATASETS
+        for method in ("ltc", DEFAULT)
+        for fraction in (0.1, 0.3)
+        for kind in kinds
+    ]
+
+
+def transfer() -> list[Cell]:
+    """Rows chosen by one architecture, for another."""
+    cells = []
+    for seed, fraction, dataset, target in itertools.product((0, 1), (0.1, 0.3), DATASETS, MODELS):
+        at = {"dataset": dataset, "fraction": fraction, "seed": seed, "target": target}
+        cells.append(Cell(**at, method=RANDOM))
+        cells += [Cell(**at, method=m, source=source, runs=(0,)) for source in MODELS for m in (DEFAULT, "aum")]
+        cells.append(Cell(dataset, FULL, seed=seed, target=target))
+    return list(dict.fromkeys(cells))
+
+
+def sanity() -> list[Cell]:
+    """The first experiment of the papers, at a size for two cores: ResNet-18 on a tenth."""
+    methods = (RANDOM, "ltc", DEFAULT, "aum")
+    return [
+        Cell(dataset, method, 0.1, seed, target="resnet18")
+        for seed in (0, 1)
+        for dataset in DATASETS
+        for method in methods
+    ]
+
+
+def noise(options: argparse.Namespace) -> list[dict]:
+    """Wrong labels that every method keeps at each budget, where a share of the train labels is wrong."""
+    found = []
+    names = [*MEMBERS, *CANDIDATES, *BASELINES, RANDOM]
+    for dataset, share, losses in itertools.product(DATASETS, NOISE, ("training", "evaluation")):
+        data = data_of(options.data, dataset, share)
+        for seed, method in itertools.product((0, 1), names):
+            kept = {}
+            for fraction in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
+                cell = Cell(dataset, method, fraction, seed, losses, runs=(seed,), noise=share)
+                rows = rows_of(options.runs, cell, len(data.rows))
+                kept[f"{fraction:g}"] = round(float((data.labels[rows] != data.true[rows]).mean()), 4)
+            about = {"dataset": dataset, "noise": share, "losses": losses, "method": method, "seed": seed}
+            found.append({**about, "wrong labels kept": kept})
+    return found
+
+
+def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
+    todo = {cell.name: partial(train_cell, options, cell) for cell in cells}
+    folder = options.runs / "cells"
+    if options.partial:
+        there = [folder / f"{name}.json" for name in todo]
+        return [json.loads(path.read_text()) for path in there if path.exists()]
+    return list(run_cells(folder, todo, options.stage).values())
+
+
+def key_of(cell: dict) -> tuple:
+    """A way of choosing rows: what a cell is, without its dataset, budget and seed."""
+    left = ("dataset", "fraction", "seed", "rows", "accuracy", "wrong", "seconds")
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in cell.items() if k not in left)
+
+
+def ranked(results: list[dict]) -> list[dict]:
+    """Mean accuracy of each way in each setting, and its mean rank over the settings, best first."""
+    settings: dict[tuple, dict[tuple, list[float]]] = {}
+    for cell in results:
+        if cell["method"] != FULL:
+            where = (cell["dataset"], cell["fraction"])
+            settings.setdefault(where, {}).setdefault(key_of(cell), []).append(cell["accuracy"])
+    ways = set.intersection(*(set(each) for each in settings.values()))
+    rank = {way: [] for way in ways}
+    for each in settings.values():
+        means = {way: statistics.mean(each[way]) for way in ways}
+        ordered = rankdata([-means[way] for way in ways])
+        for way, place in zip(ways, ordered):
+            rank[way].append(float(place))
+    rows = []
+    for way in ways:
+        row = {**dict(way), "mean rank": statistics.mean(rank[way])}
+        for (dataset, fraction), each in sorted(settings.items()):
+            values = each[way]
+            row[f"{dataset} {fraction:.0%}"] = {
+                "mean": round(100 * statistics.mean(values), 2),
+                "deviation": round(100 * statistics.stdev(values), 2) if len(values) > 1 else None,
+                "seeds": len(values),
+            }
+        rows.append(row)
+    return sorted(rows, key=lambda row: row["mean rank"])
+
+
+def best_of(rows: list[dict], count: int) -> list[dict]:
+    """The best ways of a screening, of three recordings, as options of a cell; the ways to hold them against too."""
+    against = [{"method": "aum"}, {"method": "ltc"}]
+    best = [row for row in rows if row["method"] != RANDOM and tuple(row["runs"]) == (0, 1, 2)][:count]
+    made = [{key: row[key] for key in ("method", "losses", "window")} for row in best]
+    return made + [one for one in against if {"losses": "training", "window": 1.0, **one} not in made]
+
+
+def markdown(rows: list[dict]) -> str:
+    settings = [key for key in rows[0] if isinstance(rows[0][key], dict)]
+    # Only what differs is a column.
+    fields = [k for k in rows[0] if k not in settings and k != "mean rank"]
+    fields = [k for k in fields if k == "method" or len({str(row[k]) for row in rows}) > 1]
+    lines = [f"| {' | '.join([*fields, *settings, 'mean rank'])} |", "|" + "---|" * (len(fields) + len(settings) + 1)]
+    for row in rows:
+        cells = [str(row[k]) for k in fields]
+        for key in settings:
+            deviation = row[key]["deviation"]
+            cells.append(f"{row[key]['mean']:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else ""))
+        lines.append(f"| {' | '.join([*cells, format(row['mean rank'], '.1f')])} |")
+    return "\n".join(lines)
+
+
+STAGES = {
+    "screening": screening,
+    "length": length,
+    "validation": validation,
+    "transfer": transfer,
+    "sanity": sanity,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=[*STAGES, "finalists", "noise"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--partial", action="store_true", help="write the results that are there")
+    options = parser.parse_args()
+    # Cores that others use make threads wait for each other.
+    torch.set_num_threads(1)
+    here = Path(__file__)
+    if options.stage == "noise":
+        results = noise(options)
+    elif options.stage == "finalists":
+        screened = read_json(here.with_name("coresets-screening.json"))
+        results = work(options, finalists(best_of(ranked(screened["results"]), 6)))
+    else:
+        results = work(options, STAGES[options.stage]())
+    protocol = {"steps": STEPS, "batch size": BATCH, "peak learning rate": RATE, "augmentation": False, "pool": 10_000}
+    made = {"command": f"python benchmarks/coresets.py {options.stage} --data DATA", "protocol": protocol}
+    output = here.with_name(f"coresets-{options.stage}.json")
+    write_json(output, {**made, **provenance(), "results": results})
+    if options.stage != "noise":
+        text = markdown(ranked(results))
+        output.with_suffix(".md").write_text(f"Made by `{made['command']}`; how, stands in coresets.py.\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Makes the recordings that reliability.py and coresets.py read: everything that can be recorded, from one training.
+
+    python benchmarks/recordings.py --data DATA [--runs runs/benchmarks] [--epochs 30] [--noise 0.0] [--seeds 0 1 2 3]
+
+A source model is trained once a seed, and after each epoch losses are computed at its raw weights and at averages of
+them over several windows, so that what differs between two recordings is what is compared and not the training. The
+loop is the package's own (`hf_ltc.training`). Recordings that are there are not made again, and several processes may
+be started at once: each takes the next one that no other has begun.
+
+DATA holds the folders cifar100 and fashion_mnist with Parquet files (train*, test*).
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import ClassLabel
+from filelock import FileLock, Timeout
+from timm.utils import ModelEmaV3
+
+from hf_ltc import Trajectories
+from hf_ltc.batches import ImageBatches, image_batches
+from hf_ltc.data import hold_out, load_split, read_labels
+from hf_ltc.models import create_model
+from hf_ltc.recording import LossBuffer, signals_of
+from hf_ltc.training import TrainingConfig, evaluate, plain_model, prepare_training, steps_per_epoch, train_epoch
+
+ROWS = 10_000
+DATASETS = {"cifar100": 32, "fashion_mnist": 28}
+SIGNALS = ("margin", "correct", "el2n")
+# Windows of the averaged weights, in epochs; 0 are the raw weights.
+WINDOWS = (0.0, 0.25, 1.0, 4.0)
+# Windows whose weights train rows are evaluated at too, a pass over all of them each.
+EVALUATED = (0.0, 1.0)
+NOISY_VALIDATION = (0.2, 0.4)
+# What suits each architecture; SGD with 0.1 leaves transformers where they began.
+OPTIMIZERS = {"test_vit": ("adamw", 0.002), "test_convnext": ("adamw", 0.002)}
+BATCH = 64
+
+
+class Data:
+    """The first rows of a dataset, decoded, parted into rows to choose from and validation samples; and test rows."""
+
+    def __init__(self, folder: Path, name: str, rows: int = ROWS, noise: float = 0.0) -> None:
+        train, test = load_split(folder / name, f"train[:{rows}]"), load_split(folder / name, "test")
+        size = DATASETS[name]
+        labels, test_labels = read_labels(train, "label"), read_labels(test, "label")
+        names = train.features["label"].names
+        if name == "cifar100":
+            coarse = json.loads((folder / name / "labels.json").read_text())
+            above = np.asarray(coarse["fine_to_coarse"])
+            labels, test_labels, names = above[labels], above[test_labels], coarse["coarse_names"]
+        self.name, self.classes, self.size, self.features = name, len(names), size, ClassLabel(names=names)
+        # Validation samples are held out by the true labels: they stay right where those of train rows are wrong.
+        self.rows, self.held = hold_out(labels, 0.1, 50, 0, names)
+        self.true = labels[self.rows]
+        self.labels = flipped(self.true, noise, self.classes, seed=1)
+        self.held_labels = labels[self.held]
+        options = {"device": torch.device("cpu"), "channels_last": True, "cache": "always"}
+        train_images = image_batches(train, "image", labels, size, **options)
+        statistics = (train_images.mean.tolist(), train_images.std.tolist())
+        self.train = with_labels(train_images.take(self.rows), self.labels)
+        self.validation = train_images.take(self.held)
+        self.test = image_batches(test, "image", test_labels, size, statistics=statistics, **options)
+
+
+def flipped(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
+    """Labels of which a share, drawn at random, is replaced by another class."""
+    draw = np.random.default_rng(seed)
+    wrong = draw.permutation(len(labels))[: round(share * len(labels))]
+    made = labels.copy()
+    made[wrong] = (made[wrong] + draw.integers(1, classes, len(wrong))) % classes
+    return made
+
+
+def with_labels(batches: ImageBatches, labels: np.ndarray) -> ImageBatches:
+    from dataclasses import replace
+
+    return replace(batches, labels=torch.from_numpy(labels))
+
+
+def corrupted(batches: ImageBatches, seed: int = 0) -> ImageBatches:
+    """The images under Gaussian noise, of a third of the range of a pixel."""
+    from dataclasses import replace
+
+    draw = torch.Generator().manual_seed(seed)
+    noise = torch.randn(batches.pixels.shape, generator=draw) * 85
+    return replace(batches, pixels=(batches.pixels.float() + noise).clamp(0, 255).to(torch.uint8))
+
+
+def path_of(runs: Path, dataset: str, model: str, epochs: int, noise: float, seed: int) -> Path:
+    return runs / f"{dataset}-{model}-{epochs}-noise{round(100 * noise)}-seed{seed}.npz"
+
+
+def make(data: Data, model: str, epochs: int, seed: int, windows: tuple[float, ...], path: Path) -> None:
+    started = time.perf_counter()
+    accelerator = Accelerator(cpu=True)
+    optimizer, rate = OPTIMIZERS.get(model, ("sgd", 0.1))
+    config = TrainingConfig(
+        epochs=epochs,
+        batch_size=BATCH,
+        optimizer=optimizer,
+        learning_rate=rate,
+        weight_decay=0.05 if optimizer == "adamw" else 5e-4,
+        seed=seed,
+    )
+    set_seed(seed)
+    n = len(data.rows)
+    steps = steps_per_epoch(n, config, 1)
+    network = create_model(model, data.classes, data.size, stem="imagenet")
+    state = prepare_training(network, n, config, accelerator, channels_last=True)
+    averages = {w: ModelEmaV3(network, decay=max(0.0, 1 - 1 / (w * steps))) for w in windows if w}
+
+    def after_step() -> None:
+        for average in averages.values():
+            average.update(network)
+
+    validation = {"clean": data.validation, "corrupted": corrupted(data.validation)}
+    for share in NOISY_VALIDATION:
+        wrong = flipped(data.held_labels, share, data.classes, seed=2)
+        validation[f"noisy{round(100 * share)}"] = with_labels(data.validation, wrong)
+    tables: dict[str, list[np.ndarray]] = {}
+    everything = ["loss", *SIGNALS]
+
+    def losses_of(network: torch.nn.Module, batches: ImageBatches, names: list[str]) -> dict[str, np.ndarray]:
+        buffer = LossBuffer(names, len(batches))
+        evaluate(network, batches, accelerator, lambda at, *seen: add(buffer, at, *seen), 512)
+        return buffer.collect(None, 0, np.arange(len(batches)))
+
+    def add(buffer, at, losses, logits, labels):
+        buffer.add(at, losses, *signals_of(buffer.names[1:], logits, labels))
+
+    def keep(name: str, values: np.ndarray) -> None:
+        tables.setdefault(name, []).append(values)
+
+    def checkpoint(trained: dict[str, np.ndarray] | None) -> None:
+        for w in windows:
+            weights = averages[w].module if w else plain_model(state, accelerator)
+            if w in EVALUATED:
+                found = losses_of(weights, data.train, everything)
+                keep(f"evaluation-{w}", found["loss"])
+                if w == 1.0:
+                    for name in SIGNALS:
+                        keep(f"evaluation-{name}", found[name])
+                if trained is None:
+                    # Before training there are no losses of training: those of the untrained model stand in.
+                    trained = found
+            keep(f"validation-{w}", losses_of(weights, validation["clean"], ["loss"])["loss"])
+            if w == 1.0:
+                for kind in validation:
+                    if kind != "clean":
+                        keep(f"validation-{kind}", losses_of(weights, validation[kind], ["loss"])["loss"])
+        for name in everything:
+            keep(f"training-{name}", trained[name])
+
+    checkpoint(None)
+    buffer = LossBuffer(everything, n)
+    for _ in range(epochs):
+        buffer.clear()
+        # The averages are updated where a step has ended, which is where the next one begins.
+        first = [True]
+
+        def step(first=first) -> None:
+            if not first.pop():
+                after_step()
+            first.append(False)
+
+        train_epoch(state, data.train, config, accelerator, lambda at, *seen: add(buffer, at, *seen), step)
+        after_step()
+        checkpoint(buffer.collect(None, state.epoch, np.arange(n)))
+    buffer_accuracy = LossBuffer(["loss", "correct"], len(data.test))
+    final = averages[1.0].module
+    evaluate(final, data.test, accelerator, lambda at, *seen: add(buffer_accuracy, at, *seen), 512)
+    accuracy = float(buffer_accuracy.collect(None, 0, np.arange(len(data.test)))["correct"].mean())
+    arrays = {name: np.stack(values) for name, values in tables.items()}
+    about = {
+        "dataset": data.name,
+        "model": model,
+        "epochs": epochs,
+        "seed": seed,
+        "batch_size": BATCH,
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        "steps_per_epoch": steps,
+        "test_accuracy": accuracy,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    temporary = path.with_suffix(".unfinished.npz")
+    np.savez(
+        temporary,
+        about=json.dumps(about),
+        rows=data.rows,
+        labels=data.labels,
+        true=data.true,
+        held=data.held,
+        held_labels=data.held_labels,
+        **arrays,
+    )
+    os.replace(temporary, path)
+    print(f"{path.name}: {about['seconds']} s, test accuracy {accuracy:.3f}", flush=True)
+
+
+def trajectories(path: Path, losses: str = "training", window: float = 1.0, validation: str = "clean") -> Trajectories:
+    """One of the recordings that a file holds.
+
+    Args:
+        path (`Path`): The file.
+        losses (`str`, *optional*, defaults to `"training"`): Train rows: `"training"` or `"evaluation"`.
+        window (`float`, *optional*, defaults to `1.0`): Window of the averaged weights in epochs, 0 for raw ones.
+        validation (`str`, *optional*, defaults to `"clean"`): Validation samples: also `"corrupted"`, `"noisy20"`,
+            `"noisy40"`, at averaged weights only.
+    """
+    with np.load(path) as stored:
+        about = json.loads(str(stored["about"]))
+        train = stored["training-loss" if losses == "training" else f"evaluation-{window}"]
+        held = stored[f"validation-{window}" if validation == "clean" else f"validation-{validation}"]
+        return Trajectories(
+            losses=train,
+            validation_losses=held,
+            labels=stored["labels"],
+            validation_labels=stored["held_labels"],
+            rows=stored["rows"],
+            validation_rows=stored["held"],
+            epochs=np.arange(len(train)),
+            lengths=(len(train),),
+            signals={name: stored[f"{losses}-{name}"] for name in SIGNALS},
+            recipe={"config": {"model": about["model"], "seed": about["seed"]}, "seconds": {"all": about["seconds"]}},
+            loss_name=f"{losses}_loss",
+        )
+
+
+def provenance() -> dict:
+    """What a result was made with."""
+    return {
+        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "device": "cpu", "threads": 1},
+        "versions": {name: version(name) for name in ("hf_ltc", "torch", "timm", "accelerate", "numpy", "scipy")},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
+    parser.add_argument("--models", nargs="+", default=["test_resnet"])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[30])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="shares of wrong labels")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--windows", type=float, nargs="+", default=list(WINDOWS))
+    options = parser.parse_args()
+    # Cores that others use make threads wait for each other.
+    torch.set_num_threads(1)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    for noise in options.noise:
+        for seed in options.seeds:
+            for dataset in options.datasets:
+                for model in options.models:
+                    for epochs in options.epochs:
+                        path = path_of(options.runs, dataset, model, epochs, noise, seed)
+                        try:
+                            with FileLock(path.with_suffix(".lock"), timeout=0):
+                                if not path.exists():
+                                    data = Data(options.data, dataset, noise=noise)
+                                    make(data, model, epochs, seed, tuple(options.windows), path)
+                        except Timeout:
+                            continue
+
+
+if __name__ == "__main__":
+    main()

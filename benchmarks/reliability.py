@@ -1,0 +1,148 @@
+"""Would another seed rank the rows alike? Reliability of every score, by what is recorded and how.
+
+    python benchmarks/recordings.py --data DATA [--epochs 30] [--epochs 5 60 --windows 0 1]     # first
+    python benchmarks/reliability.py [--runs runs/benchmarks]
+
+Reliability is the Spearman correlation within classes between the scores of two recordings that differ in nothing but
+the seed, here the mean over all pairs of the seeds that were recorded, with the range of the pairs. Beside it stand
+the correlation with the mean loss and with AUM of the same recording (a reliable score may only restate these), and
+the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of several lengths are of their
+own training each, with the whole schedule in them; "first" are the first epochs of longer ones.
+
+Results go to reliability.json and reliability.md beside this file.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+from candidates import CANDIDATES
+from recordings import DATASETS, EVALUATED, WINDOWS, path_of, provenance, trajectories
+
+from hf_ltc import Trajectories, baseline_scores, ltc_scores
+from hf_ltc.agreement import overlap, stability, within_class_spearman
+from hf_ltc.baselines import BASELINES
+from hf_ltc.errors import InputError
+from hf_ltc.methods import METHODS
+from hf_ltc.rundir import write_json
+
+MEMBERS = [
+    "-".join(names)
+    for names in itertools.product(("differences", "levels"), ("correlations", "losses"), ("dataset", "class"))
+]
+FIRST = (5, 10, 20)
+
+
+def scores_of(name: str, run: Trajectories) -> np.ndarray:
+    if name in CANDIDATES:
+        return CANDIDATES[name](run)
+    if name in BASELINES:
+        scores = baseline_scores(run, name)
+        return -scores if BASELINES[name].keeps == "lowest" else scores
+    return ltc_scores(run, **METHODS[name].family)
+
+
+def measured(name: str, runs: list[Trajectories], beside: dict[str, list[np.ndarray]]) -> dict | None:
+    try:
+        scores = [scores_of(name, run) for run in runs]
+    except InputError:
+        # Fewer epochs than its window.
+        return None
+    labels = runs[0].labels
+    pairs = [within_class_spearman(one, two, labels) for one, two in itertools.combinations(scores, 2)]
+    shared = [overlap(one, two, labels, (0.1, 0.3)) for one, two in itertools.combinations(scores, 2)]
+    found = {
+        "score": name,
+        "reliability": round(statistics.mean(pairs), 3),
+        "lowest": round(min(pairs), 3),
+        "highest": round(max(pairs), 3),
+        "pairs": len(pairs),
+        **{f"overlap {f:.0%}": round(statistics.mean(each[f] for each in shared), 3) for f in (0.1, 0.3)},
+    }
+    for other, theirs in beside.items():
+        both = [within_class_spearman(mine, their, labels) for mine, their in zip(scores, theirs)]
+        found[f"with {other}"] = round(statistics.mean(both), 3)
+    return found
+
+
+def table(runs: Path, dataset: str, epochs: int, seeds: list[int], windows: list[float]) -> list[dict]:
+    paths = [path_of(runs, dataset, "test_resnet", epochs, 0.0, seed) for seed in seeds]
+    paths = [path for path in paths if path.exists()]
+    if len(paths) < 2:
+        return []
+    rows = []
+    for losses, window in itertools.product(("training", "evaluation"), windows):
+        if losses == "evaluation" and window not in EVALUATED:
+            continue
+        recorded = [trajectories(path, losses, window) for path in paths]
+        for first in (*(f for f in FIRST if f < epochs), epochs):
+            cut = [run.truncate(first) for run in recorded]
+            beside = {name: [scores_of(name, run) for run in cut] for name in ("mean_loss", "aum")}
+            names = [*MEMBERS, *CANDIDATES]
+            # Signals of an evaluation pass were recorded at averaged weights alone.
+            if (losses, window) in (("training", 1.0), ("evaluation", 1.0)):
+                names += [name for name in BASELINES if name != "random"]
+            for name in names:
+                found = measured(name, cut, beside)
+                if found is not None:
+                    about = {"dataset": dataset, "epochs": epochs, "first": first, "losses": losses, "window": window}
+                    rows.append({**about, **found, "seeds": len(paths)})
+            if first == epochs:
+                within = [stability(run) for run in cut]
+                rows[-1]["stability of LTC within a run"] = round(statistics.mean(within), 3)
+    return rows
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        for epochs in sorted({row["epochs"] for row in rows if row["dataset"] == dataset}):
+            here = [r for r in rows if r["dataset"] == dataset and r["epochs"] == epochs and r["first"] == epochs]
+            columns = list(dict.fromkeys((row["losses"], row["window"]) for row in here))
+            names = list(dict.fromkeys(row["score"] for row in here))
+            lines += [f"## {dataset}, {epochs} epochs, {here[0]['seeds']} seeds", ""]
+            heads = [f"{losses}, {'raw' if not w else f'window {w:g}'}" for losses, w in columns]
+            lines += [
+                f"| score | {' | '.join(heads)} | with mean loss | with AUM |",
+                "|---|" + "---:|" * (len(heads) + 2),
+            ]
+            for name in names:
+                found = {(row["losses"], row["window"]): row for row in here if row["score"] == name}
+                cells = [f"{found[c]['reliability']:.2f}" if c in found else "" for c in columns]
+                usual = found.get(("training", 1.0))
+                beside = [f"{usual[f'with {other}']:.2f}" if usual else "" for other in ("mean_loss", "aum")]
+                lines.append(f"| {name} | {' | '.join([*cells, *beside])} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    options = parser.parse_args()
+    rows = []
+    for dataset in DATASETS:
+        found = {int(path.name.split("-")[2]) for path in options.runs.glob(f"{dataset}-test_resnet-*-noise0-*.npz")}
+        for epochs in sorted(found):
+            with np.load(path_of(options.runs, dataset, "test_resnet", epochs, 0.0, options.seeds[0])) as stored:
+                windows = [window for window in WINDOWS if f"validation-{window}" in stored]
+                about = json.loads(str(stored["about"]))
+            print(dataset, epochs, about["test_accuracy"], flush=True)
+            rows += table(options.runs, dataset, epochs, options.seeds, windows)
+    here = Path(__file__)
+    settings = {
+        "source model": "test_resnet",
+        "batch size": about["batch_size"],
+        "learning rate": about["learning_rate"],
+    }
+    command = "python benchmarks/reliability.py"
+    write_json(here.with_suffix(".json"), {"command": command, "settings": settings, **provenance(), "results": rows})
+    here.with_suffix(".md").write_text(f"Made by `{command}`; how, stands in reliability.py.\n\n{markdown(rows)}")
+
+
+if __name__ == "__main__":
+    main()
