@@ -116,7 +116,7 @@ def _positions(trajectories: Recorded, rows: np.ndarray) -> np.ndarray:
 
 def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> list[np.ndarray]:
     """u of some columns of a table (L, .), for each run: float64 (T, R)."""
-    family_member(of, DEFAULT["aggregate"], DEFAULT["scope"])
+    family_member(of)
     check_recorded(trajectories)
     losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
     check_finite(trajectories, table, losses)

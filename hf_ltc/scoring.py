@@ -62,9 +62,9 @@ class Recorded(Protocol):
 
 def ltc_scores(
     trajectories: Recorded,
-    of: str = DEFAULT["of"],
-    aggregate: str = DEFAULT["aggregate"],
-    scope: str = DEFAULT["scope"],
+    of: str | None = None,
+    aggregate: str | None = None,
+    scope: str | None = None,
     *,
     preset: str | None = None,
 ) -> np.ndarray:
@@ -106,9 +106,9 @@ def ltc_scores(
 
 def references(
     trajectories: Recorded,
-    of: str = DEFAULT["of"],
-    aggregate: str = DEFAULT["aggregate"],
-    scope: str = DEFAULT["scope"],
+    of: str | None = None,
+    aggregate: str | None = None,
+    scope: str | None = None,
     *,
     preset: str | None = None,
 ) -> tuple[np.ndarray, ...]:
@@ -159,9 +159,9 @@ class LTCScorer:
     def from_trajectories(
         cls,
         trajectories: Recorded,
-        of: str = DEFAULT["of"],
-        aggregate: str = DEFAULT["aggregate"],
-        scope: str = DEFAULT["scope"],
+        of: str | None = None,
+        aggregate: str | None = None,
+        scope: str | None = None,
         *,
         preset: str | None = None,
         column: str = "ltc_score",
@@ -248,7 +248,9 @@ class LTCScorer:
         return groups
 
 
-def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = None) -> dict[str, str]:
+def family_member(
+    of: str | None = None, aggregate: str | None = None, scope: str | None = None, *, preset: str | None = None
+) -> dict[str, str]:
     """Checks the three choices of a score, or looks them up.
 
     Args:
@@ -260,16 +262,17 @@ def family_member(of: str, aggregate: str, scope: str, *, preset: str | None = N
     Raises:
         InputError: for an unknown value, and for a preset together with a choice that contradicts it.
     """
-    member = {"of": of, "aggregate": aggregate, "scope": scope}
-    for name, value in member.items():
+    choices = {"of": of, "aggregate": aggregate, "scope": scope}
+    given = {name: value for name, value in choices.items() if value is not None}
+    for name, value in given.items():
         if value not in _CHOICES[name]:
             raise InputError(f"{name} is {value!r}: it must be one of {listed(_CHOICES[name])}")
     if preset is None:
-        return member
+        return {**DEFAULT, **given}
     if preset not in PRESETS:
         raise InputError(f"preset is {preset!r}: it must be one of {listed(PRESETS)}")
-    for name, value in member.items():
-        if value not in (DEFAULT[name], PRESETS[preset][name]):
+    for name, value in given.items():
+        if value != PRESETS[preset][name]:
             raise InputError(f"preset {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")
     return PRESETS[preset]
 

@@ -458,6 +458,13 @@ def test_choices_are_checked():
         ltc_scores(run, preset="LTC")
     with pytest.raises(InputError, match="preset 'cld' has of='differences': leave of='levels' out"):
         ltc_scores(run, of="levels", preset="cld")
+    for preset, member in PRESETS.items():
+        # Also where the choice that contradicts is the default's.
+        for other in FAMILY:
+            for name, value in zip(member, other):
+                if value != member[name]:
+                    with pytest.raises(InputError, match=f"leave {name}='{value}' out"):
+                        ltc_scores(run, **{name: value}, preset=preset)
 
 
 # In `map`.
