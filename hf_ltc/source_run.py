@@ -135,6 +135,9 @@ class _SourceRun:
         if self._finished(self.path, recipe):
             return Trajectories.load(self.path)
         rundir.check_free(self.path, may_hold)
+        if config.compile:
+            with together(accelerator):
+                training.check_compile(accelerator.device)
         set_seed(config.seed)
         # Made before anything is written, so that an unknown model leaves no run directory behind.
         model = models.create_model(

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .batches import ImageBatches
+from .data import one_line
 from .errors import InputError
 
 # A batch norm needs two values a channel, which one row of 1x1 features would not give it.
@@ -109,9 +110,31 @@ def prepare_training(
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate)
     scheduler = _schedule(optimizer, config, steps)
     if compiled:
-        model = torch.compile(model)  # type: ignore[assignment]
+        # For each size of a batch anew, of which an epoch has few: code for any size would be made once two were seen,
+        # at another step of a run that was interrupted, and its losses differ in their last digits.
+        model = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     model, optimizer = accelerator.prepare(model, optimizer)
     return TrainingState(model, optimizer, scheduler, averaged)
+
+
+def check_compile(device: torch.device) -> None:
+    """Checks that `torch.compile` works on this machine, on a function that is compiled in seconds.
+
+    Args:
+        device (`torch.device`): Where the model runs.
+
+    Raises:
+        InputError: if it does not, as without a C++ compiler.
+    """
+    try:
+        torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
+    except Exception as error:
+        # Without what torch adds for its own developers.
+        reason = one_line(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]
+        raise InputError(
+            f"--compile: torch.compile does not work here ({reason}): install a C++ compiler such as g++, or "
+            "record without --compile"
+        ) from error
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -225,7 +248,9 @@ def train_epoch(
 
 def plain_model(state: TrainingState, accelerator: Accelerator) -> nn.Module:
     """The model without the wrappers of several processes and of `torch.compile`."""
-    return accelerator.unwrap_model(state.model, keep_torch_compile=False)
+    model = accelerator.unwrap_model(state.model, keep_torch_compile=False)
+    # Inside the wrapper of several processes accelerate leaves that of torch.compile.
+    return getattr(model, "_orig_mod", model)
 
 
 def _share_buffers(state: TrainingState, accelerator: Accelerator) -> None:

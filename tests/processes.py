@@ -2,10 +2,16 @@
 
 import multiprocessing
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler, such as g++"
+)
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["hf_ltc.source_run", "hf_ltc.callback", "timm", "tests.processes"])
 

@@ -20,7 +20,7 @@ from datasets import Image, load_from_disk
 from huggingface_hub import ModelCard
 from torch.nn.functional import cross_entropy
 
-from hf_ltc import batches, rundir
+from hf_ltc import batches, rundir, training
 from hf_ltc.cli import main
 from hf_ltc.config import RecordConfig
 from hf_ltc.errors import InputError
@@ -29,7 +29,7 @@ from hf_ltc.models import load_model
 from hf_ltc.source_run import record
 from hf_ltc.trajectories import Trajectories
 
-from .processes import finish, start
+from .processes import finish, needs_compiler, start
 
 # Without batch norm, whose training losses depend on the rows that share a batch, and so on the number of processes.
 FROZEN = {"model": "test_vit", "learning_rate": 0.0}
@@ -468,6 +468,57 @@ def test_trackers_get_a_value_an_epoch(small, tmp_path):
     record(settings(tmp_path / "run", report_to=["tensorboard"], channels_last=True), small["train"])
     logs = list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
     assert any(b"validation_loss" in log.read_bytes() for log in logs)
+
+
+@needs_compiler
+def test_compiled_it_records_the_same_and_resumes(small, tmp_path, monkeypatch):
+    train = small["train"]
+    # Batches of one size, 30 rows, of which one model is compiled: that is what takes the time.
+    config = {"batch_size": 30, "learning_rate": 0.002, "schedule": "constant"}
+    plain = record(settings(tmp_path / "plain", **config), train, small["test"])
+    compiled = record(settings(tmp_path / "compiled", compile=True, **config), train, small["test"])
+    # What is compiled adds float32 numbers up in another order, which moves losses by some 1e-7 a step; at this
+    # learning rate ten steps do not multiply that. The steps themselves move the losses by far more.
+    np.testing.assert_allclose(compiled.losses, plain.losses, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(compiled.validation_losses, plain.validation_losses, atol=1e-4, rtol=1e-4)
+    assert np.abs(np.diff(plain.validation_losses, axis=0)).mean() > 1e-3
+    assert not np.array_equal(compiled.losses, plain.losses)
+    for averaged in (False, True):
+        model = load_model(tmp_path / "compiled" / "source_model", averaged=averaged)
+        other = load_model(tmp_path / "plain" / "source_model", averaged=averaged)
+        assert type(model) is type(other)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value, other.state_dict()[name], atol=1e-4, rtol=1e-4)
+    whole = training.train_epoch
+
+    def cut(state, *arguments):
+        if state.epoch == 1:
+            raise OSError("cable")
+        whole(state, *arguments)
+
+    monkeypatch.setattr(training, "train_epoch", cut)
+    with pytest.raises(OSError, match="cable"):
+        record(settings(tmp_path / "run", compile=True, **config), train, small["test"])
+    monkeypatch.undo()
+    # As in another process, the model is compiled again.
+    torch.compiler.reset()
+    record(settings(tmp_path / "run", compile=True, **config), train, small["test"])
+    assert snapshot(tmp_path / "run") == snapshot(tmp_path / "compiled")
+
+
+def without_compiler(folder, *arguments):
+    os.environ |= {"RANK": "0", "PATH": folder, "CXX": "g++", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"}
+    command(folder, *arguments)
+
+
+def test_without_a_compiler_it_says_so_and_leaves_nothing(small, tmp_path):
+    arguments = ["--dataset", saved(small, tmp_path), "--output-dir", str(tmp_path / "run"), "--model", "test_resnet"]
+    arguments += ["--epochs", "2", "--compile"]
+    assert finish(start(without_compiler, str(tmp_path), *arguments)) == [2]
+    (line,) = (tmp_path / "err-0").read_text().splitlines()
+    assert line.startswith("hf-ltc: error: --compile: torch.compile does not work here (")
+    assert line.endswith("): install a C++ compiler such as g++, or record without --compile")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -18,11 +19,14 @@ from hf_ltc.training import (
     epoch_shares,
     evaluate,
     load_checkpoint,
+    plain_model,
     prepare_training,
     save_checkpoint,
     steps_per_epoch,
     train_epoch,
 )
+
+from .processes import finish, needs_compiler, start
 
 
 @settings(max_examples=200, deadline=None)
@@ -203,27 +207,60 @@ def test_evaluation_sees_every_row_once_and_leaves_the_mode(batches):
     torch.testing.assert_close(losses, expected)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_from_a_checkpoint_it_goes_on_bit_by_bit(batches, tmp_path, optimizer):
-    def model():
-        torch.manual_seed(1)
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10))
-
-    settings = {"optimizer": optimizer, "learning_rate": 0.01}
-    whole = trained(batches, epochs=3, model=model(), **settings)
-    config = TrainingConfig(epochs=3, batch_size=32, **settings)
+def wrapped(folder):
+    model = linear()
+    config = TrainingConfig(epochs=1, batch_size=32)
     accelerator = Accelerator()
-    first = prepare_training(model(), len(batches), config, accelerator, average_decay=0.8)
+    state = prepare_training(model, 150, config, accelerator, compiled=True)
+    assert accelerator.num_processes == 2 and state.model is not model
+    assert plain_model(state, accelerator) is model
+    mine = folder / str(accelerator.process_index)
+    mine.mkdir()
+    save_checkpoint(mine, state, accelerator)
+    load_checkpoint(mine, state, accelerator)
+
+
+def test_a_model_compiled_for_several_processes_is_saved_without_wrappers(tmp_path):
+    # Nothing is compiled before the first batch.
+    assert finish(start(wrapped, tmp_path, world=2)) == [0, 0]
+    assert set(load_file(tmp_path / "0" / "model.safetensors")) == {"1.weight", "1.bias"}
+
+
+def with_norm_and_dropout():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10))
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_from_a_checkpoint_it_goes_on_bit_by_bit(batches, tmp_path, optimizer, compiled):
+    settings = {"optimizer": optimizer, "learning_rate": 0.01}
+    config = TrainingConfig(epochs=3, batch_size=40, **settings)
+    # Of two sizes: compiled for any size, a step would not be what it is compiled for its own.
+    assert {len(part) for step in epoch_shares(len(batches), config, 1) for part, _, _ in step} == {37, 38}
+
+    def prepared(accelerator):
+        model = with_norm_and_dropout()
+        return prepare_training(model, len(batches), config, accelerator, average_decay=0.8, compiled=compiled)
+
+    accelerator = Accelerator()
+    whole = prepared(accelerator)
+    for _ in range(3):
+        train_epoch(whole, batches, config, accelerator)
+    # As in another process, what was compiled is compiled again.
+    torch.compiler.reset()
+    first = prepared(accelerator)
     train_epoch(first, batches, config, accelerator)
     save_checkpoint(tmp_path, first, accelerator)
-    saved = copy.deepcopy(weights(first.model))
+    saved = copy.deepcopy(weights(plain_model(first, accelerator)))
     torch.rand(7)
+    torch.compiler.reset()
     other = Accelerator()
-    second = prepare_training(model(), len(batches), config, other, average_decay=0.8)
+    second = prepared(other)
     load_checkpoint(tmp_path, second, other)
-    assert torch.equal(weights(second.model), saved)
+    assert torch.equal(weights(plain_model(second, other)), saved)
     train_epoch(second, batches, config, other)
     train_epoch(second, batches, config, other)
-    assert torch.equal(weights(second.model), weights(whole.model))
+    assert torch.equal(weights(plain_model(second, other)), weights(plain_model(whole, accelerator)))
     assert torch.equal(weights(second.averaged.module), weights(whole.averaged.module))
     assert second.epoch == 3
