@@ -3,9 +3,9 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, finalists, length, validation, noise, transfer, sanity. Cells that are done are not done again, and
-several processes may be started at once on the same stage. When all cells of a stage are done, its results are written
-to coresets-STAGE.json beside this file; --partial writes those that are there.
+Stages: screening, single, finalists, length, validation, noise, transfer, sanity. Cells that are done are not done
+again, and several processes may be started at once on the same stage. When all cells of a stage are done, its results
+are written to coresets-STAGE.json beside this file; --partial writes those that are there.
 
 Every target model is trained from scratch for the same number of steps whatever the budget and the method, with the
 same settings, and tested after the last step. Nothing is tuned per budget or method.
@@ -181,9 +181,11 @@ def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
     }
 
 
+VARIANTS = [(losses, window) for losses in ("training", "evaluation") for window in (1.0, 0.0)]
+
+
 def screening() -> list[Cell]:
-    """Every way at two budgets; first those of three recordings."""
-    variants = [(losses, window) for losses in ("training", "evaluation") for window in (1.0, 0.0)]
+    """Every way at two budgets, its scores the means of three recordings."""
     cells = []
     for seed in (0, 1):
         for dataset in DATASETS:
@@ -192,11 +194,17 @@ def screening() -> list[Cell]:
                 at = {"dataset": dataset, "fraction": fraction, "seed": seed}
                 cells += [Cell(method=name, **at) for name in (RANDOM, *BASELINES, *CANDIDATES, *COVERED)]
                 cells += [Cell(method=name, losses="evaluation", **at) for name in ("mean_loss", "aum")]
-                cells += [Cell(method=m, losses=one, window=w, **at) for one, w in variants for m in MEMBERS]
+                cells += [Cell(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in MEMBERS]
+    return cells
+
+
+def single() -> list[Cell]:
+    """The same with the scores of one recording, as far as it makes a difference."""
+    cells = []
     for dataset, fraction in itertools.product(DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "runs": (0,)}
         cells += [Cell(method=name, **at) for name in BASELINES]
-        cells += [Cell(method=m, losses=one, window=w, **at) for one, w in variants for m in MEMBERS]
+        cells += [Cell(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in MEMBERS]
     return cells
 
 
@@ -344,6 +352,7 @@ def markdown(rows: list[dict]) -> str:
 
 STAGES = {
     "screening": screening,
+    "single": single,
     "length": length,
     "validation": validation,
     "transfer": transfer,
