@@ -1,7 +1,7 @@
 """The images of a dataset as batches on a device: decoded once where they fit into memory, streamed where not."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,24 @@ class ImageBatches:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, positions: np.ndarray) -> "ImageBatches":
+        """Some of the rows, as they are: not decoded again, and with the means and deviations of all.
+
+        Args:
+            positions (`np.ndarray`): int64 `(n,)`.
+
+        Returns:
+            [`ImageBatches`]: row `i` is row `positions[i]` of this one.
+        """
+        where = torch.from_numpy(positions)
+        return replace(
+            self,
+            dataset=self.dataset.select(positions) if self.pixels is None else self.dataset,
+            labels=self.labels[where.to(self.device)],
+            pixels=None if self.pixels is None else self.pixels[where.to(self.pixels.device)],
+            numbers=positions if self.numbers is None else self.numbers[positions],
+        )
 
     def __call__(
         self, index_batches: Iterable[np.ndarray], *, augmented: tuple[int, int] | None = None

@@ -1,5 +1,6 @@
 """The accelerate training loop, of source and target models alike."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -33,7 +34,11 @@ Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], No
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained; the fields mean what those of [`RecordConfig`] mean."""
+    """How a model is trained; the fields mean what those of [`RecordConfig`] mean.
+
+    `iterations` are optimiser steps: where they are given, the schedule is of that many and the last epoch ends with
+    the last of them, so that any two sets of rows are trained on for equally many steps.
+    """
 
     epochs: int
     batch_size: int = 128
@@ -45,6 +50,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = 1
     augment: bool = True
     seed: int = 0
+    iterations: int | None = None
 
 
 @dataclass(eq=False)
@@ -61,6 +67,13 @@ class TrainingState:
 def steps_per_epoch(rows: int, config: TrainingConfig, processes: int) -> int:
     """Optimiser steps that see every row once: none is dropped, and the steps' sizes differ by one row at most."""
     return math.ceil(rows / (config.batch_size * config.gradient_accumulation_steps * processes))
+
+
+def training_epochs(rows: int, config: TrainingConfig, processes: int) -> int:
+    """Epochs that are begun: `config.epochs`, or as many as `config.iterations` take."""
+    if config.iterations is None:
+        return config.epochs
+    return math.ceil(config.iterations / steps_per_epoch(rows, config, processes))
 
 
 def prepare_training(
@@ -143,7 +156,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int) -> Any:
-    total = config.epochs * steps
+    total = config.epochs * steps if config.iterations is None else config.iterations
     schedulers = torch.optim.lr_scheduler
     if config.schedule == "one-cycle" and config.learning_rate > 0:
         return schedulers.OneCycleLR(optimizer, config.learning_rate, total_steps=total, cycle_momentum=False)
@@ -211,7 +224,12 @@ def train_epoch(
     # Dropout and the like draw from the global generator: seeded here, an epoch can be run again from its start.
     set_seed(int(np.random.SeedSequence([config.seed, epoch, accelerator.process_index]).generate_state(1)[0]))
     shares = epoch_shares(len(batches), config, epoch, accelerator.process_index, accelerator.num_processes)
-    steps = list(shares)
+    left = None
+    if config.iterations is not None:
+        # The epochs before saw all rows.
+        before = state.epoch * steps_per_epoch(len(batches), config, accelerator.num_processes)
+        left = max(0, config.iterations - before)
+    steps = list(itertools.islice(shares, left))
     state.model.train()
     pixels = batches(
         (positions for step in steps for positions, _, _ in step),

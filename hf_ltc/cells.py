@@ -1,0 +1,110 @@
+"""Work in cells, each done once: by one process or many, and gone on with after an interruption."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from . import rundir
+from .errors import InputError
+
+# Between looks at cells that other processes are at.
+_WAIT = 1.0
+
+
+def run_cells(
+    folder: Path,
+    cells: Mapping[str, Callable[[], dict[str, Any]]],
+    description: str = "cells",
+    *,
+    needed: Sequence[str] = (),
+    stop: Callable[[], Any] = lambda: None,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Does the cells whose results are not there, and waits for those that other processes are at.
+
+    A cell's result is written whole or not at all, as `NAME.json`; what was interrupted is done again. Any number of
+    processes may work on the same folder, each at a cell that no other has taken. One whose process ended before its
+    result was there is taken by another one.
+
+    Args:
+        folder (`Path`): Where results are kept; made if it is not there.
+        cells (`Mapping[str, Callable[[], dict]]`): What to do by name, in the order in which it is done; a name is
+            that of a file.
+        description (`str`, *optional*, defaults to `"cells"`): For the progress bar.
+        needed (`Sequence[str]`, *optional*): What every result must have; one without it is of another version.
+        stop (`Callable[[], Any]`, *optional*): Called before each cell and while waiting; it may raise to stop.
+        progress (`bool`, *optional*, defaults to `True`): Draw a progress bar, or print a line a cell where none can
+            be drawn, as in the log of a job.
+
+    Returns:
+        `dict[str, dict]`: the results by name, in the order given.
+
+    Raises:
+        InputError: for a result that cannot be read or written, naming the file. What a cell raises is raised as it
+            is.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise rundir.unwritable(folder, error) from error
+    paths = {name: folder / f"{name}.json" for name in cells}
+    # Those that are there first, since it is soon said if one of them will not do.
+    found = {name: _read(path, needed) for name, path in paths.items() if path.exists()}
+    bar = tqdm(total=len(cells), initial=len(found), desc=description, unit="cell", disable=None if progress else True)
+    with bar:
+        while len(found) < len(cells):
+            before = len(found)
+            for name, work in cells.items():
+                stop()
+                if name in found or not _is_done(paths[name], work):
+                    continue
+                found[name] = _read(paths[name], needed)
+                bar.update()
+                if bar.disable and progress:
+                    print(f"{description}: {len(found)} of {len(cells)} done ({name})", file=sys.stderr, flush=True)
+            if len(found) == before:
+                time.sleep(_WAIT)
+    return {name: found[name] for name in cells}
+
+
+def _is_done(path: Path, work: Callable[[], dict[str, Any]]) -> bool:
+    """Does a cell unless another process has done it, or is at it: then it is not done yet."""
+    if path.exists():
+        return True
+    lock = FileLock(path.with_name(path.name.removesuffix(".json") + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise rundir.unwritable(path, error) from error
+    try:
+        # Another process may have finished between the look and the lock.
+        if not path.exists():
+            rundir.write_json(path, work())
+        # Once the result is there nobody needs the lock. A process that ends before leaves it to the next one: the
+        # system takes it back.
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+    return True
+
+
+def _read(path: Path, needed: Sequence[str]) -> dict[str, Any]:
+    try:
+        result = rundir.read_json(path)
+        missing = [name for name in needed if name not in result]
+        reason = f"it has no {missing[0]!r}: of another version?" if missing else ""
+    except InputError as error:
+        reason = str(error.__cause__ or error)
+    if reason:
+        raise InputError(f"cannot use the result {str(path)!r} ({reason}): delete it, and its cell is done again")
+    return result
+
+
+__all__ = ["run_cells"]
