@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from .baselines import BaselineScorer, baseline_scores
     from .callback import TrajectoryCallback
     from .checkpoints import record_checkpoints
-    from .config import RecordConfig
+    from .config import EvaluateConfig, RecordConfig
     from .errors import InputError
+    from .evaluation import evaluate_coresets
     from .explanations import explain, explain_validation
     from .hub import push_coreset
     from .loading import load_coreset
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaselineScorer",
+    "EvaluateConfig",
     "InputError",
     "LTCScorer",
     "RecordConfig",
@@ -30,6 +32,7 @@ __all__ = [
     "baseline_scores",
     "coreset_order",
     "describe_coreset",
+    "evaluate_coresets",
     "explain",
     "explain_validation",
     "in_coreset",
@@ -47,6 +50,7 @@ __all__ = [
 # Imported when first used: torch and its like take seconds, which a scorer in a worker or a --help need not wait for.
 _MODULES = {
     "BaselineScorer": "baselines",
+    "EvaluateConfig": "config",
     "InputError": "errors",
     "LTCScorer": "scoring",
     "RecordConfig": "config",
@@ -56,6 +60,7 @@ _MODULES = {
     "baseline_scores": "baselines",
     "coreset_order": "selection",
     "describe_coreset": "selection",
+    "evaluate_coresets": "evaluation",
     "explain": "explanations",
     "explain_validation": "explanations",
     "in_coreset": "selection",

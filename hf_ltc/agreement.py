@@ -112,8 +112,20 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> R
     together = runs if isinstance(runs, Trajectories) else Trajectories.average(runs)
     if len(together.lengths) < 2:
         raise InputError("reliability needs two runs or more of different seeds: record with --runs 2")
-    scores = [ltc_scores(run, **family) for run in together.runs]
-    pairs = [within_class_spearman(one, two, together.labels) for one, two in combinations(scores, 2)]
+    return reliability_of([ltc_scores(run, **family) for run in together.runs], together.labels)
+
+
+def reliability_of(scores: Sequence[np.ndarray], labels: np.ndarray) -> Reliability:
+    """As [`reliability`], of scores of any kind.
+
+    Args:
+        scores (`Sequence[np.ndarray]`): float `(N,)` each, of two runs or more.
+        labels (`np.ndarray`): int `(N,)`, the class of every row.
+
+    Returns:
+        [`Reliability`]
+    """
+    pairs = [within_class_spearman(one, two, labels) for one, two in combinations(scores, 2)]
     return Reliability(float(np.mean(pairs)), spearman_brown(float(np.mean(pairs)), len(scores)), len(scores), pairs)
 
 

@@ -1,4 +1,4 @@
-"""The settings of a recording. Every field is an option of `hf-ltc record` and is kept in the run's recipe."""
+"""The settings of a recording and of an evaluation. Every field is an option of the command, and kept with results."""
 
 import dataclasses
 import math
@@ -13,6 +13,24 @@ from .errors import InputError
 SIGNALS = ("margin", "correct", "el2n")
 _LARGEST_SEED = 2**32
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+# The least that options may be, and those inside [0, 1), in whichever configuration they are.
+_LEAST = {
+    "epochs": 1,
+    "iterations": 1,
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "record_every": 1,
+    "runs": 1,
+    "seeds": 1,
+    "gradient_accumulation_steps": 1,
+    "validation_per_class": 1,
+    "num_workers": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "cache_budget": 0,
+    "image_size": 4,
+}
+_SHARES = ("label_smoothing", "average_decay")
 
 
 def option(default: Any, help: str) -> Any:
@@ -37,6 +55,7 @@ class DataConfig:
     def source(self) -> dict[str, Any]:
         """What finds the dataset again, for a recipe; a path in it never leaves this machine."""
         found: dict[str, Any] = {"split": self.split, "config": self.dataset_config, "revision": self.revision}
+        found |= {"validation_split": self.validation_split} if self.validation_split else {}
         local = Path(self.dataset).expanduser()
         return found | ({"path": str(local.resolve())} if local.exists() else {"repo_id": self.dataset})
 
@@ -118,39 +137,15 @@ class RecordConfig:
     report_to: list[str] = option([], "Trackers of accelerate, e.g. tensorboard.")
 
     def __post_init__(self) -> None:
-        if isinstance(self.output_dir, os.PathLike):
-            object.__setattr__(self, "output_dir", os.fspath(self.output_dir))
-        # Not the types of dataclasses.fields, which HfArgumentParser changes.
-        for name, kind in type(self).__annotations__.items():
-            _check_type(name, getattr(self, name), kind)
-        for name in (
-            "epochs",
-            "batch_size",
-            "eval_batch_size",
-            "record_every",
-            "runs",
-            "gradient_accumulation_steps",
-            "validation_per_class",
-        ):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("num_workers", "learning_rate", "weight_decay", "cache_budget"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _check_options(self)
         for name in ("seed", "validation_seed"):
-            # What every random generator takes; of several runs each has its own.
-            _require(
-                0 <= getattr(self, name) <= _LARGEST_SEED - self.runs, name, getattr(self, name), "inside [0, 2**32)"
-            )
+            _check_seeds(self, name, self.runs)
         _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "inside (0, 1)")
-        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "inside [0, 1)")
-        if self.average_decay is not None:
-            _require(0 <= self.average_decay < 1, "average_decay", self.average_decay, "inside [0, 1)")
         if self.stop_when_stable is not None:
             _require(0 < self.stop_when_stable <= 1, "stop_when_stable", self.stop_when_stable, "inside (0, 1]")
-        if self.image_size is not None:
-            _require(self.image_size >= 4, "image_size", self.image_size, "4 or more")
         for signal in self.signals:
             _require(signal in SIGNALS, "signals", signal, "of " + ", ".join(SIGNALS))
-        _require(len(set(self.signals)) == len(self.signals), "signals", self.signals, "a list of different names")
+        _check_different(self, "signals")
         # The least that has two differences: scores of one difference are all 1 or -1.
         recorded = len(self.recorded_epochs())
         if recorded < 3:
@@ -172,6 +167,141 @@ class RecordConfig:
 RESUME_MAY_CHANGE = frozenset({"output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs"})
 
 
+def _like_record(name: str) -> Any:
+    """The field of [`RecordConfig`] of that name once more: with the same default, meaning and help."""
+    same = RecordConfig.__dataclass_fields__[name]
+    return field(default=same.default, metadata=same.metadata)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of [`evaluate_coresets`].
+
+    Every model is trained from scratch by the same settings whatever rows it is trained on, and tested after the last
+    step: nothing is tuned for a budget or a method, and no epoch is picked by its test accuracy.
+
+    Each field's meaning stands in its help text: `hf-ltc evaluate --help`.
+
+    Raises:
+        InputError: for a value outside its range, naming the option.
+    """
+
+    models: list[str] = option(["resnet18"], "Target models: as --model of hf-ltc record, one or more.")
+    fractions: list[float] = option([0.1, 0.3], "Budgets, as shares of the rows that could be chosen, in (0, 1].")
+    members: list[str] = option(
+        ["ltc"], "Members of the family: ltc, cld, or OF-AGGREGATE-SCOPE such as levels-losses-class."
+    )
+    baselines: list[str] = option(
+        ["random"],
+        "What they are held against: random, mean_loss, final_loss, aum, el2n, forgetting, dyn_unc, tdds, dual, ccs, "
+        "dual_beta. Some need --signals of hf-ltc record.",
+    )
+    full: bool = option(True, "Train on all rows that could be chosen too.")
+    seeds: int = option(3, "Models trained on each choice of rows, with seeds seed, seed + 1, ...")
+    seed: int = option(0, "First seed: of the weights, the order of rows, and of rows that are drawn.")
+    output_dir: str | None = option(
+        None, "Folder of the results, RUN/evaluation if not given. The same command goes on where it was stopped."
+    )
+    test_split: str = option("test", "Split that models are tested on: rows that no recording has seen.")
+    image_column: str | None = option(None, "Column with the images; as recorded if not given.")
+    label_column: str | None = option(None, "Column with the class labels; as recorded if not given.")
+    id_column: str | None = option(
+        None, "Column with the ids, where rows were recorded by id; as recorded if not given."
+    )
+    balance: Literal["class", "proportional", "none"] = option(
+        "class", "How classes share a subset; the same for every method, random included."
+    )
+
+    protocol: Literal["iterations", "epochs"] = option(
+        "iterations",
+        "What is equal at every budget: optimiser steps, or epochs, of which those of fewer rows have fewer steps.",
+    )
+    epochs: int = option(30, "Epochs; by --protocol iterations those of the full data, whose steps all budgets get.")
+    iterations: int | None = option(None, "Optimiser steps, instead of those of --epochs on the full data.")
+    batch_size: int = option(128, "Rows an optimiser step. Steps of an epoch differ by one row at most.")
+    optimizer: Literal["auto", "sgd", "adamw"] = option(
+        "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto takes AdamW for models without batch norm."
+    )
+    learning_rate: float | None = option(None, "Peak learning rate; 0.1 for SGD and 1e-3 for AdamW if not given.")
+    weight_decay: float | None = option(None, "Weight decay; 5e-4 for SGD and 0.05 for AdamW if not given.")
+    schedule: Literal["one-cycle", "cosine", "step", "constant"] = _like_record("schedule")
+    label_smoothing: float = option(0.0, "Label smoothing of the training objective.")
+    augment: bool = _like_record("augment")
+    stem: Literal["auto", "small", "imagenet"] = option(
+        "auto", "Layers that take the image in: small suits small images; auto takes it up to 64 pixels."
+    )
+    pretrained: bool = _like_record("pretrained")
+    image_size: int | None = _like_record("image_size")
+    mixed_precision: Literal["no", "fp16", "bf16"] = _like_record("mixed_precision")
+    channels_last: bool = _like_record("channels_last")
+
+    cache_images: Literal["auto", "always", "never"] = _like_record("cache_images")
+    cache_budget: float = _like_record("cache_budget")
+    num_workers: int = _like_record("num_workers")
+
+    def __post_init__(self) -> None:
+        _check_options(self)
+        _check_seeds(self, "seed", self.seeds)
+        for fraction in self.fractions:
+            _require(0 < fraction <= 1, "fractions", fraction, "inside (0, 1]")
+        for name in ("models", "fractions", "members", "baselines"):
+            _check_different(self, name)
+        for name in ("models", "fractions"):
+            _require(bool(getattr(self, name)), name, getattr(self, name), "one or more")
+        if not (self.members or self.baselines or self.full):
+            raise InputError("nothing to evaluate: give --members, --baselines or --full")
+        if self.iterations is not None and self.protocol != "iterations":
+            raise InputError(
+                f"--iterations {self.iterations} goes with --protocol iterations, not {self.protocol}: leave it out"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+# What a call may change that goes on in the folder of an evaluation: which cells there are, and what does not make
+# their results others, or is checked by what it comes to (data by their content, epochs by the steps they are).
+EVALUATION_MAY_ADD = frozenset(
+    {
+        *("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir", "test_split"),
+        *("image_column", "label_column", "id_column", "image_size", "epochs", "iterations"),
+        *("cache_images", "cache_budget", "num_workers"),
+    }
+)
+
+
+def _check_options(config: Any) -> None:
+    """Checks the types of all fields, and the ranges that go with a field's name in any configuration."""
+    if isinstance(config.output_dir, os.PathLike):
+        object.__setattr__(config, "output_dir", os.fspath(config.output_dir))
+    # Not the types of dataclasses.fields, which HfArgumentParser changes.
+    kinds = type(config).__annotations__
+    for name, kind in kinds.items():
+        _check_type(name, getattr(config, name), kind)
+    values = {name: getattr(config, name) for name in kinds if getattr(config, name) is not None}
+    for name, least in _LEAST.items():
+        _require(values.get(name, least) >= least, name, values.get(name), f"{least} or more")
+    for name in _SHARES:
+        if name in values:
+            _require(0 <= values[name] < 1, name, values[name], "inside [0, 1)")
+
+
+def _check_seeds(config: Any, name: str, count: int) -> None:
+    # What every random generator takes; of several runs each has its own.
+    value = getattr(config, name)
+    _require(0 <= value <= _LARGEST_SEED - count, name, value, "inside [0, 2**32)")
+
+
+def _check_different(config: Any, name: str) -> None:
+    values = getattr(config, name)
+    _require(
+        len(set(values)) == len(values),
+        name,
+        values,
+        "a list of different " + ("numbers" if name == "fractions" else "names"),
+    )
+
+
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
     if not holds:
         raise InputError(f"--{name.replace('_', '-')} is {value!r}: it must be {wanted}")
@@ -182,16 +312,19 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         _require(value in get_args(kind), name, value, "one of " + ", ".join(get_args(kind)))
         return
     if get_origin(kind) is list:
-        is_list = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-        _require(is_list, name, value, "a list of strings")
+        (item,) = get_args(kind)
+        is_list = isinstance(value, list | tuple) and all(_is_of(each, item) for each in value)
+        _require(is_list, name, value, "a list of strings" if item is str else "a list of numbers")
         return
     if get_origin(kind) is UnionType:
         if value is None:
             return
         kind = next(part for part in get_args(kind) if part is not NoneType)
+    _require(_is_of(value, kind), name, value, _KINDS[kind])
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    # A bool is an int in Python, and never meant as a number.
     if kind is float:
-        # A bool is an int in Python, and never meant as a number.
-        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    else:
-        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    _require(right, name, value, _KINDS[kind])
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

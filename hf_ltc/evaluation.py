@@ -1,22 +1,445 @@
-"""Target models: trained from scratch on a coreset, tested on rows that no one has seen."""
+"""Target models: trained from scratch on the rows that methods choose, tested on rows that no one has seen."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset
+from filelock import FileLock
 
-from . import models
+from . import models, rundir
+from .agreement import reliability_of, within_class_spearman
 from .batches import ImageBatches, image_batches
-from .data import class_names, find_image_column, find_label_column, read_labels
+from .cells import run_cells
+from .config import EVALUATION_MAY_ADD, EvaluateConfig
+from .data import class_names, find_image_column, find_label_column, one_line, read_labels
+from .errors import InputError
+from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size
+from .identity import WHERE
 from .images import image_size
+from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, method_scores
+from .processes import apart, rank, stoppable
+from .publishing import losses_digest
 from .recording import LossBuffer, signals_of
-from .training import TrainingConfig, evaluate, plain_model, prepare_training, release, steps_per_epoch, train_epoch
+from .report import write_results
+from .results import FORMAT, Evaluation
+from .source_run import hardware, versions
+from .training import (
+    TrainingConfig,
+    evaluate,
+    plain_model,
+    prepare_training,
+    release,
+    steps_per_epoch,
+    train_epoch,
+    training_epochs,
+)
+from .trajectories import Trajectories
 
+SETTINGS = "evaluation.json"
+_CELLS = "cells"
+_NEEDED = ("model", "method", "source", "fraction", "seed", "rows", "accuracy", "steps", "training", "seconds")
 _EVAL_BATCH = 512
+# Peak learning rate and weight decay.
+_RATES = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One model, trained on the rows that one method chose."""
+
+    model: str
+    method: str
+    seed: int
+    rows: int
+    fraction: float | None = None
+    source: str | None = None
+
+    @property
+    def name(self) -> str:
+        parts = [_file_name(self.model), self.method]
+        parts += [_file_name(self.source)] if self.source is not None else []
+        parts += [f"{self.fraction!r}"] if self.fraction is not None else []
+        return "+".join([*parts, f"seed{self.seed}"])
+
+
+def evaluate_coresets(
+    config: EvaluateConfig,
+    runs: Trajectories | Mapping[str, Trajectories],
+    train: Dataset,
+    test: Dataset,
+    validation: Dataset | None = None,
+    *,
+    accelerator: Accelerator | None = None,
+) -> Evaluation:
+    """Trains models on coresets, on random subsets as large and on all rows, and tests each after its last step.
+
+    Results are kept in `config.output_dir`, a cell (one model, method, budget and seed) at a time: the same call goes
+    on where it was stopped, and one with more models, methods, budgets or seeds trains what is new. Several processes
+    of a launcher, or several commands, share the cells. When all are done there are `results.json`, `results.md` and
+    `accuracy.png`.
+
+    Args:
+        config ([`EvaluateConfig`]): The settings; `output_dir` must be given.
+        runs ([`Trajectories`] or `Mapping[str, Trajectories]`):
+            The recording that rows are chosen by, or several of other source models, by name.
+        train (`datasets.Dataset`): The recorded dataset. Rows that were held out of it are never trained on.
+        test (`datasets.Dataset`): Rows that no recording has seen.
+        validation (`datasets.Dataset`, *optional*):
+            The validation samples, where they are of another split: test rows must not be among them.
+        accelerator (`accelerate.Accelerator`, *optional*):
+            Of this process alone; made from `config` for each cell if not given.
+
+    Returns:
+        [`Evaluation`]: on every process.
+
+    Raises:
+        InputError: for data, settings, methods or an output folder that the user can mend, before anything is trained.
+    """
+    if config.output_dir is None:
+        raise InputError("evaluate_coresets needs a folder for its results: give EvaluateConfig(output_dir=...)")
+    folder = Path(config.output_dir)
+    methods = _methods(config)
+    data = evaluated_dataset(config, _named(runs), train, test, validation)
+    sizes = {fraction: subset_size(data, fraction) for fraction in config.fractions}
+    scored = _scores(methods, data.sources)
+    cells = {cell.name: cell for cell in _cells(config, methods, data, sizes)}
+    left = [cell for name, cell in cells.items() if not (folder / _CELLS / f"{name}.json").exists()]
+    training = _check_models(config, list(dict.fromkeys(cell.model for cell in left)), data)
+    accelerators = partial(_accelerator, config, accelerator)
+    here = accelerators()
+    if here.num_processes > 1:
+        raise InputError(
+            f"the accelerator joins {here.num_processes} processes, but each trains models of its own: give "
+            "evaluate_coresets none, or call it before any other Accelerator is made"
+        )
+    process, processes = rank()
+    settings = _settings(config, data)
+    # Decoded before anything is written, so that a bad image leaves no folder behind.
+    images = cache(partial(_images, config, data, here.device))
+    if left:
+        images()
+    _claim(folder, settings)
+    with stoppable(folder, "models") as stop:
+        work = {
+            name: partial(
+                _train_cell, config, data, scored, cell, training.get(cell.model, {}), images, accelerators, stop
+            )
+            for name, cell in cells.items()
+        }
+        done = run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
+    evaluation = Evaluation(
+        settings={
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **{name: value for name, value in settings.items() if name not in ("format", "sources")},
+            "config": {name: value for name, value in config.to_dict().items() if name != "output_dir"},
+            "classes": len(data.names),
+            "test_rows": len(data.test),
+            "versions": versions(),
+            "hardware": {**hardware(here), "processes": processes},
+        },
+        sources={name: _source(name, run, settings["sources"][name]) for name, run in data.sources.items()},
+        methods=[_told(name, method, data, scored) for name in data.sources for method in methods],
+        cells=list(done.values()),
+    )
+    if process == 0:
+        write_results(evaluation, folder)
+    return evaluation
+
+
+def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Trajectories]:
+    if isinstance(runs, Trajectories):
+        return {source_model(runs) or "run": runs}
+    if not runs:
+        raise InputError("evaluate_coresets needs a recording to choose rows by: give one or more")
+    return dict(runs)
+
+
+def source_model(run: Trajectories) -> str | None:
+    """The name of the source model of a recording, if it has one."""
+    return (run.recipe.get("config") or {}).get("model")
+
+
+def _methods(config: EvaluateConfig) -> list[str]:
+    for option, names, of_family in (("members", config.members, True), ("baselines", config.baselines, False)):
+        for name in names:
+            if bool(find_method(name).family) != of_family:
+                have = ", ".join(each for each, method in METHODS.items() if bool(method.family) == of_family)
+                raise InputError(f"--{option} has {name!r}: there are {have}")
+    return [*config.members, *config.baselines]
+
+
+_Scores = dict[tuple[str, str], tuple[np.ndarray | None, float]]
+
+
+def _scores(methods: Sequence[str], sources: Mapping[str, Trajectories]) -> _Scores:
+    """Scores of each method by each recording, and their seconds; those of chance are drawn for each seed."""
+    found: _Scores = {}
+    for name, run in sources.items():
+        for method in methods:
+            started = time.perf_counter()
+            try:
+                scores = None if method == RANDOM else method_scores(method, run)
+            except InputError as error:
+                raise InputError(f"{name}: {error}" if len(sources) > 1 else str(error)) from error
+            found[name, method] = (scores, time.perf_counter() - started)
+    return found
+
+
+def _cells(
+    config: EvaluateConfig, methods: Sequence[str], data: EvaluatedDataset, sizes: Mapping[float, int]
+) -> list[_Cell]:
+    """In the order in which they are trained: every choice of rows and model once before any has its second seed."""
+    cells = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        for model in config.models:
+            if config.full:
+                cells.append(_Cell(model, FULL, seed, len(data.rows)))
+            for fraction, size in sizes.items():
+                for method in methods:
+                    sources = [None] if method == RANDOM else list(data.sources)
+                    cells += [_Cell(model, method, seed, size, fraction, source) for source in sources]
+    return cells
+
+
+def _check_models(config: EvaluateConfig, names: Sequence[str], data: EvaluatedDataset) -> dict[str, dict[str, Any]]:
+    """Makes each model once, which is refused here if it is at all, and decides how it is trained."""
+    found = {}
+    for name in names:
+        model = models.create_model(name, len(data.names), data.size, stem=config.stem, pretrained=config.pretrained)
+        normed = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        optimizer = ("sgd" if normed else "adamw") if config.optimizer == "auto" else config.optimizer
+        rate, decay = _RATES[optimizer]
+        found[name] = {
+            "optimizer": optimizer,
+            "learning_rate": rate if config.learning_rate is None else config.learning_rate,
+            "weight_decay": decay if config.weight_decay is None else config.weight_decay,
+        }
+    return found
+
+
+def _accelerator(config: EvaluateConfig, given: Accelerator | None) -> Accelerator:
+    if given is not None:
+        return given
+    try:
+        # For each cell: a gradient scaler of one model is none of the next one's.
+        with apart():
+            return Accelerator(mixed_precision=config.mixed_precision)
+    except ValueError as error:
+        raise InputError(
+            f"accelerate refuses --mixed-precision {config.mixed_precision}: {one_line(error)}"
+        ) from error
+
+
+def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device) -> tuple[ImageBatches, ImageBatches]:
+    total = len(data.rows) + len(data.test)
+    options: dict[str, Any] = {
+        "device": device,
+        "cache": config.cache_images,
+        "num_workers": config.num_workers,
+        "channels_last": config.channels_last,
+    }
+    budget = config.cache_budget * len(data.rows) / total
+    train = image_batches(
+        data.train, data.image_column, data.labels, data.size, numbers=data.rows, cache_budget=budget, **options
+    )
+    options |= {"statistics": (train.mean.tolist(), train.std.tolist()), "cache_budget": config.cache_budget - budget}
+    try:
+        return train, image_batches(data.test, data.test_image_column, data.test_labels, data.size, **options)
+    except InputError as error:
+        raise InputError(f"test rows: {error}") from error
+
+
+def _steps(config: EvaluateConfig, rows: int) -> int | None:
+    """Optimiser steps of every model, by the protocol of iterations."""
+    if config.protocol != "iterations" or config.iterations is not None:
+        return config.iterations
+    return config.epochs * steps_per_epoch(rows, TrainingConfig(config.epochs, config.batch_size), 1)
+
+
+def _settings(config: EvaluateConfig, data: EvaluatedDataset) -> dict[str, Any]:
+    """All that a cell's result depends on beside what its name says."""
+
+    def mark(identity: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in identity.items() if name not in WHERE}
+
+    settings = {
+        "format": FORMAT,
+        "config": {name: value for name, value in config.to_dict().items() if name not in EVALUATION_MAY_ADD},
+        "iterations": _steps(config, len(data.rows)),
+        "epochs": config.epochs if config.protocol == "epochs" else None,
+        "image_size": data.size,
+        "image_column": data.image_column,
+        "pool": {"rows": len(data.rows), "digest": hashlib.sha256(data.rows.astype("<i8").tobytes()).hexdigest()},
+        "train": mark(data.train_identity),
+        "test": mark(data.test_identity),
+        "sources": {name: losses_digest(run) for name, run in data.sources.items()},
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder one of these settings, or checks that it is."""
+    path = folder / SETTINGS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{SETTINGS}.lock"):
+            if not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+                raise InputError(
+                    f"--output-dir {str(folder)!r} holds other files: give a folder of its own to an evaluation"
+                )
+            stored = rundir.read_json(path) if path.exists() else settings
+            if differ := _differences(stored, settings):
+                raise InputError(
+                    f"--output-dir {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give "
+                    "another --output-dir, or those settings to go on in it"
+                )
+            merged = {**settings, "sources": {**stored["sources"], **settings["sources"]}}
+            if merged != stored or not path.exists():
+                rundir.write_json(path, merged)
+    except OSError as error:
+        raise rundir.unwritable(path, error) from error
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    if stored.get("format") != wanted["format"]:
+        return [f"they are of format {stored.get('format')!r}, now {wanted['format']}"]
+    told = {
+        **wanted["config"],
+        **{name: wanted[name] for name in ("iterations", "epochs", "image_size", "image_column")},
+    }
+    was = {**stored["config"], **stored}
+    differ = [
+        f"--{name.replace('_', '-')} was {was.get(name)!r}, now {value!r}"
+        for name, value in told.items()
+        if was.get(name) != value
+    ]
+    for name, what in (("train", "the recorded dataset"), ("test", "the test rows")):
+        keys = [key for key, value in wanted[name].items() if stored[name].get(key) != value]
+        differ += [f"{what}: {', '.join(keys)}"] if keys else []
+    differ += ["the rows that could be chosen"] if stored["pool"] != wanted["pool"] else []
+    differ += [
+        f"the recording {name!r} is another one"
+        for name, digest in wanted["sources"].items()
+        if stored["sources"].get(name, digest) != digest
+    ]
+    return differ
+
+
+def _train_cell(
+    config: EvaluateConfig,
+    data: EvaluatedDataset,
+    scored: _Scores,
+    cell: _Cell,
+    training: Mapping[str, Any],
+    images: Callable[[], tuple[ImageBatches, ImageBatches]],
+    accelerators: Callable[[], Accelerator],
+    stop: Callable[[], None],
+) -> dict[str, Any]:
+    train, test = images()
+    started = time.perf_counter()
+    rows = _chosen(config, data, scored, cell)
+    chosen = time.perf_counter()
+    settings = TrainingConfig(
+        epochs=config.epochs,
+        iterations=_steps(config, len(data.rows)),
+        batch_size=config.batch_size,
+        schedule=config.schedule,
+        label_smoothing=config.label_smoothing,
+        augment=config.augment,
+        seed=cell.seed,
+        **training,
+    )
+    accelerator = accelerators()
+    accuracy = train_on(
+        cell.model,
+        train.take(rows),
+        test,
+        len(data.names),
+        settings,
+        accelerator,
+        stem=config.stem,
+        pretrained=config.pretrained,
+        each_step=stop,
+    )
+    return {
+        **dataclasses.asdict(cell),
+        "accuracy": accuracy,
+        "steps": settings.iterations or config.epochs * steps_per_epoch(len(rows), settings, 1),
+        "training": dict(training),
+        "device": hardware(accelerator)["device"],
+        "seconds": {
+            "choosing": round(chosen - started, 3),
+            "training": round(time.perf_counter() - chosen, 3),
+        },
+    }
+
+
+def _chosen(config: EvaluateConfig, data: EvaluatedDataset, scored: _Scores, cell: _Cell) -> np.ndarray:
+    """The rows of a cell, as positions among those that can be chosen, increasing."""
+    if cell.method == FULL:
+        return np.arange(len(data.rows))
+    source = next(iter(data.sources)) if cell.source is None else cell.source
+    scores, _ = scored[source, cell.method]
+    run = data.sources[source]
+    return chosen_rows(cell.method, run, cell.rows, seed=cell.seed, balance=config.balance, scores=scores)
+
+
+def _source(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
+    seconds = run.recipe.get("seconds")
+    return {
+        "model": source_model(run) or name,
+        "runs": len(run.lengths),
+        "checkpoints": list(run.lengths),
+        "losses": run.loss_name,
+        "seconds": sum(seconds.values()) if seconds else None,
+        "hardware": run.recipe.get("hardware"),
+        "digest": digest,
+    }
+
+
+def _told(source: str, method: str, data: EvaluatedDataset, scored: _Scores) -> dict[str, Any]:
+    """How far a method's scores depend on the seed of the recording, and how far they restate known ones."""
+    run = data.sources[source]
+    scores, seconds = scored[source, method]
+    told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
+    if scores is None:
+        return {**told, "source": None, "reliability": None, "mean_loss": None, "aum": None}
+    one_each = [method_scores(method, one) for one in run.runs] if len(run.lengths) > 1 else []
+    known = {name: _known(name, run) for name in ("mean_loss", "aum")}
+    return {
+        **told,
+        "reliability": reliability_of(one_each, run.labels).to_dict() if one_each else None,
+        **{
+            name: None if other is None else within_class_spearman(scores, other, run.labels)
+            for name, other in known.items()
+        },
+    }
+
+
+def _known(name: str, run: Trajectories) -> np.ndarray | None:
+    try:
+        return method_scores(name, run)
+    except InputError:
+        # Its signal was not recorded.
+        return None
+
+
+def _file_name(name: str) -> str:
+    """A name as part of a file's; one that cannot be it as it is gets a digest, so that no two share a file."""
+    plain = re.sub(r"[^\w.-]+", "-", name)[-40:]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def train_target(
@@ -40,7 +463,7 @@ def train_target(
         test (`datasets.Dataset`): Rows to test on.
         config ([`TrainingConfig`]): How it is trained.
         iterations (`int`, *optional*):
-            Optimiser steps, rounded to whole epochs, instead of `config.epochs`: the same for every budget.
+            Optimiser steps instead of `config.epochs`: the same for every budget.
         image_column (`str`, *optional*): Found by its type if not given.
         label_column (`str`, *optional*): Found by its type if not given.
         size (`int`, *optional*): Side of the images; found from `train` if not given, which may differ from subset to
@@ -67,30 +490,68 @@ def train_target(
         device=accelerator.device,
         statistics=statistics,
     )
-    if iterations is not None:
-        steps = steps_per_epoch(len(train), config, accelerator.num_processes)
-        config = replace(config, epochs=max(1, round(iterations / steps)))
+    return train_on(model, batches, tested, len(names), replace(config, iterations=iterations), accelerator)
+
+
+def train_on(
+    model: str,
+    train: ImageBatches,
+    test: ImageBatches,
+    classes: int,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    *,
+    stem: str = "auto",
+    pretrained: bool = False,
+    each_step: Callable[[], Any] | None = None,
+) -> float:
+    """As [`train_target`], of rows whose images are at hand.
+
+    Args:
+        model (`str`): As for [`create_model`].
+        train ([`ImageBatches`]): Rows to train on.
+        test ([`ImageBatches`]): Rows to test on.
+        classes (`int`): Number of classes.
+        config ([`TrainingConfig`]): How it is trained.
+        accelerator (`accelerate.Accelerator`): The processes.
+        stem (`str`, *optional*, defaults to `"auto"`): As for [`create_model`].
+        pretrained (`bool`, *optional*, defaults to `False`): As for [`create_model`].
+        each_step (`Callable[[], Any]`, *optional*): As for [`train_epoch`].
+
+    Returns:
+        `float`: the share of test rows whose class is predicted after the last step, in [0, 1].
+    """
     set_seed(config.seed)
-    state = prepare_training(models.create_model(model, len(names), size), len(train), config, accelerator)
-    for _ in range(config.epochs):
-        train_epoch(state, batches, config, accelerator)
-    found = accuracy(plain_model(state, accelerator), tested, accelerator)
+    network = models.create_model(model, classes, train.size, stem=stem, pretrained=pretrained)
+    channels_last = train.channels_last
+    state = prepare_training(network, len(train), config, accelerator, channels_last=channels_last)
+    for _ in range(training_epochs(len(train), config, accelerator.num_processes)):
+        train_epoch(state, train, config, accelerator, each_step=each_step)
+    found = accuracy(plain_model(state, accelerator), test, accelerator, each_step)
     release(state, accelerator)
     return found
 
 
-def accuracy(model: torch.nn.Module, batches: ImageBatches, accelerator: Accelerator) -> float:
+def accuracy(
+    model: torch.nn.Module,
+    batches: ImageBatches,
+    accelerator: Accelerator,
+    each_step: Callable[[], Any] | None = None,
+) -> float:
     """Share of rows whose class has the highest logit.
 
     Args:
         model (`torch.nn.Module`): A classifier.
         batches ([`ImageBatches`]): The rows.
         accelerator (`accelerate.Accelerator`): The processes.
+        each_step (`Callable[[], Any]`, *optional*): Called after every forward pass; it may raise to stop.
     """
     buffer = LossBuffer(["correct"], len(batches), accelerator.device)
 
     def observe(positions: torch.Tensor, _: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         buffer.add(positions, *signals_of(["correct"], logits, labels))
+        if each_step is not None:
+            each_step()
 
     evaluate(model, batches, accelerator, observe, _EVAL_BATCH)
     return float(buffer.collect(accelerator, 0, np.arange(len(batches)))["correct"].mean())

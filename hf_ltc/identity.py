@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 from datasets.table import list_table_cache_files
 from datasets.utils.file_utils import xopen
@@ -112,6 +113,38 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
     else:
         problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
     raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
+
+
+def shared_rows(dataset: Dataset, other: Dataset, column: str, other_column: str) -> float:
+    """How much of a dataset is in another one: the share of some of its rows whose image is there too, to the byte.
+
+    Of the other dataset only rows are read whose image is as long in bytes as one of those looked for.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset, of which at most 128 evenly spaced rows are looked for.
+        other (`datasets.Dataset`): The other one.
+        column (`str`): The image column.
+        other_column (`str`): That of the other one.
+
+    Returns:
+        `float`: in [0, 1].
+    """
+    wanted = read_column(dataset.with_format(None).select(evenly_spaced(len(dataset), _SAMPLED_ROWS)), column)
+    stored = read_column(other, other_column)
+    (content, path), (lengths, paths) = (
+        (pc.binary_length(pc.struct_field(values, "bytes")), pc.struct_field(values, "path"))
+        for values in (stored, wanted)
+    )
+    likely = pc.or_(
+        pc.is_in(content, value_set=lengths), pc.and_(pc.is_null(content), pc.is_in(path, value_set=paths))
+    )
+    there = {_image_key(value) for value in stored.filter(likely).to_pylist()}
+    return float(np.mean([_image_key(value) in there for value in wanted.to_pylist()]))
+
+
+def _image_key(value: Mapping[str, Any] | None) -> Any:
+    """An image as stored: its bytes, or the path of its file."""
+    return value and (value["path"] if value["bytes"] is None else value["bytes"])
 
 
 def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Processes that fail together, with the same message, and stop when they are told to."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,8 +11,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from accelerate.utils.environment import get_cpu_distributed_information
 
 from .errors import InputError
+
+# What makes accelerate join processes, as launchers of torch and of several MPIs set it.
+_JOINING = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_MEGATRON_LM",
+)
 
 
 @contextmanager
@@ -65,12 +81,36 @@ def _is_broken_off(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
+def rank() -> tuple[int, int]:
+    """The number of this process among those that a launcher started, 0 for the first, and how many there are."""
+    mine = get_cpu_distributed_information()
+    return mine.rank, mine.world_size
+
+
 @contextmanager
-def stoppable(folder: Path) -> Iterator[Callable[[], None]]:
+def apart() -> Iterator[None]:
+    """Of several processes that a launcher started each on its own: an `Accelerator` made in the block joins none.
+
+    It gets the device of the process's number on this machine. So work can be spread over processes in whole pieces,
+    where a launcher would have them share each one.
+    """
+    local_rank = get_cpu_distributed_information().local_rank
+    taken = {name: os.environ.pop(name) for name in _JOINING if name in os.environ}
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        yield
+    finally:
+        os.environ |= taken
+
+
+@contextmanager
+def stoppable(folder: Path, kept: str = "epochs") -> Iterator[Callable[[], None]]:
     """Turns SIGINT and SIGTERM into a stop between two steps, where no file is half written.
 
     Args:
         folder (`Path`): The run directory, for the message.
+        kept (`str`, *optional*, defaults to `"epochs"`): What is in it once finished, likewise.
 
     Yields:
         `Callable[[], None]`: to be called between steps; raises `KeyboardInterrupt` once a signal has come.
@@ -80,7 +120,7 @@ def stoppable(folder: Path) -> Iterator[Callable[[], None]]:
     def stop() -> None:
         if caught:
             raise KeyboardInterrupt(
-                f"stopped by {signal.Signals(caught[0]).name}: finished epochs are in {str(folder)!r}; run the same "
+                f"stopped by {signal.Signals(caught[0]).name}: finished {kept} are in {str(folder)!r}; run the same "
                 "command again to go on after the last of them"
             )
 

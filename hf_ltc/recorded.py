@@ -47,7 +47,9 @@ def recorded_dataset(
     image_column = find_image_column(train, config.image_column)
     names = class_names(train, label_column)
     labels = read_labels(train, label_column)
-    identity = dataset_identity(train, label_column, **(source or {}))
+    where = dict(source or {})
+    validation_split = where.pop("validation_split", None)
+    identity = dataset_identity(train, label_column, **where)
     identity |= {"image_column": image_column, "id_column": config.id_column, "names": names}
     ids = None
     if config.id_column is not None:
@@ -73,7 +75,7 @@ def recorded_dataset(
             validation_labels=other,
             ids=ids,
             identity=identity,
-            validation_identity=dataset_identity(validation, other_label),
+            validation_identity=dataset_identity(validation, other_label, split=validation_split),
             size=size,
         )
     rows, held = hold_out(

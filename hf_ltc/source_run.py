@@ -400,7 +400,7 @@ class _SourceRun:
                 "rows": len(self.data.rows),
                 "validation_rows": len(self.data.validation_labels),
             },
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "versions": versions(),
             "hardware": hardware(self.accelerator),
         }
 
@@ -539,6 +539,11 @@ class _SourceRun:
         started = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+
+
+def versions() -> dict[str, str]:
+    """What it runs with, for recipes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:

@@ -1,0 +1,337 @@
+"""The commands, thin over the functions of the package: each takes its options, and prints what it found."""
+
+import argparse
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import DataConfig, EvaluateConfig, RecordConfig
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .trajectories import Trajectories
+
+# The imports of each command are inside it: torch and timm take ten seconds, which --help need not wait for.
+
+
+def _family(options: argparse.Namespace) -> dict[str, str]:
+    names = ("preset", "of", "aggregate", "scope")
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _config(options: argparse.Namespace, settings: Any) -> Any:
+    return settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(settings)})
+
+
+def record(options: argparse.Namespace) -> None:
+    config: RecordConfig = _config(options, RecordConfig)
+    data: DataConfig = _config(options, DataConfig)
+    from .agreement import Reliability, said_of
+    from .data import load_split
+    from .source_run import record
+
+    train = load_split(data.dataset, data.split, name=data.dataset_config, revision=data.revision)
+    validation = None
+    if data.validation_split is not None:
+        validation = load_split(data.dataset, data.validation_split, name=data.dataset_config, revision=data.revision)
+    run = record(config, train, validation, source=data.source())
+    if os.environ.get("RANK", "0") != "0":
+        return
+    seconds, stored = run.recipe.get("seconds", {}), run.recipe.get("reliability")
+    result = {
+        "run": config.output_dir,
+        "rows": len(run),
+        "validation_rows": len(run.validation_labels),
+        "checkpoints": list(run.lengths),
+        "validation_loss": float(run.validation_losses[-1].mean()),
+        "seconds": seconds,
+        "reliability": stored,
+    }
+    text = [
+        f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
+        f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
+        f"(validation loss {result['validation_loss']:.3f}).",
+        *said_of(Reliability.from_dict(stored) if stored else None),
+        f"Next: hf-ltc score {config.output_dir} --output {config.output_dir}-scored",
+    ]
+    _report(options, result, text)
+
+
+def score(options: argparse.Namespace) -> None:
+    import pyarrow.compute as pc
+
+    from .agreement import reliability, said_of
+    from .columns import read_column
+    from .trajectories import Trajectories
+
+    _check_new(options.output)
+    run = Trajectories.load(options.run, losses=options.losses)
+    train = _recorded_split(options, run)
+    family = _family(options)
+    scored = run.score(train, balance=options.balance, **family)
+    found = reliability(run, **family) if len(run.lengths) > 1 else None
+    scores = read_column(scored, "ltc_score")
+    count, held = len(scores) - scores.null_count, read_column(scored, "loss_trajectory").null_count
+    result = {
+        "output": options.output,
+        "rows": len(scored),
+        "scored": count,
+        "flat": len(scored) - held - count,
+        "held_out": held,
+        "mean": pc.mean(scores).as_py(),
+        "reliability": found and found.to_dict(),
+    }
+    made = {
+        "family": family,
+        "losses": run.loss_name,
+        "balance": options.balance,
+        "reliability": result["reliability"],
+    }
+    _save(scored, options.output, {**run.recipe, "score": made})
+    text = [
+        f"Scored {count:,} of {len(scored):,} rows ({held:,} held out, {result['flat']:,} flat), "
+        f"mean {result['mean']:.3f}."
+        if count
+        else "No row has a score: all trajectories are flat.",
+        *_few_differences(run, family),
+        *said_of(found),
+        f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
+    ]
+    _report(options, result, text)
+
+
+def _few_differences(run: "Trajectories", family: dict[str, str]) -> list[str]:
+    if min(run.lengths) > 3 or family.get("of") == "levels":
+        return []
+    return ["Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."]
+
+
+def select(options: argparse.Namespace) -> None:
+    from datasets import load_from_disk
+
+    from .data import one_line
+    from .selection import describe_coreset, select_coreset
+
+    _check_new(options.output)
+    if not (Path(options.scored) / "state.json").is_file():
+        raise InputError(
+            f"no scored dataset {options.scored!r}: make one with hf-ltc score RUN --output {options.scored}"
+        )
+    try:
+        scored = load_from_disk(options.scored)
+    except Exception as error:
+        raise InputError(
+            f"cannot load the scored dataset {options.scored!r} ({one_line(error)}): make it again with hf-ltc score"
+        ) from error
+    names = ("fraction", "size", "balance", "score_column", "label_column", "keep", "coverage", "min_per_class")
+    kept = {name: getattr(options, name) for name in (*names, "exclude_negative", "seed")}
+    coreset = select_coreset(scored, **kept)
+    summary = describe_coreset(
+        coreset,
+        scored,
+        score_column=options.score_column,
+        label_column=options.label_column,
+        exclude_negative=options.exclude_negative,
+    )
+    _save(coreset, options.output, None)
+    text = [str(summary), f'Next: datasets.load_from_disk("{options.output}"), and train on it']
+    _report(options, {"output": options.output, **summary.to_dict()}, text)
+
+
+def push(options: argparse.Namespace) -> None:
+    from datasets import load_from_disk
+
+    from .hub import push_coreset, push_source_model
+    from .trajectories import Trajectories
+
+    run = Trajectories.load(options.run, losses=options.losses)
+    if options.scored is None:
+        scored = run.score(_recorded_split(options, run), balance=options.balance, **_family(options))
+    elif (Path(options.scored) / "state.json").is_file():
+        scored = load_from_disk(options.scored)
+    else:
+        raise InputError(f"no scored dataset {options.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
+    splits = {name: _recorded_split(options, run, name) for name in options.splits}
+    if options.held_out:
+        if "validation" in splits or not (run.validation_rows >= 0).any():
+            raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
+        splits["validation"] = scored.select(run.validation_rows)
+    # First, since it is soon said if there is none.
+    model = options.source_model and push_source_model(
+        options.run, options.source_model, dataset_name=options.dataset_name, private=options.private or None
+    )
+    evaluation, pictures = _evaluation(options, run)
+    pushed = push_coreset(
+        scored,
+        options.repo_id,
+        options.fractions,
+        options.sizes,
+        trajectories=run,
+        scores_only=options.scores_only,
+        full=options.full,
+        with_trajectories=options.trajectories,
+        splits=splits,
+        pictures=[*sorted(Path(options.run).glob("*.png")), *pictures],
+        evaluation=evaluation,
+        source={"repo_id": options.source} if options.source else None,
+        dataset_name=options.dataset_name,
+        license=options.license,
+        private=options.private or None,
+        max_shard_size=options.max_shard_size,
+        score_column=options.score_column,
+        balance=options.balance,
+        keep=options.keep,
+    )
+    result: dict[str, Any] = {
+        "repo_id": pushed.repo_id,
+        "url": pushed.url,
+        "revision": pushed.revision,
+        "configs": list(pushed.configs),
+    }
+    text = [str(pushed)]
+    if model:
+        result["source_model"] = {"repo_id": model.repo_id, "url": model.url, "revision": model.revision}
+        text.append(str(model))
+    first = pushed.configs[0]
+    if first.startswith("coreset"):
+        text.append(f'Next: datasets.load_dataset("{pushed.repo_id}", "{first}", split="train"), and train on it')
+    else:
+        text.append(f'Next: hf_ltc.load_coreset("{pushed.repo_id}", fraction=0.1), and train on it')
+    _report(options, result, text)
+
+
+def _evaluation(options: argparse.Namespace, run: "Trajectories") -> "tuple[list[dict[str, Any]], list[Path]]":
+    """What models reached on the rows that are pushed, for the card, and the picture of it."""
+    from .publishing import losses_digest, scorer_name
+    from .report import PICTURE
+    from .results import Evaluation, card_rows
+    from .scoring import DEFAULT, family_member
+
+    if options.evaluation is None:
+        return [], []
+    path = Path(options.evaluation)
+    member = family_member(**{**DEFAULT, **_family(options)})
+    scorer = member if options.score_column == "ltc_score" else scorer_name(options.score_column)
+    picture = path.with_name(PICTURE)
+    rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, options.balance)
+    return rows, [picture] if picture.is_file() else []
+
+
+def _recorded_split(options: argparse.Namespace, run: "Trajectories", split: str | None = None) -> "Dataset":
+    """The recorded dataset, or another split of it."""
+    from .data import load_split
+
+    source = run.recipe.get("dataset") or {}
+    place = options.dataset or source.get("path") or source.get("repo_id")
+    if place is None:
+        raise InputError(f"{options.run!r} does not say which dataset it recorded: give it with --dataset")
+    wanted = split or source.get("split", "train")
+    return load_split(place, wanted, name=source.get("config"), revision=source.get("revision"))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from .evaluation import evaluate_coresets
+    from .report import PICTURE, RESULTS, TABLE, markdown
+
+    config: EvaluateConfig = _config(options, EvaluateConfig)
+    if config.output_dir is None:
+        config = dataclasses.replace(config, output_dir=str(Path(options.runs[0]) / "evaluation"))
+    runs = _named_runs(options)
+    first = next(iter(runs.values()))
+    train = _recorded_split(options, first)
+    try:
+        test = _recorded_split(options, first, config.test_split)
+    except InputError as error:
+        raise InputError(f"--test-split {config.test_split!r}: {error}") from error
+    evaluation = evaluate_coresets(config, runs, train, test, _validation_split(options, first))
+    if os.environ.get("RANK", "0") != "0":
+        return
+    folder = Path(str(config.output_dir))
+    fractions = " ".join(f"{fraction:g}" for fraction in config.fractions)
+    text = [
+        markdown(evaluation),
+        f"In {folder}: {RESULTS}, {TABLE}, {PICTURE}.",
+        f"Next: hf-ltc push {options.runs[0]} OWNER/NAME --fractions {fractions} --evaluation {folder / RESULTS}",
+    ]
+    _report(options, {"output_dir": str(folder), **evaluation.to_dict()}, text)
+
+
+def _named_runs(options: argparse.Namespace) -> "dict[str, Trajectories]":
+    """The recordings by their source model, or by their folder where two have the same."""
+    from .evaluation import source_model
+    from .trajectories import Trajectories
+
+    runs = {path: Trajectories.load(path, losses=options.losses) for path in options.runs}
+    if len(runs) < len(options.runs):
+        raise InputError(f"the same RUN is given twice: {' '.join(options.runs)}")
+    names = [source_model(run) or Path(path).name for path, run in runs.items()]
+    if len(set(names)) < len(names):
+        names = list(runs)
+    return dict(zip(names, runs.values()))
+
+
+def _validation_split(options: argparse.Namespace, run: "Trajectories") -> "Dataset | None":
+    """The validation samples, where they are a split of the recorded dataset."""
+    recorded = run.recipe.get("validation") or {}
+    if "split" not in recorded:
+        return None
+    try:
+        split = _recorded_split(options, run, recorded["split"])
+    except InputError:
+        # Of another dataset, which only Python takes.
+        return None
+    # A recipe may name the split without the slice of it that was taken.
+    return split if len(split) == recorded["rows"] else None
+
+
+def compare(options: argparse.Namespace) -> None:
+    from .agreement import overlap, reliability, said_of
+    from .scoring import ltc_scores
+    from .trajectories import Trajectories
+
+    runs = [Trajectories.load(run, losses=options.losses) for run in (options.run_a, options.run_b)]
+    together = Trajectories.average(runs)
+    aligned = [run.take_rows(together.rows) for run in runs]
+    found = reliability(aligned, **_family(options))
+    one, two = (ltc_scores(run, **_family(options)) for run in aligned)
+    shared = overlap(one, two, together.labels)
+    text = said_of(found)
+    text += [
+        f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
+        for fraction, share in shared.items()
+    ]
+    _report(options, {**found.to_dict(), "overlap": shared}, text)
+
+
+def demo(options: argparse.Namespace) -> None:
+    from .demo import run_demo
+
+    for fraction in options.fractions:
+        if not 0 < fraction <= 1:
+            raise InputError(f"--fractions has {fraction!r}: each must be inside (0, 1]")
+    if options.seeds < 1:
+        raise InputError(f"--seeds is {options.seeds!r}: it must be 1 or more")
+    result, text = run_demo(options.output_dir, options.fractions, options.seeds)
+    _report(options, result, text)
+
+
+def _check_new(output: str) -> None:
+    if Path(output).exists():
+        raise InputError(f"--output {output!r} exists already: give another folder, or take it away")
+
+
+def _save(dataset: "Dataset", output: str, recipe: dict[str, Any] | None) -> None:
+    from . import rundir
+
+    with rundir.replacing(Path(output)) as temporary:
+        dataset.save_to_disk(str(temporary))
+        if recipe is not None:
+            rundir.write_json(temporary / rundir.RECIPE, recipe)
+
+
+def _report(options: argparse.Namespace, result: dict[str, Any], text: list[str]) -> None:
+    print(json.dumps(result, indent=2) if options.json else "\n".join(text))
