@@ -19,6 +19,7 @@ import torch
 from datasets import Image, load_from_disk
 from huggingface_hub import ModelCard
 from torch.nn.functional import cross_entropy
+from transformers import ConvNextConfig, SwinConfig, ViTConfig
 
 from hf_ltc import batches, rundir, training
 from hf_ltc.cli import main
@@ -177,6 +178,57 @@ def test_mixed_precision_records_float32(small, tmp_path):
     # The losses themselves carry more digits than bf16's eight bits: they were not rounded with the logits' sum.
     assert (half.losses.view(np.uint32) & 0xFFFF).any()
     np.testing.assert_allclose(half.losses[0], run.losses[0], atol=0.05)
+
+
+SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+CONFIGS = {
+    "vit": ViTConfig(**SMALL),
+    "swin": SwinConfig(embed_dim=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 3, 4]),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_classifiers_of_transformers_are_recorded_from_a_configuration(small, tmp_path, kind):
+    (tmp_path / "model.json").write_text(CONFIGS[kind].to_json_string())
+    model = f"transformers:{tmp_path / 'model.json'}"
+    train = small["train"]
+    config = settings(tmp_path / "run", model=model, losses="both", optimizer="adamw", learning_rate=1e-3)
+    run = record(config, train)
+    (tmp_path / "model.json").unlink()
+    expected = recomputed(tmp_path / "run", train, run.rows, averaged=True)
+    np.testing.assert_allclose(run.signals["evaluation_loss"][-1], expected, atol=1e-5, rtol=1e-5)
+    assert (np.ptp(run.losses, axis=0) > 0).all()
+
+
+def test_how_a_step_is_computed_does_not_change_what_is_recorded(small, tmp_path):
+    # Without batch norm, which would see other batches, and with steps that do not multiply differences of 1e-7.
+    base = {"model": "test_vit", "learning_rate": 0.01, "losses": "both"}
+    plain = record(settings(tmp_path / "plain", **base), small["train"])
+    for name, changes in {
+        "accumulated": {"batch_size": 8, "gradient_accumulation_steps": 4},
+        "channels_last": {"channels_last": True},
+        "streamed": {"cache_images": "never", "num_workers": 1, "eval_batch_size": 16},
+    }.items():
+        other = record(settings(tmp_path / name, **{**base, **changes}), small["train"])
+        np.testing.assert_allclose(other.losses, plain.losses, atol=1e-5, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(other.validation_losses, plain.validation_losses, atol=1e-5, rtol=1e-5)
+        assert other.recipe["training"]["steps_per_epoch"] == plain.recipe["training"]["steps_per_epoch"]
+    assert np.abs(np.diff(plain.validation_losses, axis=0)).mean() > 1e-3
+
+
+def test_label_smoothing_is_no_part_of_recorded_losses(small, tmp_path):
+    signals = ["margin", "correct", "el2n"]
+    frozen = {**FROZEN, "losses": "both", "signals": signals}
+    plain = record(settings(tmp_path / "plain", **frozen), small["train"])
+    smoothed = record(settings(tmp_path / "smoothed", **frozen, label_smoothing=0.3), small["train"])
+    np.testing.assert_array_equal(smoothed.losses, plain.losses)
+    assert set(plain.signals) >= {"evaluation_loss", *signals}
+    for name, values in plain.signals.items():
+        np.testing.assert_array_equal(smoothed.signals[name], values)
+    # That of the smoothed objective would be another one.
+    trained = record(settings(tmp_path / "trained", label_smoothing=0.3), small["train"])
+    assert not np.array_equal(trained.losses, record(settings(tmp_path / "without"), small["train"]).losses)
 
 
 def test_several_runs_share_their_hold_out(small, tmp_path):

@@ -2,11 +2,13 @@
 
 import copy
 import math
+import os
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from datasets import load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -224,6 +226,24 @@ def test_a_model_compiled_for_several_processes_is_saved_without_wrappers(tmp_pa
     # Nothing is compiled before the first batch.
     assert finish(start(wrapped, tmp_path, world=2)) == [0, 0]
     assert set(load_file(tmp_path / "0" / "model.safetensors")) == {"1.weight", "1.bias"}
+
+
+def each_process(folder, data):
+    train = load_from_disk(data)
+    labels = np.asarray(train["label"][:], dtype=np.int64)
+    state = trained(
+        image_batches(train, "image", labels, 8, device=torch.device("cpu")), model=with_norm_and_dropout()
+    )
+    model = plain_model(state, Accelerator())
+    torch.save([weights(model), weights(state.averaged.module)], folder / os.environ["RANK"])
+
+
+def test_processes_hold_the_same_weights_and_averages(small, tmp_path):
+    small["train"].save_to_disk(str(tmp_path / "data"))
+    assert finish(start(each_process, tmp_path, str(tmp_path / "data"), world=2)) == [0, 0]
+    (model, averaged), (other, other_averaged) = (torch.load(tmp_path / rank) for rank in ("0", "1"))
+    assert torch.equal(model, other) and torch.equal(averaged, other_averaged)
+    assert not torch.equal(model, averaged)
 
 
 def with_norm_and_dropout():
