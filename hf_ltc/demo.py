@@ -1,9 +1,8 @@
 """The demo: real images from a package, a coreset, and what a fresh model makes of it."""
 
-import statistics
+import os
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,13 @@ import PIL.Image
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from sklearn.datasets import load_digits
-from tqdm.auto import tqdm
 
 from .agreement import Reliability, said_of
-from .config import RecordConfig
+from .config import EvaluateConfig, RecordConfig
 from .data import hold_out
-from .evaluation import train_target
-from .selection import coreset_size, select_coreset
+from .evaluation import evaluate_coresets
+from .methods import FULL, RANDOM
 from .source_run import record
-from .training import TrainingConfig
 
 # The smallest ResNet of timm: seconds where larger ones take minutes, on images of 8x8.
 _MODEL = "test_resnet"
@@ -31,6 +28,7 @@ _RATE = 0.05
 _TEST_FRACTION = 0.2
 # Digits hold ink of 0 to 16.
 _INK = 255 / 16
+_NAMES = {FULL: "full data", "ltc": "LTC coreset", RANDOM: "random subset"}
 
 
 def digits() -> tuple[Dataset, Dataset]:
@@ -76,30 +74,29 @@ def run_demo(
         output_dir=output_dir,
     )
     run = record(config, train)
-    scored = run.score(train)
-    pool = train.select(run.rows)
-
-    choices: list[tuple[str, int, Callable[[int], Dataset]]] = [("full data", len(pool), lambda seed: pool)]
-    for fraction in fractions:
-        size = coreset_size(len(pool), fraction)
-        choices.append((f"LTC coreset, {fraction:.0%}", size, partial(_coreset, scored, size)))
-        choices.append((f"random subset, {fraction:.0%}", size, partial(_random, pool, size)))
-    measured: dict[str, dict[str, Any]] = {}
-    with tqdm(total=len(choices) * seeds, desc="training fresh models", unit="model", disable=None) as bar:
-        for name, size, choose in choices:
-            accuracies = []
-            for seed in range(seeds):
-                # Each choice of rows gets as many steps, so that a smaller one is not merely trained less.
-                settings = TrainingConfig(epochs=1, batch_size=_BATCH, learning_rate=_RATE, augment=False, seed=seed)
-                accuracies.append(train_target(_MODEL, choose(seed), test, settings, iterations=_STEPS))
-                bar.update()
-            measured[name] = {"rows": size, "accuracy": accuracies}
+    evaluation = evaluate_coresets(
+        EvaluateConfig(
+            models=[_MODEL],
+            fractions=list(fractions),
+            seeds=seeds,
+            # Each choice of rows gets as many steps, so that a smaller one is not merely trained less.
+            iterations=_STEPS,
+            batch_size=_BATCH,
+            learning_rate=_RATE,
+            augment=False,
+            output_dir=os.path.join(output_dir, "evaluation"),
+        ),
+        run,
+        train,
+        test,
+    )
+    measured = {_said(row["method"], row["fraction"]): row for row in evaluation.rows}
     result: dict[str, Any] = {
         "model": _MODEL,
         "iterations": _STEPS,
         "test_rows": len(test),
         "reliability": run.recipe["reliability"],
-        "choices": measured,
+        "choices": {name: {key: row[key] for key in ("rows", "accuracy")} for name, row in measured.items()},
         "seconds": time.perf_counter() - started,
     }
     lines = [
@@ -111,8 +108,7 @@ def run_demo(
         f"{'rows':<24}{'number':>8}{'accuracy':>10}{'deviation':>11}",
     ]
     for name, found in measured.items():
-        mean, deviation = statistics.mean(found["accuracy"]), _deviation(found["accuracy"])
-        lines.append(f"{name:<24}{found['rows']:>8,}{mean:>10.1%}{deviation:>11.1%}")
+        lines.append(f"{name:<24}{found['rows']:>8,}{found['mean']:>10.1%}{found['deviation'] or 0:>11.1%}")
     lines += [
         "",
         f"It took {result['seconds']:.0f} s; the run directory is {output_dir}. Next, with a dataset of yours (a Hub "
@@ -124,13 +120,5 @@ def run_demo(
     return result, lines
 
 
-def _coreset(scored: Dataset, size: int, seed: int) -> Dataset:
-    return select_coreset(scored, size=size)
-
-
-def _random(pool: Dataset, size: int, seed: int) -> Dataset:
-    return pool.select(np.random.default_rng(seed).permutation(len(pool))[:size])
-
-
-def _deviation(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def _said(method: str, fraction: float | None) -> str:
+    return _NAMES[method] + (f", {fraction:.0%}" if fraction is not None else "")

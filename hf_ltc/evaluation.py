@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,10 @@ from .agreement import reliability_of, within_class_spearman
 from .batches import ImageBatches, image_batches
 from .cells import run_cells
 from .config import EVALUATION_MAY_ADD, EvaluateConfig
-from .data import class_names, find_image_column, find_label_column, one_line, read_labels
+from .data import one_line
 from .errors import InputError
 from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size
 from .identity import WHERE
-from .images import image_size
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, method_scores
 from .processes import apart, rank, stoppable
 from .publishing import losses_digest
@@ -114,9 +113,9 @@ def evaluate_coresets(
     data = evaluated_dataset(config, _named(runs), train, test, validation)
     sizes = {fraction: subset_size(data, fraction) for fraction in config.fractions}
     scored = _scores(methods, data.sources)
+    settings = _settings(config, data)
+    _check_folder(folder, settings)
     cells = {cell.name: cell for cell in _cells(config, methods, data, sizes)}
-    left = [cell for name, cell in cells.items() if not (folder / _CELLS / f"{name}.json").exists()]
-    training = _check_models(config, list(dict.fromkeys(cell.model for cell in left)), data)
     accelerators = partial(_accelerator, config, accelerator)
     here = accelerators()
     if here.num_processes > 1:
@@ -125,19 +124,23 @@ def evaluate_coresets(
             "evaluate_coresets none, or call it before any other Accelerator is made"
         )
     process, processes = rank()
-    settings = _settings(config, data)
-    # Decoded before anything is written, so that a bad image leaves no folder behind.
-    images = cache(partial(_images, config, data, here.device))
-    if left:
-        images()
-    _claim(folder, settings)
     with stoppable(folder, "models") as stop:
-        work = {
-            name: partial(
-                _train_cell, config, data, scored, cell, training.get(cell.model, {}), images, accelerators, stop
-            )
-            for name, cell in cells.items()
-        }
+        bench = _Bench(
+            config=config,
+            data=data,
+            scored=scored,
+            training=cache(partial(_training, config, data)),
+            images=cache(partial(_images, config, data, here.device)),
+            accelerators=accelerators,
+            stop=stop,
+        )
+        # Before anything is written, so that an unknown model or a bad image leaves no folder behind.
+        for cell in cells.values():
+            if not (folder / _CELLS / f"{cell.name}.json").exists():
+                bench.training(cell.model)
+                bench.images()
+        _claim(folder, settings)
+        work = {name: partial(_train_cell, bench, cell) for name, cell in cells.items()}
         done = run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
     evaluation = Evaluation(
         settings={
@@ -150,12 +153,28 @@ def evaluate_coresets(
             "hardware": {**hardware(here), "processes": processes},
         },
         sources={name: _source(name, run, settings["sources"][name]) for name, run in data.sources.items()},
-        methods=[_told(name, method, data, scored) for name in data.sources for method in methods],
+        methods=[_told(name, method, data, scored) for name, method in scored],
         cells=list(done.values()),
     )
     if process == 0:
         write_results(evaluation, folder)
     return evaluation
+
+
+_Scores = dict[tuple[str, str], tuple[np.ndarray, float]]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every cell is trained with."""
+
+    config: EvaluateConfig
+    data: EvaluatedDataset
+    scored: _Scores
+    training: Callable[[str], dict[str, Any]]
+    images: Callable[[], tuple[ImageBatches, ImageBatches]]
+    accelerators: Callable[[], Accelerator]
+    stop: Callable[[], None]
 
 
 def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Trajectories]:
@@ -180,20 +199,19 @@ def _methods(config: EvaluateConfig) -> list[str]:
     return [*config.members, *config.baselines]
 
 
-_Scores = dict[tuple[str, str], tuple[np.ndarray | None, float]]
-
-
 def _scores(methods: Sequence[str], sources: Mapping[str, Trajectories]) -> _Scores:
-    """Scores of each method by each recording, and their seconds; those of chance are drawn for each seed."""
+    """Scores of each method by each recording, and their seconds; not of chance, which each seed draws anew."""
     found: _Scores = {}
     for name, run in sources.items():
         for method in methods:
+            if method == RANDOM:
+                continue
             started = time.perf_counter()
             try:
-                scores = None if method == RANDOM else method_scores(method, run)
+                scores = method_scores(method, run)
             except InputError as error:
                 raise InputError(f"{name}: {error}" if len(sources) > 1 else str(error)) from error
-            found[name, method] = (scores, time.perf_counter() - started)
+            found[name, method] = (scores, round(time.perf_counter() - started, 3))
     return found
 
 
@@ -213,20 +231,17 @@ def _cells(
     return cells
 
 
-def _check_models(config: EvaluateConfig, names: Sequence[str], data: EvaluatedDataset) -> dict[str, dict[str, Any]]:
-    """Makes each model once, which is refused here if it is at all, and decides how it is trained."""
-    found = {}
-    for name in names:
-        model = models.create_model(name, len(data.names), data.size, stem=config.stem, pretrained=config.pretrained)
-        normed = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-        optimizer = ("sgd" if normed else "adamw") if config.optimizer == "auto" else config.optimizer
-        rate, decay = _RATES[optimizer]
-        found[name] = {
-            "optimizer": optimizer,
-            "learning_rate": rate if config.learning_rate is None else config.learning_rate,
-            "weight_decay": decay if config.weight_decay is None else config.weight_decay,
-        }
-    return found
+def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str) -> dict[str, Any]:
+    """Makes a model, which is refused here if it is at all, and decides how models of its kind are trained."""
+    model = models.create_model(name, len(data.names), data.size, stem=config.stem, pretrained=config.pretrained)
+    normed = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    optimizer = ("sgd" if normed else "adamw") if config.optimizer == "auto" else config.optimizer
+    rate, decay = _RATES[optimizer]
+    return {
+        "optimizer": optimizer,
+        "learning_rate": rate if config.learning_rate is None else config.learning_rate,
+        "weight_decay": decay if config.weight_decay is None else config.weight_decay,
+    }
 
 
 def _accelerator(config: EvaluateConfig, given: Accelerator | None) -> Accelerator:
@@ -289,27 +304,40 @@ def _settings(config: EvaluateConfig, data: EvaluatedDataset) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder one of these settings, or checks that it is."""
+def _check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Checks that a folder is free, or one of these settings; what it holds, if it does."""
     path = folder / SETTINGS
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output-dir {str(folder)!r} is a file: give a folder")
+    if not path.exists():
+        if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise InputError(
+                f"--output-dir {str(folder)!r} holds other files and no {SETTINGS}: give a folder of its own to an "
+                "evaluation"
+            )
+        return None
+    stored = rundir.read_json(path)
+    if differ := _differences(stored, settings):
+        raise InputError(
+            f"--output-dir {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give another "
+            "--output-dir, or those settings to go on in it"
+        )
+    return stored
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder one of these settings; of several processes each may come first."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{SETTINGS}.lock"):
-            if not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-                raise InputError(
-                    f"--output-dir {str(folder)!r} holds other files: give a folder of its own to an evaluation"
-                )
-            stored = rundir.read_json(path) if path.exists() else settings
-            if differ := _differences(stored, settings):
-                raise InputError(
-                    f"--output-dir {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give "
-                    "another --output-dir, or those settings to go on in it"
-                )
-            merged = {**settings, "sources": {**stored["sources"], **settings["sources"]}}
-            if merged != stored or not path.exists():
-                rundir.write_json(path, merged)
+            stored = _check_folder(folder, settings)
+            merged = (
+                settings if stored is None else {**stored, "sources": {**stored["sources"], **settings["sources"]}}
+            )
+            if merged != stored:
+                rundir.write_json(folder / SETTINGS, merged)
     except OSError as error:
-        raise rundir.unwritable(path, error) from error
+        raise rundir.unwritable(folder / SETTINGS, error) from error
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -337,19 +365,11 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
     return differ
 
 
-def _train_cell(
-    config: EvaluateConfig,
-    data: EvaluatedDataset,
-    scored: _Scores,
-    cell: _Cell,
-    training: Mapping[str, Any],
-    images: Callable[[], tuple[ImageBatches, ImageBatches]],
-    accelerators: Callable[[], Accelerator],
-    stop: Callable[[], None],
-) -> dict[str, Any]:
-    train, test = images()
+def _train_cell(bench: _Bench, cell: _Cell) -> dict[str, Any]:
+    config, data = bench.config, bench.data
+    (train, test), training = bench.images(), bench.training(cell.model)
     started = time.perf_counter()
-    rows = _chosen(config, data, scored, cell)
+    rows = _chosen(bench, cell)
     chosen = time.perf_counter()
     settings = TrainingConfig(
         epochs=config.epochs,
@@ -361,8 +381,8 @@ def _train_cell(
         seed=cell.seed,
         **training,
     )
-    accelerator = accelerators()
-    accuracy = train_on(
+    accelerator = bench.accelerators()
+    found = train_on(
         cell.model,
         train.take(rows),
         test,
@@ -371,29 +391,29 @@ def _train_cell(
         accelerator,
         stem=config.stem,
         pretrained=config.pretrained,
-        each_step=stop,
+        each_step=bench.stop,
     )
+    seconds = {"choosing": chosen - started, "training": time.perf_counter() - chosen}
     return {
         **dataclasses.asdict(cell),
-        "accuracy": accuracy,
+        "accuracy": found,
         "steps": settings.iterations or config.epochs * steps_per_epoch(len(rows), settings, 1),
-        "training": dict(training),
+        "training": training,
         "device": hardware(accelerator)["device"],
-        "seconds": {
-            "choosing": round(chosen - started, 3),
-            "training": round(time.perf_counter() - chosen, 3),
-        },
+        "seconds": {phase: round(taken, 3) for phase, taken in seconds.items()},
     }
 
 
-def _chosen(config: EvaluateConfig, data: EvaluatedDataset, scored: _Scores, cell: _Cell) -> np.ndarray:
+def _chosen(bench: _Bench, cell: _Cell) -> np.ndarray:
     """The rows of a cell, as positions among those that can be chosen, increasing."""
+    sources, balance = bench.data.sources, bench.config.balance
     if cell.method == FULL:
-        return np.arange(len(data.rows))
-    source = next(iter(data.sources)) if cell.source is None else cell.source
-    scores, _ = scored[source, cell.method]
-    run = data.sources[source]
-    return chosen_rows(cell.method, run, cell.rows, seed=cell.seed, balance=config.balance, scores=scores)
+        return np.arange(cell.rows)
+    if cell.source is None:
+        # Of the number of a row and the seed alone, and so the same by any recording of these rows.
+        return chosen_rows(cell.method, next(iter(sources.values())), cell.rows, seed=cell.seed, balance=balance)
+    scores, _ = bench.scored[cell.source, cell.method]
+    return chosen_rows(cell.method, sources[cell.source], cell.rows, seed=cell.seed, balance=balance, scores=scores)
 
 
 def _source(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
@@ -413,19 +433,17 @@ def _told(source: str, method: str, data: EvaluatedDataset, scored: _Scores) -> 
     """How far a method's scores depend on the seed of the recording, and how far they restate known ones."""
     run = data.sources[source]
     scores, seconds = scored[source, method]
-    told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
-    if scores is None:
-        return {**told, "source": None, "reliability": None, "mean_loss": None, "aum": None}
-    one_each = [method_scores(method, one) for one in run.runs] if len(run.lengths) > 1 else []
-    known = {name: _known(name, run) for name in ("mean_loss", "aum")}
-    return {
-        **told,
-        "reliability": reliability_of(one_each, run.labels).to_dict() if one_each else None,
-        **{
-            name: None if other is None else within_class_spearman(scores, other, run.labels)
-            for name, other in known.items()
-        },
+    each = [method_scores(method, one) for one in run.runs] if len(run.lengths) > 1 else []
+    told: dict[str, Any] = {
+        "method": method,
+        "source": source,
+        "seconds": seconds,
+        "reliability": reliability_of(each, run.labels).to_dict() if each else None,
     }
+    for name in ("mean_loss", "aum"):
+        known = _known(name, run)
+        told[name] = None if known is None else within_class_spearman(scores, known, run.labels)
+    return rundir.finite(told)
 
 
 def _known(name: str, run: Trajectories) -> np.ndarray | None:
@@ -442,57 +460,6 @@ def _file_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-def train_target(
-    model: str,
-    train: Dataset,
-    test: Dataset,
-    config: TrainingConfig,
-    *,
-    iterations: int | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    size: int | None = None,
-    names: Sequence[str] | None = None,
-    accelerator: Accelerator | None = None,
-) -> float:
-    """Trains a model from scratch and tests it after the last step.
-
-    Args:
-        model (`str`): As for [`create_model`].
-        train (`datasets.Dataset`): Rows to train on, e.g. a coreset.
-        test (`datasets.Dataset`): Rows to test on.
-        config ([`TrainingConfig`]): How it is trained.
-        iterations (`int`, *optional*):
-            Optimiser steps instead of `config.epochs`: the same for every budget.
-        image_column (`str`, *optional*): Found by its type if not given.
-        label_column (`str`, *optional*): Found by its type if not given.
-        size (`int`, *optional*): Side of the images; found from `train` if not given, which may differ from subset to
-            subset where images do.
-        names (`Sequence[str]`, *optional*): The classes; those of `train` if not given, which a subset may lack.
-        accelerator (`accelerate.Accelerator`, *optional*): The processes.
-
-    Returns:
-        `float`: the share of test rows whose class is predicted, in [0, 1].
-    """
-    accelerator = accelerator or Accelerator()
-    image_column = find_image_column(train, image_column)
-    label_column = find_label_column(train, label_column)
-    names = class_names(train, label_column) if names is None else names
-    size = image_size(train, image_column, size)
-    labels = read_labels(train, label_column, names)
-    batches = image_batches(train, image_column, labels, size, device=accelerator.device)
-    statistics = (batches.mean.tolist(), batches.std.tolist())
-    tested = image_batches(
-        test,
-        image_column,
-        read_labels(test, label_column, names),
-        size,
-        device=accelerator.device,
-        statistics=statistics,
-    )
-    return train_on(model, batches, tested, len(names), replace(config, iterations=iterations), accelerator)
-
-
 def train_on(
     model: str,
     train: ImageBatches,
@@ -505,7 +472,7 @@ def train_on(
     pretrained: bool = False,
     each_step: Callable[[], Any] | None = None,
 ) -> float:
-    """As [`train_target`], of rows whose images are at hand.
+    """Trains a model from scratch and tests it after the last step.
 
     Args:
         model (`str`): As for [`create_model`].

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 RESULTS, TABLE, PICTURE = "results.json", "results.md", "accuracy.png"
 _NONE = "–"
+_SEEDS = 3
+_OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 _MARKERS = "osD^vP*X<>"
 
 
@@ -97,7 +99,7 @@ def _line(
     panel.plot(budgets, means, color=colour, marker=marker, linestyle=style, markersize=5, label=name)
     low, high = ([mean + sign * spread for mean, spread in zip(means, spreads)] for sign in (-1, 1))
     if len(budgets) > 1:
-        panel.fill_between(budgets, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.fill_between(budgets, low, high, color=colour, alpha=0.12, linewidth=0)
     else:
         panel.errorbar(budgets, means, spreads, color=colour, capsize=3, linestyle="none")
 
@@ -114,7 +116,8 @@ def _accuracies(evaluation: Evaluation) -> list[str]:
 
     said = [
         f"Test accuracy in %, mean ± sample deviation over seeds ({seeds}), {evaluation.settings['test_rows']:,} test "
-        f"rows. {_protocol(evaluation)} Bold: ahead of every other method by more than both deviations."
+        f"rows. {_protocol(evaluation)} Bold: ahead of each other "
+        f"method by more than either deviation, of {_SEEDS} seeds or more."
     ]
     for model in dict.fromkeys(row["model"] for row in evaluation.rows):
         said.append(f"### {model}\n\n" + _by_budget(evaluation, model, shown, bold=True))
@@ -141,7 +144,8 @@ def _best(rows: Sequence[Mapping[str, Any]], budget: float) -> list[Mapping[str,
     ranked = sorted(
         (row for row in rows if row["fraction"] == budget and row["method"] != FULL), key=lambda row: -row["mean"]
     )
-    if len(ranked) < 2 or any(row["deviation"] is None for row in ranked):
+    # Of two seeds a deviation says next to nothing.
+    if len(ranked) < 2 or any(row["n"] < _SEEDS for row in ranked):
         return []
     first, *others = ranked
     ahead = all(first["mean"] - row["mean"] > max(first["deviation"], row["deviation"]) for row in others)
@@ -167,16 +171,17 @@ def _transfers(evaluation: Evaluation) -> list[str]:
     if not evaluation.transfer:
         return []
     said = [
-        "### Transfer\n\nAccuracy in % of each model (columns) on rows chosen by recordings of each source model "
-        "(rows); in brackets the loss against the model's own choice, in points."
+        "### Transfer\n\nAccuracy in % of each model (columns) on rows that recordings of each source model chose (in "
+        "brackets behind the method); in brackets the loss against the model's own choice, in points."
     ]
-    for method, fraction in dict.fromkeys((each["method"], each["fraction"]) for each in evaluation.transfer):
-        part = [each for each in evaluation.transfer if (each["method"], each["fraction"]) == (method, fraction)]
+    for fraction in dict.fromkeys(each["fraction"] for each in evaluation.transfer):
+        part = [each for each in evaluation.transfer if each["fraction"] == fraction]
         models = list(dict.fromkeys(each["model"] for each in part))
-        table = [[f"{method}, {percent(fraction)}", *models]]
-        for source in dict.fromkeys(each["source"] for each in part):
-            own = {each["model"]: each for each in part if each["source"] == source}
-            table.append([source, *(_transferred(own[model]) if model in own else _NONE for model in models)])
+        table = [[f"rows chosen by, {percent(fraction)}", *models]]
+        for method, source in dict.fromkeys((each["method"], each["source"]) for each in part):
+            own = {each["model"]: each for each in part if (each["method"], each["source"]) == (method, source)}
+            shown = [_transferred(own[model]) if model in own else _NONE for model in models]
+            table.append([f"{method} ({source})", *shown])
         said.append(_table(table))
     return said
 
@@ -218,18 +223,18 @@ def _made_by(evaluation: Evaluation) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
     hardware = settings["hardware"]
     return [
-        f"Recordings: {sources}. Trained on {hardware['device']} ({hardware['cpus']} CPUs, {hardware['processes']} "
-        f"processes, precision {hardware['mixed_precision']}). {versions}. All settings are in {RESULTS}."
+        f"Recordings: {sources}. Trained on {hardware['device']} ({hardware['cpus']} CPUs, processes: "
+        f"{hardware['processes']}, mixed precision: {hardware['mixed_precision']}). {versions}. All settings are in "
+        f"{RESULTS}."
     ]
 
 
 def _protocol(evaluation: Evaluation) -> str:
     config, steps = evaluation.settings["config"], evaluation.settings["iterations"]
     trained = {
-        cell["model"]: "{optimizer}, peak learning rate {learning_rate:g}, weight decay {weight_decay:g}".format(
-            **cell["training"]
-        )
-        for cell in evaluation.cells
+        model: f"{_OPTIMIZERS[how['optimizer']]}, peak learning rate {how['learning_rate']:g}, weight decay "
+        f"{how['weight_decay']:g}"
+        for model, how in {cell["model"]: cell["training"] for cell in evaluation.cells}.items()
     }
     alike = len(set(trained.values())) == 1
     how = next(iter(trained.values())) if alike else "; ".join(": ".join(each) for each in trained.items())
