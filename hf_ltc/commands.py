@@ -209,13 +209,13 @@ def _evaluation(options: argparse.Namespace, run: "Trajectories") -> "tuple[list
     from .publishing import losses_digest, scorer_name
     from .report import PICTURE
     from .results import Evaluation, card_rows
-    from .scoring import DEFAULT, family_member
+    from .scoring import family_member
 
     if options.evaluation is None:
         return [], []
     path = Path(options.evaluation)
-    member = family_member(**{**DEFAULT, **_family(options)})
-    scorer = member if options.score_column == "ltc_score" else scorer_name(options.score_column)
+    of_family = options.score_column == "ltc_score"
+    scorer = family_member(**_family(options)) if of_family else scorer_name(options.score_column)
     picture = path.with_name(PICTURE)
     rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, options.balance)
     return rows, [picture] if picture.is_file() else []
@@ -261,17 +261,21 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _named_runs(options: argparse.Namespace) -> "dict[str, Trajectories]":
-    """The recordings by their source model, or by their folder where two have the same."""
+    """The recordings by their source model, and as much of their folder as tells those of one model apart."""
     from .evaluation import source_model
     from .trajectories import Trajectories
 
-    runs = {path: Trajectories.load(path, losses=options.losses) for path in options.runs}
-    if len(runs) < len(options.runs):
+    paths = [Path(path).resolve() for path in options.runs]
+    if len(set(paths)) < len(paths):
         raise InputError(f"the same RUN is given twice: {' '.join(options.runs)}")
-    names = [source_model(run) or Path(path).name for path, run in runs.items()]
-    if len(set(names)) < len(names):
-        names = list(runs)
-    return dict(zip(names, runs.values()))
+    runs = [Trajectories.load(path, losses=options.losses) for path in options.runs]
+    names: list[str] = []
+    for depth in range(1 + max(len(path.parts) for path in paths)):
+        folders = [path.parts[max(0, len(path.parts) - depth) :] for path in paths]
+        names = ["-".join([source_model(run) or "run", *folder]) for run, folder in zip(runs, folders)]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, runs))
 
 
 def _validation_split(options: argparse.Namespace, run: "Trajectories") -> "Dataset | None":

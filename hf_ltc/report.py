@@ -1,6 +1,7 @@
 """Tables and a picture of what an evaluation found."""
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 RESULTS, TABLE, PICTURE = "results.json", "results.md", "accuracy.png"
 _NONE = "–"
 _SEEDS = 3
+_WRAPPED = 30
 _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 _MARKERS = "osD^vP*X<>"
 
@@ -55,7 +57,9 @@ def draw(evaluation: Evaluation) -> "Figure":
     names = list(dict.fromkeys(_label(evaluation, row) for row in evaluation.rows if row["method"] != FULL))
     columns = min(len(models), 3)
     lines = math.ceil(len(models) / columns)
-    figure = Figure(figsize=(4.2 * columns + 2.2, 3.6 * lines), layout="constrained")
+    # With room for the names beside the panels.
+    longest = max((min(len(name), _WRAPPED) for name in names), default=0)
+    figure = Figure(figsize=(4.2 * columns + 1 + 0.09 * longest, 3.6 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     colours = colormaps["tab10"]
     for panel, model in zip(panels, models):
@@ -87,7 +91,8 @@ def draw(evaluation: Evaluation) -> "Figure":
     for panel in list(figure.axes)[len(models) :]:
         panel.set_visible(False)
     handles = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+    labels = [textwrap.fill(label, _WRAPPED) for label in handles]
+    figure.legend(handles.values(), labels, loc="outside right upper", frameon=False)
     return figure
 
 

@@ -74,3 +74,20 @@ def test_large_images_stream_and_are_cut_by_row(small):
 def test_channels_last(small):
     ((pixels, _, _),) = made(small["train"], channels_last=True)([np.arange(4)])
     assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("cache", ["always", "never"])
+def test_some_rows_are_those_rows_with_the_statistics_of_all(small, cache):
+    batches = made(small["train"], cache, numbers=np.arange(1000, 1150))
+    rows = np.random.default_rng(1).permutation(150)[:30]
+    part = batches.take(rows)
+    ((pixels, labels, positions),) = part([np.arange(30)])
+    ((wanted, wanted_labels, _),) = batches([rows])
+    assert torch.equal(pixels, wanted) and torch.equal(labels, wanted_labels)
+    assert len(part) == 30 and positions.tolist() == list(range(30))
+    assert part.numbers.tolist() == (1000 + rows).tolist()
+    # Of some of them again.
+    again = part.take(np.array([3, 1]))
+    ((pixels, _, _),) = again([np.arange(2)])
+    assert torch.equal(pixels, wanted[[3, 1]])
+    assert torch.equal(part.mean, batches.mean)

@@ -274,7 +274,7 @@ def texts(capsys, *arguments):
     return out
 
 
-COMMANDS = ["record", "score", "select", "compare", "demo"]
+COMMANDS = ["record", "score", "select", "evaluate", "compare", "demo"]
 
 
 def test_help_names_every_command(capsys):

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import HfArgumentParser
 
-from hf_ltc.config import RESUME_MAY_CHANGE, DataConfig, RecordConfig
+from hf_ltc.config import EVALUATION_MAY_ADD, RESUME_MAY_CHANGE, DataConfig, EvaluateConfig, RecordConfig
 from hf_ltc.errors import InputError
 
 FIELDS = {f.name: f for f in dataclasses.fields(RecordConfig)}
+EVALUATE = {f.name: f for f in dataclasses.fields(EvaluateConfig)}
 
 
-@pytest.mark.parametrize("config", [RecordConfig, DataConfig])
+@pytest.mark.parametrize("config", [RecordConfig, DataConfig, EvaluateConfig])
 def test_every_field_is_documented(config):
     for f in dataclasses.fields(config):
         assert f.metadata["help"].endswith("."), f.name
@@ -166,11 +167,12 @@ def test_to_dict_is_plain_json_and_makes_it_again():
 
 def test_what_may_change_are_options():
     assert FIELDS.keys() > RESUME_MAY_CHANGE
+    assert EVALUATE.keys() > EVALUATION_MAY_ADD
 
 
 def test_help_names_only_options_and_choices_that_are_there():
-    options = FIELDS.keys() | {f.name for f in dataclasses.fields(DataConfig)}
-    for f in [*FIELDS.values(), *dataclasses.fields(DataConfig)]:
+    options = FIELDS.keys() | EVALUATE.keys() | {f.name for f in dataclasses.fields(DataConfig)}
+    for f in [*FIELDS.values(), *EVALUATE.values(), *dataclasses.fields(DataConfig)]:
         for option in re.findall(r"--([a-z-]+)", f.metadata["help"]):
             assert option.replace("-", "_") in options, f.name
 
@@ -253,3 +255,107 @@ def test_defaults_are_parsed_from_nothing():
 def test_a_bad_value_on_the_command_line_is_an_input_error():
     with pytest.raises(InputError, match=r"--batch-size is 0: it must be 1 or more"):
         HfArgumentParser(RecordConfig).parse_args_into_dataclasses(["--batch_size", "0"])
+
+
+# Evaluation: the same checks, for the fields that it has of its own or with another meaning.
+BAD_EVALUATION = {
+    "models": [[], ["resnet18", "resnet18"], "resnet18", [18], None],
+    "fractions": [[], [0], [0.1, 1.5], [-0.1], [math.nan], [0.1, 0.1], ["0.1"], [True], 0.1],
+    "members": [["ltc", "ltc"], "ltc", [1]],
+    "baselines": [["random", "random"], [None]],
+    "full": [1, "yes"],
+    "seeds": [0, -1, 2.0, None],
+    "seed": [-1, 2**32, 1.5],
+    "output_dir": [3],
+    "test_split": [None, 3],
+    "balance": ["fair", None],
+    "protocol": ["steps", None],
+    "epochs": [0, 1.5],
+    "iterations": [0, -1, 2.5],
+    "batch_size": [0],
+    "optimizer": ["adam", None],
+    "learning_rate": [-0.1, math.nan, "0.1"],
+    "weight_decay": [-1e-9, math.inf],
+    "label_smoothing": [-0.1, 1],
+    "image_size": [3],
+    "cache_budget": [-1],
+    "num_workers": [-1],
+    "schedule": ["linear"],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, all in BAD_EVALUATION.items() for value in all])
+def test_bad_values_of_an_evaluation_are_quoted(name, value):
+    with pytest.raises(InputError) as error:
+        EvaluateConfig(**{name: value})
+    message = str(error.value)
+    items = [value, *value] if isinstance(value, list) else [value]
+    assert any(message.startswith(f"--{name.replace('_', '-')} is {item!r}: it must be ") for item in items)
+    assert "\n" not in message
+
+
+def test_the_seeds_of_an_evaluation_are_seeds():
+    EvaluateConfig(seed=2**32 - 3, seeds=3)
+    with pytest.raises(InputError, match=f"--seed is {2**32 - 3}"):
+        EvaluateConfig(seed=2**32 - 3, seeds=4)
+
+
+def test_an_evaluation_of_nothing_and_steps_for_epochs():
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        EvaluateConfig(members=[], baselines=[], full=False)
+    assert EvaluateConfig(members=[], baselines=[]).full
+    with pytest.raises(InputError, match="--iterations 9 goes with --protocol iterations, not epochs"):
+        EvaluateConfig(iterations=9, protocol="epochs")
+
+
+GIVEN_EVALUATION = {
+    "models": ["vit_tiny", "vgg11_bn"],
+    "fractions": [0.05, 1.0],
+    "members": ["cld", "levels-losses-class"],
+    "baselines": ["aum"],
+    "full": False,
+    "seeds": 5,
+    "seed": 2,
+    "output_dir": "results",
+    "test_split": "test[:100]",
+    "image_column": "picture",
+    "label_column": "class",
+    "id_column": "key",
+    "balance": "none",
+    "protocol": "iterations",
+    "epochs": 3,
+    "iterations": 500,
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "schedule": "cosine",
+    "label_smoothing": 0.125,
+    "augment": False,
+    "stem": "imagenet",
+    "pretrained": True,
+    "image_size": 48,
+    "mixed_precision": "bf16",
+    "channels_last": True,
+    "cache_images": "never",
+    "cache_budget": 0.5,
+    "num_workers": 0,
+}
+
+
+def test_every_option_of_an_evaluation_is_parsed():
+    assert GIVEN_EVALUATION.keys() == EVALUATE.keys()
+    line = []
+    for name, value in GIVEN_EVALUATION.items():
+        values = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        line += [f"--{name.replace('_', '-')}", *values]
+    (config,) = HfArgumentParser(EvaluateConfig).parse_args_into_dataclasses(line)
+    assert config == EvaluateConfig(**GIVEN_EVALUATION)
+    assert EvaluateConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    assert HfArgumentParser(EvaluateConfig).parse_args_into_dataclasses([]) == (EvaluateConfig(),)
+
+
+def test_what_means_the_same_has_the_same_default_and_help():
+    for name in ("schedule", "augment", "mixed_precision", "cache_images", "num_workers"):
+        assert EVALUATE[name].default == FIELDS[name].default
+        assert EVALUATE[name].metadata["help"] == FIELDS[name].metadata["help"]

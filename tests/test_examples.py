@@ -1,5 +1,6 @@
 """The example scripts, run as a reader would run them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import load_from_disk
 
-from hf_ltc import Trajectories
+from hf_ltc import RecordConfig, Trajectories, record
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -52,3 +53,22 @@ def test_record_alone_and_launched(small, tmp_path):
     np.testing.assert_allclose(two.validation_losses, one.validation_losses, atol=1e-4, rtol=1e-4)
     assert np.ptp(one.losses.mean(axis=1)) > 0.01
     assert two.recipe["training"]["processes"] == 2
+
+
+def test_evaluate_says_what_the_cells_say(small, tmp_path):
+    small.save_to_disk(str(tmp_path / "data"))
+    config = RecordConfig(model="test_resnet", epochs=2, batch_size=32, output_dir=str(tmp_path / "run"))
+    record(config, small["train"])
+    line = f"--dataset {tmp_path / 'data'} --run {tmp_path / 'run'} --output-dir {tmp_path / 'out'} --seeds 2"
+    said = subprocess.run(
+        [sys.executable, EXAMPLES / "evaluate.py", *line.split(), "--models", "test_vit", "--iterations", "3"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert said.splitlines() == [
+        f"test_vit, {row['rows']} rows by {row['method']}: {100 * row['mean']:.1f}% ± {100 * row['deviation']:.1f}"
+        for row in results
+    ]
+    assert [row["method"] for row in results] == ["full", "ltc", "random", "ltc", "random"]

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from hf_ltc.columns import read_column
 from hf_ltc.data import evenly_spaced, load_split
 from hf_ltc.errors import InputError
-from hf_ltc.identity import check_identity, dataset_identity
+from hf_ltc.identity import check_identity, dataset_identity, shared_rows
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ROWS = 300
@@ -393,3 +393,21 @@ def test_no_decoding_and_few_reads(monkeypatch):
         images = read_column(rows, "image").to_pylist()
         images[row] = {"bytes": b"other", "path": None}
         refusal(with_values(rows, "image", images), found, "'image' differs")
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_shared_rows_are_found_by_their_bytes_or_path(small, tmp_path, paths):
+    train, test = small["train"], small["test"]
+    if paths:
+        files = []
+        for row, image in enumerate(train["image"][:]):
+            files.append(str(tmp_path / f"{row}.png"))
+            image.save(files[-1])
+        whole = Dataset.from_dict({"image": files, "label": train["label"][:]}, features=train.features)
+        train, test = whole.select(range(110)), whole.select(range(110, 150))
+    assert shared_rows(test, train, "image", "image") == 0
+    assert shared_rows(train, train.shuffle(seed=1), "image", "image") == 1
+    assert shared_rows(train.select(range(20, 100)), train.select(range(60)), "image", "image") == 0.5
+    # Formats and transforms do not matter, nor what the column is called.
+    other = train.rename_column("image", "picture").with_format("torch")
+    assert shared_rows(train.with_transform(lambda batch: 1 / 0), other, "image", "picture") == 1

@@ -133,6 +133,14 @@ def test_one_budget_is_drawn_too(tmp_path):
     figure.savefig(tmp_path / "one.png")
 
 
+def test_long_names_have_room(tmp_path):
+    sources = {f"transformers:an-organisation/a-model-with-a-long-name-{n}": SOURCES["resnet18"] for n in (1, 2)}
+    figure = draw(evaluation(seeds=2, sources=sources, models=("vgg11_bn",)))
+    figure.savefig(tmp_path / "long.png")
+    (panel,) = figure.axes
+    assert panel.get_window_extent().width > 300
+
+
 def test_everything_is_written(tmp_path):
     found = evaluation()
     write_results(found, tmp_path)

@@ -26,6 +26,7 @@ from hf_ltc.training import (
     save_checkpoint,
     steps_per_epoch,
     train_epoch,
+    training_epochs,
 )
 
 from .processes import finish, needs_compiler, start
@@ -284,3 +285,46 @@ def test_from_a_checkpoint_it_goes_on_bit_by_bit(batches, tmp_path, optimizer, c
     assert torch.equal(weights(plain_model(second, other)), weights(plain_model(whole, accelerator)))
     assert torch.equal(weights(second.averaged.module), weights(whole.averaged.module))
     assert second.epoch == 3
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "step", "constant"])
+@pytest.mark.parametrize("rows", [8, 40, 150])
+def test_iterations_end_inside_an_epoch_and_the_schedule_with_them(batches, rows, schedule):
+    config = TrainingConfig(epochs=1, iterations=13, batch_size=16, learning_rate=0.05, schedule=schedule)
+    part, accelerator, rates = batches.take(np.arange(rows)), Accelerator(), []
+    state = prepare_training(linear(), rows, config, accelerator)
+    epochs = training_epochs(rows, config, 1)
+    # 8 rows are one step an epoch, 40 are 3, 150 are 10.
+    assert epochs == {8: 13, 40: 5, 150: 2}[rows]
+    for _ in range(epochs):
+        rates_of = state.optimizer.param_groups[0]
+        train_epoch(state, part, config, accelerator, each_step=lambda group=rates_of: rates.append(group["lr"]))
+    assert len(rates) == state.scheduler.last_epoch == 13
+    # The same rates for any number of rows, those of a schedule of 13 steps.
+    alone = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.05)
+    schedules = torch.optim.lr_scheduler
+    wanted = {
+        "one-cycle": lambda: schedules.OneCycleLR(alone, 0.05, total_steps=13, cycle_momentum=False),
+        "cosine": lambda: schedules.CosineAnnealingLR(alone, T_max=13),
+        "step": lambda: schedules.MultiStepLR(alone, [6, 10], 0.1),
+        "constant": lambda: schedules.ConstantLR(alone, factor=1.0),
+    }[schedule]()
+    expected = []
+    for _ in range(13):
+        expected.append(alone.param_groups[0]["lr"])
+        alone.step()
+        wanted.step()
+    assert rates == pytest.approx(expected)
+    # Called again, it trains no further.
+    before = weights(state.model)
+    train_epoch(state, part, config, accelerator)
+    assert torch.equal(weights(state.model), before)
+
+
+def test_steps_before_the_end_are_those_of_a_training_by_epochs(batches):
+    by_epochs = trained(batches, epochs=2, schedule="constant")
+    config = TrainingConfig(epochs=1, iterations=10, batch_size=32, learning_rate=0.05, schedule="constant")
+    state = prepare_training(linear(), len(batches), config, Accelerator(), average_decay=0.8)
+    for _ in range(training_epochs(len(batches), config, 1)):
+        train_epoch(state, batches, config, Accelerator())
+    assert len(batches) == 150 and torch.equal(weights(state.model), weights(by_epochs.model))
