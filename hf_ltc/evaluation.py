@@ -50,6 +50,8 @@ SETTINGS = "evaluation.json"
 _CELLS = "cells"
 _NEEDED = ("model", "method", "source", "fraction", "seed", "rows", "accuracy", "steps", "training", "seconds")
 _EVAL_BATCH = 512
+# Scores that others may merely restate.
+_KNOWN = ("mean_loss", "aum")
 # Peak learning rate and weight decay.
 _RATES = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}
 
@@ -153,7 +155,7 @@ def evaluate_coresets(
             "hardware": {**hardware(here), "processes": processes},
         },
         sources={name: _source(name, run, settings["sources"][name]) for name, run in data.sources.items()},
-        methods=[_told(name, method, data, scored) for name, method in scored],
+        methods=_told(data, scored),
         cells=list(done.values()),
     )
     if process == 0:
@@ -429,21 +431,20 @@ def _source(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
     }
 
 
-def _told(source: str, method: str, data: EvaluatedDataset, scored: _Scores) -> dict[str, Any]:
-    """How far a method's scores depend on the seed of the recording, and how far they restate known ones."""
-    run = data.sources[source]
-    scores, seconds = scored[source, method]
-    each = [method_scores(method, one) for one in run.runs] if len(run.lengths) > 1 else []
-    told: dict[str, Any] = {
-        "method": method,
-        "source": source,
-        "seconds": seconds,
-        "reliability": reliability_of(each, run.labels).to_dict() if each else None,
-    }
-    for name in ("mean_loss", "aum"):
-        known = _known(name, run)
-        told[name] = None if known is None else within_class_spearman(scores, known, run.labels)
-    return rundir.finite(told)
+def _told(data: EvaluatedDataset, scored: _Scores) -> list[dict[str, Any]]:
+    """How far each method's scores depend on the seed of the recording, and how far they restate known ones."""
+    known = {(name, source): _known(name, run) for source, run in data.sources.items() for name in _KNOWN}
+    found = []
+    for (source, method), (scores, seconds) in scored.items():
+        run = data.sources[source]
+        each = [method_scores(method, one) for one in run.runs] if len(run.lengths) > 1 else []
+        told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
+        told["reliability"] = reliability_of(each, run.labels).to_dict() if each else None
+        for name in _KNOWN:
+            other = known[name, source]
+            told[name] = None if other is None else within_class_spearman(scores, other, run.labels)
+        found.append(rundir.finite(told))
+    return found
 
 
 def _known(name: str, run: Trajectories) -> np.ndarray | None:

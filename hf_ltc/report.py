@@ -173,7 +173,8 @@ def _scores(evaluation: Evaluation) -> list[str]:
 
 
 def _transfers(evaluation: Evaluation) -> list[str]:
-    if not evaluation.transfer:
+    # Without a model's own choice it says no more than the tables of accuracy.
+    if all(each["loss"] is None for each in evaluation.transfer):
         return []
     said = [
         "### Transfer\n\nAccuracy in % of each model (columns) on rows that recordings of each source model chose (in "

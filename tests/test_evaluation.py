@@ -19,6 +19,7 @@ from hf_ltc.data import read_labels
 from hf_ltc.errors import InputError
 from hf_ltc.evaluation import accuracy, train_on
 from hf_ltc.images import cache_images
+from hf_ltc.processes import apart, rank
 from hf_ltc.selection import select_coreset
 from hf_ltc.training import TrainingConfig
 from hf_ltc.trajectories import Trajectories
@@ -416,3 +417,18 @@ def stopped(place, folder):
         line = f"evaluate {place / 'run'} --dataset {place / 'data'} --models test_vit --fractions 0.2 --iterations 40"
         code = main([*line.split(), "--batch-size", "16", "--output-dir", str(folder / "out")])
     os._exit(code)
+
+
+def test_processes_of_a_launcher_train_apart_each_on_its_device(monkeypatch):
+    devices = []
+    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    before = dict(os.environ)
+    with apart():
+        assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_USE_FSDP"} & os.environ.keys()
+        assert os.environ["ACCELERATE_USE_CPU"] == "1"
+    assert devices == [1] and dict(os.environ) == before
+    assert rank() == (3, 4)
