@@ -40,6 +40,31 @@ def probabilities(run: Trajectories) -> np.ndarray:
     return correlation(rows, class_means(run, held))
 
 
+def dataset_probabilities(run: Trajectories) -> np.ndarray:
+    """The same with the mean of all validation samples."""
+    rows, held = np.exp(-run.losses.astype(np.float64)), np.exp(-run.validation_losses.astype(np.float64))
+    return correlation(rows, held.mean(axis=1, keepdims=True))
+
+
+def probability_covariance(run: Trajectories) -> np.ndarray:
+    """Covariance, by class, of the probabilities of the label: rows that are learned while the class is.
+
+    Neither rows that were right from the start nor rows that are never learned vary enough to have a high one.
+    """
+    rows, held = np.exp(-run.losses.astype(np.float64)), np.exp(-run.validation_losses.astype(np.float64))
+    reference = class_means(run, held)
+    reference = reference - reference.mean(axis=0)
+    return (rows * reference).sum(axis=0) / np.linalg.norm(reference, axis=0)
+
+
+def dataset_probability_covariance(run: Trajectories) -> np.ndarray:
+    """The same with the mean of all validation samples."""
+    rows, held = np.exp(-run.losses.astype(np.float64)), np.exp(-run.validation_losses.astype(np.float64))
+    reference = held.mean(axis=1)
+    reference = reference - reference.mean()
+    return reference @ rows / np.linalg.norm(reference)
+
+
 def covariance(run: Trajectories) -> np.ndarray:
     """Covariance of levels with the class's mean: how far a loss falls with the others, not only how alike."""
     rows, reference = run.losses.astype(np.float64), class_means(run, run.validation_losses.astype(np.float64))
@@ -72,6 +97,17 @@ def within_class_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def levels_and_dyn_unc(run: Trajectories) -> np.ndarray:
+    """Mean of the ranks within the class by levels (dataset) and by Dyn-Unc."""
+    levels = ltc_scores(run, of="levels", aggregate="losses", scope="dataset")
+    return sum(within_class_ranks(each, run.labels) for each in (levels, baseline_scores(run, "dyn_unc"))) / 2
+
+
+def levels_times_dyn_unc(run: Trajectories) -> np.ndarray:
+    """Product of levels (dataset) and Dyn-Unc: rows that are learned late and uncertainly, but as the others are."""
+    return ltc_scores(run, of="levels", aggregate="losses", scope="dataset") * baseline_scores(run, "dyn_unc")
+
+
 def levels_and_aum(run: Trajectories) -> np.ndarray:
     """Mean of the ranks within the class by levels (class) and by AUM."""
     levels = ltc_scores(run, of="levels", aggregate="losses", scope="class")
@@ -84,9 +120,14 @@ CANDIDATES = {
         concordance,
         closeness,
         probabilities,
+        dataset_probabilities,
+        probability_covariance,
+        dataset_probability_covariance,
         covariance,
         standardised,
         trained_levels,
         levels_and_aum,
+        levels_and_dyn_unc,
+        levels_times_dyn_unc,
     )
 }

@@ -3,9 +3,9 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, single, finalists, length, validation, noise, transfer, sanity. Cells that are done are not done
-again, and several processes may be started at once on the same stage. When all cells of a stage are done, its results
-are written to coresets-STAGE.json beside this file; --partial writes those that are there.
+Stages: screening, single, windows, finalists, length, validation, noise, transfer, sanity. Cells that are done are not
+done again, and several processes may be started at once on the same stage. When all cells of a stage are done, its
+results are written to coresets-STAGE.json beside this file; --partial writes those that are there.
 
 Every target model is trained from scratch for the same number of steps whatever the budget and the method, with the
 same settings, and tested after the last step. Nothing is tuned per budget or method.
@@ -30,8 +30,8 @@ from scipy.stats import rankdata
 from hf_ltc import Trajectories
 from hf_ltc.cells import run_cells
 from hf_ltc.evaluation import train_on
-from hf_ltc.methods import FULL, RANDOM, chosen_rows, method_scores
-from hf_ltc.rundir import read_json, write_json
+from hf_ltc.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
+from hf_ltc.rundir import write_json
 from hf_ltc.selection import coreset_order
 from hf_ltc.training import TrainingConfig
 
@@ -40,11 +40,27 @@ MEMBERS = [
     "-".join(names)
     for names in itertools.product(("differences", "levels"), ("correlations", "losses"), ("dataset", "class"))
 ]
-# What the screening chose, against which less and worse is held.
-DEFAULT = "levels-losses-class"
+# What the screening chose, against which less and worse is held: the member that hf-ltc scores by.
+DEFAULT = DEFAULT_METHOD
 DATASETS = ("cifar100", "fashion_mnist")
-# Rows drawn from all over a score, and from the better half of it.
-COVERED = {"levels_stratified": "levels-losses-class", "levels_half": "levels-losses-class"}
+# Rows drawn from all over a score, or by chance from the better half of it.
+COVERED = {
+    "levels_stratified": "levels-losses-class",
+    "levels_half": "levels-losses-class",
+    "levels_beta": "levels-losses-class",
+    "probabilities_half": "probabilities",
+}
+# Whose way of drawing is taken over another score: CCS's strata and cut, DUAL's Beta density.
+DRAWN = {"stratified": "ccs", "beta": "dual_beta"}
+# The best six by mean rank over the four settings of the screening, on the first of its seeds.
+FINALISTS = (
+    DEFAULT,
+    "levels_and_dyn_unc",
+    "levels-losses-dataset",
+    "dual_beta",
+    "probabilities",
+    "dataset_probabilities",
+)
 MODELS = ("test_resnet", "test_efficientnet", "test_vit")
 NOISE = (0.1, 0.2, 0.4)
 BASELINES = ["mean_loss", "el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual", "dual_beta", "ccs"]
@@ -141,9 +157,8 @@ def rows_of(runs: Path, cell: Cell, pool: int) -> np.ndarray:
         return chosen_rows(RANDOM, run, size, seed=cell.seed)
     if cell.method in COVERED:
         scores = scores_of(runs, replace(cell.scorer, method=COVERED[cell.method]))
-        if cell.method.endswith("stratified"):
-            # CCS's strata and cut, over these scores.
-            return chosen_rows("ccs", run, size, seed=cell.seed, scores=scores)
+        if (way := cell.method.split("_")[1]) in DRAWN:
+            return chosen_rows(DRAWN[way], run, size, seed=cell.seed, scores=scores)
         # Chance among the better half of each class.
         place = within_class_ranks(scores, run.labels)
         draw = np.random.default_rng(cell.seed).random(pool)
@@ -192,7 +207,7 @@ def screening() -> list[Cell]:
             cells.append(Cell(dataset, FULL, 1.0, seed))
             for fraction in (0.1, 0.3):
                 at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-                cells += [Cell(method=name, **at) for name in (RANDOM, *BASELINES, *CANDIDATES, *COVERED)]
+                cells += [Cell(method=name, **at) for name in (RANDOM, DEFAULT, *BASELINES, *CANDIDATES, *COVERED)]
                 cells += [Cell(method=name, losses="evaluation", **at) for name in ("mean_loss", "aum")]
                 cells += [Cell(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in MEMBERS]
     return cells
@@ -203,18 +218,30 @@ def single() -> list[Cell]:
     cells = []
     for dataset, fraction in itertools.product(DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "runs": (0,)}
-        cells += [Cell(method=name, **at) for name in BASELINES]
+        cells += [Cell(method=name, **at) for name in (DEFAULT, *BASELINES)]
         cells += [Cell(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in MEMBERS]
     return cells
 
 
-def finalists(best: list[dict]) -> list[Cell]:
-    """The best of the screening and chance at five budgets, with five seeds."""
+def windows() -> list[Cell]:
+    """Weights averaged over less and more than an epoch."""
+    return [
+        Cell(dataset, method, fraction, seed, window=window)
+        for seed in (0, 1)
+        for dataset in DATASETS
+        for method in (DEFAULT, "ltc")
+        for fraction in (0.1, 0.3)
+        for window in (0.0, 0.25, 1.0, 4.0)
+    ]
+
+
+def finalists() -> list[Cell]:
+    """The best of the screening at five budgets, with five seeds; AUM, LTC and chance to hold them against."""
     cells = []
     for seed, fraction in itertools.product(range(5), (0.1, 0.3, 0.2, 0.05, 0.5)):
         for dataset in DATASETS:
             at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-            cells += [Cell(**at, method=RANDOM), *(Cell(**at, **one) for one in best)]
+            cells += [Cell(**at, method=method) for method in (RANDOM, *FINALISTS, "aum", "ltc")]
             if fraction == 0.1:
                 cells.append(Cell(dataset, FULL, seed=seed))
     return cells
@@ -223,12 +250,11 @@ def finalists(best: list[dict]) -> list[Cell]:
 def length() -> list[Cell]:
     """Less of each recording: its first epochs, or every second, third, fifth."""
     cells = []
-    for seed, dataset in itertools.product((0, 1, 2), DATASETS):
-        for method, fraction in itertools.product(("ltc", DEFAULT), (0.1, 0.3)):
-            at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-            cells += [Cell(**at, method=RANDOM), Cell(**at, method=method)]
-            cells += [Cell(**at, method=method, epochs=epochs) for epochs in (6, 15)]
-            cells += [Cell(**at, method=method, every=every) for every in (2, 3, 5)]
+    for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
+        at = {"dataset": dataset, "fraction": fraction, "seed": seed}
+        cells += [Cell(**at, method=RANDOM), Cell(**at, method=DEFAULT)]
+        cells += [Cell(**at, method=DEFAULT, epochs=epochs) for epochs in (6, 15)]
+        cells += [Cell(**at, method=DEFAULT, every=every) for every in (2, 3, 5)]
     return list(dict.fromkeys(cells))
 
 
@@ -236,10 +262,9 @@ def validation() -> list[Cell]:
     """Fewer and worse validation samples."""
     kinds = ("clean", "perclass1", "perclass5", "perclass15", "skewed", "corrupted", "noisy20", "noisy40")
     return [
-        Cell(dataset, method, fraction, seed, validation=kind)
+        Cell(dataset, DEFAULT, fraction, seed, validation=kind)
         for seed in (0, 1)
         for dataset in DATASETS
-        for method in ("ltc", DEFAULT)
         for fraction in (0.1, 0.3)
         for kind in kinds
     ]
@@ -251,7 +276,7 @@ def transfer() -> list[Cell]:
     for seed, fraction, dataset, target in itertools.product((0, 1), (0.1, 0.3), DATASETS, MODELS):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed, "target": target}
         cells.append(Cell(**at, method=RANDOM))
-        cells += [Cell(**at, method=m, source=source, runs=(0,)) for source in MODELS for m in (DEFAULT, "aum")]
+        cells += [Cell(**at, method=DEFAULT, source=source, runs=(0,)) for source in MODELS]
         cells.append(Cell(dataset, FULL, seed=seed, target=target))
     return list(dict.fromkeys(cells))
 
@@ -270,10 +295,12 @@ def sanity() -> list[Cell]:
 def noise(options: argparse.Namespace) -> list[dict]:
     """Wrong labels that every method keeps at each budget, where a share of the train labels is wrong."""
     found = []
-    names = [*MEMBERS, *CANDIDATES, *BASELINES, RANDOM]
+    names = [DEFAULT, "ltc", "cld", *CANDIDATES, *BASELINES, RANDOM]
     for dataset, share, losses in itertools.product(DATASETS, NOISE, ("training", "evaluation")):
         data = data_of(options.data, dataset, share)
         for seed, method in itertools.product((0, 1), names):
+            if not path_of(options.runs, dataset, "test_resnet", 30, share, seed).exists():
+                continue
             kept = {}
             for fraction in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
                 cell = Cell(dataset, method, fraction, seed, losses, runs=(seed,), noise=share)
@@ -327,14 +354,6 @@ def ranked(results: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: row["mean rank"])
 
 
-def best_of(rows: list[dict], count: int) -> list[dict]:
-    """The best ways of a screening, of three recordings, as options of a cell; the ways to hold them against too."""
-    against = [{"method": "aum"}, {"method": "ltc"}]
-    best = [row for row in rows if row["method"] != RANDOM and tuple(row["runs"]) == (0, 1, 2)][:count]
-    made = [{key: row[key] for key in ("method", "losses", "window")} for row in best]
-    return made + [one for one in against if {"losses": "training", "window": 1.0, **one} not in made]
-
-
 def markdown(rows: list[dict]) -> str:
     settings = [key for key in rows[0] if isinstance(rows[0][key], dict)]
     # Only what differs is a column.
@@ -353,6 +372,8 @@ def markdown(rows: list[dict]) -> str:
 STAGES = {
     "screening": screening,
     "single": single,
+    "windows": windows,
+    "finalists": finalists,
     "length": length,
     "validation": validation,
     "transfer": transfer,
@@ -362,7 +383,7 @@ STAGES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=[*STAGES, "finalists", "noise"])
+    parser.add_argument("stage", choices=[*STAGES, "noise"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--partial", action="store_true", help="write the results that are there")
@@ -370,13 +391,7 @@ def main() -> None:
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
     here = Path(__file__)
-    if options.stage == "noise":
-        results = noise(options)
-    elif options.stage == "finalists":
-        screened = read_json(here.with_name("coresets-screening.json"))
-        results = work(options, finalists(best_of(ranked(screened["results"]), 6)))
-    else:
-        results = work(options, STAGES[options.stage]())
+    results = noise(options) if options.stage == "noise" else work(options, STAGES[options.stage]())
     protocol = {"steps": STEPS, "batch size": BATCH, "peak learning rate": RATE, "augmentation": False, "pool": 10_000}
     made = {"command": f"python benchmarks/coresets.py {options.stage} --data DATA", "protocol": protocol}
     output = here.with_name(f"coresets-{options.stage}.json")

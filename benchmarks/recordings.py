@@ -100,7 +100,9 @@ def path_of(runs: Path, dataset: str, model: str, epochs: int, noise: float, see
     return runs / f"{dataset}-{model}-{epochs}-noise{round(100 * noise)}-seed{seed}.npz"
 
 
-def make(data: Data, model: str, epochs: int, seed: int, windows: tuple[float, ...], path: Path) -> None:
+def make(
+    data: Data, model: str, epochs: int, seed: int, windows: list[float], evaluated: list[float], path: Path
+) -> None:
     started = time.perf_counter()
     accelerator = Accelerator(cpu=True)
     optimizer, rate = OPTIMIZERS.get(model, ("sgd", 0.1))
@@ -144,12 +146,13 @@ def make(data: Data, model: str, epochs: int, seed: int, windows: tuple[float, .
     def checkpoint(trained: dict[str, np.ndarray] | None) -> None:
         for w in windows:
             weights = averages[w].module if w else plain_model(state, accelerator)
-            if w in EVALUATED:
+            if w in evaluated or trained is None:
                 found = losses_of(weights, data.train, everything)
-                keep(f"evaluation-{w}", found["loss"])
-                if w == 1.0:
-                    for name in SIGNALS:
-                        keep(f"evaluation-{name}", found[name])
+                if w in evaluated:
+                    keep(f"evaluation-{w}", found["loss"])
+                    if w == 1.0:
+                        for name in SIGNALS:
+                            keep(f"evaluation-{name}", found[name])
                 if trained is None:
                     # Before training there are no losses of training: those of the untrained model stand in.
                     trained = found
@@ -255,6 +258,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="shares of wrong labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--windows", type=float, nargs="+", default=list(WINDOWS))
+    parser.add_argument("--evaluated", type=float, nargs="*", default=list(EVALUATED), help="windows to evaluate at")
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
@@ -269,7 +273,7 @@ def main() -> None:
                             with FileLock(path.with_suffix(".lock"), timeout=0):
                                 if not path.exists():
                                     data = Data(options.data, dataset, noise=noise)
-                                    make(data, model, epochs, seed, tuple(options.windows), path)
+                                    make(data, model, epochs, seed, options.windows, options.evaluated, path)
                         except Timeout:
                             continue
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 from candidates import CANDIDATES
-from recordings import DATASETS, EVALUATED, WINDOWS, path_of, provenance, trajectories
+from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
 from hf_ltc.agreement import overlap, stability, within_class_spearman
 from hf_ltc.baselines import BASELINES
 from hf_ltc.errors import InputError
-from hf_ltc.methods import METHODS
+from hf_ltc.methods import DEFAULT_METHOD, METHODS
 from hf_ltc.rundir import write_json
 
 MEMBERS = [
@@ -75,13 +75,14 @@ def table(runs: Path, dataset: str, epochs: int, seeds: list[int], windows: list
         return []
     rows = []
     for losses, window in itertools.product(("training", "evaluation"), windows):
-        if losses == "evaluation" and window not in EVALUATED:
-            continue
+        with np.load(paths[0]) as stored:
+            if losses == "evaluation" and f"evaluation-{window}" not in stored:
+                continue
         recorded = [trajectories(path, losses, window) for path in paths]
         for first in (*(f for f in FIRST if f < epochs), epochs):
             cut = [run.truncate(first) for run in recorded]
             beside = {name: [scores_of(name, run) for run in cut] for name in ("mean_loss", "aum")}
-            names = [*MEMBERS, *CANDIDATES]
+            names = [DEFAULT_METHOD, *MEMBERS, *CANDIDATES]
             # Signals of an evaluation pass were recorded at averaged weights alone.
             if (losses, window) in (("training", 1.0), ("evaluation", 1.0)):
                 names += [name for name in BASELINES if name != "random"]
@@ -91,7 +92,7 @@ def table(runs: Path, dataset: str, epochs: int, seeds: list[int], windows: list
                     about = {"dataset": dataset, "epochs": epochs, "first": first, "losses": losses, "window": window}
                     rows.append({**about, **found, "seeds": len(paths)})
             if first == epochs:
-                within = [stability(run) for run in cut]
+                within = [stability(run, preset="ltc") for run in cut]
                 rows[-1]["stability of LTC within a run"] = round(statistics.mean(within), 3)
     return rows
 

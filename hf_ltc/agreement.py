@@ -101,7 +101,7 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> R
 
     Args:
         runs (`Trajectories` or `Sequence[Trajectories]`): Two runs or more, or the value that holds them.
-        **family: `preset`, `of`, `aggregate`, `scope`, as for [`ltc_scores`].
+        **family: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
     Returns:
         [`Reliability`]

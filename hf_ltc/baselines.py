@@ -15,6 +15,7 @@ import numpy as np
 from .batchrows import read_rows
 from .errors import InputError
 from .scoring import Recorded, not_finite, run_spans
+from .uncertainty import uncertainty
 
 # Elements of a table that are worked on at once.
 _BLOCK = 2**22
@@ -116,9 +117,7 @@ def dyn_unc(losses: np.ndarray, window: int = 10) -> np.ndarray:
     Returns:
         `np.ndarray`: float64 `(N,)`.
     """
-    deviations = [deviation for deviation, _ in _windows(losses, window)]
-    # The paper leaves the window that ends with the last epoch out.
-    return np.mean(deviations[:-1], axis=0)
+    return uncertainty(losses, 0, len(losses), window)
 
 
 def dual(losses: np.ndarray, window: int = 10) -> np.ndarray:

@@ -307,7 +307,9 @@ def _what(name: str, entry: Mapping[str, Any]) -> str:
         )
         how = how.replace("the a row's", "a row's")
         named = f" ({preset})" if preset else ""
-        member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope"))
+        if family["weighting"] == "uncertainty":
+            how += ", times the square root of how much the probability of the row's label varied (Dyn-Unc)"
+        member = ", ".join(f"{option}={value}" for option, value in family.items())
         return f"{text}The score{named} is the {how}: `{member}`."
     keeps = "lowest" if entry["selection"]["keep"] == "lowest" else "highest"
     return f"Rows of {source} with the {keeps} `{_code(entry['score_column'])}`."

@@ -147,6 +147,9 @@ def _add_family(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_losses(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weighting", choices=["none", "uncertainty"], default=None, help="whether uncertainty weighs in"
+    )
     parser.add_argument("--losses", choices=["training", "evaluation"], default=None, help="where both were recorded")
 
 

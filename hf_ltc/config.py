@@ -189,7 +189,9 @@ class EvaluateConfig:
     models: list[str] = option(["resnet18"], "Target models: as --model of hf-ltc record, one or more.")
     fractions: list[float] = option([0.1, 0.3], "Budgets, as shares of the rows that could be chosen, in (0, 1].")
     members: list[str] = option(
-        ["ltc"], "Members of the family: ltc, cld, or OF-AGGREGATE-SCOPE such as levels-losses-class."
+        ["levels-losses-dataset-uncertainty"],
+        "Members of the family: ltc, cld, or OF-AGGREGATE-SCOPE such as levels-losses-class, or that with "
+        "-uncertainty; the default is that of hf-ltc score.",
     )
     baselines: list[str] = option(
         ["random"],

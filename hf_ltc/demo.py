@@ -15,7 +15,7 @@ from .agreement import Reliability, said_of
 from .config import EvaluateConfig, RecordConfig
 from .data import hold_out
 from .evaluation import evaluate_coresets
-from .methods import FULL, RANDOM
+from .methods import DEFAULT_METHOD, FULL, RANDOM
 from .source_run import record
 
 # The smallest ResNet of timm: seconds where larger ones take minutes, on images of 8x8.
@@ -28,7 +28,7 @@ _RATE = 0.05
 _TEST_FRACTION = 0.2
 # Digits hold ink of 0 to 16.
 _INK = 255 / 16
-_NAMES = {FULL: "full data", "ltc": "LTC coreset", RANDOM: "random subset"}
+_NAMES = {FULL: "full data", DEFAULT_METHOD: "LTC coreset", RANDOM: "random subset"}
 
 
 def digits() -> tuple[Dataset, Dataset]:

@@ -41,7 +41,7 @@ def explain(
         trajectories ([`Trajectories`]): The recording.
         rows (`Sequence[int]`): Row numbers in the source dataset.
         k (`int`, *optional*, defaults to `5`): How many validation samples of each kind.
-        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
+        of (`str`, *optional*, defaults to `"levels"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
         [`Explanation`]: `samples` are the rows; `helped` and `hurt` are positions among the validation samples, whose
@@ -65,7 +65,7 @@ def explain_validation(
         trajectories ([`Trajectories`]): The recording.
         samples (`Sequence[int]`): Positions among the validation samples, from 0.
         k (`int`, *optional*, defaults to `5`): How many rows of each kind.
-        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
+        of (`str`, *optional*, defaults to `"levels"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
         [`Explanation`]: `samples` are the positions; `helped` and `hurt` are row numbers in the source dataset.
@@ -90,7 +90,7 @@ def correlations(trajectories: Recorded, rows: Sequence[int] | np.ndarray, of: s
     Args:
         trajectories ([`Trajectories`]): The recording. Of several runs the mean over those where neither is flat.
         rows (`Sequence[int]`): Row numbers in the source dataset: `(R, Q)` is what it takes in memory.
-        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
+        of (`str`, *optional*, defaults to `"levels"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
         `np.ndarray`: float32 `(R, Q)` in [-1, 1], NaN where the row or the validation sample is flat.

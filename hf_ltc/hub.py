@@ -20,7 +20,7 @@ from .identity import cached_origin, dataset_identity
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
 from .repository import CARD, Pushed, Table, explained, hub_api, open_repository, publish
 from .rundir import read_json
-from .scoring import family_member, ltc_scores
+from .scoring import FAMILY, ltc_scores
 from .selection import describe_coreset, rank_coreset, select_coreset
 from .trajectories import Trajectories
 
@@ -307,17 +307,14 @@ def _family(run: Trajectories, scored: Dataset, score_column: str) -> dict[str, 
         return None
     stored = read_column(scored, score_column)
     known = np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-    for of in ("differences", "levels"):
-        for aggregate in ("correlations", "losses"):
-            for scope in ("dataset", "class"):
-                member = family_member(of, aggregate, scope)
-                try:
-                    scores = ltc_scores(run, **member)
-                except InputError:
-                    continue
-                made = np.where(where >= 0, scores[where], np.nan)
-                if np.allclose(made, known, rtol=0, atol=_AGREE, equal_nan=True):
-                    return member
+    for member in FAMILY:
+        try:
+            scores = ltc_scores(run, **member)
+        except InputError:
+            continue
+        made = np.where(where >= 0, scores[where], np.nan)
+        if np.allclose(made, known, rtol=0, atol=_AGREE, equal_nan=True):
+            return member
     raise InputError(
         f"column {score_column!r} is not what this recording gives, by any member of the family: score the dataset "
         "with the trajectories that are pushed, or push without them"

@@ -1,7 +1,6 @@
 """Ways of choosing rows by name: members of the family, baselines, and chance, as rows of a recording."""
 
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from datasets import Dataset, DatasetInfo, Features, Value
 
 from .baselines import BASELINES, baseline_scores
 from .errors import InputError
-from .scoring import PRESETS, ltc_scores
+from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
 from .selection import Balance, Coverage, Keep, select_coreset
 from .tables import trajectory_column
 from .trajectories import Trajectories
@@ -23,7 +22,8 @@ class Method:
     """A way of choosing rows.
 
     Args:
-        family (`dict[str, str]`): `of`, `aggregate` and `scope` of a member of the family; empty for a baseline.
+        family (`dict[str, str]`):
+            `of`, `aggregate`, `scope` and `weighting` of a member of the family; empty for a baseline.
         baseline (`str`): One of [`BASELINES`]; empty for a member of the family.
         keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
         coverage (`str`, *optional*): As for [`select_coreset`].
@@ -40,10 +40,13 @@ class Method:
         return self.coverage is not None or self.baseline == RANDOM
 
 
+def _member_name(member: dict[str, str]) -> str:
+    return "-".join(value for value in member.values() if value != "none")
+
+
 def _methods() -> dict[str, Method]:
     made = {name: Method(family=member) for name, member in PRESETS.items()}
-    kinds = product(("differences", "levels"), ("correlations", "losses"), ("dataset", "class"))
-    made |= {"-".join(names): Method(family=dict(zip(("of", "aggregate", "scope"), names))) for names in kinds}
+    made |= {_member_name(member): Method(family=member) for member in FAMILY}
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")
@@ -51,8 +54,9 @@ def _methods() -> dict[str, Method]:
     return made
 
 
+DEFAULT_METHOD = _member_name(DEFAULT)
 METHODS: dict[str, Method] = _methods()
-"""`ltc`, `cld`, members as `OF-AGGREGATE-SCOPE`, the baselines, `ccs` and `dual_beta`."""
+"""`ltc`, `cld`, members as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, the baselines, `ccs` and `dual_beta`."""
 
 
 def find_method(name: str) -> Method:

@@ -2,7 +2,8 @@
 
 Every score of the family is u(z) . r_g: u(z) is the row's centred trajectory of norm one, r_g the reference
 trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
-of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory.
+of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` it is
+multiplied by the square root of how much the model's probability of the row's label varies.
 """
 
 import itertools
@@ -17,14 +18,24 @@ import numpy as np
 
 from .batchrows import ARROW, Rows, columns_of, listed, on_host, read_rows, some_rows
 from .errors import InputError
+from .uncertainty import uncertainty
 
 PRESETS: dict[str, dict[str, str]] = {
-    "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset"},
-    "cld": {"of": "differences", "aggregate": "losses", "scope": "class"},
+    "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
+    "cld": {"of": "differences", "aggregate": "losses", "scope": "class", "weighting": "none"},
 }
-DEFAULT = PRESETS["ltc"]
+# What won the benchmarks (docs/choosing.md).
+DEFAULT = {"of": "levels", "aggregate": "losses", "scope": "dataset", "weighting": "uncertainty"}
 
-_CHOICES = {"of": ("differences", "levels"), "aggregate": ("correlations", "losses"), "scope": ("dataset", "class")}
+_CHOICES = {
+    "of": ("differences", "levels"),
+    "aggregate": ("correlations", "losses"),
+    "scope": ("dataset", "class"),
+    "weighting": ("none", "uncertainty"),
+}
+FAMILY: list[dict[str, str]] = [dict(zip(_CHOICES, values)) for values in itertools.product(*_CHOICES.values())]
+"""All members of the family."""
+
 _TRAJECTORY = "loss_trajectory"
 _NAMED = 5
 # A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million
@@ -65,6 +76,7 @@ def ltc_scores(
     of: str | None = None,
     aggregate: str | None = None,
     scope: str | None = None,
+    weighting: str | None = None,
     *,
     preset: str | None = None,
 ) -> np.ndarray:
@@ -77,14 +89,17 @@ def ltc_scores(
     Args:
         trajectories ([`Trajectories`]):
             The recording. Of several runs the score is the mean over those in which the row is not flat.
-        of (`str`, *optional*, defaults to `"differences"`):
+        of (`str`, *optional*, defaults to `"levels"`):
             What is correlated: `"differences"` of the loss from checkpoint to checkpoint, or `"levels"`, the loss.
-        aggregate (`str`, *optional*, defaults to `"correlations"`):
+        aggregate (`str`, *optional*, defaults to `"losses"`):
             `"correlations"`: the mean correlation with the validation samples; `"losses"`: the correlation with their
             mean loss.
         scope (`str`, *optional*, defaults to `"dataset"`):
             With which validation samples: all of the `"dataset"`, or those of the row's `"class"`.
-        preset (`str`, *optional*): `"ltc"` or `"cld"`, instead of the three.
+        weighting (`str`, *optional*, defaults to `"uncertainty"`):
+            `"uncertainty"`: the correlation times the square root of [`uncertainty`], so that of rows that move with
+            the validation samples those come first that the model is long unsure of.
+        preset (`str`, *optional*): `"ltc"` or `"cld"`, instead of the four.
 
     Returns:
         `np.ndarray`: float32 `(N,)` in [-1, 1]. NaN where the row's trajectory is flat: its differences (levels) are
@@ -95,10 +110,11 @@ def ltc_scores(
         InputError: without validation samples (in a class, with `scope="class"`), with fewer than two differences, for
             losses that are not finite, and for validation samples that are all flat.
     """
-    member = family_member(of, aggregate, scope, preset=preset)
+    member = family_member(of, aggregate, scope, weighting, preset=preset)
     groups = trajectories.labels if member["scope"] == "class" else None
     runs = _references(trajectories, member)
-    scores, finite = _scores(trajectories.losses, trajectories.lengths, runs, groups, member["of"])
+    trained = _trained(trajectories, member)
+    scores, finite = _scores(trajectories.losses, trajectories.lengths, runs, groups, member["of"], trained)
     if not finite:
         raise _not_finite(trajectories, trajectories.losses)
     return scores
@@ -109,6 +125,7 @@ def references(
     of: str | None = None,
     aggregate: str | None = None,
     scope: str | None = None,
+    weighting: str | None = None,
     *,
     preset: str | None = None,
 ) -> tuple[np.ndarray, ...]:
@@ -116,7 +133,7 @@ def references(
 
     Args:
         trajectories ([`Trajectories`]): The recording.
-        of, aggregate, scope, preset: As for [`ltc_scores`].
+        of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
 
     Returns:
         `tuple[np.ndarray, ...]`: for each run float64 `(T, G)`, T differences (or T + 1 levels), G = 1 or the number
@@ -125,7 +142,7 @@ def references(
     Raises:
         InputError: as [`ltc_scores`].
     """
-    return _references(trajectories, family_member(of, aggregate, scope, preset=preset))
+    return _references(trajectories, family_member(of, aggregate, scope, weighting, preset=preset))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +163,8 @@ class LTCScorer:
         label_column (`str`, *optional*): The column that says which reference is a row's; there is one if not given.
         class_names (`tuple[str, ...]`, *optional*): Where that column does not hold the numbers of the classes.
         column (`str`): The column that is added.
+        trained (`tuple[int, ...]`, *optional*):
+            Of each run the first checkpoint that is not of the untrained model, where uncertainty weighs.
     """
 
     reference: np.ndarray
@@ -154,6 +173,7 @@ class LTCScorer:
     label_column: str | None = None
     class_names: tuple[str, ...] | None = None
     column: str = "ltc_score"
+    trained: tuple[int, ...] | None = None
 
     @classmethod
     def from_trajectories(
@@ -162,6 +182,7 @@ class LTCScorer:
         of: str | None = None,
         aggregate: str | None = None,
         scope: str | None = None,
+        weighting: str | None = None,
         *,
         preset: str | None = None,
         column: str = "ltc_score",
@@ -171,7 +192,7 @@ class LTCScorer:
 
         Args:
             trajectories ([`Trajectories`]): The recording.
-            of, aggregate, scope, preset: As for [`ltc_scores`].
+            of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
             column (`str`, *optional*, defaults to `"ltc_score"`): The column that it adds.
             class_names (`Sequence[str]`, *optional*):
                 With `scope="class"`, where the label column holds strings (or integers that are not a `ClassLabel`):
@@ -183,18 +204,19 @@ class LTCScorer:
         Raises:
             InputError: as [`ltc_scores`].
         """
-        member = family_member(of, aggregate, scope, preset=preset)
+        member = family_member(of, aggregate, scope, weighting, preset=preset)
         reference = np.concatenate(_references(trajectories, member))
         lengths = tuple(int(length) for length in trajectories.lengths)
+        trained = _trained(trajectories, member)
         if member["scope"] == "dataset":
-            return cls(reference, lengths, member["of"], column=column)
+            return cls(reference, lengths, member["of"], column=column, trained=trained)
         dataset = trajectories.recipe.get("dataset") or {}
         label_column = dataset.get("label_column") or "label"
         stored = (dataset.get("features") or {}).get(label_column)
         if isinstance(stored, Mapping):
             class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.get("names")
         names = None if class_names is None else tuple(str(name) for name in class_names)
-        return cls(reference, lengths, member["of"], label_column, names, column)
+        return cls(reference, lengths, member["of"], label_column, names, column, trained)
 
     def __call__(self, batch: Any) -> Any:
         """Scores the rows of a batch.
@@ -212,7 +234,7 @@ class LTCScorer:
         rows = read_rows(batch, _TRAJECTORY, sum(self.lengths))
         groups = None if self.label_column is None else self._groups(batch, rows, self.label_column)
         runs = _split(self.reference, [_count(length, self.of) for length in self.lengths])
-        scores, finite = _scores(rows.values, self.lengths, runs, groups, self.of)
+        scores, finite = _scores(rows.values, self.lengths, runs, groups, self.of, self.trained)
         if not finite:
             raise rows.not_finite(_TRAJECTORY)
         return rows.with_scores(batch, self.column, scores)
@@ -249,20 +271,25 @@ class LTCScorer:
 
 
 def family_member(
-    of: str | None = None, aggregate: str | None = None, scope: str | None = None, *, preset: str | None = None
+    of: str | None = None,
+    aggregate: str | None = None,
+    scope: str | None = None,
+    weighting: str | None = None,
+    *,
+    preset: str | None = None,
 ) -> dict[str, str]:
-    """Checks the three choices of a score, or looks them up.
+    """Checks the choices of a score, or looks them up.
 
     Args:
-        of, aggregate, scope, preset: As for [`ltc_scores`].
+        of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
 
     Returns:
-        `dict[str, str]`: `of`, `aggregate` and `scope`.
+        `dict[str, str]`: `of`, `aggregate`, `scope` and `weighting`.
 
     Raises:
         InputError: for an unknown value, and for a preset together with a choice that contradicts it.
     """
-    choices = {"of": of, "aggregate": aggregate, "scope": scope}
+    choices = {"of": of, "aggregate": aggregate, "scope": scope, "weighting": weighting}
     given = {name: value for name, value in choices.items() if value is not None}
     for name, value in given.items():
         if value not in _CHOICES[name]:
@@ -277,16 +304,27 @@ def family_member(
     return PRESETS[preset]
 
 
+def _trained(trajectories: Recorded, member: Mapping[str, str]) -> tuple[int, ...] | None:
+    if member["weighting"] == "none":
+        return None
+    return tuple(int(trajectories.epochs[start] == 0) for start, _ in run_spans(trajectories.lengths))
+
+
 def _scores(
-    table: Any, lengths: Sequence[int], runs: Sequence[np.ndarray], groups: np.ndarray | None, of: str
+    table: Any,
+    lengths: Sequence[int],
+    runs: Sequence[np.ndarray],
+    groups: np.ndarray | None,
+    of: str,
+    trained: Sequence[int] | None,
 ) -> tuple[np.ndarray, bool]:
-    """Mean over runs of u . r_g, float32 (N,), and whether all losses are finite.
+    """Mean over runs of u . r_g, weighed by uncertainty or not, float32 (N,), and whether all losses are finite.
 
     `table` (L, N) is read epoch by epoch, and memory is O(N).
     """
     parts = [
-        _Run(table, start, stop, reference, groups, of == "levels")
-        for (start, stop), reference in zip(run_spans(lengths), runs)
+        _Run(table, start, stop, reference, groups, of == "levels", None if trained is None else trained[number])
+        for number, ((start, stop), reference) in enumerate(zip(run_spans(lengths), runs))
     ]
     if len(parts) == 1:
         scores, finite = _run_scores(parts[0])
@@ -314,9 +352,18 @@ class _Run:
     reference: np.ndarray  # float64 (T, G), or (T + 1, G) of levels
     groups: np.ndarray | None  # which of the G is a row's
     levels: bool
+    trained: int | None = None  # checkpoints of the untrained model, where uncertainty weighs
 
 
 def _run_scores(run: _Run) -> tuple[np.ndarray, bool]:
+    """Scores of one run, float64 (N,), and whether all losses are finite."""
+    scores, finite = _correlations(run)
+    if run.trained is not None:
+        scores *= np.sqrt(uncertainty(run.table, run.start + run.trained, run.stop))
+    return scores, finite
+
+
+def _correlations(run: _Run) -> tuple[np.ndarray, bool]:
     """u . r_g of one run, float64 (N,), and whether all losses are finite.
 
     Float32 is twice as fast and gives rows of an ordinary recording to about 1e-7. Rows that it may not give to 1e-6

@@ -351,7 +351,7 @@ class Trajectories:
             preset (`str`, *optional*): `"ltc"` or `"cld"`, as for [`ltc_scores`].
             balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
-            **family: `of`, `aggregate`, `scope`, as for [`ltc_scores`].
+            **family: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
         Returns:
             `datasets.Dataset`

@@ -31,6 +31,7 @@ _SUMMARY = {
     "classes": {"cat": 2, "dog | wolf": 2},
     "pool_classes": {"cat": 25, "dog | wolf": 15},
 }
+_FAMILY = {"of": "differences", "aggregate": "losses", "scope": "class", "weighting": "none"}
 _ENTRY: dict[str, Any] = {
     "score_column": "ltc_score",
     "rank_column": "ltc_rank",
@@ -41,7 +42,7 @@ _ENTRY: dict[str, Any] = {
     "pool": 40,
     "held_out": 10,
     "flat": 1,
-    "family": {"of": "differences", "aggregate": "losses", "scope": "class"},
+    "family": _FAMILY,
     "run": {
         "config": {
             "model": "resnet18",
@@ -139,7 +140,8 @@ def test_a_card_says_what_was_kept_and_how():
         ({"selection": {**_ENTRY["selection"], "balance": "none", "keep": "lowest"}}, "The lowest scores are kept"),
         ({"selection": {**_ENTRY["selection"], "min_per_class": 3}}, "Each class keeps 3 rows at least"),
         ({"selection": {**_ENTRY["selection"], "coverage": "stratified", "cut": 0.2}}, "the last 20% left out"),
-        ({"family": {"of": "levels", "aggregate": "correlations", "scope": "dataset"}}, "of a row's losses with"),
+        ({"family": {**_FAMILY, "of": "levels"}}, "of a row's losses with"),
+        ({"family": {**_FAMILY, "weighting": "uncertainty"}}, "times the square root of how much"),
         ({"full": "full"}, '"full", split="train", filters=[("ltc_rank", "<", 4)]'),
         ({"trajectories": True}, "and its loss trajectory"),
         ({"id_column": "name"}, "holds the row number, the id, label"),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hf_ltc.baselines import BASELINES, baseline_scores
+from hf_ltc.config import EvaluateConfig
 from hf_ltc.errors import InputError
-from hf_ltc.methods import METHODS, RANDOM, chosen_rows, find_method, method_scores
+from hf_ltc.methods import DEFAULT_METHOD, METHODS, RANDOM, chosen_rows, find_method, method_scores
 from hf_ltc.scoring import ltc_scores
 from hf_ltc.trajectories import Trajectories
 
@@ -41,9 +42,9 @@ def dealt(scores, labels, size, lowest=False):
 def test_the_names_are_the_family_the_baselines_and_two_that_draw():
     members = [f"{of}-{a}-{s}" for of in ("differences", "levels") for a in ("correlations", "losses")
                for s in ("dataset", "class")]  # fmt: skip
-    others = set(METHODS) - {"ltc", "cld", *members, *BASELINES, "ccs", "dual_beta"}
-    assert METHODS.keys() >= {"ltc", "cld", *members, *BASELINES, "ccs", "dual_beta"}
-    assert all(METHODS[name].family and name.startswith(tuple(members)) for name in others)
+    members += [f"{member}-uncertainty" for member in members]
+    assert METHODS.keys() == {"ltc", "cld", *members, *BASELINES, "ccs", "dual_beta"}
+    assert EvaluateConfig().members == [DEFAULT_METHOD]
     assert {name for name, method in METHODS.items() if method.is_drawn} == {RANDOM, "ccs", "dual_beta"}
     assert {name for name, method in METHODS.items() if method.keep == "lowest"} == {"mean_loss", "final_loss"}
 
@@ -55,11 +56,13 @@ def test_an_unknown_name_is_quoted(run):
 
 
 def test_scores_are_those_of_the_functions(run):
-    np.testing.assert_array_equal(method_scores("ltc", run), ltc_scores(run))
+    np.testing.assert_array_equal(method_scores(DEFAULT_METHOD, run), ltc_scores(run))
+    np.testing.assert_array_equal(method_scores("ltc", run), ltc_scores(run, preset="ltc"))
     np.testing.assert_array_equal(method_scores("cld", run), ltc_scores(run, preset="cld"))
-    np.testing.assert_array_equal(
-        method_scores("levels-losses-class", run), ltc_scores(run, of="levels", aggregate="losses", scope="class")
-    )
+    for weighting, end in (("none", ""), ("uncertainty", "-uncertainty")):
+        np.testing.assert_array_equal(
+            method_scores("levels-losses-class" + end, run), ltc_scores(run, "levels", "losses", "class", weighting)
+        )
     for name in BASELINES:
         np.testing.assert_array_equal(method_scores(name, run), baseline_scores(run, name))
     np.testing.assert_array_equal(method_scores("ccs", run), baseline_scores(run, "aum"))

@@ -19,6 +19,7 @@ from hf_ltc import InputError, Trajectories, push_coreset, select_coreset
 from hf_ltc.cli import main
 from hf_ltc.identity import cached_origin
 from hf_ltc.models import load_model
+from hf_ltc.scoring import FAMILY
 
 from . import hub_clients as do
 from .hub_server import Client, Hub
@@ -229,12 +230,10 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
         push_coreset(scored, "me/x", [0.1], trajectories=run, splits={"test": other})
 
 
-@pytest.mark.parametrize("scope", ["dataset", "class"])
-@pytest.mark.parametrize("aggregate", ["correlations", "losses"])
-@pytest.mark.parametrize("of", ["differences", "levels"])
-def test_the_member_of_the_family_is_found(small: DatasetDict, of: str, aggregate: str, scope: str):
+@pytest.mark.parametrize("member", FAMILY, ids=lambda member: "-".join(member.values()))
+def test_the_member_of_the_family_is_found(small: DatasetDict, member: dict[str, str]):
     from hf_ltc.hub import _family
 
     run = do.recorded(small["train"], held=100)
-    scored = run.score(small["train"], of=of, aggregate=aggregate, scope=scope)
-    assert _family(run, scored, "ltc_score") == {"of": of, "aggregate": aggregate, "scope": scope}
+    scored = run.score(small["train"], **member)
+    assert _family(run, scored, "ltc_score") == member

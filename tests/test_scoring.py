@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import statistics
 import subprocess
 import sys
 import tracemalloc
@@ -19,16 +20,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
+from hf_ltc import scoring
 from hf_ltc.errors import InputError
 from hf_ltc.explanations import correlations, explain, explain_validation
 from hf_ltc.scoring import DEFAULT, PRESETS, LTCScorer, ltc_scores, references
 
 FAMILY = [
-    (of, aggregate, scope)
+    (of, aggregate, scope, "none")
     for of in ("differences", "levels")
     for aggregate in ("correlations", "losses")
     for scope in ("dataset", "class")
 ]
+WEIGHED = [(*member[:3], "uncertainty") for member in FAMILY]
+LTC = FAMILY[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +97,15 @@ def pearson(x, y):
         return pearsonr(x, y)[0]
 
 
-def directly(run, of, aggregate, scope):
+def unsure(losses, epochs):
+    """Dyn-Unc of one trajectory: the mean deviation of the label's probability in windows of ten trained epochs."""
+    probability = np.exp(-losses[epochs > 0].astype(np.float64)).tolist()
+    size = min(10, len(probability))
+    windows = [probability[i : i + size] for i in range(len(probability) - size + 1)]
+    return statistics.fmean(statistics.stdev(window) for window in (windows[:-1] or windows))
+
+
+def directly(run, of, aggregate, scope, weighting):
     """The definition, pair by pair: float64 (N,)."""
     scores = np.full(run.losses.shape[1], np.nan)
     for i in range(len(scores)):
@@ -111,7 +123,8 @@ def directly(run, of, aggregate, scope):
                 x, y = np.diff(x), np.diff(y, axis=0)
             defined = [value for value in (pearson(x, sample) for sample in y.T) if not np.isnan(value)]
             if defined:
-                parts.append(np.mean(defined))
+                weight = 1 if weighting == "none" else unsure(run.losses[start:stop, i], run.epochs[start:stop]) ** 0.5
+                parts.append(np.mean(defined) * weight)
         if parts:
             scores[i] = np.mean(parts)
     return scores
@@ -152,17 +165,20 @@ KINDS = {
 
 def test_presets_are_the_papers_and_the_default_is_a_member():
     run = make_run()
-    assert tuple(DEFAULT.values()) in FAMILY
+    assert tuple(DEFAULT.values()) in FAMILY + WEIGHED
+    assert sorted(tuple(member.values()) for member in scoring.FAMILY) == sorted(FAMILY + WEIGHED)
     np.testing.assert_array_equal(
-        ltc_scores(run, preset="ltc"), ltc_scores(run, "differences", "correlations", "dataset")
+        ltc_scores(run, preset="ltc"), ltc_scores(run, "differences", "correlations", "dataset", "none")
     )
-    np.testing.assert_array_equal(ltc_scores(run, preset="cld"), ltc_scores(run, "differences", "losses", "class"))
+    np.testing.assert_array_equal(
+        ltc_scores(run, preset="cld"), ltc_scores(run, "differences", "losses", "class", "none")
+    )
     np.testing.assert_array_equal(ltc_scores(run), ltc_scores(run, **DEFAULT))
     assert set(PRESETS) == {"ltc", "cld"}
 
 
-@pytest.mark.parametrize("member", FAMILY, ids="-".join)
-@pytest.mark.parametrize("lengths", [(3,), (40,), (5, 3, 9)], ids=str)
+@pytest.mark.parametrize("member", FAMILY + WEIGHED, ids="-".join)
+@pytest.mark.parametrize("lengths", [(3,), (12,), (40,), (5, 3, 14)], ids=str)
 def test_every_member_is_its_definition(member, lengths):
     run = make_run(lengths=lengths)
     scores = ltc_scores(run, *member)
@@ -178,8 +194,9 @@ def test_flat_tiny_and_huge_losses_are_exact(kind, scale, of):
         rng = np.random.default_rng(length)
         losses = (scale * KINDS[kind](rng, length, n)).astype(np.float32)
         run = make_run(n=n, q=3, lengths=(length,), losses=losses)
-        scores = ltc_scores(run, of)
-        np.testing.assert_allclose(scores, directly(run, of, "correlations", "dataset"), atol=1e-5, rtol=0)
+        for weighting in ("none", "uncertainty"):
+            member = (of, "correlations", "dataset", weighting)
+            np.testing.assert_allclose(ltc_scores(run, *member), directly(run, *member), atol=1e-5, rtol=0)
 
 
 @given(
@@ -189,7 +206,7 @@ def test_flat_tiny_and_huge_losses_are_exact(kind, scale, of):
     length=st.integers(3, 60),
     n=st.integers(1, 5),
     q=st.integers(1, 4),
-    member=st.sampled_from(FAMILY),
+    member=st.sampled_from(FAMILY + WEIGHED),
 )
 @settings(max_examples=200, deadline=None)
 def test_scores_are_scipys(seed, kinds, exponents, length, n, q, member):
@@ -229,6 +246,8 @@ def test_one_row_and_one_validation_sample():
     same = dataclasses.replace(run, validation_losses=run.losses)
     for member in FAMILY:
         np.testing.assert_allclose(ltc_scores(same, *member), 1, atol=1e-6)
+    for member in WEIGHED:
+        assert ltc_scores(same, *member) == pytest.approx(unsure(run.losses[:, 0], run.epochs) ** 0.5)
     assert ltc_scores(make_run(n=0)).shape == (0,)
 
 
@@ -238,10 +257,11 @@ def test_flat_rows_have_no_score_and_the_others_do_not_notice():
     losses[:, 3] = 1.7
     losses[:, 5] = 4 - 0.5 * np.arange(8)
     flat = dataclasses.replace(run, losses=losses)
-    scores = ltc_scores(flat)
+    scores = ltc_scores(flat, preset="ltc")
     assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 5]
-    np.testing.assert_array_equal(np.delete(scores, [3, 5]), np.delete(ltc_scores(run), [3, 5]))
-    assert np.flatnonzero(np.isnan(ltc_scores(flat, "levels"))).tolist() == [3]
+    np.testing.assert_array_equal(np.delete(scores, [3, 5]), np.delete(ltc_scores(run, preset="ltc"), [3, 5]))
+    for weighting in ("none", "uncertainty"):
+        assert np.flatnonzero(np.isnan(ltc_scores(flat, "levels", weighting=weighting))).tolist() == [3]
 
 
 def test_a_row_flat_in_one_run_has_the_score_of_the_others():
@@ -313,7 +333,8 @@ def test_arrays_tables_on_disk_and_columns_agree(member, tmp_path):
         np.testing.assert_allclose(other, scores, atol=1e-6, rtol=0)
 
 
-def test_a_table_on_disk_is_scored_without_holding_it():
+@pytest.mark.parametrize("weighting", ["none", "uncertainty"])
+def test_a_table_on_disk_is_scored_without_holding_it(weighting):
     n, length = 40_000, 300
     noise = np.random.default_rng(0).random((length, 1), dtype=np.float32)
     base = np.random.default_rng(1).random(n, dtype=np.float32)
@@ -329,12 +350,12 @@ def test_a_table_on_disk_is_scored_without_holding_it():
     table = Generated()
     run = make_run(n=n, lengths=(length,), losses=table)
     tracemalloc.start()
-    ltc_scores(run)
+    ltc_scores(run, "differences", weighting=weighting)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < length * n * 4 / 3
-    # Once each, and the first and last loss.
-    assert table.read == length + 2
+    # Once each, and the first and last loss; of uncertainty once more all but the untrained model's and the last.
+    assert table.read == length + 2 + (length - 2 if weighting == "uncertainty" else 0)
 
 
 @pytest.mark.parametrize("of", ["differences", "levels"])
@@ -347,8 +368,9 @@ def test_correlations_are_the_terms_of_the_score(of):
     single = dataclasses.replace(
         run, validation_losses=run.validation_losses[:, 2:3], validation_labels=np.zeros(1, int)
     )
-    np.testing.assert_allclose(found[:, 2], ltc_scores(single, of)[[0, 2, 59]], atol=1e-6)
-    np.testing.assert_allclose(found.mean(axis=1), ltc_scores(run, of)[[0, 2, 59]], atol=1e-6)
+    member = (of, "correlations", "dataset", "none")
+    np.testing.assert_allclose(found[:, 2], ltc_scores(single, *member)[[0, 2, 59]], atol=1e-6)
+    np.testing.assert_allclose(found.mean(axis=1), ltc_scores(run, *member)[[0, 2, 59]], atol=1e-6)
 
 
 def test_explain_names_the_extremes():
@@ -559,7 +581,8 @@ def test_reads_nothing_but_its_columns():
             return super().__getitem__(key)
 
     row = Row(loss_trajectory=run.losses[:, 0], label=0, image=None)
-    assert LTCScorer.from_trajectories(run, scope="class")(row)["ltc_score"] == ltc_scores(run, scope="class")[0]
+    alone = dataclasses.replace(run, losses=run.losses[:, :1], labels=run.labels[:1], rows=run.rows[:1])
+    assert LTCScorer.from_trajectories(run, scope="class")(row)["ltc_score"] == ltc_scores(alone, scope="class")[0]
 
 
 @pytest.mark.parametrize("names", [["ant", "bee", "cat"], ["10", "20", "30"], ["False", "True"]], ids=str)

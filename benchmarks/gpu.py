@@ -1,0 +1,101 @@
+"""CIFAR-100 and ResNet-18 at full size on a GPU, in slices that are broken off and gone on with.
+
+    python benchmarks/gpu.py --data DATA/cifar100 --archive results.tar [--minutes 9] [--workers 4]
+
+Records three seeds at once, then trains target models on what each method chose, several at once, by `hf-ltc record`
+and `hf-ltc evaluate` as anyone runs them. After --minutes everything is stopped between two steps; the archive then
+holds what there is, and the same command with that archive goes on from it, on another machine too: recordings after
+their last epoch, evaluations after their last model. Exit code 0 means that all is done, 75 that there is more to do.
+
+Nothing here has been run on a GPU yet: no result of it is in this folder.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+UNFINISHED = 75
+# What a stopped process needs to end its step and to let go of its files.
+GRACE = 20
+FRACTIONS = ["0.1", "0.2", "0.3", "0.5", "0.7"]
+MEMBERS = ["levels-correlations-dataset", "levels-losses-class", "ltc", "cld"]
+BASELINES = ["random", "aum", "mean_loss", "el2n", "forgetting", "dyn_unc", "tdds", "dual_beta", "ccs"]
+
+
+def run_until(commands: list[list[str]], end: float) -> bool:
+    """Runs commands side by side; stops them when the time is up. Whether all ended well."""
+    processes = [subprocess.Popen(command) for command in commands]
+    try:
+        for process in processes:
+            process.wait(max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return False
+    if any(process.returncode for process in processes):
+        sys.exit(1)
+    return True
+
+
+def work(options: argparse.Namespace, runs: Path, end: float) -> bool:
+    hf_ltc = [sys.executable, "-m", "hf_ltc"]
+    training = ["--model", options.model, "--epochs", str(options.epochs), "--batch-size", str(options.batch_size)]
+    shared = ["--mixed-precision", options.mixed_precision, "--channels-last"]
+    recording = [*hf_ltc, "record", "--dataset", options.data, "--split", options.split, "--losses", "both"]
+    recording += ["--signals", "margin", "correct", "el2n", *training, *shared]
+    each = [
+        [*recording, "--seed", str(seed), "--output-dir", str(runs / "source" / f"seed-{seed}")]
+        for seed in range(options.seeds)
+    ]
+    if not run_until(each, end):
+        return False
+    for protocol in options.protocols:
+        evaluation = [*hf_ltc, "evaluate", str(runs / "source"), "--models", options.model, "--dataset", options.data]
+        evaluation += ["--fractions", *options.fractions, "--members", *MEMBERS, "--baselines", *BASELINES]
+        evaluation += ["--seeds", str(options.seeds), "--protocol", protocol, "--epochs", str(options.epochs)]
+        evaluation += ["--batch-size", str(options.batch_size), *shared, "--output-dir", str(runs / protocol)]
+        # Each takes the next cell that no other has begun.
+        if not run_until([evaluation] * options.workers, end):
+            return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="CIFAR-100: a folder of Parquet files, or its id on the Hub")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--archive", type=Path, required=True, help="what there is so far; made if it is not there")
+    parser.add_argument("--runs", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--workers", type=int, default=4, help="evaluations side by side")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--mixed-precision", default="bf16")
+    parser.add_argument("--fractions", nargs="+", default=FRACTIONS)
+    parser.add_argument("--protocols", nargs="+", default=["iterations", "epochs"])
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes - GRACE
+    options.runs.mkdir(parents=True, exist_ok=True)
+    if options.archive.exists():
+        with tarfile.open(options.archive) as archive:
+            archive.extractall(options.runs, filter="data")
+    done = work(options, options.runs, end)
+    with tarfile.open(options.archive, "w") as archive:
+        for path in sorted(options.runs.iterdir()):
+            archive.add(path, path.name)
+    sys.exit(0 if done else UNFINISHED)
+
+
+if __name__ == "__main__":
+    main()
