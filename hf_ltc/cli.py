@@ -143,13 +143,13 @@ def _add_family(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scope", choices=["dataset", "class"], default=None, help="validation samples of a row: all, or its class's"
     )
+    parser.add_argument(
+        "--weighting", choices=["none", "uncertainty"], default=None, help="whether uncertainty weighs in"
+    )
     _add_losses(parser)
 
 
 def _add_losses(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weighting", choices=["none", "uncertainty"], default=None, help="whether uncertainty weighs in"
-    )
     parser.add_argument("--losses", choices=["training", "evaluation"], default=None, help="where both were recorded")
 
 

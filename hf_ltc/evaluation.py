@@ -137,10 +137,11 @@ def evaluate_coresets(
             stop=stop,
         )
         # Before anything is written, so that an unknown model or a bad image leaves no folder behind.
-        for cell in cells.values():
-            if not (folder / _CELLS / f"{cell.name}.json").exists():
-                bench.training(cell.model)
-                bench.images()
+        left = [cell for name, cell in cells.items() if not (folder / _CELLS / f"{name}.json").exists()]
+        for cell in left:
+            bench.training(cell.model)
+        if left:
+            bench.images()
         _claim(folder, settings)
         work = {name: partial(_train_cell, bench, cell) for name, cell in cells.items()}
         done = run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
