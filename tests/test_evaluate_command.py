@@ -9,6 +9,7 @@ from datasets import DatasetDict
 
 from hf_ltc import hub
 from hf_ltc.cli import main
+from hf_ltc.methods import DEFAULT_METHOD
 from hf_ltc.report import markdown
 from hf_ltc.repository import Pushed
 from hf_ltc.results import Evaluation
@@ -42,12 +43,12 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     assert (
         f"Next: hf-ltc push {tmp_path / 'run'} OWNER/NAME --fractions 0.2 --evaluation {folder}/results.json" in said
     )
-    assert [cell["method"] for cell in found.cells] == ["full", "ltc", "random"]
+    assert [cell["method"] for cell in found.cells] == ["full", DEFAULT_METHOD, "random"]
     # The same again trains nothing; more methods, as JSON, train theirs.
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
-    more = as_json(capsys, *line, "--members", "ltc", "levels-losses-class", "--no_full")
+    more = as_json(capsys, *line, "--members", DEFAULT_METHOD, "levels-losses-class", "--no_full")
     assert more["output_dir"] == str(folder)
-    assert [cell["method"] for cell in more["cells"]] == ["ltc", "levels-losses-class", "random"]
+    assert [cell["method"] for cell in more["cells"]] == [DEFAULT_METHOD, "levels-losses-class", "random"]
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     assert after.items() > before.items() and len(after) == len(before) + 1
     # A finished run stays one that hf-ltc record finds finished.
@@ -130,8 +131,8 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, monkeypatch)
         "--evaluation",
         tmp_path / "out" / "results.json",
     ]
-    succeeds(capsys, *line)
-    succeeds(capsys, *line, "--preset", "cld")
+    for preset in ("ltc", "cld"):
+        succeeds(capsys, *line, "--preset", preset)
     reached = {row["method"]: row["accuracy"] for row in found["results"]}
     for options, method in zip(pushed, ("ltc", "cld")):
         rows = {row["rows"]: row for row in options["evaluation"]}
@@ -139,7 +140,9 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, monkeypatch)
         assert rows[f"coreset by {method}, 20%"]["accuracy"] == reached[method]
         assert rows["full data"]["protocol"] == "2 steps, last one"
         assert options["pictures"] == [tmp_path / "out" / "accuracy.png"]
-    assert "of --balance class, the coresets pushed are of none" in refused(capsys, *line, "--balance", "none")
+    assert "of --balance class, the coresets pushed are of none" in refused(
+        capsys, *line, "--preset", "ltc", "--balance", "none"
+    )
     assert "no results of levels-" in refused(capsys, *line, "--of", "levels")
     line[1] = place / "split"
     assert "--evaluation is of other recordings" in refused(capsys, *line)

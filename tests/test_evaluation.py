@@ -115,7 +115,7 @@ def test_models_are_trained_on_the_chosen_rows(small, run, tmp_path, trained):
     labels = np.array(small["train"]["label"][:])
     assert len(trained) == len(found.cells) == 2 * (1 + 4)
     by_hand = {
-        ("ltc", 0): run.score(small["train"]),
+        ("ltc", 0): run.score(small["train"], preset="ltc"),
         ("levels-losses-class", 0): run.score(small["train"], of="levels", aggregate="losses", scope="class"),
     }
     random = []
@@ -326,7 +326,7 @@ def test_recordings_of_other_rows_do_not_go_together(small, run, tmp_path, train
 
 def test_transfer_shares_random_and_full_and_is_what_the_cells_say(small, run, tmp_path):
     other = recording(small["train"], tmp_path / "run", model="test_vit", learning_rate=0.01)
-    config = settings(tmp_path / "out", models=["test_resnet", "test_vit"], seeds=2, baselines=["random"])
+    config = settings(tmp_path / "out", models=["test_resnet", "test_vit"], seeds=2, members=["ltc"])
     found = evaluate_coresets(config, {"test_resnet": run, "test_vit": other}, small["train"], small["test"])
     assert len(found.cells) == 2 * 2 * (1 + 1 + 2)
     reached = {}

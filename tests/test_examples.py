@@ -10,6 +10,7 @@ import numpy as np
 from datasets import load_from_disk
 
 from hf_ltc import RecordConfig, Trajectories, record
+from hf_ltc.methods import DEFAULT_METHOD
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -71,4 +72,4 @@ def test_evaluate_says_what_the_cells_say(small, tmp_path):
         f"test_vit, {row['rows']} rows by {row['method']}: {100 * row['mean']:.1f}% ± {100 * row['deviation']:.1f}"
         for row in results
     ]
-    assert [row["method"] for row in results] == ["full", "ltc", "random", "ltc", "random"]
+    assert [row["method"] for row in results] == ["full", DEFAULT_METHOD, "random", DEFAULT_METHOD, "random"]
