@@ -3,9 +3,11 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, single, windows, finalists, length, validation, noise, transfer, sanity. Cells that are done are not
-done again, and several processes may be started at once on the same stage. When all cells of a stage are done, its
-results are written to coresets-STAGE.json beside this file; --partial writes those that are there.
+Stages: screening, single, windows, finalists, longer, length, validation, noise, transfer, sanity. Cells that are done
+are not done again, and several processes may be started at once on the same stage. When all cells of a stage are done,
+its results are written to coresets-STAGE.json beside this file; --partial writes those that are there. Transfer needs
+recordings of other models (recordings.py --models test_efficientnet test_vit --seeds 0), noise those with wrong labels
+(--noise 0.1 0.2 0.4 --seeds 0).
 
 Every target model is trained from scratch for the same number of steps whatever the budget and the method, with the
 same settings, and tested after the last step. Nothing is tuned per budget or method.
@@ -35,7 +37,9 @@ from hf_ltc.rundir import write_json
 from hf_ltc.selection import coreset_order
 from hf_ltc.training import TrainingConfig
 
-STEPS, BATCH, RATE = 500, 32, 0.05
+# 500 steps are 1.7 epochs of all rows and 17 of a tenth of them: what is learned quickly is ahead. "longer" is held
+# against it.
+STEPS, LONGER, BATCH, RATE = 500, 2500, 32, 0.05
 MEMBERS = [
     "-".join(names)
     for names in itertools.product(("differences", "levels"), ("correlations", "losses"), ("dataset", "class"))
@@ -83,6 +87,7 @@ class Cell:
     epochs: int | None = None
     every: int = 1
     validation: str = "clean"
+    steps: int = STEPS
 
     @property
     def name(self) -> str:
@@ -98,7 +103,7 @@ class Cell:
     @property
     def scorer(self) -> "Cell":
         """The cell without what only the training on its rows depends on."""
-        return replace(self, fraction=1.0, seed=0, target="test_resnet")
+        return replace(self, fraction=1.0, seed=0, target="test_resnet", steps=STEPS)
 
 
 @lru_cache
@@ -177,7 +182,7 @@ def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
     transformer = cell.target in ("test_vit", "test_convnext")
     config = TrainingConfig(
         epochs=1,
-        iterations=STEPS,
+        iterations=cell.steps,
         batch_size=BATCH,
         optimizer="adamw" if transformer else "sgd",
         learning_rate=0.002 if transformer else RATE,
@@ -247,6 +252,18 @@ def finalists() -> list[Cell]:
     return cells
 
 
+def longer() -> list[Cell]:
+    """Trained five times as long, which all rows need to be worth more than some: with seeds that chose nothing."""
+    cells = []
+    for seed, fraction in itertools.product((5, 6), (0.1, 0.3, 0.5)):
+        for dataset in DATASETS:
+            at = {"dataset": dataset, "seed": seed, "steps": LONGER}
+            cells.append(Cell(method=FULL, **at))
+            methods = (RANDOM, DEFAULT, "aum", "dual_beta", "ltc")
+            cells += [Cell(method=method, fraction=fraction, **at) for method in methods]
+    return list(dict.fromkeys(cells))
+
+
 def length() -> list[Cell]:
     """Less of each recording: its first epochs, or every second, third, fifth."""
     cells = []
@@ -271,13 +288,13 @@ def validation() -> list[Cell]:
 
 
 def transfer() -> list[Cell]:
-    """Rows chosen by one architecture, for another."""
+    """Rows chosen by one architecture, for another; the transformer's patches fit CIFAR-100 alone."""
     cells = []
-    for seed, fraction, dataset, target in itertools.product((0, 1), (0.1, 0.3), DATASETS, MODELS):
-        at = {"dataset": dataset, "fraction": fraction, "seed": seed, "target": target}
+    for seed, fraction, target in itertools.product((0, 1), (0.1, 0.3), MODELS):
+        at = {"dataset": "cifar100", "fraction": fraction, "seed": seed, "target": target}
         cells.append(Cell(**at, method=RANDOM))
         cells += [Cell(**at, method=DEFAULT, source=source, runs=(0,)) for source in MODELS]
-        cells.append(Cell(dataset, FULL, seed=seed, target=target))
+        cells.append(Cell("cifar100", FULL, seed=seed, target=target))
     return list(dict.fromkeys(cells))
 
 
@@ -322,7 +339,7 @@ def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
 
 def key_of(cell: dict) -> tuple:
     """A way of choosing rows: what a cell is, without its dataset, budget and seed."""
-    left = ("dataset", "fraction", "seed", "rows", "accuracy", "wrong", "seconds")
+    left = ("dataset", "fraction", "seed", "steps", "rows", "accuracy", "wrong", "seconds")
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in cell.items() if k not in left)
 
 
@@ -333,6 +350,8 @@ def ranked(results: list[dict]) -> list[dict]:
         if cell["method"] != FULL:
             where = (cell["dataset"], cell["fraction"])
             settings.setdefault(where, {}).setdefault(key_of(cell), []).append(cell["accuracy"])
+    if not settings:
+        return []
     ways = set.intersection(*(set(each) for each in settings.values()))
     rank = {way: [] for way in ways}
     for each in settings.values():
@@ -352,6 +371,16 @@ def ranked(results: list[dict]) -> list[dict]:
             }
         rows.append(row)
     return sorted(rows, key=lambda row: row["mean rank"])
+
+
+def on_all_rows(results: list[dict]) -> str:
+    """What the models reach on all rows, which no way of choosing is."""
+    found: dict[tuple, list[float]] = {}
+    for cell in results:
+        if cell["method"] == FULL:
+            found.setdefault((cell["dataset"], cell["target"]), []).append(100 * cell["accuracy"])
+    said = [f"{d} {target} {statistics.mean(v):.1f} (n = {len(v)})" for (d, target), v in found.items()]
+    return f"On all rows: {', '.join(said) or 'not measured'}."
 
 
 def markdown(rows: list[dict]) -> str:
@@ -374,6 +403,7 @@ STAGES = {
     "single": single,
     "windows": windows,
     "finalists": finalists,
+    "longer": longer,
     "length": length,
     "validation": validation,
     "transfer": transfer,
@@ -392,12 +422,20 @@ def main() -> None:
     torch.set_num_threads(1)
     here = Path(__file__)
     results = noise(options) if options.stage == "noise" else work(options, STAGES[options.stage]())
-    protocol = {"steps": STEPS, "batch size": BATCH, "peak learning rate": RATE, "augmentation": False, "pool": 10_000}
+    protocol = {
+        "steps": LONGER if options.stage == "longer" else STEPS,
+        "batch size": BATCH,
+        "peak learning rate": RATE,
+        "targets": "one-cycle SGD, AdamW at 0.002 for transformers, bf16 autocast, no augmentation",
+        "source": "30 epochs of one-cycle SGD at 0.1, batch 64, crops and flips, float32",
+        "pool": "the first 10,000 rows, less those held out for validation",
+        "deviation": "over seeds of the targets and of draws; the recordings are the same three for all of them",
+    }
     made = {"command": f"python benchmarks/coresets.py {options.stage} --data DATA", "protocol": protocol}
     output = here.with_name(f"coresets-{options.stage}.json")
     write_json(output, {**made, **provenance(), "results": results})
     if options.stage != "noise":
-        text = markdown(ranked(results))
+        text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"
         output.with_suffix(".md").write_text(f"Made by `{made['command']}`; how, stands in coresets.py.\n\n{text}\n")
 
 

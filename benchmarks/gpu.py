@@ -5,7 +5,8 @@
 Records three seeds at once, then trains target models on what each method chose, several at once, by `hf-ltc record`
 and `hf-ltc evaluate` as anyone runs them. After --minutes everything is stopped between two steps; the archive then
 holds what there is, and the same command with that archive goes on from it, on another machine too: recordings after
-their last epoch, evaluations after their last model. Exit code 0 means that all is done, 75 that there is more to do.
+their last epoch, evaluations after their last model, so --iterations has to leave time for a model in a slice. Exit
+code 0 means that all is done, 75 that there is more to do, 1 that something failed.
 
 Nothing here has been run on a GPU yet: no result of it is in this folder.
 """
@@ -22,8 +23,12 @@ UNFINISHED = 75
 # What a stopped process needs to end its step and to let go of its files.
 GRACE = 20
 FRACTIONS = ["0.1", "0.2", "0.3", "0.5", "0.7"]
-MEMBERS = ["levels-correlations-dataset", "levels-losses-class", "ltc", "cld"]
+MEMBERS = ["levels-losses-dataset-uncertainty", "levels-losses-dataset", "ltc", "cld"]
 BASELINES = ["random", "aum", "mean_loss", "el2n", "forgetting", "dyn_unc", "tdds", "dual_beta", "ccs"]
+
+
+class Failed(Exception):
+    """One of the commands ended with an error, which it has printed."""
 
 
 def run_until(commands: list[list[str]], end: float) -> bool:
@@ -33,6 +38,8 @@ def run_until(commands: list[list[str]], end: float) -> bool:
         for process in processes:
             process.wait(max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
+        # Before they are told to stop, which is no failure.
+        failed = any(process.poll() for process in processes)
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
@@ -40,9 +47,11 @@ def run_until(commands: list[list[str]], end: float) -> bool:
                 process.wait(GRACE)
             except subprocess.TimeoutExpired:
                 process.kill()
+        if failed:
+            raise Failed from None
         return False
     if any(process.returncode for process in processes):
-        sys.exit(1)
+        raise Failed
     return True
 
 
@@ -50,6 +59,7 @@ def work(options: argparse.Namespace, runs: Path, end: float) -> bool:
     hf_ltc = [sys.executable, "-m", "hf_ltc"]
     training = ["--model", options.model, "--epochs", str(options.epochs), "--batch-size", str(options.batch_size)]
     shared = ["--mixed-precision", options.mixed_precision, "--channels-last"]
+    shared += ["--label-column", options.label_column] if options.label_column else []
     recording = [*hf_ltc, "record", "--dataset", options.data, "--split", options.split, "--losses", "both"]
     recording += ["--signals", "margin", "correct", "el2n", *training, *shared]
     each = [
@@ -62,6 +72,7 @@ def work(options: argparse.Namespace, runs: Path, end: float) -> bool:
         evaluation = [*hf_ltc, "evaluate", str(runs / "source"), "--models", options.model, "--dataset", options.data]
         evaluation += ["--fractions", *options.fractions, "--members", *MEMBERS, "--baselines", *BASELINES]
         evaluation += ["--seeds", str(options.seeds), "--protocol", protocol, "--epochs", str(options.epochs)]
+        evaluation += ["--iterations", str(options.iterations)] if protocol == "iterations" else []
         evaluation += ["--batch-size", str(options.batch_size), *shared, "--output-dir", str(runs / protocol)]
         # Each takes the next cell that no other has begun.
         if not run_until([evaluation] * options.workers, end):
@@ -73,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-100: a folder of Parquet files, or its id on the Hub")
     parser.add_argument("--split", default="train")
+    parser.add_argument("--label-column", default=None, help="fine_label, of the one on the Hub")
     parser.add_argument("--archive", type=Path, required=True, help="what there is so far; made if it is not there")
     parser.add_argument("--runs", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--minutes", type=float, default=9.0)
@@ -80,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=10_000, help="steps of a target by that protocol")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--mixed-precision", default="bf16")
     parser.add_argument("--fractions", nargs="+", default=FRACTIONS)
@@ -90,11 +103,19 @@ def main() -> None:
     if options.archive.exists():
         with tarfile.open(options.archive) as archive:
             archive.extractall(options.runs, filter="data")
-    done = work(options, options.runs, end)
-    with tarfile.open(options.archive, "w") as archive:
-        for path in sorted(options.runs.iterdir()):
-            archive.add(path, path.name)
-    sys.exit(0 if done else UNFINISHED)
+    code = 1
+    try:
+        code = 0 if work(options, options.runs, end) else UNFINISHED
+    except Failed:
+        print("a command failed: what it printed says why", file=sys.stderr)
+    finally:
+        # Beside the old one, which is all there is until the new one is whole.
+        written = options.archive.with_name(f"{options.archive.name}.unfinished")
+        with tarfile.open(written, "w") as archive:
+            for path in sorted(options.runs.iterdir()):
+                archive.add(path, path.name)
+        written.replace(options.archive)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

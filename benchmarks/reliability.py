@@ -91,10 +91,33 @@ def table(runs: Path, dataset: str, epochs: int, seeds: list[int], windows: list
                 if found is not None:
                     about = {"dataset": dataset, "epochs": epochs, "first": first, "losses": losses, "window": window}
                     rows.append({**about, **found, "seeds": len(paths)})
-            if first == epochs:
-                within = [stability(run, preset="ltc") for run in cut]
-                rows[-1]["stability of LTC within a run"] = round(statistics.mean(within), 3)
     return rows
+
+
+def stops(runs: Path, dataset: str, epochs: int, seeds: list[int]) -> list[dict]:
+    """Where --stop-when-stable would have ended each run, and how stable the whole run is."""
+    found = []
+    for seed in seeds:
+        path = path_of(runs, dataset, "test_resnet", epochs, 0.0, seed)
+        if not path.exists():
+            continue
+        run = trajectories(path)
+        for name in (DEFAULT_METHOD, "ltc"):
+            family = METHODS[name].family
+            each = {t: stability(run.truncate(t), **family) for t in range(5, epochs + 1)}
+            found.append(
+                {
+                    "dataset": dataset,
+                    "epochs": epochs,
+                    "seed": seed,
+                    "score": name,
+                    "stability of the whole run": round(each[epochs], 3),
+                    **{
+                        f"first epoch at {x}": next((t for t in each if each[t] >= x), None) for x in (0.9, 0.95, 0.98)
+                    },
+                }
+            )
+    return found
 
 
 def markdown(rows: list[dict]) -> str:
@@ -125,7 +148,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     options = parser.parse_args()
-    rows = []
+    rows, stopped = [], []
     for dataset in DATASETS:
         found = {int(path.name.split("-")[2]) for path in options.runs.glob(f"{dataset}-test_resnet-*-noise0-*.npz")}
         for epochs in sorted(found):
@@ -134,6 +157,7 @@ def main() -> None:
                 about = json.loads(str(stored["about"]))
             print(dataset, epochs, about["test_accuracy"], flush=True)
             rows += table(options.runs, dataset, epochs, options.seeds, windows)
+            stopped += stops(options.runs, dataset, epochs, options.seeds)
     here = Path(__file__)
     settings = {
         "source model": "test_resnet",
@@ -141,7 +165,10 @@ def main() -> None:
         "learning rate": about["learning_rate"],
     }
     command = "python benchmarks/reliability.py"
-    write_json(here.with_suffix(".json"), {"command": command, "settings": settings, **provenance(), "results": rows})
+    write_json(
+        here.with_suffix(".json"),
+        {"command": command, "settings": settings, **provenance(), "results": rows, "stops": stopped},
+    )
     here.with_suffix(".md").write_text(f"Made by `{command}`; how, stands in reliability.py.\n\n{markdown(rows)}")
 
 

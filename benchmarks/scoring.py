@@ -27,8 +27,9 @@ OFFICIAL_SIZE = {"rows": 45_000, "epochs": 163, "classes": 100, "validation": 5_
 MEMBERS = {
     "ltc": {"preset": "ltc"},
     "cld": {"preset": "cld"},
-    "levels": {"of": "levels"},
-    "levels, by class": {"of": "levels", "scope": "class"},
+    "levels": {"of": "levels", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
+    "levels, by class": {"of": "levels", "aggregate": "correlations", "scope": "class", "weighting": "none"},
+    "default": {},
 }
 MIB = 2**20
 
@@ -111,7 +112,7 @@ def scoring(size, repeats, seed):
     from hf_ltc.scoring import ltc_scores
 
     run = recording(size, seed)
-    ltc_scores(run)
+    ltc_scores(run, preset="ltc")
     found = {}
     for name, member in MEMBERS.items():
         read, _ = best(lambda: read_once(run.losses), repeats)
@@ -145,14 +146,14 @@ def on_disk(size, repeats, seed):
 
     with tempfile.TemporaryDirectory() as folder:
         whole = recording(size, seed)
-        expected = ltc_scores(whole)
+        expected = ltc_scores(whole, preset="ltc")
         whole.save(Path(folder) / "run")
         del whole
         run = Trajectories.load(Path(folder) / "run", mmap=True)
         read, _ = best(lambda: read_once([run.losses[t] for t in range(len(run.losses))]), 1)
         read, _ = best(lambda: sum(float(run.losses[t].sum()) for t in range(len(run.losses))), repeats)
-        taken, scores = peak_beyond(lambda: ltc_scores(run))
-        seconds, _ = best(lambda: ltc_scores(run), repeats)
+        taken, scores = peak_beyond(lambda: ltc_scores(run, preset="ltc"))
+        seconds, _ = best(lambda: ltc_scores(run, preset="ltc"), repeats)
     return {
         "seconds": seconds,
         "read_seconds": read,
@@ -174,7 +175,7 @@ def ranking(size, repeats, seed):
     disable_progress_bars()
     disable_caching()
     run = recording({**size, "epochs": 10}, seed)
-    scores = ltc_scores(run)
+    scores = ltc_scores(run, preset="ltc")
     order, ranks = best(lambda: coreset_order(scores, run.labels), repeats)
     names = [str(number) for number in range(size["classes"])]
     dataset = Dataset(
@@ -249,11 +250,11 @@ def images(gib, seed):
         return int(next(line for line in lines if line.startswith("wchar")).split()[1])
 
     small = recording({"rows": block, "epochs": 30, "classes": 10, "validation": 100}, seed)
-    small.score(dataset.select(range(block)))
+    small.score(dataset.select(range(block)), preset="ltc")
 
     def score():
         before, start = written(), time.perf_counter()
-        scored = run.score(dataset)
+        scored = run.score(dataset, preset="ltc")
         return scored, time.perf_counter() - start, written() - before
 
     taken, (scored, seconds, wrote) = peak_beyond(score)

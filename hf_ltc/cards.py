@@ -297,6 +297,8 @@ def _what(name: str, entry: Mapping[str, Any]) -> str:
         text = f"Rows of {source} whose loss over training moves with that of validation samples. "
         if family is None:
             return text + "Each row has a score from -1 to 1, the correlation of the two."
+        # Without a weighting it was made before there was one.
+        family = {"weighting": "none", **family}
         preset = next((preset.upper() for preset, member in PRESETS.items() if member == family), None)
         with_whom = "validation samples of its class" if family["scope"] == "class" else "validation samples"
         moves = "changes of a row's loss from epoch to epoch" if family["of"] == "differences" else "a row's losses"
@@ -309,7 +311,7 @@ def _what(name: str, entry: Mapping[str, Any]) -> str:
         named = f" ({preset})" if preset else ""
         if family["weighting"] == "uncertainty":
             how += ", times the square root of how much the probability of the row's label varied (Dyn-Unc)"
-        member = ", ".join(f"{option}={value}" for option, value in family.items())
+        member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{member}`."
     keeps = "lowest" if entry["selection"]["keep"] == "lowest" else "highest"
     return f"Rows of {source} with the {keeps} `{_code(entry['score_column'])}`."

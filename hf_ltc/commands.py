@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _family(options: argparse.Namespace) -> dict[str, str]:
-    names = ("preset", "of", "aggregate", "scope")
+    names = ("preset", "of", "aggregate", "scope", "weighting")
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 

@@ -20,7 +20,7 @@ from .identity import cached_origin, dataset_identity
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
 from .repository import CARD, Pushed, Table, explained, hub_api, open_repository, publish
 from .rundir import read_json
-from .scoring import FAMILY, ltc_scores
+from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
 from .selection import describe_coreset, rank_coreset, select_coreset
 from .trajectories import Trajectories
 
@@ -307,7 +307,8 @@ def _family(run: Trajectories, scored: Dataset, score_column: str) -> dict[str, 
         return None
     stored = read_column(scored, score_column)
     known = np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-    for member in FAMILY:
+    # Most likely first: each that it is not has to be computed in vain.
+    for member in (DEFAULT, *PRESETS.values(), *FAMILY):
         try:
             scores = ltc_scores(run, **member)
         except InputError:

@@ -266,7 +266,7 @@ class _SourceRun:
             run = Trajectories.load(self.path, mmap=True)
             # No score yet, as of a model that has not begun to learn, is no reason to end a recording.
             with suppress(InputError):
-                found = [stability(run)]
+                found = [stability(run, preset="ltc")]
         return broadcast_object_list(found)[0]
 
     def _stopped(self) -> bool:
