@@ -28,7 +28,7 @@ _RATE = 0.05
 _TEST_FRACTION = 0.2
 # Digits hold ink of 0 to 16.
 _INK = 255 / 16
-_NAMES = {FULL: "full data", DEFAULT_METHOD: "LTC coreset", RANDOM: "random subset"}
+_NAMES = {FULL: "full data", DEFAULT_METHOD: "coreset", RANDOM: "random subset"}
 
 
 def digits() -> tuple[Dataset, Dataset]:
@@ -102,7 +102,7 @@ def run_demo(
     lines = [
         f"A fresh {_MODEL}, trained for {_STEPS} steps on rows of scikit-learn's digits; mean and deviation over "
         f"{seeds} seeds, {len(test)} test rows.",
-        f"LTC from {_RUNS} recordings of {_EPOCHS} epochs.",
+        f"Scores from {_RUNS} recordings of {_EPOCHS} epochs.",
         *said_of(Reliability.from_dict(run.recipe["reliability"])),
         "",
         f"{'rows':<24}{'number':>8}{'accuracy':>10}{'deviation':>11}",

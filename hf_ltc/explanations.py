@@ -8,7 +8,7 @@ import numpy as np
 
 from .batchrows import some_rows
 from .errors import InputError
-from .scoring import BLOCK, DEFAULT, Recorded, check_finite, check_recorded, family_member, run_spans, standardised
+from .scoring import BLOCK, PRESETS, Recorded, check_finite, check_recorded, family_member, run_spans, standardised
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +33,18 @@ class Explanation:
 
 
 def explain(
-    trajectories: Recorded, rows: Sequence[int] | np.ndarray, k: int = 5, of: str = DEFAULT["of"]
+    trajectories: Recorded, rows: Sequence[int] | np.ndarray, k: int = 5, of: str = PRESETS["ltc"]["of"]
 ) -> Explanation:
-    """Which validation samples do these rows help, and which do they hurt? The terms that LTC is the mean of.
+    """Which validation samples do these rows help, and which do they hurt?
+
+    Their correlations are the terms that scores with `aggregate="correlations"` are the means of; those of
+    differences LTC is the mean of.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
         rows (`Sequence[int]`): Row numbers in the source dataset.
         k (`int`, *optional*, defaults to `5`): How many validation samples of each kind.
-        of (`str`, *optional*, defaults to `"levels"`): What is correlated, as for [`ltc_scores`].
+        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
         [`Explanation`]: `samples` are the rows; `helped` and `hurt` are positions among the validation samples, whose
@@ -57,7 +60,7 @@ def explain(
 
 
 def explain_validation(
-    trajectories: Recorded, samples: Sequence[int] | np.ndarray, k: int = 5, of: str = DEFAULT["of"]
+    trajectories: Recorded, samples: Sequence[int] | np.ndarray, k: int = 5, of: str = PRESETS["ltc"]["of"]
 ) -> Explanation:
     """Which rows help these validation samples, and which hurt them? The other way round of [`explain`].
 
@@ -65,7 +68,7 @@ def explain_validation(
         trajectories ([`Trajectories`]): The recording.
         samples (`Sequence[int]`): Positions among the validation samples, from 0.
         k (`int`, *optional*, defaults to `5`): How many rows of each kind.
-        of (`str`, *optional*, defaults to `"levels"`): What is correlated, as for [`ltc_scores`].
+        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
         [`Explanation`]: `samples` are the positions; `helped` and `hurt` are row numbers in the source dataset.
@@ -84,13 +87,15 @@ def explain_validation(
     return Explanation(samples, helped, with_helped, hurt, with_hurt)
 
 
-def correlations(trajectories: Recorded, rows: Sequence[int] | np.ndarray, of: str = DEFAULT["of"]) -> np.ndarray:
+def correlations(
+    trajectories: Recorded, rows: Sequence[int] | np.ndarray, of: str = PRESETS["ltc"]["of"]
+) -> np.ndarray:
     """Pearson correlations of some rows' loss trajectories with those of each validation sample.
 
     Args:
         trajectories ([`Trajectories`]): The recording. Of several runs the mean over those where neither is flat.
         rows (`Sequence[int]`): Row numbers in the source dataset: `(R, Q)` is what it takes in memory.
-        of (`str`, *optional*, defaults to `"levels"`): What is correlated, as for [`ltc_scores`].
+        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
         `np.ndarray`: float32 `(R, Q)` in [-1, 1], NaN where the row or the validation sample is flat.

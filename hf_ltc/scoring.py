@@ -3,7 +3,7 @@
 Every score of the family is u(z) . r_g: u(z) is the row's centred trajectory of norm one, r_g the reference
 trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
 of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` it is
-multiplied by the square root of how much the model's probability of the row's label varies.
+multiplied by the square root of how much the model's probability of the row's label varies, which takes a second read.
 """
 
 import itertools
@@ -147,7 +147,7 @@ def references(
 
 @dataclass(frozen=True, eq=False)
 class LTCScorer:
-    """Adds the LTC score to batches of rows: a callable for `map` of any engine, picklable and without state.
+    """Adds a score of the family to batches of rows: a callable for `map` of any engine, picklable and without state.
 
     It reads `loss_trajectory`, and the label column with `scope="class"`, and nothing else. It takes the batches of
     `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. Of a mapping it returns

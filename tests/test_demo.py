@@ -28,13 +28,13 @@ def test_the_demo_says_what_it_measured(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found["choices"]) == {"full data", "LTC coreset, 20%", "random subset, 20%"}
+    assert set(found["choices"]) == {"full data", "coreset, 20%", "random subset, 20%"}
     for name, choice in found["choices"].items():
         mean, deviation = np.mean(choice["accuracy"]), np.std(choice["accuracy"], ddof=1)
         (line,) = [line for line in said.splitlines() if line.startswith(name)]
         assert line.split()[-3:] == [f"{choice['rows']:,}", f"{mean:.1%}", f"{deviation:.1%}"]
     assert "hf-ltc record" in said
-    assert found["choices"]["LTC coreset, 20%"]["rows"] == found["choices"]["random subset, 20%"]["rows"]
+    assert found["choices"]["coreset, 20%"]["rows"] == found["choices"]["random subset, 20%"]["rows"]
 
 
 def test_bad_options_are_one_line(tmp_path, capsys):
