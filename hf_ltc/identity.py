@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 from datasets.table import list_table_cache_files
@@ -118,7 +119,8 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
 def shared_rows(dataset: Dataset, other: Dataset, column: str, other_column: str) -> float:
     """How much of a dataset is in another one: the share of some of its rows whose image is there too, to the byte.
 
-    Of the other dataset only rows are read whose image is as long in bytes as one of those looked for.
+    Of the other dataset only rows are read whose image is as long in bytes as one of those looked for, one at a time:
+    beside the rows looked for, digests alone are held.
 
     Args:
         dataset (`datasets.Dataset`): The dataset, of which at most 128 evenly spaced rows are looked for.
@@ -130,21 +132,42 @@ def shared_rows(dataset: Dataset, other: Dataset, column: str, other_column: str
         `float`: in [0, 1].
     """
     wanted = read_column(dataset.with_format(None).select(evenly_spaced(len(dataset), _SAMPLED_ROWS)), column)
-    stored = read_column(other, other_column)
+    looked_for = [key for chunk in wanted.chunks for key in _image_keys(chunk, np.arange(len(chunk)))]
+    left = set(looked_for)
+    # Over the table as it is stored, since taking rows out of it would copy them.
+    stored = other.data.column(other_column)
+    shown = np.full(len(stored), other._indices is None)
+    if other._indices is not None:
+        shown[np.asarray(other._indices.column(0))] = True
+    first = 0
+    for chunk in stored.chunks:
+        likely = _may_be_in(chunk, wanted) & shown[first : first + len(chunk)]
+        first += len(chunk)
+        for key in _image_keys(chunk, np.flatnonzero(likely)):
+            left.discard(key)
+        if not left:
+            break
+    return float(np.mean([key not in left for key in looked_for]))
+
+
+def _may_be_in(images: pa.Array, wanted: pa.ChunkedArray) -> np.ndarray:
+    """Which images are as long in bytes as one of those wanted, or of the same path."""
     (content, path), (lengths, paths) = (
         (pc.binary_length(pc.struct_field(values, "bytes")), pc.struct_field(values, "path"))
-        for values in (stored, wanted)
+        for values in (images, wanted)
     )
     likely = pc.or_(
         pc.is_in(content, value_set=lengths), pc.and_(pc.is_null(content), pc.is_in(path, value_set=paths))
     )
-    there = {_image_key(value) for value in stored.filter(likely).to_pylist()}
-    return float(np.mean([_image_key(value) in there for value in wanted.to_pylist()]))
+    return np.asarray(likely)
 
 
-def _image_key(value: Mapping[str, Any] | None) -> Any:
-    """An image as stored: its bytes, or the path of its file."""
-    return value and (value["path"] if value["bytes"] is None else value["bytes"])
+def _image_keys(images: pa.Array, places: np.ndarray) -> Iterator[Any]:
+    """Images as stored: the digest of their bytes, which are not copied, or the path of their file."""
+    content, path = pc.struct_field(images, "bytes"), pc.struct_field(images, "path")
+    for place in places.tolist():
+        encoded = content[place].as_buffer()
+        yield path[place].as_py() if encoded is None else hashlib.sha256(encoded).digest()
 
 
 def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:

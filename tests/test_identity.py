@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -411,3 +412,37 @@ def test_shared_rows_are_found_by_their_bytes_or_path(small, tmp_path, paths):
     # Formats and transforms do not matter, nor what the column is called.
     other = train.rename_column("image", "picture").with_format("torch")
     assert shared_rows(train.with_transform(lambda batch: 1 / 0), other, "image", "picture") == 1
+
+
+def test_shared_rows_are_looked_for_without_holding_the_images(digit_rows):
+    """Digits as uncompressed files of one length, which tells none of them from another."""
+
+    def bitmap(image):
+        file = io.BytesIO()
+        image.resize((64, 64)).save(file, "BMP")
+        return {"bytes": file.getvalue(), "path": None}
+
+    train, test = (
+        Dataset.from_dict({"image": [bitmap(image) for image in rows["image"]]}, Features({"image": Image()}))
+        for rows in digit_rows
+    )
+    assert len({len(image["bytes"]) for image in read_column(train, "image").to_pylist()}) == 1
+    total = train.data.nbytes
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    forms = {"itself": train, "shuffled": train.shuffle(seed=1), "half": train.select(range(0, len(train), 2))}
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        for name, other in forms.items():
+            tracemalloc.reset_peak()
+            assert shared_rows(test, other, "image", "image") == 0, name
+            # 128 rows of the one that is looked for, of 1,438.
+            assert pool.max_memory() + tracemalloc.get_traced_memory()[1] < total / 4, name
+        # Rows that are stored and not shown are not there.
+        hidden = train.select(range(719, len(train)))
+        assert shared_rows(train.select(range(100)), hidden, "image", "image") == 0
+        assert shared_rows(train.select(range(100)), train.select(range(99, -1, -1)), "image", "image") == 1
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
