@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,20 @@ def run_cells(
     return {name: found[name] for name in cells}
 
 
+def done_cells(folder: Path, needed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The results in a folder that can be used, whoever asked for them, by name and in the order of the names.
+
+    Args:
+        folder (`Path`): As for [`run_cells`].
+        needed (`Sequence[str]`, *optional*): Likewise.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        with suppress(InputError):
+            found[path.name.removesuffix(".json")] = _read(path, needed)
+    return found
+
+
 def _is_done(path: Path, work: Callable[[], dict[str, Any]]) -> bool:
     """Does a cell unless another process has done it, or is at it: then it is not done yet."""
     if path.exists():
@@ -107,4 +122,4 @@ def _read(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-__all__ = ["run_cells"]
+__all__ = ["done_cells", "run_cells"]

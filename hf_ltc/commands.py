@@ -66,6 +66,7 @@ def score(options: argparse.Namespace) -> None:
 
     from .agreement import reliability, said_of
     from .columns import read_column
+    from .scoring import family_member
     from .trajectories import Trajectories
 
     _check_new(options.output)
@@ -86,7 +87,8 @@ def score(options: argparse.Namespace) -> None:
         "reliability": found and found.to_dict(),
     }
     made = {
-        "family": family,
+        # As it is now, whatever the default will be.
+        "family": family_member(**family),
         "losses": run.loss_name,
         "balance": options.balance,
         "reliability": result["reliability"],
@@ -105,7 +107,9 @@ def score(options: argparse.Namespace) -> None:
 
 
 def _few_differences(run: "Trajectories", family: dict[str, str]) -> list[str]:
-    if min(run.lengths) > 3 or family.get("of") == "levels":
+    from .scoring import family_member
+
+    if min(run.lengths) > 3 or family_member(**family)["of"] == "levels":
         return []
     return ["Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."]
 
@@ -206,10 +210,11 @@ def push(options: argparse.Namespace) -> None:
 
 def _evaluation(options: argparse.Namespace, run: "Trajectories") -> "tuple[list[dict[str, Any]], list[Path]]":
     """What models reached on the rows that are pushed, for the card, and the picture of it."""
-    from .publishing import losses_digest, scorer_name
+    from .publishing import scorer_name
     from .report import PICTURE
     from .results import Evaluation, card_rows
     from .scoring import family_member
+    from .trajectories import losses_digest
 
     if options.evaluation is None:
         return [], []

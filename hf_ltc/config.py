@@ -205,6 +205,10 @@ class EvaluateConfig:
         None, "Folder of the results, RUN/evaluation if not given. The same command goes on where it was stopped."
     )
     test_split: str = option("test", "Split that models are tested on: rows that no recording has seen.")
+    allow_shared_rows: bool = option(
+        False,
+        "Take test rows whose images are in the recorded dataset too: where many rows share one, as blank tiles.",
+    )
     image_column: str | None = option(None, "Column with the images; as recorded if not given.")
     label_column: str | None = option(None, "Column with the class labels; as recorded if not given.")
     id_column: str | None = option(
@@ -266,7 +270,7 @@ class EvaluateConfig:
 EVALUATION_MAY_ADD = frozenset(
     {
         *("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir", "test_split"),
-        *("image_column", "label_column", "id_column", "image_size", "epochs", "iterations"),
+        *("allow_shared_rows", "image_column", "label_column", "id_column", "image_size", "epochs", "iterations"),
         *("cache_images", "cache_budget", "num_workers"),
     }
 )

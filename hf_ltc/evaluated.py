@@ -73,13 +73,13 @@ def evaluated_dataset(
                 "give another --test-split"
             )
     for what, other in (("the recorded dataset", train), ("the validation samples", validation)):
-        if other is not None:
+        if other is not None and not config.allow_shared_rows:
             other_image = find_image_column(other, _if_there(other, image_column))
             share = shared_rows(test, other, test_image, other_image)
             if share > _SHARED:
                 raise InputError(
                     f"{share:.0%} of the test rows are in {what} too, so they would test what was learned by heart: "
-                    "give another --test-split"
+                    "give another --test-split, or --allow-shared-rows if these are images that many rows share"
                 )
     return EvaluatedDataset(
         train=train.with_format(None).select(rows),

@@ -5,7 +5,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,18 +22,17 @@ from filelock import FileLock
 from . import models, rundir
 from .agreement import reliability_of, within_class_spearman
 from .batches import ImageBatches, image_batches
-from .cells import run_cells
+from .cells import done_cells, run_cells
 from .config import EVALUATION_MAY_ADD, EvaluateConfig
 from .data import one_line
 from .errors import InputError
 from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size
 from .identity import WHERE
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, method_scores
-from .processes import apart, rank, stoppable
-from .publishing import losses_digest
+from .processes import apart, heard, rank, stoppable
 from .recording import LossBuffer, signals_of
 from .report import write_results
-from .results import FORMAT, Evaluation
+from .results import Evaluation
 from .source_run import hardware, versions
 from .training import (
     TrainingConfig,
@@ -44,11 +44,17 @@ from .training import (
     train_epoch,
     training_epochs,
 )
-from .trajectories import Trajectories
+from .trajectories import Trajectories, losses_digest
 
 SETTINGS = "evaluation.json"
+_FORMAT = 2
 _CELLS = "cells"
-_NEEDED = ("model", "method", "source", "fraction", "seed", "rows", "accuracy", "steps", "training", "seconds")
+_NEEDED = (
+    *("model", "method", "source", "fraction", "seed", "rows"),
+    *("accuracy", "steps", "training", "device", "seconds"),
+)
+# Settings that only say which cells a call asks for, and where.
+_ASKED = ("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir")
 _EVAL_BATCH = 512
 # Scores that others may merely restate.
 _KNOWN = ("mean_loss", "aum")
@@ -87,9 +93,9 @@ def evaluate_coresets(
     """Trains models on coresets, on random subsets as large and on all rows, and tests each after its last step.
 
     Results are kept in `config.output_dir`, a cell (one model, method, budget and seed) at a time: the same call goes
-    on where it was stopped, and one with more models, methods, budgets or seeds trains what is new. Several processes
-    of a launcher, or several commands, share the cells. When all are done there are `results.json`, `results.md` and
-    `accuracy.png`.
+    on where it was stopped, and one with other models, methods, budgets, seeds or recordings trains what is new.
+    Several processes of a launcher, or several commands, share the cells. When all are done there are `results.json`,
+    `results.md` and `accuracy.png`, of all cells that the folder has.
 
     Args:
         config ([`EvaluateConfig`]): The settings; `output_dir` must be given.
@@ -103,7 +109,7 @@ def evaluate_coresets(
             Of this process alone; made from `config` for each cell if not given.
 
     Returns:
-        [`Evaluation`]: on every process.
+        [`Evaluation`]: of all cells in the folder; on every process, but `methods`, which takes time, on the first.
 
     Raises:
         InputError: for data, settings, methods or an output folder that the user can mend, before anything is trained.
@@ -112,10 +118,12 @@ def evaluate_coresets(
         raise InputError("evaluate_coresets needs a folder for its results: give EvaluateConfig(output_dir=...)")
     folder = Path(config.output_dir)
     methods = _methods(config)
-    data = evaluated_dataset(config, _named(runs), train, test, validation)
+    # Of the recordings as they are, before their rows are put into the order of the dataset.
+    recordings = _recordings(folder, _named(runs))
+    data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
     sizes = {fraction: subset_size(data, fraction) for fraction in config.fractions}
     scored = _scores(methods, data.sources)
-    settings = _settings(config, data)
+    settings = _settings(config, data, {name: _source(name, *each) for name, each in recordings.items()})
     _check_folder(folder, settings)
     cells = {cell.name: cell for cell in _cells(config, methods, data, sizes)}
     accelerators = partial(_accelerator, config, accelerator)
@@ -126,7 +134,7 @@ def evaluate_coresets(
             "evaluate_coresets none, or call it before any other Accelerator is made"
         )
     process, processes = rank()
-    with stoppable(folder, "models") as stop:
+    with heard(process), stoppable(folder, "models") as stop:
         bench = _Bench(
             config=config,
             data=data,
@@ -142,29 +150,45 @@ def evaluate_coresets(
             bench.training(cell.model)
         if left:
             bench.images()
-        _claim(folder, settings)
+        _claim(folder, settings, list(cells))
         work = {name: partial(_train_cell, bench, cell) for name, cell in cells.items()}
-        done = run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
-    evaluation = Evaluation(
-        settings={
+        run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
+        told = {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **{name: value for name, value in settings.items() if name not in ("format", "sources")},
-            "config": {name: value for name, value in config.to_dict().items() if name != "output_dir"},
+            "config": {name: value for name, value in config.to_dict().items() if name not in _ASKED},
             "classes": len(data.names),
             "test_rows": len(data.test),
             "versions": versions(),
             "hardware": {**hardware(here), "processes": processes},
-        },
-        sources={name: _source(name, run, settings["sources"][name]) for name, run in data.sources.items()},
-        methods=_told(data, scored),
-        cells=list(done.values()),
-    )
-    if process == 0:
-        write_results(evaluation, folder)
+        }
+        # Of several commands the last one to write has seen what all others did.
+        with _locked(folder) if process == 0 else nullcontext():
+            evaluation = _gathered(folder, told, data, scored, process == 0)
+            if process == 0:
+                write_results(evaluation, folder)
     return evaluation
 
 
 _Scores = dict[tuple[str, str], tuple[np.ndarray, float]]
+
+
+def _gathered(
+    folder: Path, settings: dict[str, Any], data: EvaluatedDataset, scored: _Scores, scores: bool
+) -> Evaluation:
+    """What the folder has, of whichever calls, in the order in which it was first asked for."""
+    stored, found = rundir.read_json(folder / SETTINGS), done_cells(folder / _CELLS, _NEEDED)
+    order = dict.fromkeys([*stored["cells"], *found])
+    cells = [found[name] for name in order if name in found and found[name]["source"] in (None, *stored["sources"])]
+    used = {*data.sources, *(cell["source"] for cell in cells)}
+    devices = list(dict.fromkeys(cell["device"] for cell in cells))
+    shared = {name: value for name, value in settings["hardware"].items() if name != "device"}
+    return Evaluation(
+        settings={**settings, "hardware": {"devices": devices, **shared}},
+        sources={name: each for name, each in stored["sources"].items() if name in used},
+        methods=_told(data, scored, cells) if scores else [],
+        cells=cells,
+    )
 
 
 @dataclass(frozen=True)
@@ -186,6 +210,29 @@ def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Traject
     if not runs:
         raise InputError("evaluate_coresets needs a recording to choose rows by: give one or more")
     return dict(runs)
+
+
+def _recordings(folder: Path, runs: Mapping[str, Trajectories]) -> dict[str, tuple[Trajectories, str]]:
+    """Recordings and their digests, by the name under which the folder knows each already, if it does.
+
+    A command names recordings so that they differ, and so by what else is given: their cells are those that they were.
+    """
+    path = folder / SETTINGS
+    stored = rundir.read_json(path) if path.exists() else {}
+    known = {name: each["digest"] for name, each in stored["sources"].items()} if _is_ours(stored) else {}
+    digests = {name: losses_digest(run) for name, run in runs.items()}
+    free = [name for name, digest in known.items() if digests.get(name) != digest]
+    names = {}
+    for name, digest in digests.items():
+        names[name] = name
+        if known.get(name) == digest:
+            continue
+        if same := [other for other in free if known[other] == digest]:
+            names[name] = same[0]
+            free.remove(same[0])
+        elif name in known:
+            raise _of_other_settings(folder, [f"the recording {name!r} is another one"])
+    return {names[name]: (run, digests[name]) for name, run in runs.items()}
 
 
 def source_model(run: Trajectories) -> str | None:
@@ -286,14 +333,16 @@ def _steps(config: EvaluateConfig, rows: int) -> int | None:
     return config.epochs * steps_per_epoch(rows, TrainingConfig(config.epochs, config.batch_size), 1)
 
 
-def _settings(config: EvaluateConfig, data: EvaluatedDataset) -> dict[str, Any]:
+def _settings(
+    config: EvaluateConfig, data: EvaluatedDataset, sources: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """All that a cell's result depends on beside what its name says."""
 
     def mark(identity: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in identity.items() if name not in WHERE}
 
     settings = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "config": {name: value for name, value in config.to_dict().items() if name not in EVALUATION_MAY_ADD},
         "iterations": _steps(config, len(data.rows)),
         "epochs": config.epochs if config.protocol == "epochs" else None,
@@ -302,9 +351,9 @@ def _settings(config: EvaluateConfig, data: EvaluatedDataset) -> dict[str, Any]:
         "pool": {"rows": len(data.rows), "digest": hashlib.sha256(data.rows.astype("<i8").tobytes()).hexdigest()},
         "train": mark(data.train_identity),
         "test": mark(data.test_identity),
-        "sources": {name: losses_digest(run) for name, run in data.sources.items()},
+        "sources": sources,
     }
-    return json.loads(json.dumps(settings))
+    return json.loads(json.dumps(rundir.finite(settings)))
 
 
 def _check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -321,30 +370,47 @@ def _check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
         return None
     stored = rundir.read_json(path)
     if differ := _differences(stored, settings):
-        raise InputError(
-            f"--output-dir {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give another "
-            "--output-dir, or those settings to go on in it"
-        )
+        raise _of_other_settings(folder, differ)
     return stored
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder one of these settings; of several processes each may come first."""
+def _of_other_settings(folder: Path, differ: Sequence[str]) -> InputError:
+    return InputError(
+        f"--output-dir {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give another "
+        "--output-dir, or those settings to go on in it"
+    )
+
+
+def _claim(folder: Path, settings: dict[str, Any], cells: Sequence[str]) -> None:
+    """Makes the folder one of these settings, with these cells too; of several processes each may come first."""
+    with _locked(folder):
+        stored = _check_folder(folder, settings)
+        before = {"sources": {}, "cells": []} if stored is None else stored
+        merged = {
+            **(stored or settings),
+            "sources": {**before["sources"], **settings["sources"]},
+            "cells": list(dict.fromkeys([*before["cells"], *cells])),
+        }
+        if merged != stored:
+            rundir.write_json(folder / SETTINGS, merged)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{SETTINGS}.lock"):
-            stored = _check_folder(folder, settings)
-            merged = (
-                settings if stored is None else {**stored, "sources": {**stored["sources"], **settings["sources"]}}
-            )
-            if merged != stored:
-                rundir.write_json(folder / SETTINGS, merged)
+            yield
     except OSError as error:
         raise rundir.unwritable(folder / SETTINGS, error) from error
 
 
+def _is_ours(stored: Mapping[str, Any]) -> bool:
+    return stored.get("format") == _FORMAT
+
+
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    if stored.get("format") != wanted["format"]:
+    if not _is_ours(stored):
         return [f"they are of format {stored.get('format')!r}, now {wanted['format']}"]
     told = {
         **wanted["config"],
@@ -362,8 +428,8 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
     differ += ["the rows that could be chosen"] if stored["pool"] != wanted["pool"] else []
     differ += [
         f"the recording {name!r} is another one"
-        for name, digest in wanted["sources"].items()
-        if stored["sources"].get(name, digest) != digest
+        for name, each in wanted["sources"].items()
+        if stored["sources"].get(name, each)["digest"] != each["digest"]
     ]
     return differ
 
@@ -420,31 +486,56 @@ def _chosen(bench: _Bench, cell: _Cell) -> np.ndarray:
 
 
 def _source(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
-    seconds = run.recipe.get("seconds")
     return {
         "model": source_model(run) or name,
         "runs": len(run.lengths),
         "checkpoints": list(run.lengths),
         "losses": run.loss_name,
-        "seconds": sum(seconds.values()) if seconds else None,
+        "seconds": _recording_seconds(run),
         "hardware": run.recipe.get("hardware"),
         "digest": digest,
     }
 
 
-def _told(data: EvaluatedDataset, scored: _Scores) -> list[dict[str, Any]]:
-    """How far each method's scores depend on the seed of the recording, and how far they restate known ones."""
-    known = {(name, source): _known(name, run) for source, run in data.sources.items() for name in _KNOWN}
+def _recording_seconds(run: Trajectories) -> float | None:
+    """What all its runs took, if that is known."""
+    recipes = run.recipe.get("runs") or []
+    total = 0.0
+    for recipe in recipes if len(recipes) == len(run.lengths) else [run.recipe]:
+        if not recipe.get("seconds"):
+            return None
+        # The seconds of runs recorded together are their sums already, which each of them has where they are joined
+        # with others.
+        among = len(recipe.get("seeds") or [0]) if recipe is not run.recipe else 1
+        total += sum(recipe["seconds"].values()) / among
+    return total
+
+
+def _told(data: EvaluatedDataset, scored: _Scores, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How far each method's scores depend on the seed of the recording, and how far they restate known ones.
+
+    Of the methods of all cells whose recording is given, those of other calls too.
+    """
+    pairs = dict.fromkeys([*((cell["source"], cell["method"]) for cell in cells), *scored])
     found = []
-    for (source, method), (scores, seconds) in scored.items():
-        run = data.sources[source]
-        each = [method_scores(method, one) for one in run.runs] if len(run.lengths) > 1 else []
-        told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
-        told["reliability"] = reliability_of(each, run.labels).to_dict() if each else None
-        for name in _KNOWN:
-            other = known[name, source]
-            told[name] = None if other is None else within_class_spearman(scores, other, run.labels)
-        found.append(rundir.finite(told))
+    for source, run in data.sources.items():
+        # Each has all tables of its run, and is the same for every method.
+        runs = run.runs if len(run.lengths) > 1 else []
+        known = {name: _known(name, run) for name in _KNOWN}
+        for method in (method for of, method in pairs if of == source):
+            if (source, method) not in scored:
+                try:
+                    scored = scored | _scores([method], {source: run})
+                except InputError:
+                    # Of another call, whose recording had a signal that this one has not.
+                    continue
+            scores, seconds = scored[source, method]
+            each = [method_scores(method, one) for one in runs]
+            told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
+            told["reliability"] = reliability_of(each, run.labels).to_dict() if each else None
+            for name, other in known.items():
+                told[name] = None if other is None else within_class_spearman(scores, other, run.labels)
+            found.append(rundir.finite(told))
     return found
 
 

@@ -22,7 +22,7 @@ from .repository import CARD, Pushed, Table, explained, hub_api, open_repository
 from .rundir import read_json
 from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
 from .selection import describe_coreset, rank_coreset, select_coreset
-from .trajectories import Trajectories
+from .trajectories import Trajectories, losses_digest
 
 _SPLITS = "splits"
 _ORIGIN = ("repo_id", "config", "split", "revision")
@@ -172,7 +172,7 @@ def push_trajectories(
         "rows": len(run),
         "validation_rows": len(run.validation_labels),
         "layout": {"epochs": run.epochs.tolist(), "lengths": list(run.lengths), "loss_name": run.loss_name},
-        "digest": publishing.losses_digest(run),
+        "digest": losses_digest(run),
         "run": public,
     }
     tables = [Table(TRAJECTORIES, str(split), rows, TRAJECTORIES) for split, rows in run.to_dataset().items()]

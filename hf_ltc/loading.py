@@ -18,7 +18,7 @@ from .identity import check_identity
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
 from .repository import Repository, damaged, explained, hub_api, read_repository
 from .selection import coreset_size, rank_coreset, select_coreset
-from .trajectories import Trajectories
+from .trajectories import Trajectories, losses_digest
 
 
 def load_coreset(
@@ -92,7 +92,7 @@ def load_trajectories(repo_id: str, *, revision: str | None = None, token: str |
         run = Trajectories.from_dataset(DatasetDict(loaded), **entry["layout"], recipe=entry["run"])
     except (KeyError, TypeError) as error:
         raise damaged(repo_id, f"of the trajectories it lacks {error}") from error
-    if publishing.losses_digest(run) != entry["digest"]:
+    if losses_digest(run) != entry["digest"]:
         raise _disagrees(repo_id, "the losses are not those that its recipe is of")
     return run
 

@@ -51,6 +51,21 @@ def together(accelerator: Accelerator | None) -> Iterator[None]:
 
 
 @contextmanager
+def heard(process: int) -> Iterator[None]:
+    """Prints the [`InputError`] of another process than the first, whose line would be the only one.
+
+    Args:
+        process (`int`): The number of this process.
+    """
+    try:
+        yield
+    except InputError as error:
+        if process:
+            print(f"hf-ltc: process {process}: {error}", file=sys.stderr, flush=True)
+        raise
+
+
+@contextmanager
 def failing_together(accelerator: Accelerator) -> Iterator[None]:
     """Work in which one process may fail while others are in a collective, which then ends with an error of its own.
 
@@ -61,11 +76,8 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
         accelerator (`accelerate.Accelerator`): The processes.
     """
     try:
-        yield
-    except InputError as error:
-        if not accelerator.is_main_process:
-            print(f"hf-ltc: process {accelerator.process_index}: {error}", file=sys.stderr, flush=True)
-        raise
+        with heard(accelerator.process_index):
+            yield
     except RuntimeError as error:
         if accelerator.num_processes == 1 or not _is_broken_off(error):
             raise

@@ -20,7 +20,6 @@ from .columns import read_column
 from .data import read_labels
 from .errors import InputError
 from .rundir import finite
-from .scoring import Recorded
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -302,18 +301,3 @@ def owned_configs(recipe: Mapping[str, Any]) -> set[str]:
 def is_prefix(selection: Mapping[str, Any]) -> bool:
     """Whether coresets of these options are the beginnings of one order."""
     return selection.get("coverage") is None and not selection.get("min_per_class")
-
-
-def losses_digest(run: Recorded) -> str:
-    """Tells a recording from any other, to the bit; hexadecimal SHA-256.
-
-    Args:
-        run ([`Trajectories`]): The recording.
-    """
-    whole = hashlib.sha256()
-    for values in (run.rows, run.labels, run.validation_labels):
-        whole.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
-    for t in range(len(run.epochs)):
-        for table in (run.losses, run.validation_losses):
-            whole.update(np.ascontiguousarray(table[t], dtype="<f4").tobytes())
-    return whole.hexdigest()

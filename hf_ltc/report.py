@@ -229,7 +229,7 @@ def _made_by(evaluation: Evaluation) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
     hardware = settings["hardware"]
     return [
-        f"Recordings: {sources}. Trained on {hardware['device']} ({hardware['cpus']} CPUs, processes: "
+        f"Recordings: {sources}. Trained on {' and '.join(hardware['devices'])} ({hardware['cpus']} CPUs, processes: "
         f"{hardware['processes']}, mixed precision: {hardware['mixed_precision']}). {versions}. All settings are in "
         f"{RESULTS}."
     ]

@@ -83,6 +83,7 @@ def summarise(
 
     `cost` is what a model on chosen rows takes from nothing, in shares of the seconds that it takes on all rows: its
     training, and the recording, scoring and choosing that it needs. `training_share` is that of its training alone.
+    Where the models were trained on different devices there is neither.
 
     Args:
         cells (`Sequence[Mapping]`): As those of [`Evaluation`].
@@ -103,12 +104,14 @@ def summarise(
         accuracies = [cell["accuracy"] for cell in group]
         seconds = {
             "recording": sources[source]["seconds"] if source is not None else 0.0,
-            "scoring": scoring.get((method, source), 0.0),
+            "scoring": scoring.get((method, source)) if source is not None else 0.0,
             "choosing": _mean_seconds(group, "choosing"),
             "training": _mean_seconds(group, "training"),
         }
-        full = whole.get(model)
-        known = full and all(value is not None for value in seconds.values())
+        # Seconds of one device are no shares of those of another.
+        alike = len({cell["device"] for cell in [*group, *groups.get((model, FULL, None, None), [])]}) == 1
+        full = whole.get(model) if alike else None
+        known = [value for value in seconds.values() if value is not None]
         found.append(
             {
                 "model": model,
@@ -123,8 +126,8 @@ def summarise(
                 "seeds": [cell["seed"] for cell in group],
                 "steps": group[0]["steps"],
                 "seconds": seconds,
-                "training_share": seconds["training"] / full if full else None,
-                "cost": sum(seconds.values()) / full if full and known else None,
+                "training_share": _mean_seconds(group, "training") / full if full else None,
+                "cost": sum(known) / full if full and len(known) == len(seconds) else None,
             }
         )
     return found

@@ -1,6 +1,7 @@
 """Trajectories: what a run recorded, as a value, and its way back to the dataset it was recorded on."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -485,6 +486,21 @@ class Trajectories:
             lengths=tuple(int(count) for count in np.bincount(taken, minlength=len(ends)) if count),
             signals={name: values[checkpoints] for name, values in self.signals.items()},
         )
+
+
+def losses_digest(run: Trajectories) -> str:
+    """Tells a recording from any other, to the bit; hexadecimal SHA-256.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+    """
+    whole = hashlib.sha256()
+    for values in (run.rows, run.labels, run.validation_labels):
+        whole.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
+    for t in range(len(run.epochs)):
+        for table in (run.losses, run.validation_losses):
+            whole.update(np.ascontiguousarray(table[t], dtype="<f4").tobytes())
+    return whole.hexdigest()
 
 
 def _is_finished(path: Path) -> bool:

@@ -37,6 +37,15 @@ def test_batches_are_the_images_augmented_by_row_and_normalised(small, cache, au
     assert pixels.dtype == torch.float32
 
 
+@pytest.mark.parametrize("cache", ["always", "never"])
+def test_all_rows_in_their_order_are_the_batches_themselves(small, cache):
+    batches = made(small["train"], cache)
+    assert batches.take(np.arange(150)) is batches
+    for positions in (np.arange(149), np.arange(150)[::-1].copy()):
+        part = batches.take(positions)
+        assert part is not batches and part.labels.tolist() == batches.labels[torch.from_numpy(positions)].tolist()
+
+
 def test_augmentation_does_not_depend_on_the_batch(small):
     batches = made(small["train"])
     one = gathered(batches, [np.arange(150)], augmented=(0, 1))

@@ -20,7 +20,7 @@ from hf_ltc.agreement import overlap, reliability
 from hf_ltc.cli import main
 from hf_ltc.columns import read_column
 from hf_ltc.demo import digits
-from hf_ltc.scoring import ltc_scores
+from hf_ltc.scoring import family_member, ltc_scores
 from hf_ltc.selection import select_coreset
 from hf_ltc.trajectories import Trajectories
 
@@ -154,7 +154,8 @@ def test_score_adds_the_columns(place, tmp_path, capsys, family, name):
     assert (found["rows"], found["scored"], found["flat"], found["held_out"]) == (150, len(made), 0, 150 - len(made))
     assert (found["reliability"] is None) == (name == "run-0")
     recipe = json.loads((tmp_path / "scored" / "recipe.json").read_text())
-    assert recipe["score"]["family"] == family
+    # Every choice, so that it means the same with another default.
+    assert recipe["score"]["family"] == family_member(**family)
     assert recipe["dataset"]["rows"] == 150
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scored"]
 
@@ -174,11 +175,37 @@ def test_score_counts_flat_rows(place, tmp_path, capsys):
 
 def test_scores_of_two_differences_are_said_to_be_coarse(place, tmp_path, capsys):
     Trajectories.load(place / "run-0").truncate(2).save(tmp_path / "short")
-    said = succeeds(capsys, "score", tmp_path / "short", "--output", tmp_path / "scored")
-    assert "Two differences can only correlate at 1 or -1" in said
-    assert "Two differences" not in succeeds(capsys, "score", place / "run-0", "--output", tmp_path / "other")
-    levels = succeeds(capsys, "score", tmp_path / "short", "--of", "levels", "--output", tmp_path / "levels")
-    assert "Two differences" not in levels
+    warned = [["--preset", "ltc"], ["--preset", "cld"], ["--of", "differences"]]
+    for number, options in enumerate([*warned, [], ["--of", "levels"], ["--scope", "class"]]):
+        said = succeeds(capsys, "score", tmp_path / "short", *options, "--output", tmp_path / f"scored-{number}")
+        assert ("Two differences can only correlate at 1 or -1" in said) == (options in warned)
+    enough = succeeds(capsys, "score", place / "run-0", "--preset", "ltc", "--output", tmp_path / "other")
+    assert "Two differences" not in enough
+
+
+def test_a_preset_is_its_four_choices(place, tmp_path, capsys):
+    choices = ["--of", "differences", "--aggregate", "correlations", "--scope", "dataset", "--weighting", "none"]
+    for name, options in (("choices", choices), ("preset", ["--preset", "ltc"]), ("default", [])):
+        succeeds(capsys, "score", place / "run-0", *options, "--output", tmp_path / name)
+    one, two, default = (load_from_disk(tmp_path / name) for name in ("choices", "preset", "default"))
+    for column in ("ltc_score", "ltc_rank"):
+        assert read_column(one, column).to_pylist() == read_column(two, column).to_pylist()
+    assert read_column(default, "ltc_score").to_pylist() != read_column(two, "ltc_score").to_pylist()
+    recipes = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("choices", "preset")]
+    assert recipes[0]["score"] == recipes[1]["score"]
+    found = [as_json(capsys, "compare", place / "run-0", place / "run-1", *o) for o in (choices, ["--preset", "ltc"])]
+    assert found[0] == found[1]
+
+
+def test_a_choice_that_contradicts_the_preset_is_refused(place, tmp_path, capsys):
+    for line in (
+        ["score", place / "run-0", "--output", tmp_path / "scored"],
+        ["push", place / "run-0", "me/coreset", "--fractions", "0.2"],
+        ["compare", place / "run-0", place / "run-1"],
+    ):
+        said = refused(capsys, *line, "--preset", "ltc", "--weighting", "uncertainty")
+        assert "preset 'ltc' has weighting='none': leave weighting='uncertainty' out" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_score_finds_the_dataset_elsewhere(place, tmp_path, capsys):

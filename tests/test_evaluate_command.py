@@ -48,7 +48,7 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     more = as_json(capsys, *line, "--members", DEFAULT_METHOD, "levels-losses-class", "--no_full")
     assert more["output_dir"] == str(folder)
-    assert [cell["method"] for cell in more["cells"]] == [DEFAULT_METHOD, "levels-losses-class", "random"]
+    assert [cell["method"] for cell in more["cells"]] == ["full", DEFAULT_METHOD, "random", "levels-losses-class"]
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     assert after.items() > before.items() and len(after) == len(before) + 1
     # A finished run stays one that hf-ltc record finds finished.
@@ -112,14 +112,37 @@ def test_bad_input_of_evaluate(place, tmp_path, capsys):
     assert not (tmp_path / "out").exists() and not (run / "evaluation").exists()
 
 
-def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, monkeypatch):
-    pushed = []
+@pytest.fixture
+def pushed(monkeypatch):
+    """The options of each push, which goes nowhere."""
+    found = []
 
     def push(scored, repo_id, fractions, sizes, **options):
-        pushed.append(options)
+        found.append(options)
         return Pushed(repo_id, "https://hub", "0" * 40, ("coreset-20pct",))
 
     monkeypatch.setattr(hub, "push_coreset", push)
+    return found
+
+
+def test_results_of_rows_joined_by_id_are_those_of_the_recording(place, tmp_path, capsys, pushed):
+    data = DatasetDict.load_from_disk(str(place / "data"))
+    data["train"] = data["train"].add_column("key", [f"row {row}" for row in range(150)])
+    data.save_to_disk(str(tmp_path / "data"))
+    line = ["record", "--dataset", tmp_path / "data", *RECORD, "--id-column", "key", "--output-dir", tmp_path / "run"]
+    succeeds(capsys, *line)
+    data["train"] = data["train"].shuffle(seed=3).flatten_indices()
+    data.save_to_disk(str(tmp_path / "shuffled"))
+    for name in ("shuffled", "data"):
+        given = ["--dataset", tmp_path / name]
+        succeeds(capsys, "evaluate", tmp_path / "run", *given, *QUICK, "--output-dir", tmp_path / f"out-{name}")
+        results = tmp_path / f"out-{name}" / "results.json"
+        line = ["push", tmp_path / "run", "me/coreset", *given, "--fractions", "0.2", "--evaluation", results]
+        succeeds(capsys, *line)
+    assert len(pushed) == 2 and all(options["evaluation"] for options in pushed)
+
+
+def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, pushed):
     evaluate = ["evaluate", place / "run", *QUICK, "--members", "ltc", "cld", "--output-dir", tmp_path / "out"]
     found = as_json(capsys, *evaluate)
     line = [

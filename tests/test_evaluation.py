@@ -1,8 +1,10 @@
 """Evaluation: models trained on exactly the rows that were chosen, for as many steps, tested on rows not seen."""
 
+import ast
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -116,7 +118,9 @@ def test_models_are_trained_on_the_chosen_rows(small, run, tmp_path, trained):
     assert len(trained) == len(found.cells) == 2 * (1 + 4)
     by_hand = {
         ("ltc", 0): run.score(small["train"], preset="ltc"),
-        ("levels-losses-class", 0): run.score(small["train"], of="levels", aggregate="losses", scope="class"),
+        ("levels-losses-class", 0): run.score(
+            small["train"], of="levels", aggregate="losses", scope="class", weighting="none"
+        ),
     }
     random = []
     for cell, (model, pixels, classes, config, test) in zip(found.cells, trained):
@@ -230,11 +234,143 @@ def test_results_are_written_and_read_again(small, run, tmp_path):
     assert evaluate_coresets(config, run, small["train"], small["test"]).cells == found.cells
     more = dataclasses.replace(config, seeds=3, fractions=[0.1, 0.4, 0.6], full=False)
     wider = evaluate_coresets(more, run, small["train"], small["test"])
-    assert len(wider.cells) == 3 * 3 * 3
+    assert len(wider.cells) == 2 + 3 * 3 * 3
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    assert [cell for cell in found.cells if cell["method"] != "full"] == [
-        cell for cell in wider.cells if cell["fraction"] != 0.6 and cell["seed"] < 2
+    assert wider.cells[: len(found.cells)] == found.cells
+
+
+def test_results_are_of_all_cells_of_the_folder_as_first_asked(small, run, tmp_path, trained):
+    train, test = small["train"], small["test"]
+    config = settings(tmp_path, members=["ltc"], seeds=2)
+    first = evaluate_coresets(config, run, train, test)
+    other = {"members": ["cld"], "baselines": ["mean_loss"], "models": ["test_resnet"], "fractions": [0.3]}
+    found = evaluate_coresets(settings(tmp_path, **other, full=False), run, train, test)
+    assert found.cells[: len(first.cells)] == first.cells
+    assert [(cell["model"], cell["method"], cell["fraction"]) for cell in found.cells[len(first.cells) :]] == [
+        ("test_resnet", "cld", 0.3),
+        ("test_resnet", "mean_loss", 0.3),
     ]
+    assert [each["method"] for each in found.methods] == ["ltc", "cld", "mean_loss"]
+    assert found == evaluation.Evaluation.load(tmp_path / "results.json")
+    said = (tmp_path / "results.md").read_text()
+    assert all(f"| {name} " in said for name in ("full data", "ltc", "random", "cld", "mean_loss"))
+    again = evaluate_coresets(config, run, train, test)
+    assert (again.cells, again.methods[0]["method"]) == (found.cells, "ltc")
+    # What is no result of this version is left out, and so is what another command is at.
+    (tmp_path / "cells" / "of-another-version.json").write_text("{}")
+    assert evaluate_coresets(config, run, train, test).cells == found.cells
+
+
+def test_a_second_recording_leaves_the_cells_of_the_first(small, run, tmp_path, trained):
+    train, test = small["train"], small["test"]
+    other = recording(train, tmp_path / "run", seed=7)
+    config = settings(tmp_path / "out", members=["ltc"])
+    first = evaluate_coresets(config, run, train, test)
+    assert list(first.sources) == ["test_resnet"] and len(trained) == 3
+    # As the command names them once there are two.
+    found = evaluate_coresets(config, {"test_resnet-a": run, "test_resnet-b": other}, train, test)
+    assert len(trained) == 4 and list(found.sources) == ["test_resnet", "test_resnet-b"]
+    assert found.cells[:3] == first.cells and found.cells[3]["source"] == "test_resnet-b"
+    # And as it names the second alone: the first one's scores are not at hand, its cells are.
+    alone = evaluate_coresets(dataclasses.replace(config, seeds=2), {"mine": other}, train, test)
+    assert len(trained) == 7 and alone.cells[:4] == found.cells and alone.sources == found.sources
+    assert [(each["method"], each["source"]) for each in alone.methods] == [("ltc", "test_resnet-b")]
+    assert [row["seconds"]["scoring"] is None for row in alone.rows] == [
+        row["source"] == "test_resnet" for row in alone.rows
+    ]
+    # A copy under a name of its own is one of its own.
+    evaluate_coresets(config, {"test_resnet": run, "copy": run}, train, test)
+    assert len(trained) == 8
+    with pytest.raises(InputError, match="the recording 'test_resnet-b' is another one"):
+        evaluate_coresets(config, {"test_resnet-b": run.truncate(2), "x": run}, train, test)
+
+
+def test_the_seconds_of_a_recording_are_those_of_all_its_runs(small, run, tmp_path, trained):
+    folder = Path(run.recipe["config"]["output_dir"])
+    each = [sum(Trajectories.load(folder / f"seed-{seed}").recipe["seconds"].values()) for seed in (0, 1)]
+    shutil.copytree(folder, tmp_path / "joined")
+    (tmp_path / "joined" / "recipe.json").unlink()
+    other = recording(small["train"], tmp_path / "run", seed=7)
+    third = sum(other.recipe["seconds"].values())
+    unknown = dataclasses.replace(other, recipe={**other.recipe, "seconds": {}})
+    runs = {
+        "recorded together": (run, sum(each)),
+        "a folder without a recipe": (Trajectories.load(tmp_path / "joined"), sum(each)),
+        "averaged": (Trajectories.average([other, run]), sum(each) + third),
+        "averaged the other way": (Trajectories.average([run, other]), sum(each) + third),
+        "unknown in part": (Trajectories.average([run, unknown]), None),
+    }
+    config = settings(tmp_path / "out", members=["ltc"], baselines=[], full=False)
+    found = evaluate_coresets(config, {name: run for name, (run, _) in runs.items()}, small["train"], small["test"])
+    for name, (_, seconds) in runs.items():
+        assert found.sources[name]["seconds"] == (seconds and pytest.approx(seconds, abs=0.05)), name
+
+
+def test_devices_are_those_of_the_cells(small, run, tmp_path, trained, monkeypatch):
+    train, test = small["train"], small["test"]
+    config = settings(tmp_path, members=["ltc"])
+    first = evaluate_coresets(config, run, train, test)
+    assert first.settings["hardware"]["devices"] == ["cpu"]
+    assert all(row["training_share"] is not None for row in first.rows)
+    here = evaluation.hardware
+    monkeypatch.setattr(evaluation, "hardware", lambda accelerator: {**here(accelerator), "device": "another"})
+    found = evaluate_coresets(dataclasses.replace(config, fractions=[0.2, 0.5]), run, train, test)
+    assert found.settings["hardware"]["devices"] == ["cpu", "another"] and "device" not in found.settings["hardware"]
+    assert "Trained on cpu and another (" in (tmp_path / "results.md").read_text()
+    for row in found.rows:
+        assert (row["training_share"] is None) == (row["cost"] is None) == (row["fraction"] == 0.5)
+
+
+def test_the_runs_of_a_recording_are_taken_apart_once_and_by_the_first_process(
+    small, run, tmp_path, trained, monkeypatch
+):
+    taken = []
+    runs = Trajectories.runs.fget
+    monkeypatch.setattr(Trajectories, "runs", property(lambda self: taken.append(self) or runs(self)))
+    config = settings(tmp_path, members=["ltc", "cld"], baselines=["mean_loss"])
+    # Scoring takes none apart.
+    evaluate_coresets(config, run, small["train"], small["test"])
+    assert len(taken) == 1
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = (tmp_path / "results.json").read_bytes()
+    found = evaluate_coresets(config, run, small["train"], small["test"])
+    assert len(taken) == 1 and len(found.cells) == 4
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_all_rows_are_not_copied(small, run, tmp_path, trained, monkeypatch):
+    made = []
+    make = evaluation.image_batches
+    monkeypatch.setattr(evaluation, "image_batches", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
+    evaluate_coresets(settings(tmp_path, fractions=[0.2, 1.0]), run, small["train"], small["test"])
+    assert [pixels is made[0].pixels for _, pixels, *_ in trained] == [True, False, False, True, True]
+
+
+def test_evaluation_uses_nothing_of_the_hub():
+    imported = {
+        node.module
+        for node in ast.walk(ast.parse(Path(evaluation.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+    }
+    assert "trajectories" in imported
+    assert not imported & {"cards", "hub", "loading", "publishing", "repository"}
+
+
+@pytest.mark.parametrize("process", ["0", "1"])
+def test_a_process_that_fails_says_so(small, run, tmp_path, monkeypatch, capsys, process):
+    def fail(*_, **__):
+        raise InputError("row 7 cannot be read")
+
+    for name, value in {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    said = "hf-ltc: process 1: row 7 cannot be read\n" if process == "1" else ""
+    for name, folder in (("image_batches", "images"), ("train_on", "cells")):
+        with monkeypatch.context() as failing:
+            failing.setattr(evaluation, name, fail)
+            with pytest.raises(InputError, match="row 7 cannot be read"):
+                evaluate_coresets(settings(tmp_path / folder), run, small["train"], small["test"])
+        assert capsys.readouterr().err == said
 
 
 def test_a_folder_of_other_settings_is_refused(small, run, tmp_path, trained):
@@ -288,6 +424,7 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
         (settings(out), other_names, "test rows: column 'label' has classes that the train rows do not have: 'ten'"),
         (settings(out), DatasetDict(test=test), "test is a DatasetDict, not a datasets.Dataset"),
         (settings(out), train, "of the test rows are in the recorded dataset too"),
+        (settings(out), train, "give another --test-split, or --allow-shared-rows if these are images that many"),
         (settings(out), train.select(run.validation_rows), "100% of the test rows are in the recorded dataset too"),
         (settings(out), train.select(range(100, 150)), "100% of the test rows are in the recorded dataset too"),
     ):
@@ -316,6 +453,14 @@ def test_validation_samples_are_no_test_rows(small, tmp_path, trained):
     assert "give another --test-split" in said
     evaluate_coresets(config, run, train, test.select(range(20, 40)), test.select(range(20)))
     assert len(trained) == 2
+
+
+def test_shared_rows_can_be_allowed(small, run, tmp_path, trained):
+    config = settings(tmp_path, full=False)
+    found = evaluate_coresets(
+        dataclasses.replace(config, allow_shared_rows=True), run, small["train"], small["train"].select(range(30))
+    )
+    assert found.settings["config"]["allow_shared_rows"] and len(trained) == 2
 
 
 def test_recordings_of_other_rows_do_not_go_together(small, run, tmp_path, trained):

@@ -19,7 +19,7 @@ SETTINGS = {
     "iterations": 500,
     "test_rows": 1000,
     "versions": {"torch": "2.9"},
-    "hardware": {"device": "cpu", "cpus": 2, "processes": 1, "mixed_precision": "no"},
+    "hardware": {"devices": ["cpu"], "cpus": 2, "processes": 1, "mixed_precision": "no"},
 }  # fmt: skip
 TRAINED = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4}
 
@@ -103,6 +103,26 @@ def test_cost_is_in_shares_of_training_on_all_rows():
     assert row["resnet18", "ltc", "other", 0.1]["cost"] is None
     without = summarise([c for c in found.cells if c["method"] != "full"], found.sources, found.methods)
     assert all(r["cost"] is None and r["training_share"] is None for r in without)
+
+
+def test_seconds_of_one_device_are_no_shares_of_those_of_another():
+    found = evaluation()
+    cells = [
+        {**c, "device": "gpu"} if (c["model"], c["method"], c["seed"]) == ("resnet18", "ltc", 1) else c
+        for c in found.cells
+    ]
+    for row, before in zip(summarise(cells, found.sources, found.methods), found.rows):
+        mixed = (row["model"], row["method"]) == ("resnet18", "ltc")
+        wanted = (None, None) if mixed else (before["cost"], before["training_share"])
+        assert (row["cost"], row["training_share"]) == wanted
+    alike = summarise([{**c, "device": "gpu"} for c in found.cells], found.sources, found.methods)
+    assert alike == found.rows
+
+
+def test_scores_whose_seconds_are_not_known_have_no_cost():
+    found = evaluation()
+    for row in summarise(found.cells, found.sources, [each for each in found.methods if each["method"] != "ltc"]):
+        assert (row["cost"] is None) == (row["method"] == "ltc" or row["source"] == "other")
 
 
 def test_the_loss_of_transfer_is_against_the_own_choice_seed_by_seed():
