@@ -398,6 +398,25 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def transfer_table(results: list[dict]) -> str:
+    """Targets by sources; in brackets what is lost against rows that the target's own architecture chose."""
+    means: dict[tuple, float] = {}
+    for cell in results:
+        source = cell["source"] if cell["method"] == DEFAULT else cell["method"]
+        means.setdefault((cell["target"], source, cell["fraction"]), []).append(100 * cell["accuracy"])
+    means = {key: statistics.mean(values) for key, values in means.items()}
+    lines = [f"| target | budget | {' | '.join(f'chosen by {m}' for m in MODELS)} | random | all rows |"]
+    lines.append("|---|---|" + "---:|" * (len(MODELS) + 2))
+    for target, fraction in itertools.product(MODELS, (0.1, 0.3)):
+        own = means[target, target, fraction]
+        cells = [f"{means[target, source, fraction]:.1f}" for source in MODELS]
+        lost = [own - means[target, source, fraction] for source in MODELS]
+        cells = [c if source == target else f"{c} ({x:+.1f})" for c, source, x in zip(cells, MODELS, lost)]
+        cells += [f"{means[target, RANDOM, fraction]:.1f}", f"{means[target, FULL, 1.0]:.1f}"]
+        lines.append(f"| {target} | {fraction:.0%} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 STAGES = {
     "screening": screening,
     "single": single,
@@ -436,6 +455,8 @@ def main() -> None:
     write_json(output, {**made, **provenance(), "results": results})
     if options.stage != "noise":
         text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"
+        if options.stage == "transfer":
+            text = transfer_table(results)
         output.with_suffix(".md").write_text(f"Made by `{made['command']}`; how, stands in coresets.py.\n\n{text}\n")
 
 
