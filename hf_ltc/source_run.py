@@ -257,7 +257,7 @@ class _SourceRun:
             print(f"ended after epoch {state.epoch} of {config.epochs}: {self._reason}", file=sys.stderr)
 
     def _stability(self) -> float:
-        """Spearman of the scores of all epochs so far with those of half of them, the same on every process.
+        """Spearman of LTC of all epochs so far with LTC of half of them, the same on every process.
 
         NaN where there are too few epochs, or scores.
         """
@@ -276,7 +276,7 @@ class _SourceRun:
     @property
     def _reason(self) -> str:
         return (
-            f"the scores of all epochs and of half of them correlate by {self.stability:.4f} (--stop-when-stable "
+            f"LTC of all epochs and LTC of half of them correlate by {self.stability:.4f} (--stop-when-stable "
             f"{self.config.stop_when_stable})"
         )
 

@@ -318,6 +318,7 @@ GIVEN_EVALUATION = {
     "seed": 2,
     "output_dir": "results",
     "test_split": "test[:100]",
+    "allow_shared_rows": True,
     "image_column": "picture",
     "label_column": "class",
     "id_column": "key",

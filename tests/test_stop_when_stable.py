@@ -1,5 +1,7 @@
 """Recordings that end early: at the epoch that the whole recording says, however often they are interrupted."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -20,11 +22,14 @@ def settings(folder, **changes):
     return RecordConfig(**{**defaults, **changes}, output_dir=str(folder))
 
 
+stability_of_ltc = partial(stability, preset="ltc")
+
+
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
     """A recording of all epochs, its stability after each, a threshold that is reached within, and where."""
     run = record(settings(tmp_path_factory.mktemp("whole") / "run"), small["train"])
-    values = [stability(run.truncate(epoch)) for epoch in range(EPOCHS + 1)]
+    values = [stability_of_ltc(run.truncate(epoch)) for epoch in range(EPOCHS + 1)]
     # Four differences are the fewest of which half have a correlation.
     assert all(np.isnan(values[:4])) and not any(np.isnan(values[4:]))
     threshold = max(values[4:-2]) - 1e-6
@@ -39,9 +44,9 @@ def assert_stopped(run, whole):
     np.testing.assert_array_equal(run.losses, complete.losses[: first + 1])
     np.testing.assert_array_equal(run.validation_losses, complete.validation_losses[: first + 1])
     assert run.recipe["stopped_at"] == first
-    value = stability(run)
+    value = stability_of_ltc(run)
     assert run.recipe["stopped_because"] == (
-        f"the scores of all epochs and of half of them correlate by {value:.4f} (--stop-when-stable {threshold})"
+        f"LTC of all epochs and LTC of half of them correlate by {value:.4f} (--stop-when-stable {threshold})"
     )
 
 
@@ -51,8 +56,8 @@ def test_it_ends_where_the_whole_recording_is_stable(small, tmp_path, whole, cap
     assert_stopped(run, whole)
     assert "stopped_at" not in complete.recipe
     said = capsys.readouterr().err
-    assert f"ended after epoch {first} of {EPOCHS}: the scores of all epochs" in said
-    assert f"stability {stability(run):.3f}" in said
+    assert f"ended after epoch {first} of {EPOCHS}: LTC of all epochs" in said
+    assert f"stability {stability_of_ltc(run):.3f}" in said
     load_model(tmp_path / "run" / "source_model", averaged=True)
     assert not (tmp_path / "run" / "checkpoint").exists()
     # The same command again finds a finished run.
@@ -106,5 +111,5 @@ def distributed(train, folder, threshold):
 def test_processes_end_together(small, tmp_path):
     assert finish(start(distributed, small["train"], str(tmp_path / "run"), 0.01, world=2)) == [0, 0]
     run = Trajectories.load(tmp_path / "run")
-    values = [stability(run.truncate(epoch)) for epoch in run.epochs.tolist()]
+    values = [stability_of_ltc(run.truncate(epoch)) for epoch in run.epochs.tolist()]
     assert [value >= 0.01 for value in values].index(True) == len(run.epochs) - 1 == run.recipe["stopped_at"]
