@@ -253,9 +253,9 @@ def finalists() -> list[Cell]:
 
 
 def longer() -> list[Cell]:
-    """Trained five times as long, which all rows need to be worth more than some: with seeds that chose nothing."""
+    """Trained five times as long, which all rows need to be worth more than some: with a seed that chose nothing."""
     cells = []
-    for seed, fraction in itertools.product((5, 6), (0.1, 0.3, 0.5)):
+    for seed, fraction in itertools.product((5,), (0.1, 0.3, 0.5)):
         for dataset in DATASETS:
             at = {"dataset": dataset, "seed": seed, "steps": LONGER}
             cells.append(Cell(method=FULL, **at))
@@ -279,8 +279,7 @@ def validation() -> list[Cell]:
     """Fewer and worse validation samples."""
     kinds = ("clean", "perclass1", "perclass5", "perclass15", "skewed", "corrupted", "noisy20", "noisy40")
     return [
-        Cell(dataset, DEFAULT, fraction, seed, validation=kind)
-        for seed in (0, 1)
+        Cell(dataset, DEFAULT, fraction, validation=kind)
         for dataset in DATASETS
         for fraction in (0.1, 0.3)
         for kind in kinds
@@ -300,13 +299,9 @@ def transfer() -> list[Cell]:
 
 def sanity() -> list[Cell]:
     """The first experiment of the papers, at a size for two cores: ResNet-18 on a tenth."""
-    methods = (RANDOM, "ltc", DEFAULT, "aum")
-    return [
-        Cell(dataset, method, 0.1, seed, target="resnet18")
-        for seed in (0, 1)
-        for dataset in DATASETS
-        for method in methods
-    ]
+    cells = [Cell(dataset, FULL, target="resnet18") for dataset in DATASETS]
+    methods = (RANDOM, "ltc", DEFAULT)
+    return cells + [Cell(dataset, method, 0.1, target="resnet18") for dataset in DATASETS for method in methods]
 
 
 def noise(options: argparse.Namespace) -> list[dict]:
