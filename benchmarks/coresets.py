@@ -446,8 +446,9 @@ def main() -> None:
         "deviation": "over seeds of the targets and of draws; the recordings are the same three for all of them",
     }
     made = {"command": f"python benchmarks/coresets.py {options.stage} --data DATA", "protocol": protocol}
-    if options.partial:
-        made["note"] = f"{len(results)} of {len(STAGES[options.stage]())} cells: the others were not trained"
+    asked = len(results) if options.stage == "noise" else len(STAGES[options.stage]())
+    if len(results) < asked:
+        made["note"] = f"{len(results)} of {asked} cells: the others were not trained"
     output = here.with_name(f"coresets-{options.stage}.json")
     write_json(output, {**made, **provenance(), "results": results})
     if options.stage != "noise":
