@@ -1,12 +1,12 @@
-"""Target models: trained from scratch on the rows that methods choose, tested on rows that no one has seen."""
+"""What coresets are worth: target models on the rows that methods choose, a cell each, and what they reach."""
 
 import dataclasses
 import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from datasets import Dataset
-from filelock import FileLock
 
 from . import models, rundir
 from .agreement import reliability_of, within_class_spearman
@@ -26,28 +24,18 @@ from .cells import done_cells, run_cells
 from .config import EVALUATION_MAY_ADD, EvaluateConfig
 from .data import one_line
 from .errors import InputError
+from .evaldir import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size
 from .identity import WHERE
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, method_scores
 from .processes import apart, heard, rank, stoppable
-from .recording import LossBuffer, signals_of
 from .report import write_results
 from .results import Evaluation
 from .source_run import hardware, versions
-from .training import (
-    TrainingConfig,
-    evaluate,
-    plain_model,
-    prepare_training,
-    release,
-    steps_per_epoch,
-    train_epoch,
-    training_epochs,
-)
-from .trajectories import Trajectories, losses_digest
+from .targets import train_on
+from .training import TrainingConfig, steps_per_epoch
+from .trajectories import Trajectories
 
-SETTINGS = "evaluation.json"
-_FORMAT = 2
 _CELLS = "cells"
 _NEEDED = (
     *("model", "method", "source", "fraction", "seed", "rows"),
@@ -55,7 +43,6 @@ _NEEDED = (
 )
 # Settings that only say which cells a call asks for, and where.
 _ASKED = ("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir")
-_EVAL_BATCH = 512
 # Scores that others may merely restate.
 _KNOWN = ("mean_loss", "aum")
 # Peak learning rate and weight decay.
@@ -119,12 +106,12 @@ def evaluate_coresets(
     folder = Path(config.output_dir)
     methods = _methods(config)
     # Of the recordings as they are, before their rows are put into the order of the dataset.
-    recordings = _recordings(folder, _named(runs))
+    recordings = named_recordings(folder, _named(runs))
     data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
     sizes = {fraction: subset_size(data, fraction) for fraction in config.fractions}
     scored = _scores(methods, data.sources)
     settings = _settings(config, data, {name: _source(name, *each) for name, each in recordings.items()})
-    _check_folder(folder, settings)
+    check_folder(folder, settings)
     cells = {cell.name: cell for cell in _cells(config, methods, data, sizes)}
     accelerators = partial(_accelerator, config, accelerator)
     here = accelerators()
@@ -150,7 +137,7 @@ def evaluate_coresets(
             bench.training(cell.model)
         if left:
             bench.images()
-        _claim(folder, settings, list(cells))
+        claim(folder, settings, list(cells))
         work = {name: partial(_train_cell, bench, cell) for name, cell in cells.items()}
         run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
         told = {
@@ -163,7 +150,7 @@ def evaluate_coresets(
             "hardware": {**hardware(here), "processes": processes},
         }
         # Of several commands the last one to write has seen what all others did.
-        with _locked(folder) if process == 0 else nullcontext():
+        with locked(folder) if process == 0 else nullcontext():
             evaluation = _gathered(folder, told, data, scored, process == 0)
             if process == 0:
                 write_results(evaluation, folder)
@@ -210,29 +197,6 @@ def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Traject
     if not runs:
         raise InputError("evaluate_coresets needs a recording to choose rows by: give one or more")
     return dict(runs)
-
-
-def _recordings(folder: Path, runs: Mapping[str, Trajectories]) -> dict[str, tuple[Trajectories, str]]:
-    """Recordings and their digests, by the name under which the folder knows each already, if it does.
-
-    A command names recordings so that they differ, and so by what else is given: their cells are those that they were.
-    """
-    path = folder / SETTINGS
-    stored = rundir.read_json(path) if path.exists() else {}
-    known = {name: each["digest"] for name, each in stored["sources"].items()} if _is_ours(stored) else {}
-    digests = {name: losses_digest(run) for name, run in runs.items()}
-    free = [name for name, digest in known.items() if digests.get(name) != digest]
-    names = {}
-    for name, digest in digests.items():
-        names[name] = name
-        if known.get(name) == digest:
-            continue
-        if same := [other for other in free if known[other] == digest]:
-            names[name] = same[0]
-            free.remove(same[0])
-        elif name in known:
-            raise _of_other_settings(folder, [f"the recording {name!r} is another one"])
-    return {names[name]: (run, digests[name]) for name, run in runs.items()}
 
 
 def source_model(run: Trajectories) -> str | None:
@@ -342,7 +306,7 @@ def _settings(
         return {name: value for name, value in identity.items() if name not in WHERE}
 
     settings = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "config": {name: value for name, value in config.to_dict().items() if name not in EVALUATION_MAY_ADD},
         "iterations": _steps(config, len(data.rows)),
         "epochs": config.epochs if config.protocol == "epochs" else None,
@@ -354,84 +318,6 @@ def _settings(
         "sources": sources,
     }
     return json.loads(json.dumps(rundir.finite(settings)))
-
-
-def _check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Checks that a folder is free, or one of these settings; what it holds, if it does."""
-    path = folder / SETTINGS
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output-dir {str(folder)!r} is a file: give a folder")
-    if not path.exists():
-        if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise InputError(
-                f"--output-dir {str(folder)!r} holds other files and no {SETTINGS}: give a folder of its own to an "
-                "evaluation"
-            )
-        return None
-    stored = rundir.read_json(path)
-    if differ := _differences(stored, settings):
-        raise _of_other_settings(folder, differ)
-    return stored
-
-
-def _of_other_settings(folder: Path, differ: Sequence[str]) -> InputError:
-    return InputError(
-        f"--output-dir {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give another "
-        "--output-dir, or those settings to go on in it"
-    )
-
-
-def _claim(folder: Path, settings: dict[str, Any], cells: Sequence[str]) -> None:
-    """Makes the folder one of these settings, with these cells too; of several processes each may come first."""
-    with _locked(folder):
-        stored = _check_folder(folder, settings)
-        before = {"sources": {}, "cells": []} if stored is None else stored
-        merged = {
-            **(stored or settings),
-            "sources": {**before["sources"], **settings["sources"]},
-            "cells": list(dict.fromkeys([*before["cells"], *cells])),
-        }
-        if merged != stored:
-            rundir.write_json(folder / SETTINGS, merged)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{SETTINGS}.lock"):
-            yield
-    except OSError as error:
-        raise rundir.unwritable(folder / SETTINGS, error) from error
-
-
-def _is_ours(stored: Mapping[str, Any]) -> bool:
-    return stored.get("format") == _FORMAT
-
-
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    if not _is_ours(stored):
-        return [f"they are of format {stored.get('format')!r}, now {wanted['format']}"]
-    told = {
-        **wanted["config"],
-        **{name: wanted[name] for name in ("iterations", "epochs", "image_size", "image_column")},
-    }
-    was = {**stored["config"], **stored}
-    differ = [
-        f"--{name.replace('_', '-')} was {was.get(name)!r}, now {value!r}"
-        for name, value in told.items()
-        if was.get(name) != value
-    ]
-    for name, what in (("train", "the recorded dataset"), ("test", "the test rows")):
-        keys = [key for key, value in wanted[name].items() if stored[name].get(key) != value]
-        differ += [f"{what}: {', '.join(keys)}"] if keys else []
-    differ += ["the rows that could be chosen"] if stored["pool"] != wanted["pool"] else []
-    differ += [
-        f"the recording {name!r} is another one"
-        for name, each in wanted["sources"].items()
-        if stored["sources"].get(name, each)["digest"] != each["digest"]
-    ]
-    return differ
 
 
 def _train_cell(bench: _Bench, cell: _Cell) -> dict[str, Any]:
@@ -552,67 +438,3 @@ def _file_name(name: str) -> str:
     """A name as part of a file's; one that cannot be it as it is gets a digest, so that no two share a file."""
     plain = re.sub(r"[^\w.-]+", "-", name)[-40:]
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-def train_on(
-    model: str,
-    train: ImageBatches,
-    test: ImageBatches,
-    classes: int,
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    *,
-    stem: str = "auto",
-    pretrained: bool = False,
-    each_step: Callable[[], Any] | None = None,
-) -> float:
-    """Trains a model from scratch and tests it after the last step.
-
-    Args:
-        model (`str`): As for [`create_model`].
-        train ([`ImageBatches`]): Rows to train on.
-        test ([`ImageBatches`]): Rows to test on.
-        classes (`int`): Number of classes.
-        config ([`TrainingConfig`]): How it is trained.
-        accelerator (`accelerate.Accelerator`): The processes.
-        stem (`str`, *optional*, defaults to `"auto"`): As for [`create_model`].
-        pretrained (`bool`, *optional*, defaults to `False`): As for [`create_model`].
-        each_step (`Callable[[], Any]`, *optional*): As for [`train_epoch`].
-
-    Returns:
-        `float`: the share of test rows whose class is predicted after the last step, in [0, 1].
-    """
-    set_seed(config.seed)
-    network = models.create_model(model, classes, train.size, stem=stem, pretrained=pretrained)
-    channels_last = train.channels_last
-    state = prepare_training(network, len(train), config, accelerator, channels_last=channels_last)
-    for _ in range(training_epochs(len(train), config, accelerator.num_processes)):
-        train_epoch(state, train, config, accelerator, each_step=each_step)
-    found = accuracy(plain_model(state, accelerator), test, accelerator, each_step)
-    release(state, accelerator)
-    return found
-
-
-def accuracy(
-    model: torch.nn.Module,
-    batches: ImageBatches,
-    accelerator: Accelerator,
-    each_step: Callable[[], Any] | None = None,
-) -> float:
-    """Share of rows whose class has the highest logit.
-
-    Args:
-        model (`torch.nn.Module`): A classifier.
-        batches ([`ImageBatches`]): The rows.
-        accelerator (`accelerate.Accelerator`): The processes.
-        each_step (`Callable[[], Any]`, *optional*): Called after every forward pass; it may raise to stop.
-    """
-    buffer = LossBuffer(["correct"], len(batches), accelerator.device)
-
-    def observe(positions: torch.Tensor, _: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        buffer.add(positions, *signals_of(["correct"], logits, labels))
-        if each_step is not None:
-            each_step()
-
-    evaluate(model, batches, accelerator, observe, _EVAL_BATCH)
-    return float(buffer.collect(accelerator, 0, np.arange(len(batches)))["correct"].mean())

@@ -19,10 +19,10 @@ from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, evaluation, 
 from hf_ltc.batches import image_batches
 from hf_ltc.data import read_labels
 from hf_ltc.errors import InputError
-from hf_ltc.evaluation import accuracy, train_on
 from hf_ltc.images import cache_images
 from hf_ltc.processes import apart, rank
 from hf_ltc.selection import select_coreset
+from hf_ltc.targets import accuracy, train_on
 from hf_ltc.training import TrainingConfig
 from hf_ltc.trajectories import Trajectories
 

@@ -76,13 +76,12 @@ def with_values(rows: Dataset, column: str, values: list) -> Dataset:
     return Dataset(table.set_column(at, table.schema.field(column), array))
 
 
-def refusal(rows: Dataset, recorded: dict, *words: str, label_column: str | None = None) -> str:
+def refusal(rows: Dataset, recorded: dict, label_column: str | None = None) -> str:
+    """The one line that refuses a dataset."""
     with pytest.raises(InputError) as caught:
         check_identity(rows, recorded, label_column)
     message = str(caught.value)
     assert "\n" not in message and "--id-column" in message
-    for word in words:
-        assert word in message, message
     return message
 
 
@@ -309,13 +308,15 @@ def with_type(rows: Dataset) -> Dataset:
 @pytest.mark.parametrize("how", list(OTHERS))
 def test_another_dataset_is_refused_with_the_reason(rows, recorded, how):
     make, words = OTHERS[how]
-    refusal(make(rows), recorded, *words)
+    said = refusal(make(rows), recorded)
+    assert [word for word in words if word not in said] == []
 
 
 def test_another_label_column_is_refused(rows, recorded):
     coarse = rows.add_column("coarse", [c // 5 for c in rows["label"]])
     coarse = coarse.cast_column("coarse", ClassLabel(names=["low", "high"]))
-    refusal(coarse, recorded, "'coarse'", "2 classes", "another label column", label_column="coarse")
+    said = refusal(coarse, recorded, label_column="coarse")
+    assert "'coarse'" in said and "2 classes" in said and "another label column" in said
 
 
 @settings(max_examples=40, deadline=None)
@@ -327,7 +328,8 @@ def test_a_swapped_pair_of_rows_is_refused(a, b):
     order = np.arange(ROWS)
     order[[a, b]] = b, a
     same_class = rows["label"][a] == rows["label"][b]
-    refusal(rows.select(order), digits_identity(), "the labels agree" if same_class else "in another order")
+    said = refusal(rows.select(order), digits_identity())
+    assert ("the labels agree" if same_class else "in another order") in said
 
 
 @settings(max_examples=40, deadline=None)
@@ -339,7 +341,7 @@ def test_a_permutation_passes_only_if_it_changes_nothing(order):
     else:
         labels = np.array(digits()["label"])
         assume((labels[list(order)] != labels).any())
-        refusal(rows, digits_identity())
+        assert "in another order" in refusal(rows, digits_identity())
 
 
 @pytest.mark.parametrize("label, shown", [(-1, "row 7: -1"), (None, "row 7: null")])
@@ -370,7 +372,7 @@ def test_text_is_compared_where_there_are_no_images():
     check_identity(rows.remove_columns("x"), found)
     check_identity(rows.cast_column("text", Value("large_string")), found)
     changed = with_values(rows, "text", ["up", "down", "down"])
-    refusal(changed, found, "'text' differs")
+    assert "'text' differs" in refusal(changed, found)
 
 
 def test_other_columns_are_compared_where_there_is_neither():
@@ -379,7 +381,7 @@ def test_other_columns_are_compared_where_there_is_neither():
     assert list(found["content"]) == ["raw", "x"]
     check_identity(rows, json.loads(json.dumps(found)))
     check_identity(rows.remove_columns("raw"), found)
-    refusal(with_values(rows, "raw", [b"\xff", b"\x00"]), found, "'raw' differs")
+    assert "'raw' differs" in refusal(with_values(rows, "raw", [b"\xff", b"\x00"]), found)
 
 
 def test_no_decoding_and_few_reads(monkeypatch):
@@ -393,7 +395,7 @@ def test_no_decoding_and_few_reads(monkeypatch):
     for row in (0, 999):
         images = read_column(rows, "image").to_pylist()
         images[row] = {"bytes": b"other", "path": None}
-        refusal(with_values(rows, "image", images), found, "'image' differs")
+        assert "'image' differs" in refusal(with_values(rows, "image", images), found)
 
 
 @pytest.mark.parametrize("paths", [False, True])
