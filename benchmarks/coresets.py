@@ -32,8 +32,8 @@ from scipy.stats import rankdata
 from hf_ltc import Trajectories
 from hf_ltc.cells import run_cells
 from hf_ltc.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
+from hf_ltc.order import coreset_order
 from hf_ltc.rundir import write_json
-from hf_ltc.selection import coreset_order
 from hf_ltc.targets import train_on
 from hf_ltc.training import TrainingConfig
 

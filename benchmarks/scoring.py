@@ -169,8 +169,9 @@ def ranking(size, repeats, seed):
     import pyarrow as pa
     from datasets import ClassLabel, Dataset, Features, Value, disable_caching, disable_progress_bars
 
+    from hf_ltc.order import coreset_order
     from hf_ltc.scoring import ltc_scores
-    from hf_ltc.selection import coreset_order, in_coreset, select_coreset
+    from hf_ltc.selection import in_coreset, select_coreset
 
     disable_progress_bars()
     disable_caching()

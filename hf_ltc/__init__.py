@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from .explanations import explain, explain_validation
     from .hub import push_coreset
     from .loading import load_coreset
+    from .order import coreset_order
     from .recording import TrajectoryRecorder
     from .scoring import LTCScorer, ltc_scores
-    from .selection import coreset_order, describe_coreset, in_coreset, rank_coreset, select_coreset, split_coreset
+    from .selection import describe_coreset, in_coreset, rank_coreset, select_coreset, split_coreset
     from .source_run import record
     from .trajectories import Trajectories
 
@@ -58,7 +59,7 @@ _MODULES = {
     "TrajectoryCallback": "callback",
     "TrajectoryRecorder": "recording",
     "baseline_scores": "baselines",
-    "coreset_order": "selection",
+    "coreset_order": "order",
     "describe_coreset": "selection",
     "evaluate_coresets": "evaluation",
     "explain": "explanations",

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from .errors import InputError
+from .order import Balance, coreset_order
 from .rundir import finite
 from .scoring import ltc_scores
-from .selection import Balance, coreset_order
 from .trajectories import Trajectories
 
 # Below it, chance has more say in a ranking than the data.

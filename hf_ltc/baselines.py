@@ -14,7 +14,8 @@ import numpy as np
 
 from .batchrows import read_rows
 from .errors import InputError
-from .scoring import Recorded, not_finite, run_spans
+from .passes import run_spans
+from .scoring import Recorded, not_finite
 from .uncertainty import uncertainty
 
 # Elements of a table that are worked on at once.

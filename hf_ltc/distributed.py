@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InputError
-from .selection import Keep, coreset_size
+from .order import Keep
+from .selection import coreset_size
 
 try:
     import ray.data

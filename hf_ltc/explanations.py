@@ -8,7 +8,8 @@ import numpy as np
 
 from .batchrows import some_rows
 from .errors import InputError
-from .scoring import BLOCK, PRESETS, Recorded, check_finite, check_recorded, family_member, run_spans, standardised
+from .passes import BLOCK, run_spans, standardised
+from .scoring import PRESETS, Recorded, check_finite, check_recorded, family_member
 
 
 @dataclass(frozen=True, eq=False)

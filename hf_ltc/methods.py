@@ -9,8 +9,9 @@ from datasets import Dataset, DatasetInfo, Features, Value
 
 from .baselines import BASELINES, baseline_scores
 from .errors import InputError
+from .order import Balance, Keep
 from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
-from .selection import Balance, Coverage, Keep, select_coreset
+from .selection import Coverage, select_coreset
 from .tables import trajectory_column
 from .trajectories import Trajectories
 

@@ -1,9 +1,7 @@
-"""The coreset order, and the rows that a budget keeps."""
+"""Datasets in coreset order, and the rows of them that a budget keeps."""
 
 import dataclasses
-import heapq
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,75 +12,14 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from .columns import read_column, with_columns
+from .coverage import beta_drawn, stratified
 from .data import class_names, find_label_column, read_labels
 from .errors import InputError
+from .order import Balance, Keep, coreset_order, require_choice, turns
 
-Balance = Literal["class", "proportional", "none"]
-Keep = Literal["highest", "lowest"]
 Coverage = Literal["stratified", "beta"]
 
 _TRAJECTORY = "loss_trajectory"
-_STRATA = 50
-
-
-def coreset_order(
-    scores: np.ndarray,
-    labels: np.ndarray | None = None,
-    rows: np.ndarray | None = None,
-    balance: Balance = "class",
-    keep: Keep = "highest",
-) -> np.ndarray:
-    """Ranks rows so that every prefix of the order is the coreset of that size.
-
-    - `"class"` deals one row per class and round, the best of each class first; a class that runs out drops out.
-      Every prefix has equally many rows, to within one, of all classes that still have rows. Within a round the rows
-      come best first, so that a prefix that ends inside a round gives its last rows to the classes with the best ones.
-    - `"proportional"` keeps the share that each class has of the rows with a score: of a prefix of k rows it has fewer
-      than one row more or less than k times its share (the chairman assignment problem, Tijdeman 1980, solved by
-      taking the earliest deadline first). Divisor methods such as Webster's order are not as exact: with many small
-      classes they stray by more than a row.
-    - `"none"` goes by score alone.
-
-    Ties are broken by row number. Rows without a score come after all others: dealt in turn to the class that has the
-    fewest rows, or in proportion among themselves, or by row number.
-
-    Args:
-        scores (`np.ndarray`): float `(N,)`; NaN for a row that has no score, such as a flat trajectory.
-        labels (`np.ndarray`, *optional*): int `(N,)`, the class of every row; not needed for `"none"`.
-        rows (`np.ndarray`, *optional*): int `(N,)`, row numbers to break ties by; the positions if not given.
-        balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
-        keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
-
-    Returns:
-        `np.ndarray`: int32 `(N,)`, the rank of every row, 0 the first pick.
-
-    Raises:
-        InputError: for an unknown option, arrays of different lengths, or no labels where they are needed.
-    """
-    _require("balance", balance, ("class", "proportional", "none"))
-    _require("keep", keep, ("highest", "lowest"))
-    scores = np.asarray(scores)
-    for name, values in (("labels", labels), ("rows", rows)):
-        if values is not None and len(values) != len(scores):
-            raise InputError(f"{len(scores)} scores but {len(values)} {name}: give one of each a row")
-    first = np.argsort(rows, kind="stable") if rows is not None else np.arange(len(scores))
-    # Stable sorts in turn: by row number, then by score. NaN sorts last.
-    score = scores[first]
-    first = first[np.argsort(-score if keep == "highest" else score, kind="stable")]
-    scored = len(scores) - int(np.count_nonzero(np.isnan(score)))
-    if balance != "none":
-        if labels is None:
-            raise InputError(f"balance {balance!r} needs the labels: give them, or balance='none'")
-        classes = np.unique(labels, return_inverse=True)[1].reshape(-1)[first]
-        if balance == "class":
-            turn = _turns(classes)
-            blocks = [_stable_argsort(turn[:scored]), _stable_argsort(turn[scored:])]
-        else:
-            blocks = [_in_proportion(classes[:scored]), _in_proportion(classes[scored:])]
-        first = np.concatenate([first[:scored][blocks[0]], first[scored:][blocks[1]]])
-    ranks = np.empty(len(scores), dtype=np.int32)
-    ranks[first] = np.arange(len(scores), dtype=np.int32)
-    return ranks
 
 
 def rank_coreset(
@@ -408,7 +345,7 @@ def _choose(
     beta_exponent: float = 4.0,
     seed: int = 0,
 ) -> _Chosen:
-    _require("coverage", coverage, (None, "stratified", "beta"))
+    require_choice("coverage", coverage, (None, "stratified", "beta"))
     if not 0 <= cut < 1:
         raise InputError(f"cut is {cut!r}: it must be in [0, 1)")
     if beta_exponent <= 0:
@@ -435,10 +372,10 @@ def _choose(
         groups = np.zeros_like(classes) if balance == "none" and not min_per_class else classes
         draw = np.random.Generator(np.random.PCG64(seed))
         if coverage == "stratified":
-            taken = _stratified(scores[order], groups, taken, cut, draw)
+            taken = stratified(scores[order], groups, taken, cut, draw)
         else:
             probability = _mean_probability(dataset)[order]
-            taken = _beta(scores[order], groups, taken, probability, beta_exponent, draw)
+            taken = beta_drawn(scores[order], groups, taken, probability, beta_exponent, draw)
     kept = np.zeros(len(scores), dtype=bool)
     kept[order[taken]] = True
     ranked = _with_ranks(dataset, rank_column or _rank_name(score_column), ranks, choosable)
@@ -447,7 +384,7 @@ def _choose(
 
 def _with_minimum(classes: np.ndarray, rows: int, minimum: int) -> np.ndarray:
     """Which of the rows, given in coreset order, are kept if each class must keep a minimum."""
-    taken = _turns(classes) < minimum
+    taken = turns(classes) < minimum
     if (needed := np.count_nonzero(taken)) > rows:
         raise InputError(
             f"min_per_class {minimum} needs {needed} rows of the {len(np.unique(classes))} classes, but the budget is "
@@ -455,73 +392,6 @@ def _with_minimum(classes: np.ndarray, rows: int, minimum: int) -> np.ndarray:
         )
     taken[np.flatnonzero(~taken)[: rows - needed]] = True
     return taken
-
-
-def _stratified(
-    scores: np.ndarray, classes: np.ndarray, taken: np.ndarray, cut: float, draw: np.random.Generator
-) -> np.ndarray:
-    """Rows drawn stratum by stratum, as many of each class as `taken` has; given in coreset order."""
-    drawn = np.zeros(len(scores), dtype=bool)
-    chance = draw.random(len(scores))
-    for own in _groups(classes):
-        budget = int(np.count_nonzero(taken[own]))
-        scored = own[~np.isnan(scores[own])]
-        if budget >= len(scored):
-            # Rows without a score belong to no stratum: they come last, in their order.
-            drawn[own] = taken[own]
-            continue
-        # The far end of the order is the end of the class.
-        stay = scored[: max(budget, len(scored) - round(cut * len(scored)))]
-        stratum = _strata(scores[stay])
-        share = _equal_shares(np.bincount(stratum, minlength=_STRATA), budget)
-        shuffled = np.lexsort((chance[stay], stratum))
-        drawn[stay[shuffled[_turns(stratum[shuffled]) < share[stratum[shuffled]]]]] = True
-    return drawn
-
-
-def _strata(scores: np.ndarray) -> np.ndarray:
-    """The stratum of each score, from 0: equally wide ones from the lowest to the highest finite score."""
-    finite = scores[np.isfinite(scores)]
-    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
-    # A class of one score is one stratum.
-    place = (np.clip(scores, low, high) - low) / ((high - low) or 1.0)
-    return np.minimum((place * _STRATA).astype(np.int64), _STRATA - 1)
-
-
-def _equal_shares(counts: np.ndarray, budget: int) -> np.ndarray:
-    """Parts a budget equally among strata; what the small ones cannot use goes to the larger ones."""
-    share = np.zeros_like(counts)
-    for i, stratum in enumerate(np.argsort(counts, kind="stable")):
-        share[stratum] = min(counts[stratum], budget // (len(counts) - i))
-        budget -= share[stratum]
-    return share
-
-
-def _beta(
-    scores: np.ndarray,
-    classes: np.ndarray,
-    taken: np.ndarray,
-    probability: np.ndarray,
-    exponent: float,
-    draw: np.random.Generator,
-) -> np.ndarray:
-    """Rows drawn by score and Beta density, as many of each class as `taken` has; given in coreset order."""
-    best = np.argsort(-scores, kind="stable")[:10]
-    left_out = 1 - np.count_nonzero(taken) / len(taken)
-    b = 15 * (1 - float(probability[best].mean())) * (1 - left_out**exponent)
-    a = 16 - b
-    # At 0 and 1 the density may have no finite value.
-    probability = np.clip(probability, 1e-7, 1 - 1e-7)
-    odds = np.full(len(scores), -np.inf)
-    likely = scores > 0
-    odds[likely] = np.log(scores[likely])
-    odds += (a - 1) * np.log(probability) + (b - 1) * np.log1p(-probability)
-    # The highest sums of log odds and Gumbel noise are a draw without replacement, one row after another.
-    order = np.argsort(-(odds + draw.gumbel(size=len(scores))), kind="stable")
-    budgets = np.bincount(classes[taken], minlength=classes.max(initial=0) + 1)
-    drawn = np.zeros(len(scores), dtype=bool)
-    drawn[order[_turns(classes[order]) < budgets[classes[order]]]] = True
-    return drawn
 
 
 def _mean_probability(dataset: Dataset) -> np.ndarray:
@@ -539,12 +409,6 @@ def _mean_probability(dataset: Dataset) -> np.ndarray:
     return np.concatenate(means) if means else np.zeros(0)
 
 
-def _groups(classes: np.ndarray) -> list[np.ndarray]:
-    """Positions of each class, increasing."""
-    order = _stable_argsort(classes)
-    return np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
-
-
 def _class_counts(dataset: Dataset, column: str, rows: np.ndarray) -> dict[str, int]:
     feature = dataset.features[column]
     counts = pc.value_counts(read_column(dataset, column).filter(pa.array(rows))).to_pylist()
@@ -557,46 +421,6 @@ def _class_counts(dataset: Dataset, column: str, rows: np.ndarray) -> dict[str, 
 def _range(scores: np.ndarray) -> tuple[float, float] | None:
     known = scores[np.isfinite(scores)]
     return (float(known.min()), float(known.max())) if len(known) else None
-
-
-def _turns(classes: np.ndarray) -> np.ndarray:
-    """How many rows of its class come before each row."""
-    order = _stable_argsort(classes)
-    counts = np.bincount(classes)
-    turn = np.empty(len(classes), dtype=np.int64)
-    turn[order] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return turn
-
-
-def _in_proportion(classes: np.ndarray) -> np.ndarray:
-    """Order of rows, given best first, in which every prefix has each class's share to within a row."""
-    n = len(classes)
-    turn, count = _turns(classes), np.bincount(classes)[classes]
-    # Shares stay within a row exactly if the j-th row of a class of c takes one of the places that overlap
-    # [j * n / c, (j + 1) * n / c). Such an order exists, and earliest deadline first finds it.
-    release, deadline = turn * n // count, -(-(turn + 1) * n // count)
-    order = _stable_argsort(deadline)
-    if (release[order] <= np.arange(n)).all():
-        return order
-    due = np.empty(n, dtype=np.int64)
-    due[order] = np.arange(n)
-    by_release = _stable_argsort(release)
-    waiting = due[by_release].tolist()
-    opens = np.searchsorted(release[by_release], np.arange(n), side="right").tolist()
-    ready: list[int] = []
-    picked, seen = [], 0
-    for until in opens:
-        for job in waiting[seen:until]:
-            heapq.heappush(ready, job)
-        seen = until
-        picked.append(heapq.heappop(ready))
-    return order[picked]
-
-
-def _stable_argsort(keys: np.ndarray) -> np.ndarray:
-    """Stable argsort of non-negative integers; NumPy's radix sort takes those that fit 16 bits."""
-    fits = len(keys) == 0 or keys.max() < 1 << 16
-    return np.argsort(keys.astype(np.uint16) if fits else keys, kind="stable")
 
 
 def _ranked(
@@ -647,8 +471,3 @@ def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray, choosable: np.
 
 def _rank_name(score_column: str) -> str:
     return f"{score_column.removesuffix('_score')}_rank"
-
-
-def _require(option: str, value: Any, choices: Sequence[str | None]) -> None:
-    if value not in choices:
-        raise InputError(f"{option} is {value!r}: it must be one of {', '.join(map(str, choices))}")

@@ -1,0 +1,74 @@
+"""Rows drawn from all over the scores, where the best ones alone would be too much alike."""
+
+import numpy as np
+
+from .order import class_groups, turns
+
+_STRATA = 50
+
+
+def stratified(
+    scores: np.ndarray, classes: np.ndarray, taken: np.ndarray, cut: float, draw: np.random.Generator
+) -> np.ndarray:
+    """Rows drawn stratum by stratum, as many of each class as `taken` has; given in coreset order."""
+    drawn = np.zeros(len(scores), dtype=bool)
+    chance = draw.random(len(scores))
+    for own in class_groups(classes):
+        budget = int(np.count_nonzero(taken[own]))
+        scored = own[~np.isnan(scores[own])]
+        if budget >= len(scored):
+            # Rows without a score belong to no stratum: they come last, in their order.
+            drawn[own] = taken[own]
+            continue
+        # The far end of the order is the end of the class.
+        stay = scored[: max(budget, len(scored) - round(cut * len(scored)))]
+        stratum = _strata(scores[stay])
+        share = _equal_shares(np.bincount(stratum, minlength=_STRATA), budget)
+        shuffled = np.lexsort((chance[stay], stratum))
+        drawn[stay[shuffled[turns(stratum[shuffled]) < share[stratum[shuffled]]]]] = True
+    return drawn
+
+
+def _strata(scores: np.ndarray) -> np.ndarray:
+    """The stratum of each score, from 0: equally wide ones from the lowest to the highest finite score."""
+    finite = scores[np.isfinite(scores)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    # A class of one score is one stratum.
+    place = (np.clip(scores, low, high) - low) / ((high - low) or 1.0)
+    return np.minimum((place * _STRATA).astype(np.int64), _STRATA - 1)
+
+
+def _equal_shares(counts: np.ndarray, budget: int) -> np.ndarray:
+    """Parts a budget equally among strata; what the small ones cannot use goes to the larger ones."""
+    share = np.zeros_like(counts)
+    for i, stratum in enumerate(np.argsort(counts, kind="stable")):
+        share[stratum] = min(counts[stratum], budget // (len(counts) - i))
+        budget -= share[stratum]
+    return share
+
+
+def beta_drawn(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    taken: np.ndarray,
+    probability: np.ndarray,
+    exponent: float,
+    draw: np.random.Generator,
+) -> np.ndarray:
+    """Rows drawn by score and Beta density, as many of each class as `taken` has; given in coreset order."""
+    best = np.argsort(-scores, kind="stable")[:10]
+    left_out = 1 - np.count_nonzero(taken) / len(taken)
+    b = 15 * (1 - float(probability[best].mean())) * (1 - left_out**exponent)
+    a = 16 - b
+    # At 0 and 1 the density may have no finite value.
+    probability = np.clip(probability, 1e-7, 1 - 1e-7)
+    odds = np.full(len(scores), -np.inf)
+    likely = scores > 0
+    odds[likely] = np.log(scores[likely])
+    odds += (a - 1) * np.log(probability) + (b - 1) * np.log1p(-probability)
+    # The highest sums of log odds and Gumbel noise are a draw without replacement, one row after another.
+    order = np.argsort(-(odds + draw.gumbel(size=len(scores))), kind="stable")
+    budgets = np.bincount(classes[taken], minlength=classes.max(initial=0) + 1)
+    drawn = np.zeros(len(scores), dtype=bool)
+    drawn[order[turns(classes[order]) < budgets[classes[order]]]] = True
+    return drawn
