@@ -3,10 +3,16 @@
 Each takes a [`Trajectories`] of one run and gives float64 `(N,)`. Of several runs the mean is taken, as for members.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.stats import rankdata
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
+from hf_ltc.methods import METHODS
+
+# The members of the family that uncertainty does not weigh.
+MEMBERS = [name for name, each in METHODS.items() if each.family.get("weighting") == "none" and "-" in name]
 
 
 def class_means(run: Trajectories, table: np.ndarray) -> np.ndarray:
@@ -86,7 +92,15 @@ def standardised(run: Trajectories) -> np.ndarray:
 
 def trained_levels(run: Trajectories) -> np.ndarray:
     """Correlation of levels by class, without the untrained model's."""
-    return ltc_scores(run._take(np.arange(1, len(run.epochs))), of="levels", aggregate="losses", scope="class")
+    later = replace(
+        run,
+        losses=run.losses[1:],
+        validation_losses=run.validation_losses[1:],
+        epochs=run.epochs[1:],
+        lengths=(len(run.epochs) - 1,),
+        signals={},
+    )
+    return ltc_scores(later, of="levels", aggregate="losses", scope="class", weighting="none")
 
 
 def within_class_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -99,18 +113,19 @@ def within_class_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def levels_and_dyn_unc(run: Trajectories) -> np.ndarray:
     """Mean of the ranks within the class by levels (dataset) and by Dyn-Unc."""
-    levels = ltc_scores(run, of="levels", aggregate="losses", scope="dataset")
+    levels = ltc_scores(run, of="levels", aggregate="losses", scope="dataset", weighting="none")
     return sum(within_class_ranks(each, run.labels) for each in (levels, baseline_scores(run, "dyn_unc"))) / 2
 
 
 def levels_times_dyn_unc(run: Trajectories) -> np.ndarray:
     """Product of levels (dataset) and Dyn-Unc: rows that are learned late and uncertainly, but as the others are."""
-    return ltc_scores(run, of="levels", aggregate="losses", scope="dataset") * baseline_scores(run, "dyn_unc")
+    levels = ltc_scores(run, of="levels", aggregate="losses", scope="dataset", weighting="none")
+    return levels * baseline_scores(run, "dyn_unc")
 
 
 def levels_and_aum(run: Trajectories) -> np.ndarray:
     """Mean of the ranks within the class by levels (class) and by AUM."""
-    levels = ltc_scores(run, of="levels", aggregate="losses", scope="class")
+    levels = ltc_scores(run, of="levels", aggregate="losses", scope="class", weighting="none")
     return sum(within_class_ranks(each, run.labels) for each in (levels, baseline_scores(run, "aum"))) / 2
 
 

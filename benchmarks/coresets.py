@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from candidates import CANDIDATES, within_class_ranks
+from candidates import CANDIDATES, MEMBERS, within_class_ranks
 from recordings import Data, path_of, provenance, trajectories
 from scipy.stats import rankdata
 
@@ -40,10 +40,6 @@ from hf_ltc.training import TrainingConfig
 # 500 steps are 1.7 epochs of all rows and 17 of a tenth of them: what is learned quickly is ahead. "longer" is held
 # against it.
 STEPS, LONGER, BATCH, RATE = 500, 2500, 32, 0.05
-MEMBERS = [
-    "-".join(names)
-    for names in itertools.product(("differences", "levels"), ("correlations", "losses"), ("dataset", "class"))
-]
 # What the screening chose, against which less and worse is held: the member that hf-ltc scores by.
 DEFAULT = DEFAULT_METHOD
 DATASETS = ("cifar100", "fashion_mnist")
@@ -452,9 +448,10 @@ def main() -> None:
     output = here.with_name(f"coresets-{options.stage}.json")
     write_json(output, {**made, **provenance(), "results": results})
     if options.stage != "noise":
-        text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"
         if options.stage == "transfer":
             text = transfer_table(results)
+        else:
+            text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"
         note = f" Only {made['note']}." if "note" in made else ""
         said = f"Made by `{made['command']}`; how, stands in coresets.py.{note}"
         output.with_suffix(".md").write_text(f"{said}\n\n{text}\n")

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,15 +83,11 @@ def flipped(labels: np.ndarray, share: float, classes: int, seed: int) -> np.nda
 
 
 def with_labels(batches: ImageBatches, labels: np.ndarray) -> ImageBatches:
-    from dataclasses import replace
-
     return replace(batches, labels=torch.from_numpy(labels))
 
 
 def corrupted(batches: ImageBatches, seed: int = 0) -> ImageBatches:
     """The images under Gaussian noise, of a third of the range of a pixel."""
-    from dataclasses import replace
-
     draw = torch.Generator().manual_seed(seed)
     noise = torch.randn(batches.pixels.shape, generator=draw) * 85
     return replace(batches, pixels=(batches.pixels.float() + noise).clamp(0, 255).to(torch.uint8))
@@ -223,6 +220,8 @@ def trajectories(path: Path, losses: str = "training", window: float = 1.0, vali
     """
     with np.load(path) as stored:
         about = json.loads(str(stored["about"]))
+        # Signals of an evaluation pass were recorded at weights averaged over one epoch, and are of no other losses.
+        beside = SIGNALS if losses == "training" or window == 1.0 else ()
         train = stored["training-loss" if losses == "training" else f"evaluation-{window}"]
         held = stored[f"validation-{window}" if validation == "clean" else f"validation-{validation}"]
         return Trajectories(
@@ -234,7 +233,7 @@ def trajectories(path: Path, losses: str = "training", window: float = 1.0, vali
             validation_rows=stored["held"],
             epochs=np.arange(len(train)),
             lengths=(len(train),),
-            signals={name: stored[f"{losses}-{name}"] for name in SIGNALS},
+            signals={name: stored[f"{losses}-{name}"] for name in beside},
             recipe={"config": {"model": about["model"], "seed": about["seed"]}, "seconds": {"all": about["seconds"]}},
             loss_name=f"{losses}_loss",
         )

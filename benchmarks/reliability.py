@@ -19,7 +19,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from candidates import CANDIDATES
+from candidates import CANDIDATES, MEMBERS
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
@@ -29,10 +29,6 @@ from hf_ltc.errors import InputError
 from hf_ltc.methods import DEFAULT_METHOD, METHODS
 from hf_ltc.rundir import write_json
 
-MEMBERS = [
-    "-".join(names)
-    for names in itertools.product(("differences", "levels"), ("correlations", "losses"), ("dataset", "class"))
-]
 FIRST = (5, 10, 20)
 
 

@@ -120,6 +120,3 @@ def _read(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     if reason:
         raise InputError(f"cannot use the result {str(path)!r} ({reason}): delete it, and its cell is done again")
     return result
-
-
-__all__ = ["done_cells", "run_cells"]
