@@ -45,7 +45,7 @@ def measured(name: str, runs: list[Trajectories], beside: dict[str, list[np.ndar
     try:
         scores = [scores_of(name, run) for run in runs]
     except InputError:
-        # Fewer epochs than its window.
+        # Fewer epochs than its window, or a signal that these losses have none of.
         return None
     labels = runs[0].labels
     pairs = [within_class_spearman(one, two, labels) for one, two in itertools.combinations(scores, 2)]
@@ -77,7 +77,8 @@ def table(runs: Path, dataset: str, epochs: int, seeds: list[int], windows: list
         recorded = [trajectories(path, losses, window) for path in paths]
         for first in (*(f for f in FIRST if f < epochs), epochs):
             cut = [run.truncate(first) for run in recorded]
-            beside = {name: [scores_of(name, run) for run in cut] for name in ("mean_loss", "aum")}
+            known = [name for name in ("mean_loss", "aum") if name == "mean_loss" or cut[0].signals]
+            beside = {name: [scores_of(name, run) for run in cut] for name in known}
             names = [DEFAULT_METHOD, *MEMBERS, *CANDIDATES]
             # Signals of an evaluation pass were recorded at averaged weights alone.
             if (losses, window) in (("training", 1.0), ("evaluation", 1.0)):
