@@ -266,7 +266,7 @@ def main():
 
     from accelerate import Accelerator
 
-    from hf_ltc.source_run import hardware
+    from hf_ltc.provenance import hardware
 
     results = {}
     shared = {"epochs": given.epochs, "threads": given.threads}

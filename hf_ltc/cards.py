@@ -310,7 +310,8 @@ def _what(name: str, entry: Mapping[str, Any]) -> str:
         how = how.replace("the a row's", "a row's")
         named = f" ({preset})" if preset else ""
         if family["weighting"] == "uncertainty":
-            how += ", times the square root of how much the probability of the row's label varied (Dyn-Unc)"
+            how += ", times the square root of how much the probability of the row's label varied"
+            how += " (Dyn-Unc, arXiv 2306.05175)"
         member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{member}`."
     keeps = "lowest" if entry["selection"]["keep"] == "lowest" else "highest"

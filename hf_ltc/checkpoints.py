@@ -1,14 +1,12 @@
 """Trajectories from saved weights, after the fact: any classifier, any dataset that a collator makes inputs of."""
 
 import inspect
-import platform
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from .config import SIGNALS
 from .data import class_names, find_label_column, hold_out, one_line, read_labels
 from .errors import InputError
 from .identity import dataset_identity
+from .provenance import versions
 from .recording import TRAIN, VALIDATION, TrajectoryRecorder, signals_of
 from .trajectories import Trajectories
 
@@ -41,7 +40,6 @@ Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], No
 
 # What transformers' Trainer and its collators know as labels.
 LABELS = ("labels", "label", "label_ids")
-_PACKAGES = ("hf_ltc", "accelerate", "datasets", "numpy", "torch", "transformers")
 _STEP = re.compile(r"(\d+)$")
 
 
@@ -96,7 +94,7 @@ class RowsToRecord:
                     "device": torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else "cpu",
                     "processes": state.num_processes,
                 },
-                "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+                "versions": versions(),
                 **recipe,
             },
         )

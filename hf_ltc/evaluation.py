@@ -29,9 +29,9 @@ from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size
 from .identity import WHERE
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, method_scores
 from .processes import apart, heard, rank, stoppable
+from .provenance import hardware, versions
 from .report import write_results
 from .results import Evaluation
-from .source_run import hardware, versions
 from .targets import train_on
 from .training import TrainingConfig, steps_per_epoch
 from .trajectories import Trajectories

@@ -4,13 +4,11 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +30,12 @@ from .data import one_line
 from .errors import InputError
 from .identity import WHERE
 from .processes import failing_together, stoppable, together
+from .provenance import hardware, versions
 from .recorded import RecordedDataset, recorded_dataset
 from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_hold, signals_of
 from .runfiles import write_rows
 from .trajectories import Trajectories
 
-_PACKAGES = ("hf_ltc", "accelerate", "datasets", "numpy", "timm", "torch", "torchvision", "transformers")
 _CHECKPOINT = "checkpoint"
 _SOURCE_MODEL = "source_model"
 _LOCK = ".lock"
@@ -539,24 +537,6 @@ class _SourceRun:
         started = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
-
-
-def versions() -> dict[str, str]:
-    """What it runs with, for recipes."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-
-
-def hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """What it runs on, for recipes."""
-    cuda = accelerator.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(accelerator.device) if cuda else accelerator.device.type,
-        "processes": accelerator.num_processes,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "mixed_precision": accelerator.mixed_precision,
-    }
 
 
 def _accelerator(config: RecordConfig) -> Accelerator:
