@@ -11,8 +11,11 @@ import pandas as pd
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
 from hf_ltc.methods import METHODS
 
-# The members of the family that uncertainty does not weigh.
-MEMBERS = [name for name, each in METHODS.items() if each.family.get("weighting") == "none" and "-" in name]
+# The members of the family that uncertainty does not weigh, and those that it does.
+MEMBERS, WEIGHTED = (
+    [name for name, each in METHODS.items() if each.family.get("weighting") == weighting and "-" in name]
+    for weighting in ("none", "uncertainty")
+)
 
 
 def class_means(run: Trajectories, table: np.ndarray) -> np.ndarray:

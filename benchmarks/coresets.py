@@ -3,11 +3,15 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, single, windows, finalists, longer, length, validation, noise, transfer, sanity. Cells that are done
-are not done again, and several processes may be started at once on the same stage. When all cells of a stage are done,
-its results are written to coresets-STAGE.json beside this file; --partial writes those that are there. Transfer needs
-recordings of other models (recordings.py --models test_efficientnet test_vit --seeds 0), noise those with wrong labels
-(--noise 0.1 0.2 0.4 --seeds 0).
+Stages: screening, single, windows, finalists, longer, length, stopped, validation, noise, wrong, transfer,
+architectures, sanity. Cells that are done are not done again, and several processes may be started at once on the same
+stage. When all cells of a stage are done, its results are written to coresets-STAGE.json beside this file; --partial
+writes those that are there. Some need recordings of their own (recordings.py with these options):
+
+    transfer       --models test_efficientnet test_vit --seeds 0
+    noise, wrong   --noise 0.1 0.2 0.4 --seeds 0
+    architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
+                   --epochs 10 --windows 1 --evaluated --mixed_precision bf16
 
 Every target model is trained from scratch for the same number of steps whatever the budget and the method, with the
 same settings, and tested after the last step. Nothing is tuned per budget or method.
@@ -25,8 +29,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from candidates import CANDIDATES, MEMBERS, within_class_ranks
-from recordings import Data, path_of, provenance, trajectories
+from candidates import CANDIDATES, MEMBERS, WEIGHTED, within_class_ranks
+from recordings import OPTIMIZERS, STEMS, WINDOWS, Data, path_of, provenance, stopped_at, trajectories
 from scipy.stats import rankdata
 
 from hf_ltc import Trajectories
@@ -62,7 +66,11 @@ FINALISTS = (
     "dataset_probabilities",
 )
 MODELS = ("test_resnet", "test_efficientnet", "test_vit")
+SWIN = "swin_tiny_patch4_window7_224"
+ARCHITECTURES = ("resnet18", "densenet121", "vgg11_bn", SWIN)
 NOISE = (0.1, 0.2, 0.4)
+# Of the stability that ends a recording; cifar100 does not reach 0.9 within its 30 epochs.
+STOPS = (0.7, 0.8, 0.9)
 BASELINES = ["mean_loss", "el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual", "dual_beta", "ccs"]
 
 
@@ -82,6 +90,8 @@ class Cell:
     noise: float = 0.0
     epochs: int | None = None
     every: int = 1
+    stop: float | None = None
+    recorded: int = 30
     validation: str = "clean"
     steps: int = STEPS
 
@@ -112,12 +122,14 @@ def recording(runs: Path, cell: Cell) -> list[Trajectories]:
     kind = cell.validation if cell.validation in ("corrupted", "noisy20", "noisy40") else "clean"
     each = []
     for seed in cell.runs:
-        path = path_of(runs, cell.dataset, cell.source, 30, cell.noise, seed)
+        path = path_of(runs, cell.dataset, cell.source, cell.recorded, cell.noise, seed)
         run = trajectories(path, cell.losses, cell.window, kind)
         if kind == "clean" and cell.validation != "clean":
             run = with_validation(run, cell.validation)
         if cell.epochs is not None:
             run = run.truncate(cell.epochs)
+        if cell.stop is not None:
+            run = run.truncate(stopped_at(run, cell.stop))
         each.append(run if cell.every == 1 else run.every(cell.every))
     return each
 
@@ -175,19 +187,20 @@ def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
     data = data_of(options.data, cell.dataset, cell.noise)
     rows = rows_of(options.runs, cell, len(data.rows))
     chosen = time.perf_counter()
-    transformer = cell.target in ("test_vit", "test_convnext")
+    optimizer, rate = OPTIMIZERS.get(cell.target, ("sgd", RATE))
     config = TrainingConfig(
         epochs=1,
         iterations=cell.steps,
         batch_size=BATCH,
-        optimizer="adamw" if transformer else "sgd",
-        learning_rate=0.002 if transformer else RATE,
-        weight_decay=0.05 if transformer else 5e-4,
+        optimizer=optimizer,
+        learning_rate=rate,
+        weight_decay=0.05 if optimizer == "adamw" else 5e-4,
         augment=False,
         seed=cell.seed,
     )
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    found = train_on(cell.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem="imagenet")
+    stem = STEMS.get(cell.target, "imagenet")
+    found = train_on(cell.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem=stem)
     return {
         **asdict(cell),
         "rows": len(rows),
@@ -210,18 +223,15 @@ def screening() -> list[Cell]:
                 at = {"dataset": dataset, "fraction": fraction, "seed": seed}
                 cells += [Cell(method=name, **at) for name in (RANDOM, DEFAULT, *BASELINES, *CANDIDATES, *COVERED)]
                 cells += [Cell(method=name, losses="evaluation", **at) for name in ("mean_loss", "aum")]
-                cells += [Cell(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in MEMBERS]
-    return cells
+                members = [*MEMBERS, *WEIGHTED]
+                cells += [Cell(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in members]
+    return list(dict.fromkeys(cells))
 
 
 def single() -> list[Cell]:
-    """The scores of one recording instead of three, for the ways that are told of."""
-    methods = (DEFAULT, "levels-losses-dataset", "ltc", "aum", "mean_loss", "dual_beta")
-    return [
-        Cell(dataset, method, fraction, runs=(0,))
-        for dataset, fraction in itertools.product(DATASETS, (0.1, 0.3))
-        for method in methods
-    ]
+    """The scores of one recording instead of three, for what is screened with the default recording."""
+    usual = [c for c in screening() if c.seed == 0 and (c.losses, c.window) == VARIANTS[0]]
+    return [replace(cell, runs=(0,)) for cell in usual if cell.method not in (FULL, RANDOM)]
 
 
 def windows() -> list[Cell]:
@@ -230,9 +240,9 @@ def windows() -> list[Cell]:
         Cell(dataset, method, fraction, seed, window=window)
         for seed in (0, 1)
         for dataset in DATASETS
-        for method in (DEFAULT, "ltc")
+        for method in (DEFAULT, "levels-losses-dataset", "ltc")
         for fraction in (0.1, 0.3)
-        for window in (0.0, 0.25, 1.0, 4.0)
+        for window in WINDOWS
     ]
 
 
@@ -271,6 +281,16 @@ def length() -> list[Cell]:
     return list(dict.fromkeys(cells))
 
 
+def stopped() -> list[Cell]:
+    """Recordings ended where the ranking of their first half agrees with that of the whole, as --stop-when-stable."""
+    cells = []
+    for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
+        at = {"dataset": dataset, "fraction": fraction, "seed": seed}
+        cells.append(Cell(**at, method=RANDOM))
+        cells += [Cell(**at, method=method, stop=stop) for method in (DEFAULT, "ltc") for stop in (None, *STOPS)]
+    return cells
+
+
 def validation() -> list[Cell]:
     """Fewer and worse validation samples."""
     kinds = ("clean", "perclass1", "perclass5", "perclass15", "skewed", "corrupted", "noisy20", "noisy40")
@@ -293,11 +313,32 @@ def transfer() -> list[Cell]:
     return list(dict.fromkeys(cells))
 
 
+def architectures() -> list[Cell]:
+    """The papers' transfer: ResNet-18 chooses for DenseNet-121, VGG-11 and Swin-T, and each for itself."""
+    cells = []
+    for fraction, target in itertools.product((0.1, 0.3), ARCHITECTURES):
+        at = {"dataset": "cifar100", "fraction": fraction, "target": target, "recorded": 10, "runs": (0,)}
+        cells.append(Cell(**at, method=RANDOM, source="resnet18"))
+        cells += [Cell(**at, method=DEFAULT, source=source) for source in dict.fromkeys(("resnet18", target))]
+        cells.append(Cell("cifar100", FULL, target=target))
+    return list(dict.fromkeys(cells))
+
+
 def sanity() -> list[Cell]:
     """The first experiment of the papers, at a size for two cores: ResNet-18 on a tenth."""
     cells = [Cell(dataset, FULL, target="resnet18") for dataset in DATASETS]
     methods = (RANDOM, "ltc", DEFAULT)
     return cells + [Cell(dataset, method, 0.1, target="resnet18") for dataset in DATASETS for method in methods]
+
+
+def wrong() -> list[Cell]:
+    """What models reach on coresets of data with wrong labels; tested on right ones."""
+    cells = []
+    for dataset, share in itertools.product(DATASETS, (0.2, 0.4)):
+        cells.append(Cell(dataset, FULL, noise=share))
+        for method, fraction in itertools.product((RANDOM, DEFAULT, "ltc", "aum", "dual_beta"), (0.1, 0.3)):
+            cells.append(Cell(dataset, method, fraction, noise=share, runs=(0,)))
+    return cells
 
 
 def noise(options: argparse.Namespace) -> list[dict]:
@@ -323,14 +364,17 @@ def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
     todo = {cell.name: partial(train_cell, options, cell) for cell in cells}
     folder = options.runs / "cells"
     if options.partial:
-        there = [folder / f"{name}.json" for name in todo]
-        return [json.loads(path.read_text()) for path in there if path.exists()]
-    return list(run_cells(folder, todo, options.stage).values())
+        there = {name: folder / f"{name}.json" for name in todo}
+        found = {name: json.loads(path.read_text()) for name, path in there.items() if path.exists()}
+    else:
+        found = run_cells(folder, todo, options.stage)
+    # Cells of before a field was there have its default.
+    return [{**asdict(cell), **found[cell.name]} for cell in cells if cell.name in found]
 
 
 def key_of(cell: dict) -> tuple:
     """A way of choosing rows: what a cell is, without its dataset, budget and seed."""
-    left = ("dataset", "fraction", "seed", "steps", "rows", "accuracy", "wrong", "seconds")
+    left = ("dataset", "fraction", "seed", "steps", "noise", "rows", "accuracy", "wrong", "seconds")
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in cell.items() if k not in left)
 
 
@@ -339,7 +383,7 @@ def ranked(results: list[dict]) -> list[dict]:
     settings: dict[tuple, dict[tuple, list[float]]] = {}
     for cell in results:
         if cell["method"] != FULL:
-            where = (cell["dataset"], cell["fraction"])
+            where = (cell["dataset"], cell["noise"], cell["fraction"])
             settings.setdefault(where, {}).setdefault(key_of(cell), []).append(cell["accuracy"])
     if not settings:
         return []
@@ -353,9 +397,10 @@ def ranked(results: list[dict]) -> list[dict]:
     rows = []
     for way in ways:
         row = {**dict(way), "mean rank": statistics.mean(rank[way])}
-        for (dataset, fraction), each in sorted(settings.items()):
+        for (dataset, noise, fraction), each in sorted(settings.items()):
             values = each[way]
-            row[f"{dataset} {fraction:.0%}"] = {
+            labels = f", {noise:.0%} of labels wrong," if noise else ""
+            row[f"{dataset}{labels} {fraction:.0%}"] = {
                 "mean": round(100 * statistics.mean(values), 2),
                 "deviation": round(100 * statistics.stdev(values), 2) if len(values) > 1 else None,
                 "seeds": len(values),
@@ -369,7 +414,8 @@ def on_all_rows(results: list[dict]) -> str:
     found: dict[tuple, list[float]] = {}
     for cell in results:
         if cell["method"] == FULL:
-            found.setdefault((cell["dataset"], cell["target"]), []).append(100 * cell["accuracy"])
+            labels = f", {cell['noise']:.0%} of labels wrong," if cell["noise"] else ""
+            found.setdefault((cell["dataset"] + labels, cell["target"]), []).append(100 * cell["accuracy"])
     said = [f"{d} {target} {statistics.mean(v):.1f} (n = {len(v)})" for (d, target), v in found.items()]
     return f"On all rows: {', '.join(said) or 'not measured'}."
 
@@ -389,21 +435,20 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def transfer_table(results: list[dict]) -> str:
+def transfer_table(results: list[dict], targets: tuple[str, ...], sources: tuple[str, ...]) -> str:
     """Targets by sources; in brackets what is lost against rows that the target's own architecture chose."""
-    means: dict[tuple, float] = {}
+    found: dict[tuple, list[float]] = {}
     for cell in results:
         source = cell["source"] if cell["method"] == DEFAULT else cell["method"]
-        means.setdefault((cell["target"], source, cell["fraction"]), []).append(100 * cell["accuracy"])
-    means = {key: statistics.mean(values) for key, values in means.items()}
-    lines = [f"| target | budget | {' | '.join(f'chosen by {m}' for m in MODELS)} | random | all rows |"]
-    lines.append("|---|---|" + "---:|" * (len(MODELS) + 2))
-    for target, fraction in itertools.product(MODELS, (0.1, 0.3)):
+        found.setdefault((cell["target"], source, cell["fraction"]), []).append(100 * cell["accuracy"])
+    means = {key: statistics.mean(values) for key, values in found.items()}
+    lines = [f"| target | budget | {' | '.join(f'chosen by {m}' for m in sources)} | by itself | random | all rows |"]
+    lines.append("|---|---|" + "---:|" * (len(sources) + 3))
+    for target, fraction in itertools.product(targets, (0.1, 0.3)):
         own = means[target, target, fraction]
-        cells = [f"{means[target, source, fraction]:.1f}" for source in MODELS]
-        lost = [own - means[target, source, fraction] for source in MODELS]
-        cells = [c if source == target else f"{c} ({x:+.1f})" for c, source, x in zip(cells, MODELS, lost)]
-        cells += [f"{means[target, RANDOM, fraction]:.1f}", f"{means[target, FULL, 1.0]:.1f}"]
+        each = [means[target, source, fraction] for source in sources]
+        cells = [f"{x:.1f}" if one == target else f"{x:.1f} ({own - x:+.1f})" for one, x in zip(sources, each)]
+        cells += [f"{x:.1f}" for x in (own, means[target, RANDOM, fraction], means[target, FULL, 1.0])]
         lines.append(f"| {target} | {fraction:.0%} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -415,8 +460,11 @@ STAGES = {
     "finalists": finalists,
     "longer": longer,
     "length": length,
+    "stopped": stopped,
     "validation": validation,
+    "wrong": wrong,
     "transfer": transfer,
+    "architectures": architectures,
     "sanity": sanity,
 }
 
@@ -449,7 +497,9 @@ def main() -> None:
     write_json(output, {**made, **provenance(), "results": results})
     if options.stage != "noise":
         if options.stage == "transfer":
-            text = transfer_table(results)
+            text = transfer_table(results, MODELS, MODELS)
+        elif options.stage == "architectures":
+            text = transfer_table(results, ARCHITECTURES, ("resnet18",))
         else:
             text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"
         note = f" Only {made['note']}." if "note" in made else ""

@@ -13,7 +13,7 @@ import torch
 
 from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.demo import digits
-from hf_ltc.report import markdown
+from hf_ltc.report import RESULTS, markdown
 from hf_ltc.rundir import write_json
 
 MODEL, STEPS, BATCH, RATE = "test_resnet", 200, 64, 0.05
@@ -43,7 +43,8 @@ def main() -> None:
     found = evaluate_coresets(targets, record(source, train), train, test)
     here, command = Path(__file__), f"python benchmarks/digits.py --seeds {options.seeds}"
     write_json(here.with_suffix(".json"), {"command": command, **found.to_dict()})
-    here.with_suffix(".md").write_text(f"Made by `{command}`.\n\n{markdown(found)}")
+    text = markdown(found).replace(RESULTS, here.with_suffix(".json").name)
+    here.with_suffix(".md").write_text(f"Made by `{command}`.\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from timm.utils import ModelEmaV3
 
 from hf_ltc import Trajectories
+from hf_ltc.agreement import stability
 from hf_ltc.batches import ImageBatches, image_batches
 from hf_ltc.data import hold_out, load_split, read_labels
 from hf_ltc.models import create_model
@@ -43,7 +44,13 @@ WINDOWS = (0.0, 0.25, 1.0, 4.0)
 EVALUATED = (0.0, 1.0)
 NOISY_VALIDATION = (0.2, 0.4)
 # What suits each architecture; SGD with 0.1 leaves transformers where they began.
-OPTIMIZERS = {"test_vit": ("adamw", 0.002), "test_convnext": ("adamw", 0.002)}
+OPTIMIZERS = {
+    "test_vit": ("adamw", 0.002),
+    "test_convnext": ("adamw", 0.002),
+    "swin_tiny_patch4_window7_224": ("adamw", 0.001),
+}
+# The stem that each was made with, ImageNet's where nothing is said. VGG has none: its first full layer spans 7x7.
+STEMS = {"vgg11_bn": "auto"}
 BATCH = 64
 
 
@@ -98,10 +105,17 @@ def path_of(runs: Path, dataset: str, model: str, epochs: int, noise: float, see
 
 
 def make(
-    data: Data, model: str, epochs: int, seed: int, windows: list[float], evaluated: list[float], path: Path
+    data: Data,
+    model: str,
+    epochs: int,
+    seed: int,
+    windows: list[float],
+    evaluated: list[float],
+    mixed_precision: str,
+    path: Path,
 ) -> None:
     started = time.perf_counter()
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
     optimizer, rate = OPTIMIZERS.get(model, ("sgd", 0.1))
     config = TrainingConfig(
         epochs=epochs,
@@ -114,7 +128,7 @@ def make(
     set_seed(seed)
     n = len(data.rows)
     steps = steps_per_epoch(n, config, 1)
-    network = create_model(model, data.classes, data.size, stem="imagenet")
+    network = create_model(model, data.classes, data.size, stem=STEMS.get(model, "imagenet"))
     state = prepare_training(network, n, config, accelerator, channels_last=True)
     averages = {w: ModelEmaV3(network, decay=max(0.0, 1 - 1 / (w * steps))) for w in windows if w}
 
@@ -189,6 +203,7 @@ def make(
         "batch_size": BATCH,
         "optimizer": optimizer,
         "learning_rate": rate,
+        "mixed_precision": mixed_precision,
         "steps_per_epoch": steps,
         "test_accuracy": accuracy,
         "seconds": round(time.perf_counter() - started, 1),
@@ -239,6 +254,14 @@ def trajectories(path: Path, losses: str = "training", window: float = 1.0, vali
         )
 
 
+def stopped_at(run: Trajectories, threshold: float) -> int:
+    """The epoch after which --stop-when-stable would have ended a run: its last one where it never does."""
+    for t in range(2, run.lengths[0]):
+        if stability(run.truncate(t), preset="ltc") >= threshold:
+            return t
+    return run.lengths[0] - 1
+
+
 def provenance() -> dict:
     """What a result was made with."""
     return {
@@ -258,6 +281,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--windows", type=float, nargs="+", default=list(WINDOWS))
     parser.add_argument("--evaluated", type=float, nargs="*", default=list(EVALUATED), help="windows to evaluate at")
+    parser.add_argument("--mixed_precision", default="no", choices=["no", "bf16"])
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
@@ -272,7 +296,8 @@ def main() -> None:
                             with FileLock(path.with_suffix(".lock"), timeout=0):
                                 if not path.exists():
                                     data = Data(options.data, dataset, noise=noise)
-                                    make(data, model, epochs, seed, options.windows, options.evaluated, path)
+                                    wanted = (options.windows, options.evaluated, options.mixed_precision)
+                                    make(data, model, epochs, seed, *wanted, path)
                         except Timeout:
                             continue
 

@@ -1,13 +1,16 @@
 """Would another seed rank the rows alike? Reliability of every score, by what is recorded and how.
 
-    python benchmarks/recordings.py --data DATA [--epochs 30] [--epochs 5 60 --windows 0 1]     # first
+    python benchmarks/recordings.py --data DATA                                               # first
+    python benchmarks/recordings.py --data DATA --epochs 5 --windows 0 0.25 1
+    python benchmarks/recordings.py --data DATA --epochs 60 --windows 0 0.25 1 --evaluated
     python benchmarks/reliability.py [--runs runs/benchmarks]
 
 Reliability is the Spearman correlation within classes between the scores of two recordings that differ in nothing but
 the seed, here the mean over all pairs of the seeds that were recorded, with the range of the pairs. Beside it stand
-the correlation with the mean loss and with AUM of the same recording (a reliable score may only restate these), and
-the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of several lengths are of their
-own training each, with the whole schedule in them; "first" are the first epochs of longer ones.
+the correlation of how early a row is kept with its mean loss and its AUM in the same recording (a reliable score may
+only restate these), and the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of
+several lengths are of their own training each, with the whole schedule in them; "first" are the first epochs of longer
+ones.
 
 Results go to reliability.json and reliability.md beside this file.
 """
@@ -19,7 +22,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from candidates import CANDIDATES, MEMBERS
+from candidates import CANDIDATES, MEMBERS, WEIGHTED
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
@@ -78,8 +81,8 @@ def table(runs: Path, dataset: str, epochs: int, seeds: list[int], windows: list
         for first in (*(f for f in FIRST if f < epochs), epochs):
             cut = [run.truncate(first) for run in recorded]
             known = [name for name in ("mean_loss", "aum") if name == "mean_loss" or cut[0].signals]
-            beside = {name: [scores_of(name, run) for run in cut] for name in known}
-            names = [DEFAULT_METHOD, *MEMBERS, *CANDIDATES]
+            beside = {name: [baseline_scores(run, name) for run in cut] for name in known}
+            names = [*MEMBERS, *WEIGHTED, *CANDIDATES]
             # Signals of an evaluation pass were recorded at averaged weights alone.
             if (losses, window) in (("training", 1.0), ("evaluation", 1.0)):
                 names += [name for name in BASELINES if name != "random"]

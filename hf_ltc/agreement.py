@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from .baselines import baseline_scores
 from .errors import InputError
 from .order import Balance, coreset_order
 from .rundir import finite
@@ -17,6 +18,8 @@ from .trajectories import Trajectories
 
 # Below it, chance has more say in a ranking than the data.
 LOW = 0.5
+# Above it, hard rows come so far first that a small coreset is made of them (docs/choosing.md, "Where it loses").
+_HARD = 0.5
 _BUDGETS = (0.1, 0.3, 0.5)
 
 
@@ -89,6 +92,33 @@ def said_of(found: Reliability | None) -> list[str]:
     return [
         f"{found} Warning: below {LOW}, chance ranks the rows more than the data do: try --weights averaged, more "
         "--runs, a lower --learning-rate or more --epochs."
+    ]
+
+
+def hard_first(scores: np.ndarray, trajectories: Trajectories) -> float:
+    """How far hard rows come first: the Spearman correlation, within classes, of scores with the mean loss.
+
+    Args:
+        scores (`np.ndarray`): float `(N,)`, the highest of which are kept; NaN for rows without a score.
+        trajectories ([`Trajectories`]): The recording that they are of.
+
+    Returns:
+        `float`: in [-1, 1]; NaN if no class has two rows with different scores.
+    """
+    return within_class_spearman(scores, baseline_scores(trajectories, "mean_loss"), trajectories.labels)
+
+
+def said_of_hard(found: float) -> list[str]:
+    """A warning for a reader where hard rows come first, and nothing where they do not.
+
+    Args:
+        found (`float`): What [`hard_first`] gives.
+    """
+    if not found > _HARD:
+        return []
+    return [
+        f"Rows of high mean loss come first (Spearman {found:.2f} within classes): a small coreset has the hardest "
+        "rows, and random ones may be worth more. hf-ltc evaluate tells."
     ]
 
 

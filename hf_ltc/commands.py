@@ -64,9 +64,10 @@ def record(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     import pyarrow.compute as pc
 
-    from .agreement import reliability, said_of
+    from .agreement import hard_first, reliability, said_of, said_of_hard
     from .columns import read_column
-    from .scoring import family_member
+    from .rundir import finite
+    from .scoring import family_member, ltc_scores
     from .trajectories import Trajectories
 
     _check_new(options.output)
@@ -76,6 +77,7 @@ def score(options: argparse.Namespace) -> None:
     scored = run.score(train, balance=options.balance, **family)
     found = reliability(run, **family) if len(run.lengths) > 1 else None
     scores = read_column(scored, "ltc_score")
+    hard = hard_first(ltc_scores(run, **family), run)
     count, held = len(scores) - scores.null_count, read_column(scored, "loss_trajectory").null_count
     result = {
         "output": options.output,
@@ -85,6 +87,7 @@ def score(options: argparse.Namespace) -> None:
         "held_out": held,
         "mean": pc.mean(scores).as_py(),
         "reliability": found and found.to_dict(),
+        "mean_loss": finite(hard),
     }
     made = {
         # As it is now, whatever the default will be.
@@ -101,6 +104,7 @@ def score(options: argparse.Namespace) -> None:
         else "No row has a score: all trajectories are flat.",
         *_few_differences(run, family),
         *said_of(found),
+        *said_of_hard(hard),
         f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
     ]
     _report(options, result, text)

@@ -11,11 +11,12 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from sklearn.datasets import load_digits
 
-from .agreement import Reliability, said_of
+from .agreement import Reliability, hard_first, said_of, said_of_hard
 from .config import EvaluateConfig, RecordConfig
 from .data import hold_out
 from .evaluation import evaluate_coresets
 from .methods import DEFAULT_METHOD, FULL, RANDOM
+from .scoring import ltc_scores
 from .source_run import record
 
 # The smallest ResNet of timm: seconds where larger ones take minutes, on images of 8x8.
@@ -104,6 +105,7 @@ def run_demo(
         f"{seeds} seeds, {len(test)} test rows.",
         f"Scores from {_RUNS} recordings of {_EPOCHS} epochs.",
         *said_of(Reliability.from_dict(run.recipe["reliability"])),
+        *said_of_hard(hard_first(ltc_scores(run), run)),
         "",
         f"{'rows':<24}{'number':>8}{'accuracy':>10}{'deviation':>11}",
     ]

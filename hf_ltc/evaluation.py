@@ -399,7 +399,8 @@ def _recording_seconds(run: Trajectories) -> float | None:
 
 
 def _told(data: EvaluatedDataset, scored: _Scores, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How far each method's scores depend on the seed of the recording, and how far they restate known ones.
+    """How far each method's scores depend on the seed of the recording, and how far the rows that it keeps first are
+    those of a high mean loss, of a large AUM.
 
     Of the methods of all cells whose recording is given, those of other calls too.
     """
@@ -417,11 +418,12 @@ def _told(data: EvaluatedDataset, scored: _Scores, cells: Sequence[Mapping[str, 
                     # Of another call, whose recording had a signal that this one has not.
                     continue
             scores, seconds = scored[source, method]
+            first = scores if METHODS[method].keep == "highest" else -scores
             each = [method_scores(method, one) for one in runs]
             told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
             told["reliability"] = reliability_of(each, run.labels).to_dict() if each else None
             for name, other in known.items():
-                told[name] = None if other is None else within_class_spearman(scores, other, run.labels)
+                told[name] = None if other is None else within_class_spearman(first, other, run.labels)
             found.append(rundir.finite(told))
     return found
 

@@ -167,7 +167,8 @@ def _scores(evaluation: Evaluation) -> list[str]:
         table.append([_label(evaluation, each), *(_NONE if value is None else f"{value:.2f}" for value in values)])
     return [
         "### Scores\n\nSpearman correlations within classes: of the scores of two seeds (reliability, for the mean of "
-        "all runs by the Spearman-Brown formula), and of a score with the mean loss and AUM of the same recording.",
+        "all runs by the Spearman-Brown formula), and of how early a row is kept with its mean loss and AUM in the "
+        "same recording: a method that keeps hard rows first is positive with the mean loss.",
         _table(table),
     ]
 

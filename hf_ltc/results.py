@@ -21,7 +21,8 @@ class Evaluation:
     Args:
         settings (`dict`): What the accuracies depend on: protocol, settings, datasets, versions, hardware.
         sources (`dict[str, dict]`): The recordings by name: their source model, runs, seconds and hardware.
-        methods (`list[dict]`): Of each method and recording: reliability, and agreement with mean loss and AUM.
+        methods (`list[dict]`): Of each method and recording: reliability, and the correlation of how early a row is
+            kept with its mean loss and AUM.
         cells (`list[dict]`): One model each: `model`, `method`, `source`, `fraction`, `seed`, `rows`, `accuracy`, ...
     """
 

@@ -14,8 +14,10 @@ from scipy.stats import spearmanr
 
 from hf_ltc.agreement import (
     Reliability,
+    hard_first,
     overlap,
     reliability,
+    said_of_hard,
     spearman_brown,
     stability,
     within_class_spearman,
@@ -117,6 +119,21 @@ def test_rows_without_a_score_are_left_out():
     first[missing] = np.nan
     assert within_class_spearman(first, second, LABELS) == kept
     assert within_class_spearman(second, first, LABELS) == kept
+
+
+def test_hard_rows_come_first_where_scores_rise_with_the_mean_loss():
+    run = make(0)
+    scores = ltc_scores(run)
+    # That of the untrained model is no loss of training.
+    mean = run.losses[1:].astype(np.float64).mean(axis=0)
+    assert hard_first(scores, run) == pytest.approx(by_scipy(scores, mean, LABELS), abs=1e-6)
+    assert hard_first(mean, run) == pytest.approx(1) and hard_first(-mean, run) == pytest.approx(-1)
+
+
+def test_hard_rows_are_warned_of():
+    (said,) = said_of_hard(0.917)
+    assert "Spearman 0.92" in said and "hf-ltc evaluate" in said
+    assert said_of_hard(0.5) == said_of_hard(-0.9) == said_of_hard(math.nan) == []
 
 
 @pytest.mark.parametrize("family", [{}, {"preset": "cld"}, {"of": "levels", "scope": "class"}], ids=str)

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, write and return, also for bad input."""
 
+import dataclasses
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 
 from hf_ltc import rundir
-from hf_ltc.agreement import overlap, reliability
+from hf_ltc.agreement import hard_first, overlap, reliability
 from hf_ltc.cli import main
 from hf_ltc.columns import read_column
 from hf_ltc.demo import digits
@@ -153,6 +154,7 @@ def test_score_adds_the_columns(place, tmp_path, capsys, family, name):
     assert found["mean"] == pytest.approx(float(scores.mean()), abs=1e-6)
     assert (found["rows"], found["scored"], found["flat"], found["held_out"]) == (150, len(made), 0, 150 - len(made))
     assert (found["reliability"] is None) == (name == "run-0")
+    assert found["mean_loss"] == pytest.approx(hard_first(scores, made))
     recipe = json.loads((tmp_path / "scored" / "recipe.json").read_text())
     # Every choice, so that it means the same with another default.
     assert recipe["score"]["family"] == family_member(**family)
@@ -171,6 +173,23 @@ def test_score_counts_flat_rows(place, tmp_path, capsys):
     found = as_json(capsys, "score", run_folder, "--output", tmp_path / "scored")
     assert (found["flat"], found["scored"] + found["held_out"]) == (3, 147)
     assert "3 flat" in succeeds(capsys, "score", run_folder, "--output", tmp_path / "again")
+
+
+def test_score_warns_where_hard_rows_come_first(place, tmp_path, capsys):
+    run = Trajectories.load(place / "run-0")
+    # Half of the rows are learned when the validation samples are; the others were known from the start, or never are.
+    alike, shape = np.arange(len(run)) % 2 == 0, run.losses.shape
+    validation = np.array([2.0, 1.9, 0.5, 0.4])[:, None]
+    noise = np.random.default_rng(0).uniform(0, 0.05, shape)
+    for name, level, warned in (("known", 0.1, True), ("never", 3.0, False)):
+        made = dataclasses.replace(
+            run,
+            losses=(np.where(alike, validation, level) + noise).astype(np.float32),
+            validation_losses=np.broadcast_to(validation, run.validation_losses.shape).astype(np.float32),
+        )
+        made.save(tmp_path / name)
+        said = succeeds(capsys, "score", tmp_path / name, "--output", tmp_path / f"{name}-scored")
+        assert ("Rows of high mean loss come first" in said) == warned
 
 
 def test_scores_of_two_differences_are_said_to_be_coarse(place, tmp_path, capsys):

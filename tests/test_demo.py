@@ -5,7 +5,8 @@ import json
 import numpy as np
 from sklearn.datasets import load_digits
 
-from hf_ltc import demo
+from hf_ltc import Trajectories, demo, ltc_scores
+from hf_ltc.agreement import hard_first, said_of_hard
 from hf_ltc.cli import main
 
 
@@ -34,6 +35,9 @@ def test_the_demo_says_what_it_measured(tmp_path, capsys, monkeypatch):
         (line,) = [line for line in said.splitlines() if line.startswith(name)]
         assert line.split()[-3:] == [f"{choice['rows']:,}", f"{mean:.1%}", f"{deviation:.1%}"]
     assert "hf-ltc record" in said
+    recorded = Trajectories.load(tmp_path / "run")
+    for line in said_of_hard(hard_first(ltc_scores(recorded), recorded)):
+        assert line in said.splitlines()
     assert found["choices"]["coreset, 20%"]["rows"] == found["choices"]["random subset, 20%"]["rows"]
 
 

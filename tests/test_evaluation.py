@@ -251,6 +251,8 @@ def test_results_are_of_all_cells_of_the_folder_as_first_asked(small, run, tmp_p
         ("test_resnet", "mean_loss", 0.3),
     ]
     assert [each["method"] for each in found.methods] == ["ltc", "cld", "mean_loss"]
+    # It keeps the lowest.
+    assert found.methods[2]["mean_loss"] == pytest.approx(-1)
     assert found == evaluation.Evaluation.load(tmp_path / "results.json")
     said = (tmp_path / "results.md").read_text()
     assert all(f"| {name} " in said for name in ("full data", "ltc", "random", "cld", "mean_loss"))
