@@ -39,8 +39,8 @@ def run_cells(
         description (`str`, *optional*, defaults to `"cells"`): For the progress bar.
         needed (`Sequence[str]`, *optional*): What every result must have; one without it is of another version.
         stop (`Callable[[], Any]`, *optional*): Called before each cell and while waiting; it may raise to stop.
-        progress (`bool`, *optional*, defaults to `True`): Draw a progress bar, or print a line a cell where none can
-            be drawn, as in the log of a job.
+        progress (`bool`, *optional*, defaults to `True`): Draw a progress bar with the time left, or print a line a
+            cell where none can be drawn, as in the log of a job.
 
     Returns:
         `dict[str, dict]`: the results by name, in the order given.
@@ -56,6 +56,7 @@ def run_cells(
     paths = {name: folder / f"{name}.json" for name in cells}
     # Those that are there first, since it is soon said if one of them will not do.
     found = {name: _read(path, needed) for name, path in paths.items() if path.exists()}
+    started, there = time.monotonic(), len(found)
     bar = tqdm(total=len(cells), initial=len(found), desc=description, unit="cell", disable=None if progress else True)
     with bar:
         while len(found) < len(cells):
@@ -67,7 +68,11 @@ def run_cells(
                 found[name] = _read(paths[name], needed)
                 bar.update()
                 if bar.disable and progress:
-                    print(f"{description}: {len(found)} of {len(cells)} done ({name})", file=sys.stderr, flush=True)
+                    # At the pace of all processes together, as the bar has it.
+                    pace = (time.monotonic() - started) / (len(found) - there)
+                    left = tqdm.format_interval(pace * (len(cells) - len(found)))
+                    said = f"{description}: {len(found)} of {len(cells)} done, {left} left ({name})"
+                    print(said, file=sys.stderr, flush=True)
             if len(found) == before:
                 time.sleep(_WAIT)
     return {name: found[name] for name in cells}

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,9 +88,22 @@ def test_stop_is_asked_before_each_cell(tmp_path):
     assert log.read_text().split() == ["a", "b"]
 
 
-def test_a_line_a_cell_where_no_bar_is_drawn(tmp_path, capsys):
-    run_cells(tmp_path / "cells", make(tmp_path / "log", "ab"), "testing")
-    assert capsys.readouterr().err.splitlines() == ["testing: 1 of 2 done (a)", "testing: 2 of 2 done (b)"]
+def test_a_line_a_cell_where_no_bar_is_drawn(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+
+    def work(name):
+        # Each takes 40 s, by a clock of the test's own.
+        now[0] += 40
+        return {"name": name}
+
+    monkeypatch.setattr("hf_ltc.cells.time", SimpleNamespace(monotonic=lambda: now[0]))
+    run_cells(tmp_path / "cells", {"a": lambda: work("a")}, progress=False)
+    run_cells(tmp_path / "cells", {name: partial(work, name) for name in "abcd"}, "testing")
+    assert capsys.readouterr().err.splitlines() == [
+        "testing: 2 of 4 done, 01:20 left (b)",
+        "testing: 3 of 4 done, 00:40 left (c)",
+        "testing: 4 of 4 done, 00:00 left (d)",
+    ]
     run_cells(tmp_path / "other", make(tmp_path / "log", "ab"), progress=False)
     assert capsys.readouterr().err == ""
 
