@@ -347,17 +347,83 @@ def noise(options: argparse.Namespace) -> list[dict]:
     names = [DEFAULT, "ltc", "cld", *CANDIDATES, *BASELINES, RANDOM]
     for dataset, share, losses in itertools.product(DATASETS, NOISE, ("training", "evaluation")):
         data = data_of(options.data, dataset, share)
-        for seed, method in itertools.product((0, 1), names):
+        # As right as the paper has them, and as wrong as those of train rows, as a hold-out of such data is.
+        kinds = ["clean", *(kind for kind in ("noisy20", "noisy40") if kind == f"noisy{round(100 * share)}")]
+        for seed, kind, method in itertools.product((0, 1), kinds, names):
             if not path_of(options.runs, dataset, "test_resnet", 30, share, seed).exists():
                 continue
             kept = {}
             for fraction in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
-                cell = Cell(dataset, method, fraction, seed, losses, runs=(seed,), noise=share)
+                cell = Cell(dataset, method, fraction, seed, losses, runs=(seed,), noise=share, validation=kind)
                 rows = rows_of(options.runs, cell, len(data.rows))
                 kept[f"{fraction:g}"] = round(float((data.labels[rows] != data.true[rows]).mean()), 4)
-            about = {"dataset": dataset, "noise": share, "losses": losses, "method": method, "seed": seed}
-            found.append({**about, "wrong labels kept": kept})
+            about = {"dataset": dataset, "noise": share, "losses": losses, "validation": kind}
+            found.append({**about, "method": method, "seed": seed, "wrong labels kept": kept})
     return found
+
+
+def noise_tables(results: list[dict]) -> str:
+    """By losses of training: percent of wrong labels among the rows kept, a table a dataset and kind of validation."""
+    shown = ("0.1", "0.3", "0.5")
+    parts = []
+    usual = [each for each in results if each["losses"] == "training"]
+    for dataset, kind in dict.fromkeys((each["dataset"], each["validation"]) for each in usual):
+        here = [each for each in usual if (each["dataset"], each["validation"]) == (dataset, kind)]
+        shares = list(dict.fromkeys(each["noise"] for each in here))
+        heads = [f"{share:.0%} wrong: of {float(f):.0%} kept" for share in shares for f in shown]
+        lines = [f"| kept by | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+        for method in dict.fromkeys(each["method"] for each in here):
+            cells = []
+            for share, f in itertools.product(shares, shown):
+                each = [
+                    one["wrong labels kept"][f] for one in here if (one["method"], one["noise"]) == (method, share)
+                ]
+                cells.append(f"{100 * statistics.mean(each):.1f}")
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+        labels = "right labels" if kind == "clean" else "labels as wrong as those of the train rows"
+        seeds = len({each["seed"] for each in here})
+        parts.append(f"{dataset}, validation samples with {labels}, recordings: {seeds}.\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def stops(runs: Path) -> list[dict]:
+    """After which of its epochs each recording would have ended."""
+    found = []
+    for dataset, threshold in itertools.product(DATASETS, STOPS):
+        each = recording(runs, Cell(dataset, ""))
+        ended = [stopped_at(run, threshold) for run in each]
+        share = sum(ended) / sum(run.lengths[0] - 1 for run in each)
+        found.append({"dataset": dataset, "stop": threshold, "epochs": ended, "share of the epochs": round(share, 2)})
+    return found
+
+
+def protocol(stage: str, cells: list[Cell]) -> dict:
+    """How the recordings and the targets of a stage were trained."""
+    sources = {(cell.source, cell.recorded) for cell in cells if cell.method not in (FULL, RANDOM)}
+
+    def said(models: set[str], rate: float) -> dict[str, str]:
+        each = {model: OPTIMIZERS.get(model, ("sgd", rate)) for model in sorted(models)}
+        return {model: f"{name}, peak learning rate {rate:g}" for model, (name, rate) in each.items()}
+
+    made = {
+        "pool": "the first 10,000 rows, less 50 of each class, held out for validation",
+        "sources": said({model for model, _ in sources}, 0.1),
+        "source epochs": sorted({epochs for _, epochs in sources}),
+        "source": "one-cycle, batch 64, crops and flips, "
+        + ("bf16 autocast" if stage == "architectures" else "float32"),
+        "recordings": sorted({len(cell.runs) for cell in cells}),
+    }
+    if stage == "noise":
+        return made
+    return {
+        **made,
+        "targets": said({cell.target for cell in cells}, RATE),
+        "target": "one-cycle, bf16 autocast, no augmentation, tested after the last step",
+        "steps": sorted({cell.steps for cell in cells}),
+        "batch size": BATCH,
+        "target seeds": sorted({cell.seed for cell in cells}),
+        "deviation": "over seeds of the targets and of draws; the recordings are the same for all of them",
+    }
 
 
 def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
@@ -422,6 +488,7 @@ def on_all_rows(results: list[dict]) -> str:
 
 def markdown(rows: list[dict]) -> str:
     settings = [key for key in rows[0] if isinstance(rows[0][key], dict)]
+    most = max(row[key]["seeds"] for row in rows for key in settings)
     # Only what differs is a column.
     fields = [k for k in rows[0] if k not in settings and k != "mean rank"]
     fields = [k for k in fields if k == "method" or len({str(row[k]) for row in rows}) > 1]
@@ -429,28 +496,39 @@ def markdown(rows: list[dict]) -> str:
     for row in rows:
         cells = [str(row[k]) for k in fields]
         for key in settings:
-            deviation = row[key]["deviation"]
-            cells.append(f"{row[key]['mean']:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else ""))
+            few = f" (n = {row[key]['seeds']})" if row[key]["seeds"] < most else ""
+            cells.append(plus_minus(row[key]["mean"], row[key]["deviation"]) + few)
         lines.append(f"| {' | '.join([*cells, format(row['mean rank'], '.1f')])} |")
-    return "\n".join(lines)
+    return f"Accuracy in percent, mean ± deviation, n = {most}.\n\n" + "\n".join(lines)
+
+
+def plus_minus(mean: float, deviation: float | None, sign: str = "") -> str:
+    return f"{mean:{sign}.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
 
 
 def transfer_table(results: list[dict], targets: tuple[str, ...], sources: tuple[str, ...]) -> str:
-    """Targets by sources; in brackets what is lost against rows that the target's own architecture chose."""
-    found: dict[tuple, list[float]] = {}
+    """Targets by sources; in brackets what is lost, seed by seed, against rows that the target itself chose."""
+    found: dict[tuple, dict[int, float]] = {}
     for cell in results:
         source = cell["source"] if cell["method"] == DEFAULT else cell["method"]
-        found.setdefault((cell["target"], source, cell["fraction"]), []).append(100 * cell["accuracy"])
-    means = {key: statistics.mean(values) for key, values in found.items()}
-    lines = [f"| target | budget | {' | '.join(f'chosen by {m}' for m in sources)} | by itself | random | all rows |"]
-    lines.append("|---|---|" + "---:|" * (len(sources) + 3))
+        found.setdefault((cell["target"], source, cell["fraction"]), {})[cell["seed"]] = 100 * cell["accuracy"]
+
+    def shown(values: list[float], sign: str = "") -> str:
+        return plus_minus(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, sign)
+
+    heads = [*(f"chosen by {m}" for m in sources), "by itself", "random", "all rows"]
+    lines = [f"| target | budget | {' | '.join(heads)} |", "|---|---|" + "---:|" * len(heads)]
     for target, fraction in itertools.product(targets, (0.1, 0.3)):
-        own = means[target, target, fraction]
-        each = [means[target, source, fraction] for source in sources]
-        cells = [f"{x:.1f}" if one == target else f"{x:.1f} ({own - x:+.1f})" for one, x in zip(sources, each)]
-        cells += [f"{x:.1f}" for x in (own, means[target, RANDOM, fraction], means[target, FULL, 1.0])]
+        own, cells = found[target, target, fraction], []
+        for source in sources:
+            each = found[target, source, fraction]
+            lost = "" if source == target else f" ({shown([own[seed] - x for seed, x in each.items()], '+')})"
+            cells.append(shown(list(each.values())) + lost)
+        beside = (own, found[target, RANDOM, fraction], found[target, FULL, 1.0])
+        cells += [shown(list(each.values())) for each in beside]
         lines.append(f"| {target} | {fraction:.0%} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    seeds = len(next(iter(found.values())))
+    return f"Accuracy in percent, mean ± deviation, n = {seeds}; losses in points.\n\n" + "\n".join(lines)
 
 
 STAGES = {
@@ -480,31 +558,34 @@ def main() -> None:
     torch.set_num_threads(1)
     here = Path(__file__)
     results = noise(options) if options.stage == "noise" else work(options, STAGES[options.stage]())
-    protocol = {
-        "steps": LONGER if options.stage == "longer" else STEPS,
-        "batch size": BATCH,
-        "peak learning rate": RATE,
-        "targets": "one-cycle SGD, AdamW at 0.002 for transformers, bf16 autocast, no augmentation",
-        "source": "30 epochs of one-cycle SGD at 0.1, batch 64, crops and flips, float32",
-        "pool": "the first 10,000 rows, less those held out for validation",
-        "deviation": "over seeds of the targets and of draws; the recordings are the same three for all of them",
-    }
-    made = {"command": f"python benchmarks/coresets.py {options.stage} --data DATA", "protocol": protocol}
-    asked = len(results) if options.stage == "noise" else len(STAGES[options.stage]())
+    noises = [Cell(d, DEFAULT, runs=(0,), noise=share) for d in DATASETS for share in NOISE]
+    cells = noises if options.stage == "noise" else STAGES[options.stage]()
+    command = f"python benchmarks/coresets.py {options.stage} --data DATA"
+    made = {"command": command, "protocol": protocol(options.stage, cells)}
+    if options.stage == "stopped":
+        made["stops"] = stops(options.runs)
+    asked = len(results) if options.stage == "noise" else len(cells)
     if len(results) < asked:
         made["note"] = f"{len(results)} of {asked} cells: the others were not trained"
     output = here.with_name(f"coresets-{options.stage}.json")
     write_json(output, {**made, **provenance(), "results": results})
-    if options.stage != "noise":
-        if options.stage == "transfer":
-            text = transfer_table(results, MODELS, MODELS)
-        elif options.stage == "architectures":
-            text = transfer_table(results, ARCHITECTURES, ("resnet18",))
-        else:
-            text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"
-        note = f" Only {made['note']}." if "note" in made else ""
-        said = f"Made by `{made['command']}`; how, stands in coresets.py.{note}"
-        output.with_suffix(".md").write_text(f"{said}\n\n{text}\n")
+    if options.stage == "noise":
+        text = noise_tables(results)
+    elif options.stage == "transfer":
+        text = transfer_table(results, MODELS, MODELS)
+    elif options.stage == "architectures":
+        text = transfer_table(results, ARCHITECTURES, ("resnet18",))
+    else:
+        text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"
+    if options.stage == "stopped":
+        text += "".join(
+            f"\n\n{each['dataset']}, {each['stop']}: ended after epochs {', '.join(map(str, each['epochs']))} of 30, "
+            f"{each['share of the epochs']:.0%} of them."
+            for each in made["stops"]
+        )
+    note = f" Only {made['note']}." if "note" in made else ""
+    said = f"Made by `{made['command']}`; how, stands in coresets.py.{note}"
+    output.with_suffix(".md").write_text(f"{said}\n\n{text}\n")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("runs", metavar="RUN", nargs="+", help="run directories of hf-ltc record")
     evaluate.add_argument("--dataset", default=None, help="the recorded dataset, if it is elsewhere now")
+    evaluate.add_argument(
+        "--validation-split",
+        default=None,
+        help="the split of the validation samples, where they are of another one than the train rows; as recorded if "
+        "not given",
+    )
     _add_losses(evaluate)
 
     compare = command("compare", "Reliability of scores between two runs, and overlap of their coresets.")

@@ -289,8 +289,10 @@ def _named_runs(options: argparse.Namespace) -> "dict[str, Trajectories]":
 
 def _validation_split(options: argparse.Namespace, run: "Trajectories") -> "Dataset | None":
     """The validation samples, where they are a split of the recorded dataset."""
+    if options.validation_split is not None:
+        return _recorded_split(options, run, options.validation_split)
     recorded = run.recipe.get("validation") or {}
-    if "split" not in recorded:
+    if recorded.get("split") is None:
         return None
     try:
         split = _recorded_split(options, run, recorded["split"])

@@ -34,7 +34,9 @@ def named_recordings(folder: Path, runs: Mapping[str, Trajectories]) -> dict[str
             names[name] = same[0]
             free.remove(same[0])
         elif name in known:
-            raise _of_other_settings(folder, [f"the recording {name!r} is another one"])
+            raise _of_other_settings(
+                folder, [f"the recording {name!r} is another one: name both in one call to compare them"]
+            )
     return {names[name]: (run, digests[name]) for name, run in runs.items()}
 
 

@@ -30,7 +30,7 @@ from .identity import WHERE
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, method_scores
 from .processes import apart, heard, rank, stoppable
 from .provenance import hardware, versions
-from .report import write_results
+from .report import RESULTS, write_results
 from .results import Evaluation
 from .targets import train_on
 from .training import TrainingConfig, steps_per_epoch
@@ -91,7 +91,7 @@ def evaluate_coresets(
         train (`datasets.Dataset`): The recorded dataset. Rows that were held out of it are never trained on.
         test (`datasets.Dataset`): Rows that no recording has seen.
         validation (`datasets.Dataset`, *optional*):
-            The validation samples, where they are of another split: test rows must not be among them.
+            The validation samples, needed where they are no rows of `train`: test rows must not be among them.
         accelerator (`accelerate.Accelerator`, *optional*):
             Of this process alone; made from `config` for each cell if not given.
 
@@ -173,7 +173,7 @@ def _gathered(
     return Evaluation(
         settings={**settings, "hardware": {"devices": devices, **shared}},
         sources={name: each for name, each in stored["sources"].items() if name in used},
-        methods=_told(data, scored, cells) if scores else [],
+        methods=[*_told(data, scored, cells), *_told_before(folder, used - data.sources.keys())] if scores else [],
         cells=cells,
     )
 
@@ -385,7 +385,7 @@ def _source(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
 
 
 def _recording_seconds(run: Trajectories) -> float | None:
-    """What all its runs took, if that is known."""
+    """What all its runs took but for decoding images, if that is known."""
     recipes = run.recipe.get("runs") or []
     total = 0.0
     for recipe in recipes if len(recipes) == len(run.lengths) else [run.recipe]:
@@ -394,7 +394,8 @@ def _recording_seconds(run: Trajectories) -> float | None:
         # The seconds of runs recorded together are their sums already, which each of them has where they are joined
         # with others.
         among = len(recipe.get("seeds") or [0]) if recipe is not run.recipe else 1
-        total += sum(recipe["seconds"].values()) / among
+        # Models are timed with the images at hand.
+        total += sum(taken for phase, taken in recipe["seconds"].items() if phase != "decoding") / among
     return total
 
 
@@ -426,6 +427,18 @@ def _told(data: EvaluatedDataset, scored: _Scores, cells: Sequence[Mapping[str, 
                 told[name] = None if other is None else within_class_spearman(first, other, run.labels)
             found.append(rundir.finite(told))
     return found
+
+
+def _told_before(folder: Path, sources: set[str]) -> list[dict[str, Any]]:
+    """What an earlier call said of recordings that this one was not given."""
+    path = folder / RESULTS
+    if not path.exists():
+        return []
+    try:
+        return [each for each in Evaluation.load(path).methods if each["source"] in sources]
+    except InputError:
+        # Of another version, or damaged: it is written anew.
+        return []
 
 
 def _known(name: str, run: Trajectories) -> np.ndarray | None:

@@ -24,6 +24,8 @@ _SWINS = {"swin_transformer", "swin_transformer_v2"}
 _TRANSFORMERS = {"beit", "deit", "eva", "vision_transformer"}
 # What timm adds to the names that papers and people use.
 _SUFFIXES = ("_patch16_224", "_patch4_window7_224", "_window8_256")
+# The smallest of its size class, for who names none.
+_FAMILIES = {"convnext": "convnext_tiny", "mobilenet": "mobilenetv3_small_100"}
 _SUGGESTIONS = 4
 _ARCHITECTURE = "transformers"
 
@@ -41,7 +43,8 @@ def create_model(
     Args:
         name (`str`):
             A timm model (`resnet18`; `vit_tiny` and `swin_tiny` do for `vit_tiny_patch16_224` and
-            `swin_tiny_patch4_window7_224`), or `transformers:` with an image classifier's Hub id, folder or config
+            `swin_tiny_patch4_window7_224`, `convnext` and `mobilenet` for `convnext_tiny` and
+            `mobilenetv3_small_100`), or `transformers:` with an image classifier's Hub id, folder or config
             file.
         num_classes (`int`): Number of classes.
         image_size (`int`): Side of the images in pixels.
@@ -103,10 +106,25 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
     return model
 
 
+def architecture_name(name: str) -> str:
+    """What models of one architecture have in common, under whichever of its names each was asked for.
+
+    Args:
+        name (`str`): As for [`create_model`].
+    """
+    if ":" in name:
+        return name
+    # Behind the point stand the weights.
+    short = name.split(".")[0]
+    for suffix in _SUFFIXES:
+        short = short.removesuffix(suffix)
+    return _FAMILIES.get(short, short)
+
+
 def _timm_name(name: str) -> str:
     import timm
 
-    for known in (name, *(name + suffix for suffix in _SUFFIXES)):
+    for known in (name, *(name + suffix for suffix in _SUFFIXES), _FAMILIES.get(name, name)):
         if timm.is_model(known.split(".")[0]):
             return known
     near = difflib.get_close_matches(name, timm.list_models(), n=_SUGGESTIONS, cutoff=0.4)

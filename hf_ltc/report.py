@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import rundir
+from .agreement import LOW
 from .methods import FULL, RANDOM
 from .results import Evaluation, percent
 
@@ -121,8 +122,9 @@ def _accuracies(evaluation: Evaluation) -> list[str]:
 
     said = [
         f"Test accuracy in %, mean ± sample deviation over seeds ({seeds}), {evaluation.settings['test_rows']:,} test "
-        f"rows. {_protocol(evaluation)} Bold: ahead of each other "
-        f"method by more than either deviation, of {_SEEDS} seeds or more."
+        f"rows. {_protocol(evaluation)} The recordings are the same for all seeds: what another one would choose is "
+        f"in no deviation, but in the reliability below. Bold: ahead of each other method by more than either "
+        f"deviation, of {_SEEDS} seeds or more, by scores of a reliability of {LOW} or more."
     ]
     for model in dict.fromkeys(row["model"] for row in evaluation.rows):
         said.append(f"### {model}\n\n" + _by_budget(evaluation, model, shown, bold=True))
@@ -134,7 +136,7 @@ def _by_budget(
 ) -> str:
     rows = [row for row in evaluation.rows if row["model"] == model]
     budgets = dict(sorted({(row["fraction"] or 1.0): row["rows"] for row in rows}.items()))
-    best = {id(row) for budget in budgets for row in _best(rows, budget)} if bold else set()
+    best = {id(row) for budget in budgets for row in _best(evaluation, rows, budget)} if bold else set()
     table = [["rows chosen by", *(f"{percent(budget)} ({count:,})" for budget, count in budgets.items())]]
     for name in dict.fromkeys(_label(evaluation, row) for row in rows):
         own = {(row["fraction"] or 1.0): row for row in rows if _label(evaluation, row) == name}
@@ -144,7 +146,7 @@ def _by_budget(
     return _table(table)
 
 
-def _best(rows: Sequence[Mapping[str, Any]], budget: float) -> list[Mapping[str, Any]]:
+def _best(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]], budget: float) -> list[Mapping[str, Any]]:
     """The row of a budget that is ahead of all others by more than its deviation and theirs, if there is one."""
     ranked = sorted(
         (row for row in rows if row["fraction"] == budget and row["method"] != FULL), key=lambda row: -row["mean"]
@@ -154,7 +156,11 @@ def _best(rows: Sequence[Mapping[str, Any]], budget: float) -> list[Mapping[str,
         return []
     first, *others = ranked
     ahead = all(first["mean"] - row["mean"] > max(first["deviation"], row["deviation"]) for row in others)
-    return [first] if ahead else []
+    # Another recording might choose quite other rows by scores that depend on the seed; chance needs no recording.
+    found = {(each["method"], each["source"]): each["reliability"] for each in evaluation.methods}
+    known = found.get((first["method"], first["source"]))
+    reliable = first["source"] is None or bool(known and known["mean"] is not None and known["mean"] >= LOW)
+    return [first] if ahead and reliable else []
 
 
 def _scores(evaluation: Evaluation) -> list[str]:
@@ -179,7 +185,7 @@ def _transfers(evaluation: Evaluation) -> list[str]:
         return []
     said = [
         "### Transfer\n\nAccuracy in % of each model (columns) on rows that recordings of each source model chose (in "
-        "brackets behind the method); in brackets the loss against the model's own choice, in points."
+        "brackets behind the method); in brackets the loss against the model's own choice, in points, seed by seed."
     ]
     for fraction in dict.fromkeys(each["fraction"] for each in evaluation.transfer):
         part = [each for each in evaluation.transfer if each["fraction"] == fraction]
@@ -197,7 +203,10 @@ def _transferred(each: Mapping[str, Any]) -> str:
     accuracy = _plus_minus(each["mean"], each["deviation"])
     if each["own"] == each["source"]:
         return f"{accuracy} (own)"
-    return accuracy if each["loss"] is None else f"{accuracy} ({100 * each['loss']:+.1f})"
+    if each["loss"] is None:
+        return accuracy
+    spread = "" if each["loss_deviation"] is None else f" ± {100 * each['loss_deviation']:.1f}"
+    return f"{accuracy} ({100 * each['loss']:+.1f}{spread})"
 
 
 def _costs(evaluation: Evaluation) -> list[str]:
@@ -205,19 +214,24 @@ def _costs(evaluation: Evaluation) -> list[str]:
     if not rows:
         return []
     said = [
-        "### Cost\n\nSeconds from nothing to a tested model on chosen rows (recording, scoring, choosing, training) "
-        "as shares of those on all rows; in brackets without the recording, which several models share."
+        "### Cost\n\nSeconds from nothing to a tested model on chosen rows (recording, scoring, choosing, training, "
+        "test; images decoded) as shares of those on all rows; in brackets without the recording, which several "
+        "models share. Means over the seeds, as precise as the machine was idle."
     ]
 
     def shown(row: Mapping[str, Any]) -> str:
         if row["cost"] is None:
             return _NONE
         without = 1 - row["seconds"]["recording"] / sum(row["seconds"].values())
-        return f"{row['cost']:.2f} ({row['cost'] * without:.2f})"
+        return f"{_share(row['cost'])} ({_share(row['cost'] * without)})"
 
     for model in dict.fromkeys(row["model"] for row in rows):
         said.append(f"{model}:\n\n" + _by_budget(evaluation, model, shown))
     return said
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}"
 
 
 def _made_by(evaluation: Evaluation) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from . import rundir
 from .errors import InputError
 from .methods import FULL, METHODS, RANDOM
+from .models import architecture_name
 
 FORMAT = 1
 
@@ -83,8 +84,9 @@ def summarise(
     """Puts the seeds of each choice of rows and model together.
 
     `cost` is what a model on chosen rows takes from nothing, in shares of the seconds that it takes on all rows: its
-    training, and the recording, scoring and choosing that it needs. `training_share` is that of its training alone.
-    Where the models were trained on different devices there is neither.
+    training, its test, and the recording, scoring and choosing that it needs. `training_share` is that of its training
+    and test alone. Decoding the images, which all of them need, is in none. Where the models were trained on different
+    devices there is neither, and where the recording was made on another one there is no cost.
 
     Args:
         cells (`Sequence[Mapping]`): As those of [`Evaluation`].
@@ -110,7 +112,10 @@ def summarise(
             "training": _mean_seconds(group, "training"),
         }
         # Seconds of one device are no shares of those of another.
-        alike = len({cell["device"] for cell in [*group, *groups.get((model, FULL, None, None), [])]}) == 1
+        devices = {cell["device"] for cell in [*group, *groups.get((model, FULL, None, None), [])]}
+        alike = len(devices) == 1
+        recorded_on = sources[source]["hardware"] if source is not None else None
+        all_alike = alike and (recorded_on is None or {recorded_on["device"]} == devices)
         full = whole.get(model) if alike else None
         known = [value for value in seconds.values() if value is not None]
         found.append(
@@ -128,7 +133,7 @@ def summarise(
                 "steps": group[0]["steps"],
                 "seconds": seconds,
                 "training_share": _mean_seconds(group, "training") / full if full else None,
-                "cost": sum(known) / full if full and len(known) == len(seconds) else None,
+                "cost": sum(known) / full if full and all_alike and len(known) == len(seconds) else None,
             }
         )
     return found
@@ -151,7 +156,9 @@ def transfer(cells: Sequence[Mapping[str, Any]], architectures: Mapping[str, str
     models = list(dict.fromkeys(cell["model"] for cell in chosen))
     if len(models) < 2 and len(architectures) < 2:
         return []
-    own = {model: next((name for name, of in architectures.items() if of == model), None) for model in models}
+    # Under whichever of its names each was asked for.
+    named = {name: architecture_name(of) for name, of in architectures.items()}
+    own = {model: next((name for name in named if named[name] == architecture_name(model)), None) for model in models}
     reached: dict[tuple[Any, ...], dict[int, float]] = {}
     for cell in chosen:
         key = (cell["method"], cell["fraction"], cell["source"], cell["model"])

@@ -1,5 +1,6 @@
 """Target models: trained from scratch on some rows, tested on others after the last step."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from accelerate.utils import set_seed
 
 from . import models
 from .batches import ImageBatches
+from .errors import InputError
 from .recording import LossBuffer, signals_of
 from .training import TrainingConfig, evaluate, plain_model, prepare_training, release, train_epoch, training_epochs
 
@@ -43,6 +45,9 @@ def train_on(
 
     Returns:
         `float`: the share of test rows whose class is predicted after the last step, in [0, 1].
+
+    Raises:
+        InputError: if the model diverged.
     """
     set_seed(config.seed)
     network = models.create_model(model, classes, train.size, stem=stem, pretrained=pretrained)
@@ -51,6 +56,11 @@ def train_on(
     for _ in range(training_epochs(len(train), config, accelerator.num_processes)):
         train_epoch(state, train, config, accelerator, each_step=each_step)
     found = accuracy(plain_model(state, accelerator), test, accelerator, each_step)
+    if math.isnan(found):
+        raise InputError(
+            f"{model} with seed {config.seed} diverged, its losses on test rows are not numbers: lower "
+            f"--learning-rate, which was {config.learning_rate:g}"
+        )
     release(state, accelerator)
     return found
 
@@ -68,13 +78,19 @@ def accuracy(
         batches ([`ImageBatches`]): The rows.
         accelerator (`accelerate.Accelerator`): The processes.
         each_step (`Callable[[], Any]`, *optional*): Called after every forward pass; it may raise to stop.
+
+    Returns:
+        `float`: in [0, 1]; NaN if the loss of any row is.
     """
     buffer = LossBuffer(["correct"], len(batches), accelerator.device)
+    diverged = torch.zeros(1, dtype=torch.bool, device=accelerator.device)
 
-    def observe(positions: torch.Tensor, _: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def observe(positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         buffer.add(positions, *signals_of(["correct"], logits, labels))
+        diverged.logical_or_(losses.isnan().any())
         if each_step is not None:
             each_step()
 
     evaluate(model, batches, accelerator, observe, _EVAL_BATCH)
-    return float(buffer.collect(accelerator, 0, np.arange(len(batches)))["correct"].mean())
+    found = buffer.collect(accelerator, 0, np.arange(len(batches)))["correct"]
+    return math.nan if accelerator.gather(diverged).any() else float(found.mean())

@@ -55,6 +55,22 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     succeeds(capsys, "record", "--dataset", place / "data", *RECORD, "--output-dir", tmp_path / "run")
 
 
+def test_validation_samples_that_the_recording_does_not_name_are_asked_for(place, tmp_path, capsys):
+    shutil.copytree(place / "split", tmp_path / "run")
+    # As record leaves it where Python gave it the samples.
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    recipe["validation"]["split"] = None
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
+    line = ["evaluate", tmp_path / "run", *QUICK, "--no_full"]
+    said = refused(capsys, *line)
+    assert "the validation samples of the recording 'test_resnet' are no rows of the recorded dataset" in said
+    assert not (tmp_path / "run" / "evaluation").exists()
+    assert "no split 'held'" in refused(capsys, *line, "--validation-split", "held")
+    shared = refused(capsys, *line, "--validation-split", "test[:5]")
+    assert "25% of the test rows are in the validation samples too" in shared
+    succeeds(capsys, *line, "--validation-split", "validation")
+
+
 def test_several_runs_are_named_by_their_model_or_folder(place, tmp_path, capsys):
     line = ["record", "--dataset", place / "data", *RECORD, "--model", "test_vit", "--output-dir", tmp_path / "vit"]
     succeeds(capsys, *line)

@@ -227,7 +227,7 @@ def test_results_are_written_and_read_again(small, run, tmp_path):
     by_method = {each["method"]: each for each in stored["methods"]}
     assert set(by_method) == {"ltc", "aum"}
     assert by_method["aum"]["aum"] == pytest.approx(1) and by_method["ltc"]["reliability"]["runs"] == 2
-    assert stored["sources"]["test_resnet"]["seconds"] == pytest.approx(sum(run.recipe["seconds"].values()))
+    assert stored["sources"]["test_resnet"]["seconds"] == pytest.approx(seconds_of(run))
     assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
     # The same call trains nothing and finds the same; one with more trains what is new.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
@@ -273,13 +273,19 @@ def test_a_second_recording_leaves_the_cells_of_the_first(small, run, tmp_path, 
     found = evaluate_coresets(config, {"test_resnet-a": run, "test_resnet-b": other}, train, test)
     assert len(trained) == 4 and list(found.sources) == ["test_resnet", "test_resnet-b"]
     assert found.cells[:3] == first.cells and found.cells[3]["source"] == "test_resnet-b"
-    # And as it names the second alone: the first one's scores are not at hand, its cells are.
+    # And as it names the second alone, without the first one's scores: its cells and what was said of it are there.
     alone = evaluate_coresets(dataclasses.replace(config, seeds=2), {"mine": other}, train, test)
     assert len(trained) == 7 and alone.cells[:4] == found.cells and alone.sources == found.sources
-    assert [(each["method"], each["source"]) for each in alone.methods] == [("ltc", "test_resnet-b")]
-    assert [row["seconds"]["scoring"] is None for row in alone.rows] == [
-        row["source"] == "test_resnet" for row in alone.rows
+    of_first = [each for each in found.methods if each["source"] == "test_resnet"]
+    assert [each for each in alone.methods if each["source"] == "test_resnet"] == of_first
+    assert [(each["method"], each["source"]) for each in alone.methods] == [
+        ("ltc", "test_resnet-b"),
+        ("ltc", "test_resnet"),
     ]
+    (tmp_path / "out" / "results.json").write_text("{}")
+    again = evaluate_coresets(dataclasses.replace(config, seeds=2), {"mine": other}, train, test)
+    assert [each["source"] for each in again.methods] == ["test_resnet-b"]
+    assert all((row["seconds"]["scoring"] is None) == (row["source"] == "test_resnet") for row in again.rows)
     # A copy under a name of its own is one of its own.
     evaluate_coresets(config, {"test_resnet": run, "copy": run}, train, test)
     assert len(trained) == 8
@@ -289,11 +295,11 @@ def test_a_second_recording_leaves_the_cells_of_the_first(small, run, tmp_path, 
 
 def test_the_seconds_of_a_recording_are_those_of_all_its_runs(small, run, tmp_path, trained):
     folder = Path(run.recipe["config"]["output_dir"])
-    each = [sum(Trajectories.load(folder / f"seed-{seed}").recipe["seconds"].values()) for seed in (0, 1)]
+    each = [seconds_of(Trajectories.load(folder / f"seed-{seed}")) for seed in (0, 1)]
     shutil.copytree(folder, tmp_path / "joined")
     (tmp_path / "joined" / "recipe.json").unlink()
     other = recording(small["train"], tmp_path / "run", seed=7)
-    third = sum(other.recipe["seconds"].values())
+    third = seconds_of(other)
     unknown = dataclasses.replace(other, recipe={**other.recipe, "seconds": {}})
     runs = {
         "recorded together": (run, sum(each)),
@@ -399,6 +405,11 @@ def test_a_folder_of_other_settings_is_refused(small, run, tmp_path, trained):
         evaluate_coresets(settings(tmp_path / "other"), run, train, test)
 
 
+def seconds_of(run):
+    """Decoding left out, which the models that it is held against have behind them."""
+    return sum(seconds for phase, seconds in run.recipe["seconds"].items() if phase != "decoding")
+
+
 def refused(config, run, train, test, validation=None):
     with pytest.raises(InputError) as error:
         evaluate_coresets(config, run, train, test, validation)
@@ -443,6 +454,14 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
     assert not out.exists()
 
 
+def test_a_model_that_diverges_is_one_line_and_no_result(small, run, tmp_path):
+    out = tmp_path / "out"
+    config = settings(out, models=["test_resnet"], learning_rate=1e30, full=False)
+    said = refused(config, run, small["train"], small["test"])
+    assert said.startswith("test_resnet with seed 0 diverged") and "lower --learning-rate, which was 1e+30" in said
+    assert not list((out / "cells").glob("*.json"))
+
+
 def test_validation_samples_are_no_test_rows(small, tmp_path, trained):
     train, test = small["train"].select(range(100)), small["test"]
     options = RecordConfig(model="test_vit", epochs=2, batch_size=32, output_dir=str(tmp_path / "run"))
@@ -453,6 +472,9 @@ def test_validation_samples_are_no_test_rows(small, tmp_path, trained):
     said = refused(config, run, train, test.select(range(40)), test.select(range(20)))
     assert "50% of the test rows are in the validation samples too" in said
     assert "give another --test-split" in said
+    # Where nobody shows them, nobody can tell.
+    said = refused(config, run, train, test.select(range(20, 40)))
+    assert "give them too (validation, or --validation-split), or --allow-shared-rows" in said
     evaluate_coresets(config, run, train, test.select(range(20, 40)), test.select(range(20)))
     assert len(trained) == 2
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hf_ltc.errors import InputError
-from hf_ltc.models import create_model, load_model, save_model
+from hf_ltc.models import architecture_name, create_model, load_model, save_model
 
 CLASSES = 7
 SIDES = [8, 28, 32, 64]
@@ -164,9 +164,12 @@ def test_patches_of_large_images_are_those_of_the_name():
         ("deit_tiny", "deit_tiny_patch16_224"),
         ("swin_tiny", "swin_tiny_patch4_window7_224"),
         ("swinv2_tiny", "swinv2_tiny_window8_256"),
+        ("convnext", "convnext_tiny"),
+        ("mobilenet", "mobilenetv3_small_100"),
     ],
 )
 def test_short_names(short, full):
+    assert architecture_name(short) == architecture_name(full) == architecture_name(f"{full}.some_weights")
     one, other = (create_model(name, CLASSES, 32) for name in (short, full))
     assert type(one) is type(other)
     assert {k: v.shape for k, v in one.state_dict().items()} == {k: v.shape for k, v in other.state_dict().items()}
@@ -393,3 +396,8 @@ def test_without_averaged_weights_there_are_none(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     with pytest.raises(InputError, match=r"averaged_model.safetensors' \(No such file"):
         load_model(tmp_path, averaged=True)
+
+
+def test_architectures_of_other_libraries_keep_their_names():
+    for name in ("transformers:google/vit-base-patch16-224", "hf-hub:timm/resnet18.a1_in1k", "resnet18"):
+        assert architecture_name(name) == name

@@ -64,21 +64,27 @@ def test_other_numbers_of_seeds_are_said_where_they_are():
 
 
 @pytest.mark.parametrize(
-    "first, second, seeds, bold",
+    "first, second, seeds, reliability, bold",
     [
-        ([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], 3, True),
-        ([0.90, 0.91, 0.92], [0.89, 0.90, 0.91], 3, False),
+        ([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], 3, 0.5, True),
+        ([0.90, 0.91, 0.92], [0.89, 0.90, 0.91], 3, 0.5, False),
         # Ahead by more than its own deviation, not by more than the other's.
-        ([0.90, 0.90, 0.91], [0.80, 0.89, 0.95], 3, False),
-        ([0.90, 0.91], [0.80, 0.81], 2, False),
+        ([0.90, 0.90, 0.91], [0.80, 0.89, 0.95], 3, 0.5, False),
+        ([0.90, 0.91], [0.80, 0.81], 2, 0.5, False),
+        # Another recording would have chosen other rows, or it is not known whether it would.
+        ([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], 3, 0.49, False),
+        ([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], 3, None, False),
     ],
 )
-def test_bold_is_only_what_is_clearly_ahead(first, second, seeds, bold):
+def test_bold_is_only_what_is_clearly_ahead(first, second, seeds, reliability, bold):
     cells = [cell("resnet18", "full", None, None, seed, 0.99) for seed in range(seeds)]
     for seed in range(seeds):
         cells.append(cell("resnet18", "ltc", "resnet18", 0.1, seed, first[seed]))
         cells.append(cell("resnet18", "random", None, 0.1, seed, second[seed]))
-    (table, *_) = tables(markdown(dataclasses.replace(evaluation(sources=ONE), cells=cells)))
+    known = None if reliability is None else {"one": 0.3, "mean": reliability, "runs": 2, "pairs": [0.3]}
+    found = evaluation(sources=ONE)
+    methods = [{**each, "reliability": known} for each in found.methods]
+    (table, *_) = tables(markdown(dataclasses.replace(found, cells=cells, methods=methods)))
     assert (table["ltc"]["10% (50)"] == f"**{shown(first)}**") == bold
     assert table["random"]["10% (50)"] == shown(second)
     assert "**" not in table["full data"]["100% (500)"]
@@ -97,9 +103,10 @@ def test_scores_transfer_and_cost_have_tables():
     for each in found.transfer:
         table = rest[0] if each["fraction"] == 0.1 else rest[1]
         text = table[f"{each['method']} ({each['source']})"][each["model"]]
-        assert text.endswith("(own)" if each["source"] == each["own"] else f"({100 * each['loss']:+.1f})")
+        lost = f"{100 * each['loss']:+.1f} ± {100 * each['loss_deviation']:.1f}"
+        assert text.endswith("(own)" if each["source"] == each["own"] else f"({lost})")
     costs = rest[2]
-    assert costs["ltc (resnet18)"]["10% (50)"] == "3.54 (0.54)" and costs["ltc (other)"]["10% (50)"] == "–"
+    assert costs["ltc (resnet18)"]["10% (50)"] == "3.5 (0.54)" and costs["ltc (other)"]["10% (50)"] == "–"
     assert "### Transfer" not in markdown(evaluation(sources=ONE, models=("vgg11_bn", "vgg19_bn")))
 
 

@@ -119,10 +119,27 @@ def test_seconds_of_one_device_are_no_shares_of_those_of_another():
     assert alike == found.rows
 
 
+def test_a_recording_of_another_device_has_no_cost():
+    found = evaluation()
+    for device, known in (("cpu", True), ("gpu", False)):
+        sources = {name: {**each, "hardware": {"device": device}} for name, each in found.sources.items()}
+        for row, before in zip(summarise(found.cells, sources, found.methods), found.rows):
+            assert row["training_share"] == before["training_share"] and row["seconds"] == before["seconds"]
+            assert row["cost"] == (before["cost"] if known or row["source"] is None else None)
+
+
 def test_scores_whose_seconds_are_not_known_have_no_cost():
     found = evaluation()
     for row in summarise(found.cells, found.sources, [each for each in found.methods if each["method"] != "ltc"]):
         assert (row["cost"] is None) == (row["method"] == "ltc" or row["source"] == "other")
+
+
+def test_a_model_is_its_own_source_under_another_name_too():
+    found = evaluation(models=("resnet18", "vit_tiny"))
+    architectures = {"resnet18": "resnet18.a1_in1k", "other": "vit_tiny_patch16_224"}
+    assert transfer(found.cells, architectures) == [
+        {**each, "source_model": architectures[each["source"]]} for each in found.transfer
+    ]
 
 
 def test_the_loss_of_transfer_is_against_the_own_choice_seed_by_seed():

@@ -1,0 +1,67 @@
+"""What a coreset costs: a small source model chooses for a larger target, recorded to the end or until it is stable.
+
+    python benchmarks/cost.py --data DATA [--run runs/cost]
+
+Records test_resnet on 6,000 rows of Fashion-MNIST, once for all epochs and once until --stop-when-stable ends it, and
+trains ResNet-18 for as many epochs on all rows, on what each recording chose and on random rows (--protocol epochs: a
+tenth of the rows is a tenth of the steps). Results, with the seconds of each phase and the cost as a share of training
+on all rows, go to cost.json and cost.md beside this file.
+
+DATA holds the folder fashion_mnist with Parquet files (train*, test*).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
+from hf_ltc.data import load_split
+from hf_ltc.report import RESULTS, markdown
+from hf_ltc.rundir import write_json
+
+ROWS, EPOCHS = 6000, 15
+# The agreement of LTC of half of the epochs with that of all of them that ends the shorter recording.
+STABLE = 0.9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, default=Path("runs/cost"))
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    # Cores that others use make threads wait for each other.
+    torch.set_num_threads(1)
+    folder = options.data / "fashion_mnist"
+    train, test = load_split(folder, f"train[:{ROWS}]"), load_split(folder, "test")
+    runs = {}
+    for name, stable in (("whole", None), ("stopped", STABLE)):
+        config = RecordConfig(
+            model="test_resnet",
+            stem="imagenet",
+            epochs=EPOCHS,
+            stop_when_stable=stable,
+            mixed_precision="bf16",
+            output_dir=str(options.run / name),
+        )
+        runs[name] = record(config, train)
+    targets = EvaluateConfig(
+        models=["resnet18"],
+        stem="imagenet",
+        fractions=[0.1, 0.3],
+        seeds=options.seeds,
+        protocol="epochs",
+        epochs=EPOCHS,
+        mixed_precision="bf16",
+        output_dir=str(options.run / "evaluation"),
+    )
+    found = evaluate_coresets(targets, runs, train, test)
+    here, command = Path(__file__), f"python benchmarks/cost.py --data DATA --seeds {options.seeds}"
+    write_json(here.with_suffix(".json"), {"command": command, **found.to_dict()})
+    text = markdown(found).replace(RESULTS, here.with_suffix(".json").name)
+    here.with_suffix(".md").write_text(f"Made by `{command}`.\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
