@@ -5,8 +5,9 @@
 Records three seeds at once, then trains target models on what each method chose, several at once, by `hf-ltc record`
 and `hf-ltc evaluate` as anyone runs them. After --minutes everything is stopped between two steps; the archive then
 holds what there is, and the same command with that archive goes on from it, on another machine too: recordings after
-their last epoch, evaluations after their last model, so --iterations has to leave time for a model in a slice. Exit
-code 0 means that all is done, 75 that there is more to do, 1 that something failed.
+their last epoch, evaluations after their last model, so --iterations has to leave time for a model in a slice, and
+with --protocols epochs the --epochs of all rows have to. Exit code 0 means that all is done, 75 that there is more to
+do, 1 that something failed, or that a slice was too short to finish anything.
 
 Nothing here has been run on a GPU yet: no result of it is in this folder.
 """
@@ -80,6 +81,11 @@ def work(options: argparse.Namespace, runs: Path, end: float) -> bool:
     return True
 
 
+def finished(runs: Path) -> int:
+    """Epochs recorded and models trained."""
+    return sum(1 for pattern in ("**/trajectories/*.safetensors", "*/cells/*.json") for _ in runs.glob(pattern))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-100: a folder of Parquet files, or its id on the Hub")
@@ -96,16 +102,20 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--mixed-precision", default="bf16")
     parser.add_argument("--fractions", nargs="+", default=FRACTIONS)
-    parser.add_argument("--protocols", nargs="+", default=["iterations", "epochs"])
+    parser.add_argument("--protocols", nargs="+", default=["iterations"], choices=["iterations", "epochs"])
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes - GRACE
     options.runs.mkdir(parents=True, exist_ok=True)
-    if options.archive.exists():
+    # What is there already is newer than the archive, which a slice that was killed did not write.
+    if options.archive.exists() and not any(options.runs.iterdir()):
         with tarfile.open(options.archive) as archive:
             archive.extractall(options.runs, filter="data")
-    code = 1
+    code, before = 1, finished(options.runs)
     try:
         code = 0 if work(options, options.runs, end) else UNFINISHED
+        if code == UNFINISHED and finished(options.runs) == before:
+            print("no epoch and no model was finished: raise --minutes, or lower what a model takes", file=sys.stderr)
+            code = 1
     except Failed:
         print("a command failed: what it printed says why", file=sys.stderr)
     finally:
