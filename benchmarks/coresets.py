@@ -3,12 +3,13 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, single, windows, finalists, longer, length, stopped, validation, noise, wrong, transfer,
+Stages: screening, single, windows, finalists, longer, length, stopped, short, validation, noise, wrong, transfer,
 architectures, sanity. Cells that are done are not done again, and several processes may be started at once on the same
 stage. When all cells of a stage are done, its results are written to coresets-STAGE.json beside this file; --partial
 writes those that are there. Some need recordings of their own (recordings.py with these options):
 
     transfer       --models test_efficientnet test_vit --seeds 0
+    short          --epochs 5 --windows 0 0.25 1
     noise, wrong   --noise 0.1 0.2 0.4 --seeds 0
     architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
                    --epochs 10 --windows 1 --evaluated --mixed_precision bf16
@@ -18,9 +19,11 @@ same settings, and tested after the last step. Nothing is tuned per budget or me
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -56,7 +59,16 @@ COVERED = {
 }
 # Whose way of drawing is taken over another score: CCS's strata and cut, DUAL's Beta density.
 DRAWN = {"stratified": "ccs", "beta": "dual_beta"}
-# The best six by mean rank over the four settings of the screening, on the first of its seeds.
+# The best six by mean rank over the four settings of the screening with two seeds, by method and window of averaged
+# weights; and the best six of before all members that uncertainty weighs were in it, on the first seed.
+BEST = (
+    (DEFAULT, 1.0),
+    ("levels-correlations-dataset-uncertainty", 1.0),
+    ("levels-correlations-class-uncertainty", 0.0),
+    ("levels-correlations-class-uncertainty", 1.0),
+    ("levels-losses-class-uncertainty", 0.0),
+    ("levels-losses-class-uncertainty", 1.0),
+)
 FINALISTS = (
     DEFAULT,
     "levels_and_dyn_unc",
@@ -182,13 +194,9 @@ def rows_of(runs: Path, cell: Cell, pool: int) -> np.ndarray:
     return chosen_rows(cell.method, run, size, seed=cell.seed, scores=scores)
 
 
-def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
-    started = time.perf_counter()
-    data = data_of(options.data, cell.dataset, cell.noise)
-    rows = rows_of(options.runs, cell, len(data.rows))
-    chosen = time.perf_counter()
+def training_of(cell: Cell) -> TrainingConfig:
     optimizer, rate = OPTIMIZERS.get(cell.target, ("sgd", RATE))
-    config = TrainingConfig(
+    return TrainingConfig(
         epochs=1,
         iterations=cell.steps,
         batch_size=BATCH,
@@ -198,11 +206,26 @@ def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
         augment=False,
         seed=cell.seed,
     )
+
+
+def mark(cell: Cell) -> str:
+    """Of how a cell's model is trained, which its name does not say."""
+    settings = [asdict(training_of(cell)), STEMS.get(cell.target, "imagenet")]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
+    started = time.perf_counter()
+    data = data_of(options.data, cell.dataset, cell.noise)
+    rows = rows_of(options.runs, cell, len(data.rows))
+    chosen = time.perf_counter()
+    config = training_of(cell)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     stem = STEMS.get(cell.target, "imagenet")
     found = train_on(cell.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem=stem)
     return {
         **asdict(cell),
+        "training": mark(cell),
         "rows": len(rows),
         "accuracy": found,
         "wrong": float((data.labels[rows] != data.true[rows]).mean()),
@@ -253,9 +276,10 @@ def finalists() -> list[Cell]:
         for dataset in DATASETS:
             at = {"dataset": dataset, "fraction": fraction, "seed": seed}
             cells += [Cell(**at, method=method) for method in (RANDOM, *FINALISTS, "aum", "ltc")]
+            cells += [Cell(**at, method=method, window=window) for method, window in BEST]
             if fraction == 0.1:
                 cells.append(Cell(dataset, FULL, seed=seed))
-    return cells
+    return list(dict.fromkeys(cells))
 
 
 def longer() -> list[Cell]:
@@ -288,6 +312,17 @@ def stopped() -> list[Cell]:
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
         cells.append(Cell(**at, method=RANDOM))
         cells += [Cell(**at, method=method, stop=stop) for method in (DEFAULT, "ltc") for stop in (None, *STOPS)]
+    return cells
+
+
+def short() -> list[Cell]:
+    """Recordings of 5 epochs, a sixth of the others, one or the mean of three; by losses of training or evaluation."""
+    cells = []
+    for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
+        at = {"dataset": dataset, "fraction": fraction, "seed": seed}
+        cells += [Cell(**at, method=RANDOM), Cell(**at, method=DEFAULT)]
+        for losses, runs in itertools.product(("training", "evaluation"), ((0,), (0, 1, 2))):
+            cells.append(Cell(**at, method=DEFAULT, losses=losses, runs=runs, recorded=5))
     return cells
 
 
@@ -434,13 +469,17 @@ def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
         found = {name: json.loads(path.read_text()) for name, path in there.items() if path.exists()}
     else:
         found = run_cells(folder, todo, options.stage)
-    # Cells of before a field was there have its default.
+    if other := [
+        name for name, cell in zip(todo, cells) if found.get(name, {}).get("training", mark(cell)) != mark(cell)
+    ]:
+        sys.exit(f"{folder / other[0]}.json was trained with other settings: delete it, and it is done again")
+    # Cells of before a field was there have its default, and no mark.
     return [{**asdict(cell), **found[cell.name]} for cell in cells if cell.name in found]
 
 
 def key_of(cell: dict) -> tuple:
     """A way of choosing rows: what a cell is, without its dataset, budget and seed."""
-    left = ("dataset", "fraction", "seed", "steps", "noise", "rows", "accuracy", "wrong", "seconds")
+    left = ("dataset", "fraction", "seed", "steps", "noise", "training", "rows", "accuracy", "wrong", "seconds")
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in cell.items() if k not in left)
 
 
@@ -539,6 +578,7 @@ STAGES = {
     "longer": longer,
     "length": length,
     "stopped": stopped,
+    "short": short,
     "validation": validation,
     "wrong": wrong,
     "transfer": transfer,
