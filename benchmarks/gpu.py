@@ -106,8 +106,9 @@ def main() -> None:
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes - GRACE
     options.runs.mkdir(parents=True, exist_ok=True)
-    # What is there already is newer than the archive, which a slice that was killed did not write.
-    if options.archive.exists() and not any(options.runs.iterdir()):
+    # What a slice left behind that was killed before it wrote the archive is newer.
+    left = max((path.stat().st_mtime for path in options.runs.rglob("*")), default=0.0)
+    if options.archive.exists() and options.archive.stat().st_mtime > left:
         with tarfile.open(options.archive) as archive:
             archive.extractall(options.runs, filter="data")
     code, before = 1, finished(options.runs)

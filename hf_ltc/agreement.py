@@ -20,6 +20,8 @@ from .trajectories import Trajectories
 LOW = 0.5
 # Above it, hard rows come so far first that a small coreset is made of them (docs/choosing.md, "Where it loses").
 _HARD = 0.5
+# Of what the validation loss fell by, the part that it may rise by again.
+_RISE = 0.2
 _BUDGETS = (0.1, 0.3, 0.5)
 
 
@@ -120,6 +122,24 @@ def said_of_hard(found: float) -> list[str]:
         f"Rows of high mean loss come first (Spearman {found:.2f} within classes): a small coreset has the hardest "
         "rows, and random ones may be worth more. hf-ltc evaluate tells."
     ]
+
+
+def said_of_validation(trajectories: Trajectories) -> list[str]:
+    """A warning for a reader where the mean validation loss, which scores follow, does not fall or rises again.
+
+    Args:
+        trajectories ([`Trajectories`]): A run, or several, of which the first that this is true of is told of.
+    """
+    for run in trajectories.runs:
+        means = np.asarray(run.validation_losses, dtype=np.float64).mean(axis=1)
+        best = int(means.argmin())
+        if means[-1] - means[best] > _RISE * (means[0] - means[best]):
+            return [
+                f"The mean validation loss rose from {means[best]:.2f} after epoch {run.epochs[best]} to "
+                f"{means[-1]:.2f} after the last one, and scores follow it: look for wrong labels and other images "
+                "among the validation samples, or record fewer epochs."
+            ]
+    return []
 
 
 def _number(value: float | None) -> float:

@@ -64,7 +64,7 @@ def record(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     import pyarrow.compute as pc
 
-    from .agreement import hard_first, reliability, said_of, said_of_hard
+    from .agreement import hard_first, reliability, said_of, said_of_hard, said_of_validation
     from .columns import read_column
     from .rundir import finite
     from .scoring import family_member, ltc_scores
@@ -87,7 +87,7 @@ def score(options: argparse.Namespace) -> None:
         "held_out": held,
         "mean": pc.mean(scores).as_py(),
         "reliability": found and found.to_dict(),
-        "mean_loss": finite(hard),
+        "mean_loss_correlation": finite(hard),
     }
     made = {
         # As it is now, whatever the default will be.
@@ -105,6 +105,7 @@ def score(options: argparse.Namespace) -> None:
         *_few_differences(run, family),
         *said_of(found),
         *said_of_hard(hard),
+        *said_of_validation(run),
         f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
     ]
     _report(options, result, text)

@@ -115,8 +115,9 @@ class RecordConfig:
     runs: int = option(1, "Record so many runs, with seeds seed, seed + 1, ...: scores are averaged over them.")
     stop_when_stable: float | None = option(
         None,
-        "End a run early once LTC of all epochs and of the first half of them correlate so much (e.g. 0.9). This is "
-        "stability within a run, and no evidence that another seed would rank the rows alike: --runs shows that.",
+        "End a run early once LTC of all epochs and of the first half of them correlate so much. In docs/choosing.md, "
+        "0.9 saved half of the epochs or none, and cost accuracy. This is stability within a run, and no evidence "
+        "that another seed would rank the rows alike: --runs shows that.",
     )
 
     stem: Literal["auto", "small", "imagenet"] = option(

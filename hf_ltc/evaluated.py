@@ -72,11 +72,14 @@ def evaluated_dataset(
                 f"the test rows are the validation samples of the recording {name!r}, which had a part in the scores: "
                 "give another --test-split"
             )
-        if validation is None and not config.allow_shared_rows and (run.validation_rows < 0).any():
-            raise InputError(
-                f"the validation samples of the recording {name!r} are no rows of the recorded dataset, and test rows "
-                "may be among them: give them too (validation, or --validation-split), or --allow-shared-rows"
-            )
+        if not config.allow_shared_rows and (run.validation_rows < 0).any():
+            held, given = len(run.validation_labels), "none" if validation is None else f"{len(validation):,}"
+            if given != f"{held:,}":
+                raise InputError(
+                    f"the {held:,} validation samples of the recording {name!r} are no rows of the recorded dataset, "
+                    f"and test rows may be among them: give them too (validation, or --validation-split; {given} "
+                    "were), or --allow-shared-rows"
+                )
     for what, other in (("the recorded dataset", train), ("the validation samples", validation)):
         if other is not None and not config.allow_shared_rows:
             other_image = find_image_column(other, _if_there(other, image_column))

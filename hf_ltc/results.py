@@ -114,8 +114,8 @@ def summarise(
         # Seconds of one device are no shares of those of another.
         devices = {cell["device"] for cell in [*group, *groups.get((model, FULL, None, None), [])]}
         alike = len(devices) == 1
-        recorded_on = sources[source]["hardware"] if source is not None else None
-        all_alike = alike and (recorded_on is None or {recorded_on["device"]} == devices)
+        recorded_on = ((sources[source]["hardware"] or {}) if source is not None else {}).get("device")
+        all_alike = alike and (recorded_on is None or {recorded_on} == devices)
         full = whole.get(model) if alike else None
         known = [value for value in seconds.values() if value is not None]
         found.append(

@@ -18,6 +18,7 @@ from hf_ltc.agreement import (
     overlap,
     reliability,
     said_of_hard,
+    said_of_validation,
     spearman_brown,
     stability,
     within_class_spearman,
@@ -134,6 +135,27 @@ def test_hard_rows_are_warned_of():
     (said,) = said_of_hard(0.917)
     assert "Spearman 0.92" in said and "hf-ltc evaluate" in said
     assert said_of_hard(0.5) == said_of_hard(-0.9) == said_of_hard(math.nan) == []
+
+
+@pytest.mark.parametrize(
+    "means, said",
+    [
+        ([2.0, 1.0, 0.5], None),
+        # Within a fifth of what it fell by.
+        ([2.0, 1.0, 1.19], None),
+        ([2.0, 1.0, 1.21], "from 1.00 after epoch 1 to 1.21"),
+        ([2.0, 2.1, 2.2], "from 2.00 after epoch 0 to 2.20"),
+    ],
+)
+def test_a_validation_loss_that_rises_is_warned_of(means, said):
+    run = make(0, lengths=(3,))
+    held = np.repeat(np.array(means)[:, None], Q, axis=1) + np.linspace(-0.1, 0.1, Q)
+    run = dataclasses.replace(run, validation_losses=held.astype(np.float32))
+    warned = said_of_validation(run)
+    assert len(warned) == (said is not None) and (said is None or said in warned[0])
+    # Of several runs, the one that it is true of.
+    good = dataclasses.replace(run, validation_losses=np.sort(held, axis=0)[::-1].astype(np.float32))
+    assert said_of_validation(Trajectories.average([good, run])) == warned
 
 
 @pytest.mark.parametrize("family", [{}, {"preset": "cld"}, {"of": "levels", "scope": "class"}], ids=str)

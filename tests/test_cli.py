@@ -154,7 +154,7 @@ def test_score_adds_the_columns(place, tmp_path, capsys, family, name):
     assert found["mean"] == pytest.approx(float(scores.mean()), abs=1e-6)
     assert (found["rows"], found["scored"], found["flat"], found["held_out"]) == (150, len(made), 0, 150 - len(made))
     assert (found["reliability"] is None) == (name == "run-0")
-    assert found["mean_loss"] == pytest.approx(hard_first(scores, made))
+    assert found["mean_loss_correlation"] == pytest.approx(hard_first(scores, made))
     recipe = json.loads((tmp_path / "scored" / "recipe.json").read_text())
     # Every choice, so that it means the same with another default.
     assert recipe["score"]["family"] == family_member(**family)

@@ -63,11 +63,12 @@ def test_validation_samples_that_the_recording_does_not_name_are_asked_for(place
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
     line = ["evaluate", tmp_path / "run", *QUICK, "--no_full"]
     said = refused(capsys, *line)
-    assert "the validation samples of the recording 'test_resnet' are no rows of the recorded dataset" in said
+    assert "the 20 validation samples of the recording 'test_resnet' are no rows of the recorded dataset" in said
     assert not (tmp_path / "run" / "evaluation").exists()
     assert "no split 'held'" in refused(capsys, *line, "--validation-split", "held")
-    shared = refused(capsys, *line, "--validation-split", "test[:5]")
-    assert "25% of the test rows are in the validation samples too" in shared
+    assert "; 5 were)" in refused(capsys, *line, "--validation-split", "test[:5]")
+    shared = refused(capsys, *line, "--validation-split", "test")
+    assert "100% of the test rows are in the validation samples too" in shared
     succeeds(capsys, *line, "--validation-split", "validation")
 
 

@@ -474,7 +474,9 @@ def test_validation_samples_are_no_test_rows(small, tmp_path, trained):
     assert "give another --test-split" in said
     # Where nobody shows them, nobody can tell.
     said = refused(config, run, train, test.select(range(20, 40)))
-    assert "give them too (validation, or --validation-split), or --allow-shared-rows" in said
+    assert "give them too (validation, or --validation-split; none were), or --allow-shared-rows" in said
+    said = refused(config, run, train, test.select(range(20, 40)), test.select(range(10)))
+    assert "the 20 validation samples of the recording" in said and "; 10 were)" in said
     evaluate_coresets(config, run, train, test.select(range(20, 40)), test.select(range(20)))
     assert len(trained) == 2
 

@@ -121,8 +121,8 @@ def test_seconds_of_one_device_are_no_shares_of_those_of_another():
 
 def test_a_recording_of_another_device_has_no_cost():
     found = evaluation()
-    for device, known in (("cpu", True), ("gpu", False)):
-        sources = {name: {**each, "hardware": {"device": device}} for name, each in found.sources.items()}
+    for hardware, known in (({"device": "cpu"}, True), ({"device": "gpu"}, False), ({"card": "mine"}, True)):
+        sources = {name: {**each, "hardware": hardware} for name, each in found.sources.items()}
         for row, before in zip(summarise(found.cells, sources, found.methods), found.rows):
             assert row["training_share"] == before["training_share"] and row["seconds"] == before["seconds"]
             assert row["cost"] == (before["cost"] if known or row["source"] is None else None)
