@@ -22,7 +22,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +33,7 @@ import torch
 from accelerate import Accelerator
 from candidates import CANDIDATES, MEMBERS, WEIGHTED, within_class_ranks
 from recordings import OPTIMIZERS, STEMS, WINDOWS, Data, path_of, provenance, stopped_at, trajectories
-from scipy.stats import rankdata
+from tables import markdown, noise_tables, on_all_rows, ranked, transfer_table
 
 from hf_ltc import Trajectories
 from hf_ltc.cells import run_cells
@@ -397,30 +396,6 @@ def noise(options: argparse.Namespace) -> list[dict]:
     return found
 
 
-def noise_tables(results: list[dict]) -> str:
-    """By losses of training: percent of wrong labels among the rows kept, a table a dataset and kind of validation."""
-    shown = ("0.1", "0.3", "0.5")
-    parts = []
-    usual = [each for each in results if each["losses"] == "training"]
-    for dataset, kind in dict.fromkeys((each["dataset"], each["validation"]) for each in usual):
-        here = [each for each in usual if (each["dataset"], each["validation"]) == (dataset, kind)]
-        shares = list(dict.fromkeys(each["noise"] for each in here))
-        heads = [f"{share:.0%} wrong: of {float(f):.0%} kept" for share in shares for f in shown]
-        lines = [f"| kept by | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-        for method in dict.fromkeys(each["method"] for each in here):
-            cells = []
-            for share, f in itertools.product(shares, shown):
-                each = [
-                    one["wrong labels kept"][f] for one in here if (one["method"], one["noise"]) == (method, share)
-                ]
-                cells.append(f"{100 * statistics.mean(each):.1f}")
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-        labels = "right labels" if kind == "clean" else "labels as wrong as those of the train rows"
-        seeds = len({each["seed"] for each in here})
-        parts.append(f"{dataset}, validation samples with {labels}, recordings: {seeds}.\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
-
-
 def stops(runs: Path) -> list[dict]:
     """After which of its epochs each recording would have ended."""
     found = []
@@ -475,100 +450,6 @@ def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
         sys.exit(f"{folder / other[0]}.json was trained with other settings: delete it, and it is done again")
     # Cells of before a field was there have its default, and no mark.
     return [{**asdict(cell), **found[cell.name]} for cell in cells if cell.name in found]
-
-
-def key_of(cell: dict) -> tuple:
-    """A way of choosing rows: what a cell is, without its dataset, budget and seed."""
-    left = ("dataset", "fraction", "seed", "steps", "noise", "training", "rows", "accuracy", "wrong", "seconds")
-    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in cell.items() if k not in left)
-
-
-def ranked(results: list[dict]) -> list[dict]:
-    """Mean accuracy of each way in each setting, and its mean rank over the settings, best first."""
-    settings: dict[tuple, dict[tuple, list[float]]] = {}
-    for cell in results:
-        if cell["method"] != FULL:
-            where = (cell["dataset"], cell["noise"], cell["fraction"])
-            settings.setdefault(where, {}).setdefault(key_of(cell), []).append(cell["accuracy"])
-    if not settings:
-        return []
-    ways = set.intersection(*(set(each) for each in settings.values()))
-    rank = {way: [] for way in ways}
-    for each in settings.values():
-        means = {way: statistics.mean(each[way]) for way in ways}
-        ordered = rankdata([-means[way] for way in ways])
-        for way, place in zip(ways, ordered):
-            rank[way].append(float(place))
-    rows = []
-    for way in ways:
-        row = {**dict(way), "mean rank": statistics.mean(rank[way])}
-        for (dataset, noise, fraction), each in sorted(settings.items()):
-            values = each[way]
-            labels = f", {noise:.0%} of labels wrong," if noise else ""
-            row[f"{dataset}{labels} {fraction:.0%}"] = {
-                "mean": 100 * statistics.mean(values),
-                "deviation": 100 * statistics.stdev(values) if len(values) > 1 else None,
-                "seeds": len(values),
-            }
-        rows.append(row)
-    return sorted(rows, key=lambda row: row["mean rank"])
-
-
-def on_all_rows(results: list[dict]) -> str:
-    """What the models reach on all rows, which no way of choosing is."""
-    found: dict[tuple, list[float]] = {}
-    for cell in results:
-        if cell["method"] == FULL:
-            labels = f", {cell['noise']:.0%} of labels wrong," if cell["noise"] else ""
-            found.setdefault((cell["dataset"] + labels, cell["target"]), []).append(100 * cell["accuracy"])
-    said = [f"{d} {target} {statistics.mean(v):.1f} (n = {len(v)})" for (d, target), v in found.items()]
-    return f"On all rows: {', '.join(said) or 'not measured'}."
-
-
-def markdown(rows: list[dict]) -> str:
-    settings = [key for key in rows[0] if isinstance(rows[0][key], dict)]
-    most = max(row[key]["seeds"] for row in rows for key in settings)
-    # Only what differs is a column.
-    fields = [k for k in rows[0] if k not in settings and k != "mean rank"]
-    fields = [k for k in fields if k == "method" or len({str(row[k]) for row in rows}) > 1]
-    lines = [f"| {' | '.join([*fields, *settings, 'mean rank'])} |", "|" + "---|" * (len(fields) + len(settings) + 1)]
-    for row in rows:
-        cells = [str(row[k]) for k in fields]
-        for key in settings:
-            few = f" (n = {row[key]['seeds']})" if row[key]["seeds"] < most else ""
-            cells.append(plus_minus(row[key]["mean"], row[key]["deviation"]) + few)
-        lines.append(f"| {' | '.join([*cells, format(row['mean rank'], '.1f')])} |")
-    return f"Accuracy in percent, mean ± deviation, n = {most}.\n\n" + "\n".join(lines)
-
-
-def plus_minus(mean: float, deviation: float | None, sign: str = "") -> str:
-    # A half, which a share of 10,000 rows often is, goes up, whatever the binary number makes of it.
-    return f"{mean + 1e-9:{sign}.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
-
-
-def transfer_table(results: list[dict], targets: tuple[str, ...], sources: tuple[str, ...]) -> str:
-    """Targets by sources; in brackets what is lost, seed by seed, against rows that the target itself chose."""
-    found: dict[tuple, dict[int, float]] = {}
-    for cell in results:
-        source = cell["source"] if cell["method"] == DEFAULT else cell["method"]
-        found.setdefault((cell["target"], source, cell["fraction"]), {})[cell["seed"]] = 100 * cell["accuracy"]
-
-    def shown(values: list[float], sign: str = "") -> str:
-        return plus_minus(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, sign)
-
-    heads = [*(f"chosen by {m}" for m in sources), "by itself", "random", "all rows"]
-    lines = [f"| target | budget | {' | '.join(heads)} |", "|---|---|" + "---:|" * len(heads)]
-    for target, fraction in itertools.product(targets, (0.1, 0.3)):
-        own, cells = found[target, target, fraction], []
-        for source in sources:
-            each = found[target, source, fraction]
-            lost = "" if source == target else f" ({shown([own[seed] - x for seed, x in each.items()], '+')})"
-            cells.append(shown(list(each.values())) + lost)
-        beside = (own, found[target, RANDOM, fraction], found[target, FULL, 1.0])
-        cells += [shown(list(each.values())) for each in beside]
-        lines.append(f"| {target} | {fraction:.0%} | {' | '.join(cells)} |")
-    seeds = len(next(iter(found.values())))
-    return f"Accuracy in percent, mean ± deviation, n = {seeds}; losses in points.\n\n" + "\n".join(lines)
 
 
 STAGES = {

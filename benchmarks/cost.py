@@ -14,11 +14,10 @@ import argparse
 from pathlib import Path
 
 import torch
+from written import write
 
 from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.data import load_split
-from hf_ltc.report import RESULTS, markdown
-from hf_ltc.rundir import write_json
 
 ROWS, EPOCHS = 6000, 15
 # The agreement of LTC of half of the epochs with that of all of them that ends the shorter recording.
@@ -57,10 +56,7 @@ def main() -> None:
         output_dir=str(options.run / "evaluation"),
     )
     found = evaluate_coresets(targets, runs, train, test)
-    here, command = Path(__file__), f"python benchmarks/cost.py --data DATA --seeds {options.seeds}"
-    write_json(here.with_suffix(".json"), {"command": command, **found.to_dict()})
-    text = markdown(found).replace(RESULTS, here.with_suffix(".json").name)
-    here.with_suffix(".md").write_text(f"Made by `{command}`.\n\n{text}")
+    write(found, Path(__file__), f"--data DATA --seeds {options.seeds}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ import argparse
 from pathlib import Path
 
 import torch
+from written import write
 
 from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.demo import digits
-from hf_ltc.report import RESULTS, markdown
-from hf_ltc.rundir import write_json
 
 MODEL, STEPS, BATCH, RATE = "test_resnet", 200, 64, 0.05
 MEMBERS = ["levels-losses-dataset-uncertainty", "levels-losses-dataset", "levels-losses-class", "ltc", "cld"]
@@ -41,10 +40,7 @@ def main() -> None:
         **shared,
     )
     found = evaluate_coresets(targets, record(source, train), train, test)
-    here, command = Path(__file__), f"python benchmarks/digits.py --seeds {options.seeds}"
-    write_json(here.with_suffix(".json"), {"command": command, **found.to_dict()})
-    text = markdown(found).replace(RESULTS, here.with_suffix(".json").name)
-    here.with_suffix(".md").write_text(f"Made by `{command}`.\n\n{text}")
+    write(found, Path(__file__), f"--seeds {options.seeds}")
 
 
 if __name__ == "__main__":

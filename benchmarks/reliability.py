@@ -26,7 +26,7 @@ from candidates import CANDIDATES, MEMBERS, WEIGHTED
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
-from hf_ltc.agreement import overlap, stability, within_class_spearman
+from hf_ltc.agreement import overlap, said_of_validation, stability, within_class_spearman
 from hf_ltc.baselines import BASELINES
 from hf_ltc.errors import InputError
 from hf_ltc.methods import DEFAULT_METHOD, METHODS
@@ -120,7 +120,19 @@ def stops(runs: Path, dataset: str, epochs: int, seeds: list[int]) -> list[dict]
     return found
 
 
-def markdown(rows: list[dict]) -> str:
+def rising(runs: Path, dataset: str, epochs: int, seeds: list[int]) -> list[dict]:
+    """For each kind of validation samples, of how many recordings hf-ltc score warns that their loss rises again."""
+    paths = [path_of(runs, dataset, "test_resnet", epochs, 0.0, seed) for seed in seeds]
+    paths = [path for path in paths if path.exists()]
+    found = []
+    for kind in ("clean", "noisy20", "noisy40", "corrupted"):
+        warned = [bool(said_of_validation(trajectories(path, validation=kind))) for path in paths]
+        about = {"dataset": dataset, "epochs": epochs, "validation": kind}
+        found.append({**about, "recordings": len(paths), "warned": sum(warned)})
+    return found
+
+
+def markdown(rows: list[dict], rises: list[dict]) -> str:
     lines = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         for epochs in sorted({row["epochs"] for row in rows if row["dataset"] == dataset}):
@@ -140,7 +152,10 @@ def markdown(rows: list[dict]) -> str:
                 beside = [f"{usual[f'with {other}']:.2f}" if usual else "" for other in ("mean_loss", "aum")]
                 lines.append(f"| {name} | {' | '.join([*cells, *beside])} |")
             lines.append("")
-    return "\n".join(lines)
+    lines += ["## Recordings whose validation loss is warned of, as rising again", ""]
+    lines += ["| dataset | epochs | validation samples | recordings | warned of |", "|---|---:|---|---:|---:|"]
+    lines += [f"| {' | '.join(str(value) for value in each.values())} |" for each in rises]
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
@@ -148,7 +163,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     options = parser.parse_args()
-    rows, stopped = [], []
+    rows, stopped, rises = [], [], []
     for dataset in DATASETS:
         found = {int(path.name.split("-")[2]) for path in options.runs.glob(f"{dataset}-test_resnet-*-noise0-*.npz")}
         for epochs in sorted(found):
@@ -158,6 +173,7 @@ def main() -> None:
             print(dataset, epochs, about["test_accuracy"], flush=True)
             rows += table(options.runs, dataset, epochs, options.seeds, windows)
             stopped += stops(options.runs, dataset, epochs, options.seeds)
+            rises += rising(options.runs, dataset, epochs, options.seeds)
     here = Path(__file__)
     settings = {
         "source model": "test_resnet",
@@ -167,9 +183,18 @@ def main() -> None:
     command = "python benchmarks/reliability.py"
     write_json(
         here.with_suffix(".json"),
-        {"command": command, "settings": settings, **provenance(), "results": rows, "stops": stopped},
+        {
+            "command": command,
+            "settings": settings,
+            **provenance(),
+            "results": rows,
+            "stops": stopped,
+            "rising validation loss": rises,
+        },
     )
-    here.with_suffix(".md").write_text(f"Made by `{command}`; how, stands in reliability.py.\n\n{markdown(rows)}")
+    here.with_suffix(".md").write_text(
+        f"Made by `{command}`; how, stands in reliability.py.\n\n{markdown(rows, rises)}"
+    )
 
 
 if __name__ == "__main__":

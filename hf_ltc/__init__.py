@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from .order import coreset_order
     from .recording import TrajectoryRecorder
     from .scoring import LTCScorer, ltc_scores
-    from .selection import describe_coreset, in_coreset, rank_coreset, select_coreset, split_coreset
+    from .selection import in_coreset, rank_coreset, select_coreset, split_coreset
     from .source_run import record
+    from .summary import describe_coreset
     from .trajectories import Trajectories
 
 __all__ = [
@@ -60,7 +61,7 @@ _MODULES = {
     "TrajectoryRecorder": "recording",
     "baseline_scores": "baselines",
     "coreset_order": "order",
-    "describe_coreset": "selection",
+    "describe_coreset": "summary",
     "evaluate_coresets": "evaluation",
     "explain": "explanations",
     "explain_validation": "explanations",

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .errors import InputError
+from .errors import InputError, some_rows
 
 _NAMED = 5
 
@@ -151,7 +151,3 @@ def columns_of(batch: Any) -> list[str]:
 def listed(values: Any, show: Any = repr) -> str:
     values = list(values)
     return ", ".join(map(show, values[:20])) + (", ..." if len(values) > 20 else "")
-
-
-def some_rows(rows: np.ndarray) -> str:
-    return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")

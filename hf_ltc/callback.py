@@ -1,40 +1,28 @@
 """Trajectories recorded by transformers' Trainer, while it trains as it would without."""
 
-import inspect
 import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from accelerate import PartialState
-from datasets import Dataset, Value
+from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from . import rundir
-from .checkpoints import (
-    Collate,
-    accepted_columns,
-    check_signals,
-    evaluate_rows,
-    logits_of,
-    rows_to_record,
-)
-from .columns import read_column, with_columns
+from .collated import Collate, accepted_columns, check_signals, evaluate_rows, logits_of, rows_to_record
+from .columns import read_column
 from .errors import InputError
 from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, signals_of
+from .rowpositions import POSITION, Positioned, accept_positions, with_positions
 from .trajectories import Trajectories
 
-# The column with a row's position among the recorded rows, which travels with the batch into the model's forward.
-POSITION = "hf_ltc_position"
 _KINDS = {
     "training": ["training_loss"],
     "evaluation": ["evaluation_loss"],
@@ -138,7 +126,7 @@ class TrajectoryCallback(TrainerCallback):
             validation_per_class=validation_per_class,
             validation_seed=validation_seed,
         )
-        self.train_dataset = _with_positions(self._data.train)
+        self.train_dataset = with_positions(self._data.train)
         self._kinds, self._signals = _KINDS[losses], list(signals)
         self._initial, self._decay = initial_losses, average_decay
         self._config = {
@@ -161,7 +149,7 @@ class TrajectoryCallback(TrainerCallback):
                 f"the Trainer would run one process on {args.n_gpu} devices (torch.nn.DataParallel), which is not "
                 "recorded: start it with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one of them"
             )
-        _accept_positions(kwargs["model"])
+        accept_positions(kwargs["model"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -180,7 +168,7 @@ class TrajectoryCallback(TrainerCallback):
         # accelerate's loaders hold the one that calls the collator.
         inner = loader.base_dataloader
         self._collate: Collate = inner.collate_fn
-        inner.collate_fn = _Positioned(self._collate)
+        inner.collate_fn = Positioned(self._collate)
         self._targets = {
             split: torch.from_numpy(targets).to(self._state.device)
             for split, targets in (
@@ -402,60 +390,3 @@ class TrajectoryCallback(TrainerCallback):
             batch_size=args.per_device_eval_batch_size,
             num_workers=args.dataloader_num_workers,
         )
-
-
-@dataclass(frozen=True)
-class _Positioned:
-    """A collator that passes the rows' positions on beside what another one makes of the rows."""
-
-    collate: Collate
-
-    def __call__(self, rows: list[Mapping[str, Any]]) -> Any:
-        if any(POSITION not in row for row in rows):
-            raise InputError(f"the rows lost the column {POSITION!r} on their way: leave it in")
-        batch = self.collate([{name: value for name, value in row.items() if name != POSITION} for row in rows])
-        batch[POSITION] = torch.tensor([int(row[POSITION]) for row in rows])
-        return batch
-
-
-@dataclass(frozen=True)
-class _Transform:
-    """A transform that passes the rows' positions on beside what another one makes of the rows."""
-
-    transform: Callable[[dict[str, Any]], Mapping[str, Any]]
-
-    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        positions = rows.pop(POSITION)
-        return {**self.transform(rows), POSITION: positions}
-
-
-def _with_positions(dataset: Dataset) -> Dataset:
-    positions = pa.array(np.arange(len(dataset), dtype=np.int64))
-    marked = with_columns(dataset, {POSITION: (positions, Value("int64"))})
-    shown = marked.format
-    if shown["type"] != "custom":
-        return marked
-    return marked.with_transform(
-        _Transform(shown["format_kwargs"]["transform"]), shown["columns"], shown["output_all_columns"]
-    )
-
-
-def _accept_positions(model: nn.Module) -> None:
-    """Makes `forward` name the positions, so that the Trainer leaves their column in, and not pass them on."""
-    signature = inspect.signature(model.forward)
-    if POSITION in signature.parameters:
-        return
-    plain = model.forward
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop(POSITION, None)
-        # A deep copy of the model is to run itself.
-        return plain.__func__(self, *args, **kwargs) if inspect.ismethod(plain) else plain(*args, **kwargs)
-
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    mine = inspect.Parameter(POSITION, inspect.Parameter.KEYWORD_ONLY, default=None)
-    others = list(signature.parameters.values())
-    place = next((i for i, one in enumerate(others) if one.kind is inspect.Parameter.VAR_KEYWORD), len(others))
-    shown: Any = forward
-    shown.__signature__ = inspect.Signature([own, *others[:place], mine, *others[place:]])
-    model.forward = MethodType(forward, model)

@@ -123,7 +123,8 @@ def select(options: argparse.Namespace) -> None:
     from datasets import load_from_disk
 
     from .data import one_line
-    from .selection import describe_coreset, select_coreset
+    from .selection import select_coreset
+    from .summary import describe_coreset
 
     _check_new(options.output)
     if not (Path(options.scored) / "state.json").is_file():
@@ -272,7 +273,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def _named_runs(options: argparse.Namespace) -> "dict[str, Trajectories]":
     """The recordings by their source model, and as much of their folder as tells those of one model apart."""
-    from .evaluation import source_model
+    from .evalscores import source_model
     from .trajectories import Trajectories
 
     paths = [Path(path).resolve() for path in options.runs]

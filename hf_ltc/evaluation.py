@@ -18,19 +18,19 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from . import models, rundir
-from .agreement import reliability_of, within_class_spearman
 from .batches import ImageBatches, image_batches
 from .cells import done_cells, run_cells
 from .config import EVALUATION_MAY_ADD, EvaluateConfig
 from .data import one_line
 from .errors import InputError
 from .evaldir import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
+from .evalscores import Scores, methods_told, methods_told_before, score_all, source_model, source_of
 from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size
 from .identity import WHERE
-from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, method_scores
+from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
 from .processes import apart, heard, rank, stoppable
 from .provenance import hardware, versions
-from .report import RESULTS, write_results
+from .report import write_results
 from .results import Evaluation
 from .targets import train_on
 from .training import TrainingConfig, steps_per_epoch
@@ -43,8 +43,6 @@ _NEEDED = (
 )
 # Settings that only say which cells a call asks for, and where.
 _ASKED = ("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir")
-# Scores that others may merely restate.
-_KNOWN = ("mean_loss", "aum")
 # Peak learning rate and weight decay.
 _RATES = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}
 
@@ -109,8 +107,8 @@ def evaluate_coresets(
     recordings = named_recordings(folder, _named(runs))
     data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
     sizes = {fraction: subset_size(data, fraction) for fraction in config.fractions}
-    scored = _scores(methods, data.sources)
-    settings = _settings(config, data, {name: _source(name, *each) for name, each in recordings.items()})
+    scored = score_all(methods, data.sources)
+    settings = _settings(config, data, {name: source_of(name, *each) for name, each in recordings.items()})
     check_folder(folder, settings)
     cells = {cell.name: cell for cell in _cells(config, methods, data, sizes)}
     accelerators = partial(_accelerator, config, accelerator)
@@ -157,11 +155,8 @@ def evaluate_coresets(
     return evaluation
 
 
-_Scores = dict[tuple[str, str], tuple[np.ndarray, float]]
-
-
 def _gathered(
-    folder: Path, settings: dict[str, Any], data: EvaluatedDataset, scored: _Scores, scores: bool
+    folder: Path, settings: dict[str, Any], data: EvaluatedDataset, scored: Scores, scores: bool
 ) -> Evaluation:
     """What the folder has, of whichever calls, in the order in which it was first asked for."""
     stored, found = rundir.read_json(folder / SETTINGS), done_cells(folder / _CELLS, _NEEDED)
@@ -170,10 +165,13 @@ def _gathered(
     used = {*data.sources, *(cell["source"] for cell in cells)}
     devices = list(dict.fromkeys(cell["device"] for cell in cells))
     shared = {name: value for name, value in settings["hardware"].items() if name != "device"}
+    methods: list[dict[str, Any]] = []
+    if scores:
+        methods = [*methods_told(data, scored, cells), *methods_told_before(folder, used - data.sources.keys())]
     return Evaluation(
         settings={**settings, "hardware": {"devices": devices, **shared}},
         sources={name: each for name, each in stored["sources"].items() if name in used},
-        methods=[*_told(data, scored, cells), *_told_before(folder, used - data.sources.keys())] if scores else [],
+        methods=methods,
         cells=cells,
     )
 
@@ -184,7 +182,7 @@ class _Bench:
 
     config: EvaluateConfig
     data: EvaluatedDataset
-    scored: _Scores
+    scored: Scores
     training: Callable[[str], dict[str, Any]]
     images: Callable[[], tuple[ImageBatches, ImageBatches]]
     accelerators: Callable[[], Accelerator]
@@ -199,11 +197,6 @@ def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Traject
     return dict(runs)
 
 
-def source_model(run: Trajectories) -> str | None:
-    """The name of the source model of a recording, if it has one."""
-    return (run.recipe.get("config") or {}).get("model")
-
-
 def _methods(config: EvaluateConfig) -> list[str]:
     for option, names, of_family in (("members", config.members, True), ("baselines", config.baselines, False)):
         for name in names:
@@ -211,22 +204,6 @@ def _methods(config: EvaluateConfig) -> list[str]:
                 have = ", ".join(each for each, method in METHODS.items() if bool(method.family) == of_family)
                 raise InputError(f"--{option} has {name!r}: there are {have}")
     return [*config.members, *config.baselines]
-
-
-def _scores(methods: Sequence[str], sources: Mapping[str, Trajectories]) -> _Scores:
-    """Scores of each method by each recording, and their seconds; not of chance, which each seed draws anew."""
-    found: _Scores = {}
-    for name, run in sources.items():
-        for method in methods:
-            if method == RANDOM:
-                continue
-            started = time.perf_counter()
-            try:
-                scores = method_scores(method, run)
-            except InputError as error:
-                raise InputError(f"{name}: {error}" if len(sources) > 1 else str(error)) from error
-            found[name, method] = (scores, round(time.perf_counter() - started, 3))
-    return found
 
 
 def _cells(
@@ -370,83 +347,6 @@ def _chosen(bench: _Bench, cell: _Cell) -> np.ndarray:
         return chosen_rows(cell.method, next(iter(sources.values())), cell.rows, seed=cell.seed, balance=balance)
     scores, _ = bench.scored[cell.source, cell.method]
     return chosen_rows(cell.method, sources[cell.source], cell.rows, seed=cell.seed, balance=balance, scores=scores)
-
-
-def _source(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
-    return {
-        "model": source_model(run) or name,
-        "runs": len(run.lengths),
-        "checkpoints": list(run.lengths),
-        "losses": run.loss_name,
-        "seconds": _recording_seconds(run),
-        "hardware": run.recipe.get("hardware"),
-        "digest": digest,
-    }
-
-
-def _recording_seconds(run: Trajectories) -> float | None:
-    """What all its runs took but for decoding images, if that is known."""
-    recipes = run.recipe.get("runs") or []
-    total = 0.0
-    for recipe in recipes if len(recipes) == len(run.lengths) else [run.recipe]:
-        if not recipe.get("seconds"):
-            return None
-        # The seconds of runs recorded together are their sums already, which each of them has where they are joined
-        # with others.
-        among = len(recipe.get("seeds") or [0]) if recipe is not run.recipe else 1
-        # Models are timed with the images at hand.
-        total += sum(taken for phase, taken in recipe["seconds"].items() if phase != "decoding") / among
-    return total
-
-
-def _told(data: EvaluatedDataset, scored: _Scores, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How far each method's scores depend on the seed of the recording, and how far the rows that it keeps first are
-    those of a high mean loss, of a large AUM.
-
-    Of the methods of all cells whose recording is given, those of other calls too.
-    """
-    pairs = dict.fromkeys([*((cell["source"], cell["method"]) for cell in cells), *scored])
-    found = []
-    for source, run in data.sources.items():
-        # Each has all tables of its run, and is the same for every method.
-        runs = run.runs if len(run.lengths) > 1 else []
-        known = {name: _known(name, run) for name in _KNOWN}
-        for method in (method for of, method in pairs if of == source):
-            if (source, method) not in scored:
-                try:
-                    scored = scored | _scores([method], {source: run})
-                except InputError:
-                    # Of another call, whose recording had a signal that this one has not.
-                    continue
-            scores, seconds = scored[source, method]
-            first = scores if METHODS[method].keep == "highest" else -scores
-            each = [method_scores(method, one) for one in runs]
-            told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
-            told["reliability"] = reliability_of(each, run.labels).to_dict() if each else None
-            for name, other in known.items():
-                told[name] = None if other is None else within_class_spearman(first, other, run.labels)
-            found.append(rundir.finite(told))
-    return found
-
-
-def _told_before(folder: Path, sources: set[str]) -> list[dict[str, Any]]:
-    """What an earlier call said of recordings that this one was not given."""
-    path = folder / RESULTS
-    if not path.exists():
-        return []
-    try:
-        return [each for each in Evaluation.load(path).methods if each["source"] in sources]
-    except InputError:
-        # Of another version, or damaged: it is written anew.
-        return []
-
-
-def _known(name: str, run: Trajectories) -> np.ndarray | None:
-    try:
-        return method_scores(name, run)
-    except InputError:
-        # Its signal was not recorded.
-        return None
 
 
 def _file_name(name: str) -> str:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .batchrows import some_rows
-from .errors import InputError
+from .errors import InputError, some_rows
 from .passes import BLOCK, run_spans, standardised
 from .scoring import PRESETS, Recorded, check_finite, check_recorded, family_member
 

@@ -1,32 +1,23 @@
 """Coresets, trajectories and source models to the Hub, each in one commit."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, Image
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from . import cards, publishing
-from .agreement import reliability
-from .columns import read_column, with_columns
-from .data import find_label_column
+from .entries import ORIGIN, coreset_tables, describe_scored, further_splits, with_coreset
 from .errors import InputError
-from .identity import cached_origin, dataset_identity
+from .identity import cached_origin
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
 from .repository import CARD, Pushed, Table, explained, hub_api, open_repository, publish
 from .rundir import read_json
-from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
-from .selection import describe_coreset, rank_coreset, select_coreset
 from .trajectories import Trajectories, losses_digest
 
 _SPLITS = "splits"
-_ORIGIN = ("repo_id", "config", "split", "revision")
-_AGREE = 1e-5
 
 
 def push_coreset(
@@ -116,18 +107,18 @@ def push_coreset(
         if not Path(picture).is_file():
             raise InputError(f"no picture {str(picture)!r}: give files")
     api = hub_api(token)
-    entry, ranked = _describe(scored, score_column, label_column, options, trajectories)
+    entry, ranked = describe_scored(scored, score_column, label_column, options, trajectories)
     scorer = publishing.scorer_name(score_column)
     carried = _add_source(api, entry["dataset"], scored, source, needed=scores_only)
-    tables = _coresets(entry, ranked, scorer, fractions, sizes, options, scores_only, full, with_trajectories)
-    tables += _further_splits(tables, splits or {}, entry, publishing.config_name(_SPLITS, scorer))
+    tables = coreset_tables(entry, ranked, scorer, fractions, sizes, options, scores_only, full, with_trajectories)
+    tables += further_splits(tables, splits or {}, entry, publishing.config_name(_SPLITS, scorer))
     if dataset_name is not None:
         entry["dataset"]["name"] = dataset_name
     entry["evaluation"] = [publishing.public_recipe(row) for row in evaluation]
     entry["splits"] = sorted(splits or {})
 
     def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        return _with_coreset(there, scorer, entry, repo_id)
+        return with_coreset(there, scorer, entry, repo_id)
 
     return publish(
         api,
@@ -248,198 +239,14 @@ def _check_evaluation(row: Mapping[str, Any]) -> None:
         raise InputError(f"accuracy is {row['accuracy']!r}: give a list of one number in [0, 1] for each seed")
 
 
-def _describe(
-    scored: Dataset,
-    score_column: str,
-    label_column: str | None,
-    options: Mapping[str, Any],
-    run: Trajectories | None,
-) -> tuple[dict[str, Any], Dataset]:
-    """What the recipe says of a scored dataset, and the dataset with ranks."""
-    recorded = (run.recipe.get("dataset") or {}) if run is not None else {}
-    label_column = find_label_column(scored, label_column or recorded.get("label_column"))
-    ranking = {name: options[name] for name in ("balance", "keep", "exclude_negative")}
-    ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **ranking)
-    rank_column = publishing.rank_name(score_column)
-    if rank_column in scored.column_names and not _same(scored, ranked, rank_column):
-        raise InputError(
-            f"column {rank_column!r} ranks the rows in another order than {ranking} does: give push_coreset the "
-            "options that rank_coreset was given, or take the column away"
-        )
-    recipe = None if run is None else dict(run.recipe)
-    family = None
-    if run is not None and recipe is not None:
-        family = _family(run, scored, score_column)
-        recipe["reliability"] = None
-        if family is not None and len(run.lengths) > 1:
-            recipe["reliability"] = reliability(run, **family).to_dict()
-    ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
-    pool = len(ranks) - ranks.null_count
-    columns = publishing.user_columns(ranked, score_column, rank_column)[:-2]
-    identity = dataset_identity(ranked.select_columns(columns), label_column)
-    known = (*_ORIGIN, "image_column", "id_column")
-    identity |= {name: recorded[name] for name in known if recorded.get(name) is not None}
-    entry = {
-        "score_column": score_column,
-        "rank_column": rank_column,
-        "label_column": label_column,
-        "id_column": identity.get("id_column"),
-        "selection": dict(options),
-        "dataset": identity,
-        "pool": pool,
-        "held_out": ranks.null_count,
-        "flat": int(pc.sum(pc.and_(pc.is_valid(ranks), pc.is_null(scores, nan_is_null=True))).as_py() or 0),
-        "digest": publishing.digest(ranked, label_column, score_column, rank_column),
-        "family": family,
-        "run": None if recipe is None else publishing.public_recipe(recipe),
-    }
-    return entry, ranked
-
-
-def _same(one: Dataset, other: Dataset, column: str) -> bool:
-    return bool(read_column(one, column).equals(read_column(other, column)))
-
-
-def _family(run: Trajectories, scored: Dataset, score_column: str) -> dict[str, str] | None:
-    """Checks that scores are those of a recording, and finds of which member of the family."""
-    where = run.positions(scored)
-    if score_column != "ltc_score":
-        return None
-    stored = read_column(scored, score_column)
-    known = np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-    # Most likely first: each that it is not has to be computed in vain.
-    for member in (DEFAULT, *PRESETS.values(), *FAMILY):
-        try:
-            scores = ltc_scores(run, **member)
-        except InputError:
-            continue
-        made = np.where(where >= 0, scores[where], np.nan)
-        if np.allclose(made, known, rtol=0, atol=_AGREE, equal_nan=True):
-            return member
-    raise InputError(
-        f"column {score_column!r} is not what this recording gives, by any member of the family: score the dataset "
-        "with the trajectories that are pushed, or push without them"
-    )
-
-
-def _coresets(
-    entry: dict[str, Any],
-    ranked: Dataset,
-    scorer: str,
-    fractions: Sequence[float],
-    sizes: Sequence[int],
-    options: Mapping[str, Any],
-    scores_only: bool,
-    full: bool,
-    with_trajectories: bool,
-) -> list[Table]:
-    """Selects the coresets and says in the entry what is in them."""
-    score, rank, label = entry["score_column"], entry["rank_column"], entry["label_column"]
-    columns = publishing.user_columns(ranked, score, rank)
-    tables = []
-    entry["configs"] = {}
-    for fraction, size in dict.fromkeys([*((f, None) for f in fractions), *((None, s) for s in sizes)]):
-        name = publishing.budget_name(scorer, fraction, size)
-        coreset = select_coreset(ranked, fraction, size, score_column=score, label_column=label, **options)
-        summary = describe_coreset(
-            coreset, ranked, score_column=score, label_column=label, exclude_negative=options["exclude_negative"]
-        )
-        coreset = coreset.with_format(None).select_columns(columns)
-        identity = dataset_identity(coreset.remove_columns([score, rank]), label)
-        entry["configs"][name] = {
-            "fraction": fraction,
-            "size": len(coreset),
-            "stored": not scores_only,
-            "digest": publishing.digest(coreset, label, score, rank),
-            "identity": {key: value for key, value in identity.items() if key not in ("repo_id", "revision")},
-            "summary": summary.to_dict(),
-        }
-        if not scores_only:
-            tables.append(Table(name, "train", coreset, name))
-    # The beta coverage draws by trajectories, so that without them no other budget could be drawn.
-    with_trajectories = with_trajectories or options["coverage"] == "beta"
-    entry["trajectories"] = with_trajectories
-    entry["scores"] = publishing.config_name("scores", scorer)
-    plain = ranked.with_format(None)
-    scores = publishing.scores_table(plain, label, score, rank, entry["id_column"], with_trajectories)
-    tables.append(Table(entry["scores"], "train", scores, entry["scores"]))
-    entry["full"] = publishing.config_name("full", scorer) if full else None
-    if full:
-        ordered = publishing.coreset_first(plain.select_columns(columns), rank)
-        cuts = tuple(made["size"] for made in entry["configs"].values())
-        tables.append(Table(entry["full"], "train", ordered, entry["full"], cuts, small_groups=True))
-    return tables
-
-
-def _further_splits(
-    tables: Sequence[Table], splits: Mapping[str, Dataset], entry: Mapping[str, Any], folder: str
-) -> list[Table]:
-    """The same splits for every coreset: their files are there once."""
-    made = []
-    # Not of the whole dataset in coreset order, which is read by rank: rows of other splits have none.
-    with_rows = [table for table in tables if table.config in entry["configs"]]
-    if splits and not with_rows:
-        raise InputError("splits go with coresets: give fractions or sizes too")
-    for split, rows in splits.items():
-        if not re.fullmatch(r"\w+(\.\w+)*", split) or split == "train":
-            raise InputError(f"a further split cannot be called {split!r}: use another name of letters and digits")
-        for table in with_rows:
-            features = table.rows.features
-            added = (entry["score_column"], entry["rank_column"])
-            columns = [column for column in features if column not in added]
-            if missing := [column for column in columns if column not in rows.column_names]:
-                raise InputError(f"the split {split!r} has no column {missing[0]!r}, which the coreset has")
-            plain = rows.with_format(None).select_columns(columns)
-            if differs := [column for column in columns if plain.features[column] != features[column]]:
-                raise InputError(
-                    f"column {differs[0]!r} of the split {split!r} is {plain.features[differs[0]]}, in the coreset it "
-                    f"is {features[differs[0]]}: cast it"
-                )
-            nulls = {c: (pa.nulls(len(rows), features.arrow_schema.field(c).type), features[c]) for c in added}
-            made.append(Table(table.config, split, with_columns(plain, nulls), folder))
-    return made
-
-
-def _with_coreset(
-    there: dict[str, Any], scorer: str, entry: dict[str, Any], repo_id: str
-) -> tuple[dict[str, Any], list[str]]:
-    """The recipe of a repository with one coreset more, and which of the scorer's configurations are no longer."""
-    coresets = dict(there.get("coresets") or {})
-    for name, other in coresets.items():
-        if not _of_one_dataset(other["dataset"], entry["dataset"]):
-            raise InputError(f"{repo_id!r} holds coresets by {name!r} of another dataset: push to another repository")
-    before = coresets.get(scorer)
-    removed: list[str] = []
-    if before is not None:
-        same = all(before[key] == entry[key] for key in ("digest", "selection"))
-        if same and before["dataset"]["features"] == entry["dataset"]["features"]:
-            # Of the same scores, other budgets stay as they are.
-            entry["configs"] = {**before["configs"], **entry["configs"]}
-            entry["full"] = entry["full"] or before["full"]
-            entry["evaluation"] = entry["evaluation"] or before["evaluation"]
-            entry["splits"] = sorted({*entry["splits"], *before["splits"]})
-        else:
-            was = [name for name, made in before["configs"].items() if made["stored"]]
-            was += [before["full"]] if before["full"] else []
-            removed = [name for name in was if name not in entry["configs"] and name != entry["full"]]
-    coresets[scorer] = entry
-    return {**there, "coresets": coresets}, removed
-
-
-def _of_one_dataset(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    shared = one["content"].keys() & other["content"].keys()
-    same_content = all(one["content"][column] == other["content"][column] for column in shared)
-    return same_content and all(one.get(key) == other.get(key) for key in ("rows", "labels"))
-
-
 def _add_source(
     api: HfApi, identity: dict[str, Any], scored: Dataset, source: Mapping[str, Any] | None, *, needed: bool
 ) -> dict[str, Any]:
     """Adds where the source dataset is to its identity, if that can be found, and returns the metadata of its card."""
     given = {key: value for key, value in (source or {}).items() if value is not None}
-    if unknown := set(given) - set(_ORIGIN):
-        raise InputError(f"source has no {sorted(unknown)[0]!r}: give {', '.join(_ORIGIN)}")
-    known = {key: identity.pop(key) for key in _ORIGIN if key in identity}
+    if unknown := set(given) - set(ORIGIN):
+        raise InputError(f"source has no {sorted(unknown)[0]!r}: give {', '.join(ORIGIN)}")
+    known = {key: identity.pop(key) for key in ORIGIN if key in identity}
     where: dict[str, str] = {"split": str(scored.split or "train")}
     for origin in (cached_origin(scored), known):
         if "repo_id" not in given or _alike(origin.get("repo_id", given["repo_id"]), given["repo_id"]):

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 _PACKAGES = ("hf_ltc", "accelerate", "datasets", "numpy", "timm", "torch", "torchvision", "transformers")
 
@@ -16,14 +16,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """The device, the processes and the machine."""
-    cuda = accelerator.device.type == "cuda"
+def hardware(state: Accelerator | PartialState) -> dict[str, Any]:
+    """The device, the processes and the machine; and the precision, where that is known too."""
+    cuda = state.device.type == "cuda"
+    precision = {"mixed_precision": state.mixed_precision} if isinstance(state, Accelerator) else {}
     return {
-        "device": torch.cuda.get_device_name(accelerator.device) if cuda else accelerator.device.type,
-        "processes": accelerator.num_processes,
+        "device": torch.cuda.get_device_name(state.device) if cuda else state.device.type,
+        "processes": state.num_processes,
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
         "system": platform.system(),
-        "mixed_precision": accelerator.mixed_precision,
+        **precision,
     }

@@ -15,7 +15,7 @@ from accelerate import Accelerator, PartialState
 
 from . import rundir
 from .config import RESUME_MAY_CHANGE
-from .errors import InputError
+from .errors import InputError, some_rows
 from .identity import WHERE
 from .processes import together
 from .runfiles import LOSSES, VALIDATION_LOSS, write_rows
@@ -69,15 +69,15 @@ class LossBuffer:
         if missing := _where(counts == 0):
             raise InputError(
                 f"epoch {epoch}: {len(missing)} of {len(rows)} rows have no recorded loss (rows "
-                f"{_some(rows[missing])}): every row has to be passed to update once an epoch or more (is the last "
-                "batch dropped, or a sampler leaving rows out?)"
+                f"{some_rows(rows[missing])}): every row has to be passed to update once an epoch or more (is the "
+                "last batch dropped, or a sampler leaving rows out?)"
             )
         self.table[:-1] /= counts
         for name, values in zip(self.names, self.table):
             if bad := _where(~torch.isfinite(values)):
                 raise InputError(
                     f"epoch {epoch}: {name} of {len(bad)} of {len(rows)} rows is not finite (rows "
-                    f"{_some(rows[bad])}): the training has diverged, so lower --learning-rate and record into "
+                    f"{some_rows(rows[bad])}): the training has diverged, so lower --learning-rate and record into "
                     "another --output-dir; the epochs before are kept"
                 )
         # A copy: on the CPU the array would be cleared with the buffer.
@@ -418,7 +418,3 @@ def may_hold(path: Path) -> bool:
 
 def _where(mask: torch.Tensor) -> list[int]:
     return torch.nonzero(mask).flatten().tolist() if bool(mask.any()) else []
-
-
-def _some(rows: np.ndarray) -> str:
-    return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")

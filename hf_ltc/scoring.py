@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .batchrows import ARROW, Rows, columns_of, listed, on_host, read_rows, some_rows
-from .errors import InputError
+from .batchrows import ARROW, Rows, columns_of, listed, on_host, read_rows
+from .errors import InputError, some_rows
 from .passes import BLOCK, count_of, pass_over, run_spans, standardised
 
 PRESETS: dict[str, dict[str, str]] = {

@@ -1,13 +1,12 @@
 """Trains the source model on a dataset and records it, so that an interruption loses one epoch at most."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,25 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from datasets import Dataset
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import cards, models, rundir, training
 from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
-from .config import RESUME_MAY_CHANGE, RecordConfig
+from .config import RecordConfig
 from .data import one_line
 from .errors import InputError
-from .identity import WHERE
 from .processes import failing_together, stoppable, together
 from .provenance import hardware, versions
 from .recorded import RecordedDataset, recorded_dataset
 from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_hold, signals_of
+from .resuming import CHECKPOINT, is_finished, resume, write_checkpoint
 from .runfiles import write_rows
 from .trajectories import Trajectories
 
-_CHECKPOINT = "checkpoint"
 _SOURCE_MODEL = "source_model"
 _LOCK = ".lock"
-_PENDING = "losses.safetensors"
 
 
 def record(
@@ -130,7 +126,7 @@ class _SourceRun:
         recipe = self._recipe()
         if rundir.seed_folders(self.path):
             raise InputError(f"--output-dir {str(self.path)!r} holds several runs: give --runs, or another folder")
-        if self._finished(self.path, recipe):
+        if is_finished(self.path, recipe):
             return Trajectories.load(self.path)
         rundir.check_free(self.path, may_hold)
         if config.compile:
@@ -175,7 +171,7 @@ class _SourceRun:
             channels_last=config.channels_last,
             compiled=config.compile,
         )
-        self._resume(state)
+        self.seconds |= resume(self.path, state, accelerator, config)
         if config.report_to:
             accelerator.init_trackers("hf_ltc", config={k: str(v) for k, v in config.to_dict().items()})
         with failing_together(self.accelerator), stoppable(self.path) as stop:
@@ -404,88 +400,12 @@ class _SourceRun:
 
     def check_same(self, other: Path) -> None:
         """Checks that another run differs from this one in nothing but the seed."""
-        self._finished(other, self._recipe(), "seed")
-
-    def _finished(self, folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
-        """Whether a run directory holds this run, complete; checks that it holds no other."""
-        path = folder / rundir.RECIPE
-        if not path.exists():
-            return False
-        stored = rundir.read_json(path)
-        differ = _differences(stored, json.loads(json.dumps(recipe, default=str)), {*RESUME_MAY_CHANGE, *but})
-        if differ:
-            raise InputError(
-                f"--output-dir {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
-                "--output-dir, or the settings of that run to resume it"
-            )
-        return "epochs" in stored
-
-    def _resume(self, state: training.TrainingState) -> None:
-        folder = self.path / _CHECKPOINT
-        newest = max(folder.glob("epoch-*"), default=None)
-        published = rundir.published_epochs(self.path)
-        if newest is None:
-            if published and published[-1] > 0:
-                raise InputError(
-                    f"{str(self.path)!r} has epochs up to {published[-1]} but no {str(folder / 'epoch-*')!r} to "
-                    "resume from: put it back, or record again into another --output-dir"
-                )
-            return
-        try:
-            training.load_checkpoint(newest, state, self.accelerator)
-            self.seconds = json.loads((newest / "seconds.json").read_text())
-        except Exception as error:
-            raise InputError(
-                f"cannot resume from {str(newest)!r} ({one_line(error)}): put its files back, or record again into "
-                "another --output-dir"
-            ) from error
-        with together(self.accelerator):
-            if self.accelerator.is_main_process:
-                _publish(newest, self.path, state.epoch)
-                self._check_published(state.epoch)
-                print(f"resuming {self.path} after epoch {state.epoch} of {self.config.epochs}", file=sys.stderr)
-
-    def _check_published(self, last: int) -> None:
-        """Checks that the epochs before a resume are all there and whole: a hole could not be filled later."""
-        published = rundir.published_epochs(self.path)
-        for epoch in self.config.recorded_epochs():
-            if epoch <= last and epoch not in published:
-                raise InputError(
-                    f"no file {str(rundir.epoch_path(self.path, epoch))!r}, though the run recorded epoch {epoch}: "
-                    "put it back, or record again into another --output-dir"
-                )
-        if published:
-            Trajectories.load(self.path)
+        is_finished(other, self._recipe(), "seed")
 
     def _checkpoint(self, state: training.TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a checkpoint with the epoch's losses in it, and only then publishes them: both or none survive."""
-        if not self.accelerator.is_main_process:
-            with together(self.accelerator):
-                return
         with together(self.accelerator):
-            self._write_checkpoint(state, arrays)
-
-    def _write_checkpoint(self, state: training.TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
-        folder = self.path / _CHECKPOINT
-        temporary, final = folder / ".unfinished", folder / f"epoch-{state.epoch:05d}"
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            training.save_checkpoint(temporary, state, self.accelerator)
-            (temporary / "seconds.json").write_text(json.dumps(self.seconds))
-            if arrays:
-                self.recorder.write(state.epoch, arrays, temporary / _PENDING)
-            for file in temporary.rglob("*"):
-                rundir.sync(file)
-            rundir.sync(temporary)
-            os.replace(temporary, final)
-            rundir.sync(folder)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise rundir.unwritable(final, error) from error
-        _publish(final, self.path, state.epoch)
-        for old in folder.glob("epoch-*"):
-            if old != final:
-                shutil.rmtree(old, ignore_errors=True)
+            if self.accelerator.is_main_process:
+                write_checkpoint(self.path, state, self.accelerator, self.recorder, arrays, self.seconds)
 
     def _finish(self, state: training.TrainingState) -> Trajectories:
         config = self.config
@@ -504,7 +424,7 @@ class _SourceRun:
             self.accelerator.end_training()
         trajectories = self.recorder.finish(**recipe)
         if self.accelerator.is_main_process:
-            shutil.rmtree(self.path / _CHECKPOINT, ignore_errors=True)
+            shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
         return trajectories
 
     def _write_source_model(self, state: training.TrainingState, model: nn.Module, recipe: dict[str, Any]) -> None:
@@ -561,27 +481,6 @@ def _accelerator(config: RecordConfig) -> Accelerator:
             f"--report-to {' '.join(config.report_to)}: accelerate finds {have} of them: install the tracker"
         )
     return accelerator
-
-
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Set[str]) -> list[str]:
-    differ = []
-    for name, value in wanted["config"].items():
-        if name not in may_differ and stored.get("config", {}).get(name) != value:
-            differ.append(f"--{name.replace('_', '-')} was {stored.get('config', {}).get(name)!r}, now {value!r}")
-    for name, value in wanted["dataset"].items():
-        if stored.get("dataset", {}).get(name) != value and name not in WHERE:
-            differ.append(f"another dataset: its {name} differs")
-    if stored.get("validation") != wanted["validation"]:
-        differ.append("other validation samples")
-    was, now = stored.get("training", {}).get("processes"), wanted["training"]["processes"]
-    if was != now:
-        differ.append(f"it ran on {was} processes, now on {now}")
-    return differ
-
-
-def _publish(checkpoint: Path, run: Path, epoch: int) -> None:
-    if (checkpoint / _PENDING).exists():
-        rundir.publish(checkpoint / _PENDING, rundir.epoch_path(run, epoch))
 
 
 def _sum(seconds: list[dict[str, float]]) -> dict[str, float]:

@@ -9,20 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
 from . import rundir, runfiles, scoring, selection, tables
-from .columns import read_column, with_columns
-from .data import find_label_column, read_labels
-from .errors import InputError
-from .identity import check_identity
+from .columns import with_columns
+from .errors import InputError, some_rows
+from .joining import row_places
 from .runfiles import LOSSES, write_rows
 
 if TYPE_CHECKING:
     from .repository import Pushed
-
-_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +227,7 @@ class Trajectories:
         rows = np.unique(np.asarray(rows, dtype=np.int64))
         where = np.flatnonzero(np.isin(self.rows, rows, assume_unique=True))
         if len(where) < len(rows):
-            raise InputError(f"rows {_some(np.setdiff1d(rows, self.rows))} were not recorded")
+            raise InputError(f"rows {some_rows(np.setdiff1d(rows, self.rows))} were not recorded")
         return dataclasses.replace(
             self,
             losses=np.asarray(self.losses)[:, where],
@@ -283,58 +279,7 @@ class Trajectories:
         Raises:
             InputError: as [`Trajectories.attach`].
         """
-        if not isinstance(dataset, Dataset):
-            raise InputError(f"attach takes a datasets.Dataset, not a {type(dataset).__name__}: give it one split")
-        recorded = self.recipe.get("dataset") or {}
-        if self.ids is None:
-            if id_column is not None:
-                raise InputError(f"no ids were recorded to join column {id_column!r} with: record with --id-column")
-            return self._by_number(dataset, recorded)
-        column = id_column or recorded.get("id_column")
-        if column is None:
-            raise InputError(
-                "the rows were recorded by id: name the column with the ids by attach(..., id_column=...)"
-            )
-        where = self._by_id(dataset, column)
-        if recorded.get("label_column"):
-            self._check_labels(dataset, where, recorded)
-        return where
-
-    def _by_number(self, dataset: Dataset, recorded: Mapping[str, Any]) -> np.ndarray:
-        if "content" in recorded:
-            check_identity(dataset, recorded)
-        if len(self.rows) and len(dataset) <= self.rows[-1]:
-            raise InputError(
-                f"the dataset has {len(dataset)} rows, but row {self.rows[-1]} was recorded: give the dataset as it "
-                "was recorded"
-            )
-        where = np.full(len(dataset), -1, dtype=np.int64)
-        where[self.rows] = np.arange(len(self.rows))
-        return where
-
-    def _check_labels(self, dataset: Dataset, where: np.ndarray, recorded: Mapping[str, Any]) -> None:
-        column = find_label_column(dataset, recorded["label_column"])
-        labels = read_labels(dataset, column, recorded.get("names"))
-        known = np.flatnonzero(where >= 0)
-        wrong = known[labels[known] != self.labels[where[known]]]
-        if wrong.size:
-            raise InputError(
-                f"{wrong.size} rows have another label in column {column!r} than when they were recorded (rows "
-                f"{_some(wrong)}): give the dataset as it was recorded"
-            )
-
-    def _by_id(self, dataset: Dataset, column: str) -> np.ndarray:
-        ids = read_column(dataset, column)
-        if pc.count_distinct(ids).as_py() < len(ids):
-            raise InputError(f"column {column!r} has ids that occur twice or are null: rows are joined by unique ids")
-        try:
-            found = pc.index_in(ids, value_set=self.ids.cast(ids.type))
-        except pa.ArrowInvalid as error:
-            raise InputError(f"column {column!r} holds {ids.type}, the recorded ids are {self.ids.type}") from error
-        where = np.asarray(pc.fill_null(found, -1).to_numpy(), dtype=np.int64)
-        if len(where) and (where < 0).all():
-            raise InputError(f"no id of column {column!r} was recorded: give the dataset that was, or its id column")
-        return where
+        return row_places(self, dataset, id_column)
 
     def score(
         self,
@@ -551,7 +496,3 @@ def _stack(parts: Sequence[Any]) -> Any:
     if all(isinstance(part, rundir.EpochTable) for part in parts) and len({part.name for part in parts}) == 1:
         return rundir.EpochTable([path for part in parts for path in part.paths], parts[0].name, parts[0].shape[1])
     return parts[0] if len(parts) == 1 else np.concatenate([np.asarray(part) for part in parts])
-
-
-def _some(rows: np.ndarray) -> str:
-    return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")

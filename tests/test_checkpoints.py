@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_ltc import models, rundir
-from hf_ltc.checkpoints import evaluate_rows, record_checkpoints
+from hf_ltc.checkpoints import record_checkpoints
+from hf_ltc.collated import evaluate_rows
 from hf_ltc.errors import InputError
 from hf_ltc.trajectories import Trajectories
 

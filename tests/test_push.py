@@ -232,7 +232,7 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
 
 @pytest.mark.parametrize("member", FAMILY, ids=lambda member: "-".join(member.values()))
 def test_the_member_of_the_family_is_found(small: DatasetDict, member: dict[str, str]):
-    from hf_ltc.hub import _family
+    from hf_ltc.entries import _family
 
     run = do.recorded(small["train"], held=100)
     scored = run.score(small["train"], **member)

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import operator
 
@@ -13,10 +12,8 @@ from hypothesis import strategies as st
 from hf_ltc.columns import read_column
 from hf_ltc.errors import InputError
 from hf_ltc.selection import (
-    CoresetSummary,
     coreset_order,
     coreset_size,
-    describe_coreset,
     in_coreset,
     rank_coreset,
     select_coreset,
@@ -542,36 +539,3 @@ def test_split_coreset_parts_all_rows_that_are_not_held_out(exclude_negative):
     if exclude_negative:
         assert all(scores[i] >= 0 or flat[i] for i in rows["coreset"])
         assert parts["conflicting"].unique("ltc_rank") == [None]
-
-
-def test_describe_coreset_says_what_is_kept():
-    dataset, labels, scores, held, flat, _ = many_rows()
-    coreset = select_coreset(dataset, size=1001)
-    summary = describe_coreset(coreset, dataset)
-    kept = np.array(values(coreset, "number"))
-    assert (summary.rows, summary.pool, summary.held_out) == (1001, (~held).sum(), held.sum())
-    assert (summary.flat, summary.negative) == (flat.sum(), (scores[kept] < 0).sum())
-    assert summary.classes == {str(c): int((labels[kept] == c).sum()) for c in range(5)}
-    assert summary.pool_classes == {str(c): int((labels[~held] == c).sum()) for c in range(5)}
-    assert summary.score_range == (scores[kept].min(), scores[kept].max())
-    pool = scores[~held & ~flat]
-    assert summary.pool_score_range == (pool.min(), pool.max())
-    assert CoresetSummary(**summary.to_dict()) == dataclasses.replace(
-        summary, score_range=list(summary.score_range), pool_score_range=list(summary.pool_score_range)
-    )
-    text = str(summary)
-    low, high = min(summary.classes.values()), max(summary.classes.values())
-    assert f"1,001 of the {summary.pool:,} rows that could be chosen" in text and "\n" not in text
-    assert f"5 classes has {low:,} to {high:,} rows" in text
-    excluded = describe_coreset(coreset, dataset, exclude_negative=True)
-    assert excluded.pool == (~held & ~((scores < 0) & ~flat)).sum() and excluded.held_out == held.sum()
-
-
-def test_describe_coreset_of_a_dataset_without_labels():
-    dataset = Dataset.from_dict({"text": ["a", "b", "c"], "x_score": [0.5, 0.25, float("nan")]})
-    summary = describe_coreset(dataset.select([0]), dataset, score_column="x_score")
-    assert summary.classes == {} and summary.pool == 3 and summary.flat == 1
-    assert str(summary) == (
-        "The coreset has 1 of the 3 rows that could be chosen (33.3%). Their x_score is 0.5 to 0.5, that of all 0.25 "
-        "to 0.5; 0 are negative. 1 rows that could be chosen have no score and come last."
-    )

@@ -1,0 +1,21 @@
+"""How results of `evaluate_coresets` are written beside the script that made them."""
+
+from pathlib import Path
+
+from hf_ltc.report import RESULTS, markdown
+from hf_ltc.results import Evaluation
+from hf_ltc.rundir import write_json
+
+
+def write(found: Evaluation, script: Path, options: str) -> None:
+    """As SCRIPT.json and SCRIPT.md.
+
+    Args:
+        found ([`Evaluation`]): The results.
+        script (`Path`): The script.
+        options (`str`): Those that it was started with.
+    """
+    command, results = f"python benchmarks/{script.name} {options}", script.with_suffix(".json")
+    write_json(results, {"command": command, **found.to_dict()})
+    text = markdown(found).replace(RESULTS, results.name)
+    script.with_suffix(".md").write_text(f"Made by `{command}`.\n\n{text}")

@@ -1,0 +1,282 @@
+"""Rows of any dataset as a collator and a classifier take them: which are recorded, and a pass over them."""
+
+import inspect
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import send_to_device
+from datasets import ClassLabel, Dataset
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from .columns import read_column
+from .config import SIGNALS
+from .data import class_names, find_label_column, hold_out, read_labels
+from .errors import InputError
+from .identity import dataset_identity
+from .provenance import hardware, versions
+from .recording import TrajectoryRecorder
+
+Collate = Callable[[list[Any]], Any]
+Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+# What transformers' Trainer and its collators know as labels.
+LABELS = ("labels", "label", "label_ids")
+
+
+@dataclass(frozen=True)
+class RowsToRecord:
+    """Which rows of a dataset can be chosen and which are validation samples, with their labels.
+
+    `labels` are numbered by class, `targets` are the numbers that the model was given: they differ where a column of
+    integers leaves some out.
+    """
+
+    train: Dataset
+    validation: Dataset
+    rows: np.ndarray
+    labels: np.ndarray
+    targets: np.ndarray
+    validation_rows: np.ndarray | None
+    validation_labels: np.ndarray
+    validation_targets: np.ndarray
+    names: list[str]
+    ids: pa.Array | None
+    identity: dict[str, Any]
+    validation_identity: dict[str, Any]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """For the recipe."""
+        return {
+            "classes": len(self.names),
+            "rows": len(self.rows),
+            "validation_rows": len(self.validation_labels),
+        }
+
+    def recorder(
+        self, output_dir: str | Path, losses: Sequence[str], state: Accelerator | PartialState, **recipe: Any
+    ) -> TrajectoryRecorder:
+        """The recorder of these rows, its recipe with all that is known of them and of the machine."""
+        return TrajectoryRecorder(
+            output_dir,
+            rows=self.rows,
+            labels=self.labels,
+            validation_rows=self.validation_rows,
+            validation_labels=self.validation_labels,
+            losses=losses,
+            ids=self.ids,
+            accelerator=state,
+            recipe={
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "dataset": self.identity,
+                "validation": self.validation_identity,
+                "hardware": hardware(state),
+                "versions": versions(),
+                **recipe,
+            },
+        )
+
+
+def rows_to_record(
+    train: Dataset,
+    validation: Dataset | None,
+    *,
+    label_column: str | None = None,
+    id_column: str | None = None,
+    validation_fraction: float = 0.1,
+    validation_per_class: int = 50,
+    validation_seed: int = 0,
+) -> RowsToRecord:
+    """Reads the labels and holds validation samples out; nothing else is read but a few rows for the identity.
+
+    Raises:
+        InputError: for a column or labels that cannot be recorded.
+    """
+    for name, given in (("train", train), ("validation", validation)):
+        if given is not None and not isinstance(given, Dataset):
+            raise InputError(
+                f"{name} is a {type(given).__name__}: give a datasets.Dataset, a split whose rows have numbers"
+            )
+    column = _label_column(train, label_column)
+    names = class_names(train, column)
+    labels = read_labels(train, column)
+    values = _targets(train, column, names)
+    identity = dataset_identity(train, column) | {"id_column": id_column, "names": names}
+    ids = None
+    if id_column is not None:
+        ids = read_column(train, id_column).combine_chunks()
+        if ids.null_count or len(ids.unique()) < len(ids):
+            raise InputError(f"id_column {id_column!r} has ids that occur twice or are null: rows need their own")
+    if validation is not None:
+        other = _label_column(validation, column if column in validation.column_names else None)
+        number = read_labels(validation, other, names)
+        return RowsToRecord(
+            train=train,
+            validation=validation,
+            rows=np.arange(len(train)),
+            labels=labels,
+            targets=values[labels],
+            validation_rows=None,
+            validation_labels=number,
+            validation_targets=values[number],
+            names=names,
+            ids=ids,
+            identity=identity,
+            validation_identity=dataset_identity(validation, other),
+        )
+    rows, held = hold_out(labels, validation_fraction, validation_per_class, validation_seed, names)
+    return RowsToRecord(
+        train=train.select(rows),
+        validation=train.select(held),
+        rows=rows,
+        labels=labels[rows],
+        targets=values[labels[rows]],
+        validation_rows=held,
+        validation_labels=labels[held],
+        validation_targets=values[labels[held]],
+        names=names,
+        ids=None if ids is None else ids.take(pa.array(rows)),
+        identity=identity,
+        validation_identity={
+            "held_out": len(held),
+            "validation_fraction": validation_fraction,
+            "validation_per_class": validation_per_class,
+            "validation_seed": validation_seed,
+        },
+    )
+
+
+def evaluate_rows(
+    model: nn.Module,
+    dataset: Dataset,
+    targets: torch.Tensor,
+    collate: Collate,
+    observe: Observer,
+    *,
+    state: Accelerator | PartialState,
+    batch_size: int,
+    num_workers: int = 0,
+) -> None:
+    """Runs a model over all rows in evaluation mode, each process over its own part; no random state is changed.
+
+    Args:
+        model (`torch.nn.Module`): The model, not wrapped for several processes.
+        dataset (`datasets.Dataset`): The rows.
+        targets (`torch.Tensor`): int64 `(N,)`, the labels as the model numbers them, on the device.
+        collate (`Callable`): Makes a batch of a list of rows.
+        observe (`Callable`):
+            Called with positions `(B,)`, float32 cross-entropy losses `(B,)`, float32 logits `(B, C)` and labels
+            `(B,)` of every forward pass.
+        state (`accelerate.Accelerator` or `PartialState`): The processes.
+        batch_size (`int`): Rows a forward pass.
+        num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
+    """
+    mine = np.array_split(np.arange(len(dataset), dtype=np.int64), state.num_processes)[state.process_index]
+    if not len(mine):
+        return
+    loader: Any = DataLoader(
+        dataset.select(range(mine[0], mine[-1] + 1)),
+        batch_size,
+        collate_fn=collate,
+        num_workers=num_workers,
+    )
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    done, classes = 0, int(targets.max()) + 1
+    with _random_state_kept(state.device), torch.no_grad():
+        for batch in loader:
+            batch = send_to_device(batch, state.device)
+            if isinstance(batch, Mapping):
+                outputs = model(**{key: value for key, value in batch.items() if key not in LABELS})
+            else:
+                outputs = model(batch)
+            logits = logits_of(outputs, classes)
+            positions = torch.arange(mine[0] + done, mine[0] + done + len(logits), device=state.device)
+            labels = targets[positions]
+            observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
+            done += len(logits)
+    for module, training in modes:
+        module.training = training
+    if done != len(mine):
+        raise InputError(f"the collator made {done} samples of {len(mine)} rows: it has to make one of each row")
+
+
+def logits_of(outputs: Any, classes: int) -> torch.Tensor:
+    """The float32 logits `(B, C)` among what a classifier returns.
+
+    Raises:
+        InputError: if there are none, or fewer than classes.
+    """
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        shown = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(
+            f"the model returned {shown} where logits of shape (rows, classes) were expected: record a classifier "
+            "that returns its logits, or a mapping with them as 'logits'"
+        )
+    if logits.shape[1] < classes:
+        raise InputError(
+            f"the model returned {logits.shape[1]} logits a row for labels up to {classes - 1}: make it with "
+            f"num_labels={classes}"
+        )
+    return logits.float()
+
+
+def accepted_columns(model: nn.Module, dataset: Dataset) -> Dataset:
+    """Leaves out the columns that a model's `forward` does not name, as transformers' Trainer does.
+
+    All are left in if it names none, as where a collator makes the inputs, and in a dataset with a transform.
+    """
+    named = set(inspect.signature(model.forward).parameters)
+    if dataset.format["type"] == "custom" or not named.intersection(dataset.column_names):
+        return dataset
+    return dataset.remove_columns([name for name in dataset.column_names if name not in {*named, *LABELS}])
+
+
+def check_signals(signals: Sequence[str]) -> None:
+    """Checks the names of signals.
+
+    Raises:
+        InputError: for one that is unknown.
+    """
+    for signal in signals:
+        if signal not in SIGNALS:
+            raise InputError(f"no signal {signal!r}: choose of {', '.join(SIGNALS)}")
+
+
+def _label_column(dataset: Dataset, name: str | None) -> str:
+    known = [column for column in LABELS if column in dataset.column_names]
+    return find_label_column(dataset, known[0] if name is None and known else name)
+
+
+def _targets(dataset: Dataset, column: str, names: list[str]) -> np.ndarray:
+    """The number that the model was given for each class."""
+    feature = dataset.features[column]
+    if isinstance(feature, ClassLabel):
+        return np.arange(len(names))
+    if "string" in feature.dtype:
+        raise InputError(
+            f"column {column!r} holds strings, and how the model numbers them is not known: encode them with "
+            f"dataset.class_encode_column({column!r}) and train on that"
+        )
+    return np.array([{"False": 0, "True": 1}.get(name) if feature.dtype == "bool" else int(name) for name in names])
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """What a transform draws while rows are only evaluated, a training is not to notice."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)

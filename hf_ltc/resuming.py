@@ -1,0 +1,135 @@
+"""What an interrupted run goes on from: its checkpoint, and the run directory that is to hold the same run."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from . import rundir, training
+from .config import RESUME_MAY_CHANGE, RecordConfig
+from .data import one_line
+from .errors import InputError
+from .identity import WHERE
+from .processes import together
+from .recording import TrajectoryRecorder
+from .trajectories import Trajectories
+
+CHECKPOINT = "checkpoint"
+_PENDING = "losses.safetensors"
+
+
+def is_finished(folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
+    """Whether a run directory holds this run, complete; checks that it holds no other."""
+    path = folder / rundir.RECIPE
+    if not path.exists():
+        return False
+    stored = rundir.read_json(path)
+    differ = _differences(stored, json.loads(json.dumps(recipe, default=str)), {*RESUME_MAY_CHANGE, *but})
+    if differ:
+        raise InputError(
+            f"--output-dir {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
+            "--output-dir, or the settings of that run to resume it"
+        )
+    return "epochs" in stored
+
+
+def resume(
+    path: Path, state: training.TrainingState, accelerator: Accelerator, config: RecordConfig
+) -> dict[str, float]:
+    """Puts a state back to the newest checkpoint of a run, if there is one; the seconds that it had taken by then."""
+    folder = path / CHECKPOINT
+    newest = max(folder.glob("epoch-*"), default=None)
+    published = rundir.published_epochs(path)
+    if newest is None:
+        if published and published[-1] > 0:
+            raise InputError(
+                f"{str(path)!r} has epochs up to {published[-1]} but no {str(folder / 'epoch-*')!r} to "
+                "resume from: put it back, or record again into another --output-dir"
+            )
+        return {}
+    try:
+        training.load_checkpoint(newest, state, accelerator)
+        seconds: dict[str, float] = json.loads((newest / "seconds.json").read_text())
+    except Exception as error:
+        raise InputError(
+            f"cannot resume from {str(newest)!r} ({one_line(error)}): put its files back, or record again into "
+            "another --output-dir"
+        ) from error
+    with together(accelerator):
+        if accelerator.is_main_process:
+            _publish(newest, path, state.epoch)
+            _check_published(path, config, state.epoch)
+            print(f"resuming {path} after epoch {state.epoch} of {config.epochs}", file=sys.stderr)
+    return seconds
+
+
+def write_checkpoint(
+    path: Path,
+    state: training.TrainingState,
+    accelerator: Accelerator,
+    recorder: TrajectoryRecorder,
+    arrays: Mapping[str, np.ndarray],
+    seconds: Mapping[str, float],
+) -> None:
+    """Writes a checkpoint with the epoch's losses in it, and only then publishes them: both or none survive."""
+    folder = path / CHECKPOINT
+    temporary, final = folder / ".unfinished", folder / f"epoch-{state.epoch:05d}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        training.save_checkpoint(temporary, state, accelerator)
+        (temporary / "seconds.json").write_text(json.dumps(seconds))
+        if arrays:
+            recorder.write(state.epoch, arrays, temporary / _PENDING)
+        for file in temporary.rglob("*"):
+            rundir.sync(file)
+        rundir.sync(temporary)
+        os.replace(temporary, final)
+        rundir.sync(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise rundir.unwritable(final, error) from error
+    _publish(final, path, state.epoch)
+    for old in folder.glob("epoch-*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_published(path: Path, config: RecordConfig, last: int) -> None:
+    """Checks that the epochs before a resume are all there and whole: a hole could not be filled later."""
+    published = rundir.published_epochs(path)
+    for epoch in config.recorded_epochs():
+        if epoch <= last and epoch not in published:
+            raise InputError(
+                f"no file {str(rundir.epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: "
+                "put it back, or record again into another --output-dir"
+            )
+    if published:
+        Trajectories.load(path)
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Set[str]) -> list[str]:
+    differ = []
+    for name, value in wanted["config"].items():
+        if name not in may_differ and stored.get("config", {}).get(name) != value:
+            differ.append(f"--{name.replace('_', '-')} was {stored.get('config', {}).get(name)!r}, now {value!r}")
+    for name, value in wanted["dataset"].items():
+        if stored.get("dataset", {}).get(name) != value and name not in WHERE:
+            differ.append(f"another dataset: its {name} differs")
+    if stored.get("validation") != wanted["validation"]:
+        differ.append("other validation samples")
+    was, now = stored.get("training", {}).get("processes"), wanted["training"]["processes"]
+    if was != now:
+        differ.append(f"it ran on {was} processes, now on {now}")
+    return differ
+
+
+def _publish(checkpoint: Path, run: Path, epoch: int) -> None:
+    if (checkpoint / _PENDING).exists():
+        rundir.publish(checkpoint / _PENDING, rundir.epoch_path(run, epoch))
