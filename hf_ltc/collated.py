@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from .columns import read_column
 from .config import SIGNALS
-from .data import class_names, find_label_column, hold_out, read_labels
+from .data import class_names, find_label_column, hold_out, read_labels, require_dataset
 from .errors import InputError
 from .identity import dataset_identity
 from .provenance import hardware, versions
@@ -103,10 +103,8 @@ def rows_to_record(
         InputError: for a column or labels that cannot be recorded.
     """
     for name, given in (("train", train), ("validation", validation)):
-        if given is not None and not isinstance(given, Dataset):
-            raise InputError(
-                f"{name} is a {type(given).__name__}: give a datasets.Dataset, a split whose rows have numbers"
-            )
+        if name == "train" or given is not None:
+            require_dataset(given, name)
     column = _label_column(train, label_column)
     names = class_names(train, column)
     labels = read_labels(train, column)

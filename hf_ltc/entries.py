@@ -12,7 +12,7 @@ from datasets import Dataset
 from . import publishing
 from .agreement import reliability
 from .columns import read_column, with_columns
-from .data import find_label_column
+from .data import find_label_column, require_dataset
 from .errors import InputError
 from .identity import dataset_identity
 from .repository import Table
@@ -160,6 +160,7 @@ def further_splits(
     for split, rows in splits.items():
         if not re.fullmatch(r"\w+(\.\w+)*", split) or split == "train":
             raise InputError(f"a further split cannot be called {split!r}: use another name of letters and digits")
+        require_dataset(rows, f"splits[{split!r}]")
         for table in with_rows:
             features = table.rows.features
             added = (entry["score_column"], entry["rank_column"])

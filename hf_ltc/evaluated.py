@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from .config import EvaluateConfig
-from .data import class_names, find_image_column, find_label_column, read_labels
+from .data import class_names, find_image_column, find_label_column, read_labels, require_dataset
 from .errors import InputError
 from .identity import dataset_identity, shared_rows
 from .images import image_size
@@ -51,8 +51,8 @@ def evaluated_dataset(
         InputError: for a dataset that cannot be evaluated on, naming the column, row, class or split.
     """
     for name, dataset in (("train", train), ("test", test), ("validation", validation)):
-        if dataset is not None and not isinstance(dataset, Dataset):
-            raise InputError(f"{name} is a {type(dataset).__name__}, not a datasets.Dataset: give it one split")
+        if name != "validation" or dataset is not None:
+            require_dataset(dataset, name)
     recorded = next(iter(runs.values())).recipe.get("dataset") or {}
     image_column = find_image_column(train, config.image_column or recorded.get("image_column"))
     label_column = find_label_column(train, config.label_column or recorded.get("label_column"))

@@ -9,6 +9,7 @@ from datasets import Dataset, Image
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from . import cards, publishing
+from .data import require_dataset
 from .entries import ORIGIN, coreset_tables, describe_scored, further_splits, with_coreset
 from .errors import InputError
 from .identity import cached_origin
@@ -98,8 +99,7 @@ def push_coreset(
         raise InputError("scores_only pushes no rows, so it goes neither with full nor with splits")
     if full and not publishing.is_prefix(options):
         raise InputError("full is an order of which coresets are the beginning: coverage and min_per_class give none")
-    if not isinstance(scored, Dataset):
-        raise InputError(f"push_coreset takes a datasets.Dataset, not a {type(scored).__name__}: give one split")
+    require_dataset(scored, "scored")
     publishing.size_in_bytes(max_shard_size)
     for row in evaluation:
         _check_evaluation(row)

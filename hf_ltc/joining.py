@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from .columns import read_column
-from .data import find_label_column, read_labels
+from .data import find_label_column, read_labels, require_dataset
 from .errors import InputError, some_rows
 from .identity import check_identity
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def row_places(run: "Trajectories", dataset: Dataset, id_column: str | None) -> np.ndarray:
     """For each row of a dataset its place among the recorded rows, or -1, int64; as [`Trajectories.positions`]."""
-    if not isinstance(dataset, Dataset):
-        raise InputError(f"attach takes a datasets.Dataset, not a {type(dataset).__name__}: give it one split")
+    require_dataset(dataset, "dataset")
     recorded = run.recipe.get("dataset") or {}
     if run.ids is None:
         if id_column is not None:

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from . import publishing
 from .columns import read_column, with_columns
-from .data import load_split, one_line
+from .data import load_split, one_line, require_dataset
 from .errors import InputError
 from .identity import check_identity
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
@@ -53,6 +53,8 @@ def load_coreset(
         InputError: if there is no such repository or scorer, if its files and its recipe disagree, or if the source
             dataset is not the one that was scored.
     """
+    if dataset is not None:
+        require_dataset(dataset, "dataset")
     api = hub_api(token)
     with explained(repo_id, "load from"):
         there = read_repository(api, repo_id, revision)

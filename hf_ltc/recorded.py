@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from .columns import read_column
 from .config import RecordConfig
-from .data import class_names, find_image_column, find_label_column, hold_out, read_labels
+from .data import class_names, find_image_column, find_label_column, hold_out, read_labels, require_dataset
 from .errors import InputError
 from .identity import dataset_identity
 from .images import image_size
@@ -43,6 +43,9 @@ def recorded_dataset(
     Raises:
         InputError: for a dataset that cannot be recorded, naming the column, row or class.
     """
+    require_dataset(train, "train")
+    if validation is not None:
+        require_dataset(validation, "validation")
     label_column = find_label_column(train, config.label_column)
     image_column = find_image_column(train, config.image_column)
     names = class_names(train, label_column)

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, Value
 
 from .columns import read_column, with_columns
 from .coverage import beta_drawn, stratified
-from .data import class_names, find_label_column, read_labels
+from .data import class_names, find_label_column, read_labels, require_dataset
 from .errors import InputError
 from .order import Balance, Keep, coreset_order, require_choice, turns
 
@@ -337,8 +337,7 @@ def _read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:
 
 def read_scores(dataset: Dataset, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores, NaN where there is none, and which rows can be chosen."""
-    if not isinstance(dataset, Dataset):
-        raise InputError(f"cannot rank a value of type {type(dataset).__name__}: give a datasets.Dataset, one split")
+    require_dataset(dataset, "dataset")
     if column not in dataset.column_names:
         raise InputError(
             f"no score column {column!r} in the dataset, which has {', '.join(map(repr, dataset.column_names))}: "

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from .columns import read_column
-from .data import find_label_column
+from .data import find_label_column, require_dataset
 from .selection import read_scores
 
 
@@ -87,6 +87,7 @@ def describe_coreset(
     Raises:
         InputError: if a column is missing or of another type.
     """
+    require_dataset(coreset, "coreset")
     kept, _ = read_scores(coreset, score_column)
     scores, recorded = read_scores(dataset, score_column)
     choosable = recorded & ~(scores < 0) if exclude_negative else recorded

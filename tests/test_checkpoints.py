@@ -274,9 +274,9 @@ def test_bad_input_is_named(small, tmp_path):
         assert "\n" not in str(caught.value)
 
     record("no checkpoints", [])
-    with pytest.raises(InputError, match="train is a DatasetDict: give a"):
+    with pytest.raises(InputError, match="`train` is a DatasetDict, not a"):
         record_checkpoints(states, small, output_dir=tmp_path / "run", model=network())
-    with pytest.raises(InputError, match="validation is a IterableDataset: give a"):
+    with pytest.raises(InputError, match="`validation` is an IterableDataset, not a"):
         record_checkpoints(states, train, train.to_iterable_dataset(), output_dir=tmp_path / "run", model=network())
     record("epochs has 1 numbers for 2 checkpoints", states, epochs=[1])
     record("give increasing numbers from 0 on", states, epochs=[2, 1])

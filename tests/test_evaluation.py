@@ -435,7 +435,7 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
         (settings(out, label_column="class"), test, "--label-column 'class': no such column"),
         (settings(out), test.remove_columns("image"), "test rows: no column of type Image"),
         (settings(out), other_names, "test rows: column 'label' has classes that the train rows do not have: 'ten'"),
-        (settings(out), DatasetDict(test=test), "test is a DatasetDict, not a datasets.Dataset"),
+        (settings(out), DatasetDict(test=test), "`test` is a DatasetDict, not a datasets.Dataset"),
         (settings(out), train, "of the test rows are in the recorded dataset too"),
         (settings(out), train, "give another --test-split, or --allow-shared-rows if these are images that many"),
         (settings(out), train.select(run.validation_rows), "100% of the test rows are in the recorded dataset too"),

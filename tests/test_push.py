@@ -221,7 +221,7 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
         push_coreset(scored, "me/x", [0.1], trajectories=do.recorded(small["train"], seed=0, runs=2))
     with pytest.raises(InputError, match="the dataset is not the recorded one"):
         push_coreset(scored.shuffle(seed=1), "me/x", [0.1], trajectories=run)
-    with pytest.raises(InputError, match=r"takes a datasets\.Dataset, not a DatasetDict"):
+    with pytest.raises(InputError, match=r"`scored` is a DatasetDict, not a datasets\.Dataset"):
         push_coreset(small, "me/x", [0.1])
     with pytest.raises(InputError, match="the split 'test' has no column 'image'"):
         push_coreset(scored, "me/x", [0.1], trajectories=run, splits={"test": small["test"].remove_columns("image")})

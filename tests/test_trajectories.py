@@ -603,9 +603,9 @@ def test_another_dataset_is_refused_saying_in_what(other, verb):
 
 @pytest.mark.parametrize("verb", ["attach", "score"])
 def test_only_one_split_is_attached_to(verb):
-    with pytest.raises(InputError, match=r"takes a datasets.Dataset, not a DatasetDict: give it one split"):
+    with pytest.raises(InputError, match=r"`dataset` is a DatasetDict, not a datasets.Dataset: give one of"):
         getattr(make(), verb)(DatasetDict(train=dataset()))
-    with pytest.raises(InputError, match=r"takes a datasets.Dataset, not a IterableDataset"):
+    with pytest.raises(InputError, match=r"`dataset` is an IterableDataset, not a datasets.Dataset"):
         getattr(make(), verb)(dataset().to_iterable_dataset())
 
 

@@ -1,0 +1,91 @@
+"""What is given in place of a split: said in one line at every public entrance, before anything is done with it."""
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDatasetDict, Value
+
+from hf_ltc import (
+    EvaluateConfig,
+    RecordConfig,
+    TrajectoryCallback,
+    describe_coreset,
+    evaluate_coresets,
+    load_coreset,
+    push_coreset,
+    rank_coreset,
+    record,
+    record_checkpoints,
+    select_coreset,
+    split_coreset,
+)
+from hf_ltc.errors import InputError
+
+from .test_trajectories import make
+
+COLUMNS = {"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}
+SPLIT = Dataset.from_dict(
+    COLUMNS, features=Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+)
+
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int) -> dict:
+        return SPLIT[row]
+
+
+GIVEN = {
+    "splits": (DatasetDict({"train": SPLIT, "test": SPLIT}), "a DatasetDict", "one of its splits ('train', 'test')"),
+    "a dict of splits": ({"fold1": SPLIT}, "a dict", "one of its splits ('fold1')"),
+    "a stream": (SPLIT.to_iterable_dataset(), "an IterableDataset", "without streaming=True"),
+    "streams": (IterableDatasetDict({"train": SPLIT.to_iterable_dataset()}), "an IterableDatasetDict", "without"),
+    "rows": (list(SPLIT), "a list", "Dataset.from_list"),
+    "columns": (COLUMNS, "a dict", "Dataset.from_dict"),
+    "a frame": (pd.DataFrame(COLUMNS), "a DataFrame", "Dataset.from_pandas"),
+    "a table": (pa.table(COLUMNS), "a Table", "datasets.Dataset(...)"),
+    "nothing": (None, "None", "load_dataset"),
+    "a name": ("mnist", "a str", "load_dataset"),
+    "torch": (Rows(), "a Rows", "Dataset.from_generator"),
+    "a loader": (torch.utils.data.DataLoader(Rows()), "a DataLoader", "Dataset.from_generator"),
+    "a class": (Dataset, "the class Dataset", "load_dataset"),
+}
+
+
+def entrances(folder, given):
+    """Every public function that takes rows, with the parameter that it takes them as."""
+    run = make()
+    config = RecordConfig(model="test_resnet", epochs=2, output_dir=str(folder))
+    evaluate = EvaluateConfig(models=["test_resnet"], fractions=[0.5], output_dir=str(folder))
+    yield "train", lambda: record(config, given)
+    yield "train", lambda: TrajectoryCallback(str(folder), given)
+    yield "train", lambda: record_checkpoints([torch.nn.Linear(1, 2)] * 2, given, output_dir=str(folder))
+    yield "train", lambda: evaluate_coresets(evaluate, run, given, SPLIT)
+    yield "test", lambda: evaluate_coresets(evaluate, run, SPLIT, given)
+    yield "dataset", lambda: run.attach(given)
+    yield "dataset", lambda: run.positions(given)
+    yield "dataset", lambda: run.score(given)
+    for choose in (rank_coreset, select_coreset, split_coreset):
+        yield "dataset", lambda choose=choose: choose(given, **({} if choose is rank_coreset else {"size": 1}))
+    yield "coreset", lambda: describe_coreset(given, SPLIT)
+    yield "scored", lambda: push_coreset(given, "me/it", sizes=[1])
+    if given is not None:
+        yield "validation", lambda: record(config, SPLIT, given)
+        yield "validation", lambda: TrajectoryCallback(str(folder), SPLIT, given)
+        yield "validation", lambda: evaluate_coresets(evaluate, run, SPLIT, SPLIT, given)
+        yield "dataset", lambda: load_coreset("me/it", size=1, dataset=given)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_what_is_no_split_is_named_with_what_to_give(tmp_path, kind):
+    given, named, mend = GIVEN[kind]
+    for parameter, call in entrances(tmp_path / "run", given):
+        with pytest.raises(InputError) as caught:
+            call()
+        message = str(caught.value)
+        assert message.startswith(f"`{parameter}` is {named}, not a datasets.Dataset: ")
+        assert mend in message and "\n" not in message
+    assert not (tmp_path / "run").exists()
