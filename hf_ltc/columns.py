@@ -7,9 +7,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
-from datasets.table import concat_tables
+from datasets.table import InMemoryTable, concat_tables
 
 from .errors import InputError
+
+# Bytes of the rows that are taken at once.
+_TAKEN_BYTES = 2**25
 
 
 def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
@@ -30,7 +33,60 @@ def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     if name not in dataset.column_names:
         raise InputError(f"no column {name!r} in the dataset: it has {', '.join(map(repr, dataset.column_names))}")
     column = dataset.data.column(name)
-    return column if dataset._indices is None else column.take(dataset._indices.column(0))
+    return column if dataset._indices is None else take_rows(column, np.asarray(dataset._indices.column(0)))
+
+
+def take_rows(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
+    """Takes rows out of a column of any size, with memory for these rows alone.
+
+    `ChunkedArray.take` joins all chunks of the column first: all images are copied, and above 2 GB, the most that an
+    array of bytes or strings can hold, that fails.
+
+    Args:
+        column (`pyarrow.ChunkedArray`): The column.
+        rows (`np.ndarray`): int `(n,)`, from 0 to `len(column) - 1`, in any order; -1 for a null.
+
+    Returns:
+        `pyarrow.ChunkedArray`: `n` long; in several chunks where one could not hold them.
+    """
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    # Of the values themselves, even where a file of them is mapped.
+    a_row = sum(chunk.nbytes for chunk in chunks) / max(1, len(column))
+    most = max(1, int(_TAKEN_BYTES / max(1.0, a_row)))
+    starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+    rows = rows.astype(np.int64)
+    taken: list[pa.Array] = []
+    for first in range(0, len(rows), most):
+        taken += _taken(chunks, starts, column.type, rows[first : first + most])
+    return pa.chunked_array(taken, column.type)
+
+
+def _taken(chunks: list[pa.Array], starts: np.ndarray, kind: pa.DataType, rows: np.ndarray) -> list[pa.Array]:
+    place = np.searchsorted(starts, rows, side="right") - 1
+    # Chunk by chunk, in the order of the table, and what came out of them is then put into the order asked for.
+    order = np.argsort(place, kind="stable")
+    try:
+        parts = []
+        for part in np.split(order, np.flatnonzero(np.diff(place[order])) + 1):
+            if (chunk := place[part[0]]) < 0:
+                parts.append(pa.nulls(len(part), kind))
+            else:
+                parts.append(chunks[chunk].take(pa.array(rows[part] - starts[chunk])))
+        if np.array_equal(order, np.arange(len(order))):
+            return parts
+        return pa.chunked_array(parts, kind).take(pa.array(np.argsort(order))).chunks
+    except pa.ArrowInvalid:
+        # Some rows are far longer than most: together they are more than one array can hold.
+        if len(rows) == 1:
+            raise
+        half = len(rows) // 2
+        return [*_taken(chunks, starts, kind, rows[:half]), *_taken(chunks, starts, kind, rows[half:])]
+
+
+def _chunked(values: pa.Array | pa.ChunkedArray | list[pa.Array]) -> pa.ChunkedArray:
+    if isinstance(values, pa.ChunkedArray):
+        return values
+    return pa.chunked_array(values if isinstance(values, list) else [values])
 
 
 def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.ChunkedArray, object]]) -> Dataset:
@@ -52,7 +108,7 @@ def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.Chu
     if replaced := [name for name in columns if name in plain.column_names]:
         plain = plain.remove_columns(replaced)
     features = Features({name: feature for name, (_, feature) in columns.items()})
-    arrays = [pa.chunked_array(values) if isinstance(values, list) else values for values, _ in columns.values()]
+    arrays = [_chunked(values) for values, _ in columns.values()]
     fingerprint = Hasher.hash((plain._fingerprint, [(n, str(features[n]), a) for n, a in zip(columns, arrays)]))
 
     indices = plain._indices
@@ -64,14 +120,14 @@ def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.Chu
             # A row selected twice can have two values, which one stored row cannot hold.
             plain, indices = plain.flatten_indices(), None
         else:
-            take = pa.array(where, mask=where < 0)
-            arrays = [values.take(take) for values in arrays]
+            arrays = [take_rows(values, where) for values in arrays]
             plain = copy.copy(plain)
             plain._indices = None
 
-    added = Dataset(pa.table(arrays, schema=features.arrow_schema))
-    # Not concatenate_datasets, which leaves out datasets without rows.
-    table = concat_tables([plain.data, added.data], axis=1)
+    # No Dataset of them, which would join the chunks for its fingerprint, and not concatenate_datasets, which leaves
+    # out datasets without rows.
+    added = InMemoryTable(pa.table(arrays, schema=features.arrow_schema))
+    table = concat_tables([plain.data, added], axis=1)
     info = plain.info.copy()
     info.features = Features({**plain.features, **features})
     result = Dataset(table, info=info, split=plain.split, indices_table=indices, fingerprint=fingerprint)

@@ -78,7 +78,7 @@ class CoresetBounds:
             if name is not None and name not in batch.column_names:
                 raise InputError(f"no column {name!r} in the batch: it has {', '.join(map(repr, batch.column_names))}")
         choosable = _choosable(batch, **self.options)
-        keys = _keys(batch.filter(choosable), **self.options)
+        keys = _project(batch, **self.options)
         group = _group(keys, self.labels)
         score, row = keys["score"].to_numpy(), keys["row"].to_numpy()
         bound = self.scores[group]
@@ -86,7 +86,10 @@ class CoresetBounds:
         kept |= np.isnan(score) & (row < self.flat_rows[group])
         # A class that the dataset did not have keeps nothing.
         kept &= group >= 0
-        return batch.take(np.flatnonzero(choosable.to_numpy(zero_copy_only=False))[kept])
+        rows = np.zeros(len(batch), dtype=bool)
+        rows[np.flatnonzero(choosable.to_numpy(zero_copy_only=False))[kept]] = True
+        # Not take, which joins the chunks of the images.
+        return batch.filter(pa.array(rows))
 
 
 def coreset_bounds(
@@ -215,7 +218,9 @@ def _keys(
 
 
 def _project(batch: pa.Table, **options: Any) -> pa.Table:
-    return _keys(batch.filter(_choosable(batch, **options)), **options)
+    columns = [options[f"{kind}_column"] for kind in ("score", "label", "row")]
+    # Of these alone: filtering copies, and there may be images beside them.
+    return _keys(batch.select([c for c in columns if c is not None]).filter(_choosable(batch, **options)), **options)
 
 
 # Calls a function of this module with each block of keys, on the workers, and yields what it makes, in any order.

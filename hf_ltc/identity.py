@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -192,8 +192,9 @@ def _content_columns(dataset: Dataset, label_column: str) -> list[str]:
 
 def _content_digest(dataset: Dataset, column: str) -> str:
     rows = evenly_spaced(len(dataset), _SAMPLED_ROWS)
-    values = read_column(dataset.with_format(None).select(rows), column).to_pylist()
-    return _digest([_content(value, column, int(row)) for row, value in zip(rows, values)])
+    values = read_column(dataset.with_format(None).select(rows), column)
+    # One after another: as Python's bytes all of them would be held once more.
+    return _digest(_content(value.as_py(), column, int(row)) for row, value in zip(rows, values))
 
 
 def _content(value: Any, column: str, row: int) -> bytes:
@@ -212,7 +213,7 @@ def _content(value: Any, column: str, row: int) -> bytes:
     return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)).encode()
 
 
-def _digest(parts: Sequence[bytes]) -> str:
+def _digest(parts: Iterable[bytes]) -> str:
     whole = hashlib.sha256()
     for part in parts:
         # With its length before it, no part can be taken for the end of another.

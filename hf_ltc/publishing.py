@@ -224,7 +224,10 @@ def parquet_shards(
         shard = stored.select(range(start, stop))
         if decodable:
             table = shard.with_format("arrow")[:]
-            shard = Dataset(embed_table_storage(table), info=stored.info, split=stored.split)
+            # With a fingerprint given, which else is made of all bytes of the table joined.
+            shard = Dataset(
+                embed_table_storage(table), info=stored.info, split=stored.split, fingerprint=shard._fingerprint
+            )
         name = f"{split}-{number:05d}-of-{len(bounds):05d}.parquet"
         shard.to_parquet(str(folder / name), batch_size=groups)
         yield name, folder / name

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ltc.columns import read_column, with_columns
+from hf_ltc import columns
+from hf_ltc.columns import read_column, take_rows, with_columns
 from hf_ltc.errors import InputError
 
 ADDED = Features(score=Value("float32"), path=List(Value("float32"), length=2))
@@ -214,3 +216,74 @@ def test_an_empty_dataset_gets_the_columns_too():
     added = with_columns(dataset, {"score": (pa.array([], pa.float32()), Value("float32"))})
     assert len(added) == 0
     assert added.column_names == ["image", "number", "text", "score"]
+
+
+# Rows of a column of any size
+
+VALUES = {
+    "images": (images(7).data.column("image").to_pylist(), images(7).data.column("image").type),
+    "lists": ([[1.0, 2.0], None, [3.0, 4.0], [5.0, 6.0], None, [7.0, 8.0], [9.0, 0.0]], pa.list_(pa.float32(), 2)),
+    "numbers": ([3, None, 1, 4, 1, 5, 9], pa.int64()),
+    "words": (["a", "", None, "dd", "e", "f", "ggg"], pa.dictionary(pa.int32(), pa.string())),
+    "large": ([b"a", b"", None, b"dd", b"e", b"f", b"ggg"], pa.large_binary()),
+}
+
+
+@pytest.mark.parametrize("most", [1, 40, 2**25])
+@pytest.mark.parametrize("kind", VALUES)
+@given(cuts=st.lists(st.integers(0, 7), max_size=4), rows=st.lists(st.integers(-1, 6), max_size=20))
+def test_rows_are_taken_in_any_order_out_of_any_chunks(kind, most, cuts, rows):
+    values, stored = VALUES[kind]
+    bounds = [0, *sorted(cuts), 7]
+    column = pa.chunked_array([pa.array(values[a:b], stored) for a, b in itertools.pairwise(bounds)], stored)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "_TAKEN_BYTES", most)
+        taken = take_rows(column, np.array(rows, dtype=np.int64))
+    assert taken.type == stored
+    assert taken.to_pylist() == [None if row < 0 else values[row] for row in rows]
+
+
+BIG = """
+import resource, sys
+import numpy as np, pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from hf_ltc.columns import read_column
+from hf_ltc.distributed import CoresetBounds
+from hf_ltc.identity import check_identity, dataset_identity, shared_rows
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+# 2,300 rows of a megabyte, the same 50 MB in all chunks: what is held beside these is what was copied.
+kind = sys.argv[1]
+encoded = pa.array([bytes([row]) * 1_000_000 for row in range(50)], kind if kind != "image" else "binary")
+feature = Image() if kind == "image" else Value(kind)
+if kind == "image":
+    encoded = pa.StructArray.from_arrays([encoded, pa.nulls(50, pa.string())], ["bytes", "path"])
+labels = pa.chunked_array([pa.array([row % 2 for row in range(50)], pa.int64())] * 46)
+features = Features({"image": feature, "label": ClassLabel(names=["no", "yes"])})
+table = pa.table([pa.chunked_array([encoded] * 46), labels], schema=features.arrow_schema)
+dataset = Dataset(table, fingerprint="of this test")
+mixed = dataset.shuffle(seed=0)
+dataset_identity(dataset.select([0, 1]), "label")
+before = peak()
+for view in (dataset, mixed, dataset.select(range(0, 2300, 3))):
+    check_identity(view, dataset_identity(view, "label"))
+if kind == "image":
+    assert shared_rows(dataset, mixed, "image", "image") == 1
+# A batch of Ray's.
+batch = table.append_column("score", [np.linspace(0, 1, 2300)]).append_column("row", [np.arange(2300)])
+names = {"score_column": "score", "label_column": None, "row_column": "row"}
+options = {**names, "keep": "highest", "exclude_negative": False}
+bounds = CoresetBounds(20, 2300, pa.array([0]), np.array([1 - 1e-2]), np.array([0]), np.array([0]), options)
+assert bounds(batch)["row"].to_pylist() == list(range(2277, 2300))
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("kind", ["image", "large_binary"])
+def test_images_of_more_than_an_array_holds_cost_the_rows_that_are_read(kind):
+    done = subprocess.run([sys.executable, "-c", BIG, kind], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # In gigabytes, of 2.3: 128 rows of a megabyte, once as they are and once in part on their way.
+    assert float(done.stdout) < 0.3
