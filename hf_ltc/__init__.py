@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .callback import TrajectoryCallback
     from .checkpoints import record_checkpoints
     from .config import EvaluateConfig, RecordConfig
-    from .errors import InputError
+    from .errors import InputError, LTCWarning
     from .evaluation import evaluate_coresets
     from .explanations import explain, explain_validation
     from .hub import push_coreset
@@ -27,6 +27,7 @@ __all__ = [
     "EvaluateConfig",
     "InputError",
     "LTCScorer",
+    "LTCWarning",
     "RecordConfig",
     "Trajectories",
     "TrajectoryCallback",
@@ -55,6 +56,7 @@ _MODULES = {
     "EvaluateConfig": "config",
     "InputError": "errors",
     "LTCScorer": "scoring",
+    "LTCWarning": "errors",
     "RecordConfig": "config",
     "Trajectories": "trajectories",
     "TrajectoryCallback": "callback",

@@ -88,12 +88,16 @@ def said_of(found: Reliability | None) -> list[str]:
         found ([`Reliability`], *optional*): `None` where there is one run alone.
     """
     if found is None:
-        return ["Reliability unknown: one run cannot tell what another seed would say; record with --runs 2 or more."]
+        return [
+            "Reliability unknown: one run cannot tell what another seed would say; record with `RecordConfig.runs` 2 "
+            "or more."
+        ]
     if found.mean >= LOW:
         return [str(found)]
     return [
-        f"{found} Warning: below {LOW}, chance ranks the rows more than the data do: try --weights averaged, more "
-        "--runs, a lower --learning-rate or more --epochs."
+        f"{found} Warning: below {LOW}, chance ranks the rows more than the data do: record with "
+        "`RecordConfig.weights` averaged, more `RecordConfig.runs`, a lower `RecordConfig.learning_rate` or more "
+        "`RecordConfig.epochs`."
     ]
 
 
@@ -161,7 +165,9 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> R
     """
     together = runs if isinstance(runs, Trajectories) else Trajectories.average(runs)
     if len(together.lengths) < 2:
-        raise InputError("reliability needs two runs or more of different seeds: record with --runs 2")
+        raise InputError(
+            "reliability needs two runs or more of different seeds: record with `RecordConfig.runs` 2 or more"
+        )
     return reliability_of([ltc_scores(run, **family) for run in together.runs], together.labels)
 
 

@@ -318,7 +318,8 @@ class BaselineScorer:
         if baseline.signal not in (None, "loss") and baseline.signal not in trajectories.signals:
             raise InputError(
                 f"{name} needs the signal {baseline.signal!r}, which was not recorded (there are: "
-                f"{', '.join(trajectories.signals) or 'none'}): record again with --signals {baseline.signal}"
+                f"{', '.join(trajectories.signals) or 'none'}): record again with `RecordConfig.signals` "
+                f"{baseline.signal}"
             )
         first, last = epochs or baseline.epochs
         used: list[tuple[int, ...]] = []

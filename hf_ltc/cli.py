@@ -4,12 +4,22 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from . import commands
 from .config import DataConfig, EvaluateConfig, RecordConfig
 from .errors import InputError
+from .terminal import spelled
+
+# Parameters of the functions that commands call, where the option has another name.
+_OTHER_NAMES = {
+    "record": {"train": "split", "validation": "validation_split", "name": "dataset_config"},
+    "push": {"with_trajectories": "trajectories", "trajectories": "run"},
+    "evaluate": {"validation": "validation_split", "test": "test_split", "model": "models"},
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         getattr(commands, options.command)(options)
     except InputError as error:
         if speaks:
-            print(f"hf-ltc: error: {error}", file=sys.stderr)
+            print(f"hf-ltc: error: {spelled(str(error), options.names)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         if speaks:
@@ -43,6 +53,20 @@ def _parser() -> argparse.ArgumentParser:
     from transformers import HfArgumentParser
 
     class Parser(HfArgumentParser):
+        def options(self) -> dict[str, str]:
+            """The options and arguments by the name of their value."""
+            found: dict[str, str] = {}
+            for action in self._actions:
+                option = next((each for each in action.option_strings if "_" not in each), action.metavar)
+                found.setdefault(action.dest, str(option))
+            return found
+
+        def name(self, names: Mapping[str, str]) -> None:
+            """Takes what parameters are called in this command, for its help and its messages."""
+            self.set_defaults(names=names)
+            for action in self._actions:
+                action.help = spelled(action.help or "", names)
+
         def error(self, message: str) -> NoReturn:
             self.exit(2, f"hf-ltc: error: {message}; see {self.prog} --help\n")
 
@@ -52,8 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('hf-ltc')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
+    made: dict[str, Parser] = {}
+
     def command(name: str, text: str, *settings: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False, dataclass_types=settings)
+        made[name] = added
         added.set_defaults(command=name)
         added.add_argument("--json", action="store_true", help="print results as JSON")
         return added
@@ -134,6 +161,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output-dir", default="runs/demo", help="run directory of the demo")
     demo.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3], help="budgets of the coresets")
     demo.add_argument("--seeds", type=int, default=3, help="models trained on each choice of rows")
+
+    of_record = {f"RecordConfig.{field.name}": made["record"].options()[field.name] for field in fields(RecordConfig)}
+    for name, parsed in made.items():
+        own = parsed.options()
+        others = {parameter: own[option] for parameter, option in _OTHER_NAMES.get(name, {}).items()}
+        parsed.name({**own, **others, **of_record})
     return parser
 
 

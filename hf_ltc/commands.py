@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import DataConfig, EvaluateConfig, RecordConfig
 from .errors import InputError
+from .terminal import spelled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -351,4 +352,4 @@ def _save(dataset: "Dataset", output: str, recipe: dict[str, Any] | None) -> Non
 
 
 def _report(options: argparse.Namespace, result: dict[str, Any], text: list[str]) -> None:
-    print(json.dumps(result, indent=2) if options.json else "\n".join(text))
+    print(json.dumps(result, indent=2) if options.json else spelled("\n".join(text), options.names))

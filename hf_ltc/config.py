@@ -48,7 +48,7 @@ class DataConfig:
         metadata={"help": "Hub id, save_to_disk folder, image folder, folder of Parquet files, or one Parquet file."}
     )
     split: str = option("train", "Split to record, or a slice of one: 'train[:10000]'.")
-    validation_split: str | None = option(None, "Split of validation samples; held out of --split if not given.")
+    validation_split: str | None = option(None, "Split of validation samples; held out of `split` if not given.")
     dataset_config: str | None = option(None, "Configuration of the dataset, where it has several.")
     revision: str | None = option(None, "Revision of a dataset on the Hub.")
 
@@ -71,7 +71,7 @@ class RecordConfig:
     Each field's meaning stands in its help text: `hf-ltc record --help`.
 
     Raises:
-        InputError: for a value outside its range, naming the option.
+        InputError: for a value outside its range, naming the parameter.
     """
 
     model: str = option("resnet18", "Source model: a timm name, or transformers:ID_OR_FOLDER_OR_CONFIG.")
@@ -99,7 +99,7 @@ class RecordConfig:
 
     validation_fraction: float = option(0.1, "Without a validation split: the share of each class that is held out.")
     validation_per_class: int = option(50, "Without a validation split: at most so many rows held out of a class.")
-    validation_seed: int = option(0, "Seed of the hold-out, apart from --seed so that runs share their hold-out.")
+    validation_seed: int = option(0, "Seed of the hold-out, apart from `seed` so that runs share their hold-out.")
 
     batch_size: int = option(128, "Rows an optimiser step and process. Steps of an epoch differ by one row at most.")
     eval_batch_size: int = option(512, "Rows a forward pass of evaluation and validation losses, a process.")
@@ -117,7 +117,7 @@ class RecordConfig:
         None,
         "End a run early once LTC of all epochs and of the first half of them correlate so much. In docs/choosing.md, "
         "0.9 saved half of the epochs or none, and cost accuracy. This is stability within a run, and no evidence "
-        "that another seed would rank the rows alike: --runs shows that.",
+        "that another seed would rank the rows alike: `runs` shows that.",
     )
 
     stem: Literal["auto", "small", "imagenet"] = option(
@@ -131,7 +131,7 @@ class RecordConfig:
     compile: bool = option(False, "Use torch.compile.")
 
     cache_images: Literal["auto", "always", "never"] = option(
-        "auto", "Decode images once and keep them as uint8 in memory: auto where they fit --cache-budget."
+        "auto", "Decode images once and keep them as uint8 in memory: auto where they fit `cache_budget`."
     )
     cache_budget: float = option(4.0, "GiB of memory that the image cache may take, a process.")
     num_workers: int = option(2, "Worker processes that decode images where they are not cached.")
@@ -151,8 +151,8 @@ class RecordConfig:
         recorded = len(self.recorded_epochs())
         if recorded < 3:
             raise InputError(
-                f"--epochs {self.epochs} with --record-every {self.record_every} records {recorded} checkpoints, "
-                f"{recorded - 1} differences: a correlation needs two differences or more, so raise --epochs"
+                f"`epochs` {self.epochs} with `record_every` {self.record_every} records {recorded} checkpoints, "
+                f"{recorded - 1} differences: a correlation needs two differences or more, so raise `epochs`"
             )
 
     def recorded_epochs(self) -> list[int]:
@@ -184,10 +184,10 @@ class EvaluateConfig:
     Each field's meaning stands in its help text: `hf-ltc evaluate --help`.
 
     Raises:
-        InputError: for a value outside its range, naming the option.
+        InputError: for a value outside its range, naming the parameter.
     """
 
-    models: list[str] = option(["resnet18"], "Target models: as --model of hf-ltc record, one or more.")
+    models: list[str] = option(["resnet18"], "Target models: as `RecordConfig.model`, one or more.")
     fractions: list[float] = option([0.1, 0.3], "Budgets, as shares of the rows that could be chosen, in (0, 1].")
     members: list[str] = option(
         ["levels-losses-dataset-uncertainty"],
@@ -197,7 +197,7 @@ class EvaluateConfig:
     baselines: list[str] = option(
         ["random"],
         "What they are held against: random, mean_loss, final_loss, aum, el2n, forgetting, dyn_unc, tdds, dual, ccs, "
-        "dual_beta. Some need --signals of hf-ltc record.",
+        "dual_beta. Some need `RecordConfig.signals`.",
     )
     full: bool = option(True, "Train on all rows that could be chosen too.")
     seeds: int = option(3, "Models trained on each choice of rows, with seeds seed, seed + 1, ...")
@@ -223,8 +223,8 @@ class EvaluateConfig:
         "iterations",
         "What is equal at every budget: optimiser steps, or epochs, of which those of fewer rows have fewer steps.",
     )
-    epochs: int = option(30, "Epochs; by --protocol iterations those of the full data, whose steps all budgets get.")
-    iterations: int | None = option(None, "Optimiser steps, instead of those of --epochs on the full data.")
+    epochs: int = option(30, "Epochs; by `protocol` iterations those of the full data, whose steps all budgets get.")
+    iterations: int | None = option(None, "Optimiser steps, instead of those of `epochs` on the full data.")
     batch_size: int = option(128, "Rows an optimiser step. Steps of an epoch differ by one row at most.")
     optimizer: Literal["auto", "sgd", "adamw"] = option(
         "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto takes AdamW for models without batch norm."
@@ -256,10 +256,10 @@ class EvaluateConfig:
         for name in ("models", "fractions"):
             _require(bool(getattr(self, name)), name, getattr(self, name), "one or more")
         if not (self.members or self.baselines or self.full):
-            raise InputError("nothing to evaluate: give --members, --baselines or --full")
+            raise InputError("nothing to evaluate: give `members`, `baselines` or `full`")
         if self.iterations is not None and self.protocol != "iterations":
             raise InputError(
-                f"--iterations {self.iterations} goes with --protocol iterations, not {self.protocol}: leave it out"
+                f"`iterations` {self.iterations} goes with `protocol` iterations, not {self.protocol}: leave it out"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def _check_different(config: Any, name: str) -> None:
 
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
     if not holds:
-        raise InputError(f"--{name.replace('_', '-')} is {value!r}: it must be {wanted}")
+        raise InputError(f"`{name}` is {value!r}: it must be {wanted}")
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

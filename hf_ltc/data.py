@@ -174,10 +174,10 @@ def find_image_column(dataset: Dataset, name: str | None = None) -> str:
     found = [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
     if name is None:
         return _only_one(dataset, found, "image", "Image")
-    _require_column(dataset, name, "--image-column")
+    _require_column(dataset, name, "`image_column`")
     if name not in found:
         raise InputError(
-            f"column {name!r} holds {_shown(dataset.features[name])}, not images: choose another --image-column"
+            f"column {name!r} holds {_shown(dataset.features[name])}, not images: choose another `image_column`"
             f"{_candidates(found)} or cast it with dataset.cast_column({name!r}, datasets.Image())"
         )
     return name
@@ -204,14 +204,14 @@ def find_label_column(dataset: Dataset, name: str | None = None) -> str:
         if not found and (castable := [c for c, feature in dataset.features.items() if _is_castable(feature)]):
             raise InputError(
                 f"no column of type ClassLabel in the dataset: name the one that holds the classes with "
-                f"--label-column{_candidates(castable)} or cast it with dataset.class_encode_column({castable[0]!r})"
+                f"`label_column`{_candidates(castable)} or cast it with dataset.class_encode_column({castable[0]!r})"
             )
         return _only_one(dataset, found, "label", "ClassLabel")
-    _require_column(dataset, name, "--label-column")
+    _require_column(dataset, name, "`label_column`")
     if name not in found and not _is_castable(dataset.features[name]):
         raise InputError(
             f"column {name!r} holds {_shown(dataset.features[name])}, not class labels: choose another "
-            f"--label-column{_candidates(found)} or cast it to datasets.ClassLabel"
+            f"`label_column`{_candidates(found)} or cast it to datasets.ClassLabel"
         )
     return name
 
@@ -281,7 +281,7 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
         labels = np.array([number.get(name, -1) for name in own], dtype=np.int64)[labels]
     elif names is None and len(np.unique(labels)) < 2:
         one = f"all {len(labels)} rows are {own[labels[0]]!r}" if len(labels) else "the dataset has no rows"
-        raise InputError(f"column {label_column!r} has fewer than two classes: {one}; choose another --label-column")
+        raise InputError(f"column {label_column!r} has fewer than two classes: {one}; choose another `label_column`")
     return labels
 
 
@@ -310,15 +310,15 @@ def hold_out(
         InputError: if a class has fewer than two rows, naming the classes.
     """
     if not 0 < fraction < 1:
-        raise InputError(f"--validation-fraction is {fraction!r}: it must be inside (0, 1)")
+        raise InputError(f"`validation_fraction` is {fraction!r}: it must be inside (0, 1)")
     if per_class < 1:
-        raise InputError(f"--validation-per-class is {per_class!r}: it must be 1 or more")
+        raise InputError(f"`validation_per_class` is {per_class!r}: it must be 1 or more")
     classes, counts = np.unique(labels, return_counts=True)
     if (small := classes[counts < 2]).size:
         shown = _listed([names[c] if names else str(c) for c in small])
         raise InputError(
             f"{_counted(small.size, 'class', 'classes')} of fewer than the two rows that holding out needs: {shown}; "
-            "give a validation split (--validation-split), or leave these rows out"
+            "give a validation split (`validation`), or leave these rows out"
         )
     # A large fraction of a small class must not take all of its rows.
     wanted = np.minimum(np.clip(np.rint(fraction * counts), 1, per_class), counts - 1)
@@ -355,7 +355,7 @@ def _require_column(dataset: Dataset, name: str, option: str) -> None:
 def _only_one(dataset: Dataset, found: list[str], what: str, kind: str) -> str:
     if len(found) == 1:
         return found[0]
-    option = f"--{what}-column"
+    option = f"`{what}_column`"
     if found:
         raise InputError(f"several columns of type {kind}: choose one with {option}{_candidates(found)}")
     shown = ", ".join(f"{column} ({_shown(feature)})" for column, feature in dataset.features.items())

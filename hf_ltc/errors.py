@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and how its messages name rows."""
+"""The one exception for what a user can mend, the one warning, and how their messages name rows."""
 
 from typing import Any
 
@@ -8,8 +8,16 @@ _NAMED = 5
 class InputError(ValueError):
     """Raised for input that the user can mend: a dataset, a column, an option, a file.
 
-    The message is one line that says what is wrong, where (row, column, option or file) and what to do. The command
-    line prints it and exits with code 2.
+    The message is one line that says what is wrong, where (row, column, parameter or file) and what to do. It names
+    parameters in backticks, as Python spells them (`batch_size`, or `RecordConfig.batch_size` of another call than the
+    one that failed). The command line turns these into its options, prints the line and exits with code 2.
+    """
+
+
+class LTCWarning(UserWarning):
+    """What a user should know of a result that is there all the same, such as scores that chance ranks.
+
+    The message is as that of an [`InputError`]. The command line prints it as a line, and goes on.
     """
 
 

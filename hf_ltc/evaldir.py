@@ -44,11 +44,11 @@ def check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | 
     """Checks that a folder is free, or one of these settings; what it holds, if it does."""
     path = folder / SETTINGS
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output-dir {str(folder)!r} is a file: give a folder")
+        raise InputError(f"`output_dir` {str(folder)!r} is a file: give a folder")
     if not path.exists():
         if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise InputError(
-                f"--output-dir {str(folder)!r} holds other files and no {SETTINGS}: give a folder of its own to an "
+                f"`output_dir` {str(folder)!r} holds other files and no {SETTINGS}: give a folder of its own to an "
                 "evaluation"
             )
         return None
@@ -60,8 +60,8 @@ def check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | 
 
 def _of_other_settings(folder: Path, differ: Sequence[str]) -> InputError:
     return InputError(
-        f"--output-dir {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give another "
-        "--output-dir, or those settings to go on in it"
+        f"`output_dir` {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give another "
+        "`output_dir`, or those settings to go on in it"
     )
 
 
@@ -102,9 +102,7 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
     }
     was = {**stored["config"], **stored}
     differ = [
-        f"--{name.replace('_', '-')} was {was.get(name)!r}, now {value!r}"
-        for name, value in told.items()
-        if was.get(name) != value
+        f"`{name}` was {was.get(name)!r}, now {value!r}" for name, value in told.items() if was.get(name) != value
     ]
     for name, what in (("train", "the recorded dataset"), ("test", "the test rows")):
         keys = [key for key, value in wanted[name].items() if stored[name].get(key) != value]

@@ -70,15 +70,15 @@ def evaluated_dataset(
         if _same_rows(run.recipe.get("validation") or {}, test_identity):
             raise InputError(
                 f"the test rows are the validation samples of the recording {name!r}, which had a part in the scores: "
-                "give another --test-split"
+                "give another `test`"
             )
         if not config.allow_shared_rows and (run.validation_rows < 0).any():
             held, given = len(run.validation_labels), "none" if validation is None else f"{len(validation):,}"
             if given != f"{held:,}":
                 raise InputError(
                     f"the {held:,} validation samples of the recording {name!r} are no rows of the recorded dataset, "
-                    f"and test rows may be among them: give them too (validation, or --validation-split; {given} "
-                    "were), or --allow-shared-rows"
+                    f"and test rows may be among them: give them too (`validation`; {given} were)"
+                    ", or `allow_shared_rows`"
                 )
     for what, other in (("the recorded dataset", train), ("the validation samples", validation)):
         if other is not None and not config.allow_shared_rows:
@@ -87,7 +87,7 @@ def evaluated_dataset(
             if share > _SHARED:
                 raise InputError(
                     f"{share:.0%} of the test rows are in {what} too, so they would test what was learned by heart: "
-                    "give another --test-split, or --allow-shared-rows if these are images that many rows share"
+                    "give other `test` rows, or `allow_shared_rows` if these are images that many rows share"
                 )
     return EvaluatedDataset(
         train=train.with_format(None).select(rows),
@@ -124,7 +124,7 @@ def _pool(
         if not np.array_equal(rows, pool):
             raise InputError(
                 f"the recordings {first!r} and {name!r} are of different rows ({len(pool)} and {len(rows)}): record "
-                "both with the same validation samples (--validation-seed, --validation-split)"
+                "both with the same validation samples (`RecordConfig.validation_seed`, or the same validation split)"
             )
     assert pool is not None
     return pool, aligned
@@ -158,7 +158,7 @@ def subset_size(data: EvaluatedDataset, fraction: float) -> int:
     size, classes = coreset_size(len(data.rows), fraction), len(np.unique(data.labels))
     if size < classes:
         raise InputError(
-            f"--fractions {fraction:g} of the {len(data.rows)} rows that could be chosen is {size} rows, fewer than "
+            f"`fractions` {fraction:g} of the {len(data.rows)} rows that could be chosen is {size} rows, fewer than "
             f"the {classes} classes: raise it"
         )
     return size

@@ -202,7 +202,7 @@ def _methods(config: EvaluateConfig) -> list[str]:
         for name in names:
             if bool(find_method(name).family) != of_family:
                 have = ", ".join(each for each, method in METHODS.items() if bool(method.family) == of_family)
-                raise InputError(f"--{option} has {name!r}: there are {have}")
+                raise InputError(f"`{option}` has {name!r}: there are {have}")
     return [*config.members, *config.baselines]
 
 
@@ -244,7 +244,7 @@ def _accelerator(config: EvaluateConfig, given: Accelerator | None) -> Accelerat
             return Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
         raise InputError(
-            f"accelerate refuses --mixed-precision {config.mixed_precision}: {one_line(error)}"
+            f"accelerate refuses `mixed_precision` {config.mixed_precision}: {one_line(error)}"
         ) from error
 
 

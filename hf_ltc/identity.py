@@ -70,7 +70,7 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
     Raises:
         InputError: if it is another dataset, saying in what it differs.
     """
-    mend = "give the dataset as it was recorded (same split, order and labels), or attach by id with --id-column"
+    mend = "give the dataset as it was recorded (same split, order and labels), or attach by id with `id_column`"
     if len(dataset) != recorded["rows"]:
         how = "filtered, or another split" if len(dataset) < recorded["rows"] else "another split or version"
         raise InputError(

@@ -44,7 +44,7 @@ def image_size(dataset: Dataset, column: str, requested: int | None = None) -> i
     """
     if requested is not None:
         if requested < 1:
-            raise InputError(f"--image-size is {requested!r}: it must be 1 or more")
+            raise InputError(f"`image_size` is {requested!r}: it must be 1 or more")
         return requested
     rows = evenly_spaced(len(dataset), _HEADERS)
     longest = 0

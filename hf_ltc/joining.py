@@ -23,7 +23,9 @@ def row_places(run: "Trajectories", dataset: Dataset, id_column: str | None) -> 
     recorded = run.recipe.get("dataset") or {}
     if run.ids is None:
         if id_column is not None:
-            raise InputError(f"no ids were recorded to join column {id_column!r} with: record with --id-column")
+            raise InputError(
+                f"no ids were recorded to join column {id_column!r} with: record with `RecordConfig.id_column`"
+            )
         return _by_number(run, dataset, recorded)
     column = id_column or recorded.get("id_column")
     if column is None:

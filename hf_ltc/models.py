@@ -75,11 +75,11 @@ def create_model(
             shape = tuple(model.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
     except Exception as error:
         raise InputError(
-            f"--model {name!r} does not take images of {image_size}x{image_size} pixels "
-            f"({_first_line(error)}): choose another --model or a larger --image-size"
+            f"`model` {name!r} does not take images of {image_size}x{image_size} pixels "
+            f"({_first_line(error)}): choose another `model` or a larger `image_size`"
         ) from error
     if shape != (2, num_classes):
-        raise InputError(f"--model {name!r} gives {list(shape[1:])} outputs an image, not {num_classes} logits")
+        raise InputError(f"`model` {name!r} gives {list(shape[1:])} outputs an image, not {num_classes} logits")
     return model.train()
 
 
@@ -100,7 +100,7 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
     except Exception as error:
         if pretrained:
             raise _no_weights(name, error) from error
-        raise InputError(f"--model {name!r} cannot be made ({_first_line(error)}): choose another") from error
+        raise InputError(f"`model` {name!r} cannot be made ({_first_line(error)}): choose another") from error
     if small:
         _fit_stem(model, num_classes, image_size)
     return model
@@ -129,7 +129,7 @@ def _timm_name(name: str) -> str:
             return known
     near = difflib.get_close_matches(name, timm.list_models(), n=_SUGGESTIONS, cutoff=0.4)
     raise InputError(
-        f"--model {name!r} is no timm model: {'did you mean ' + ', '.join(near) if near else 'choose one'} of "
+        f"`model` {name!r} is no timm model: {'did you mean ' + ', '.join(near) if near else 'choose one'} of "
         f"timm.list_models()? Models of transformers are written {TRANSFORMERS}NAME"
     )
 
@@ -201,7 +201,7 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
     path = Path(name).expanduser()
     if not name or (not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)):
         raise InputError(
-            f"--model {TRANSFORMERS + name!r}: no such folder or file {name!r}: give the Hub id, the folder or the "
+            f"`model` {TRANSFORMERS + name!r}: no such folder or file {name!r}: give the Hub id, the folder or the "
             "config.json of an image classifier"
         )
     place = str(path) if path.exists() else name
@@ -209,7 +209,7 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
         config = AutoConfig.from_pretrained(place, num_labels=num_classes)
     except Exception as error:
         raise InputError(
-            f"--model {TRANSFORMERS + name!r} cannot be read ({_first_line(error)}): give the Hub id, the folder or "
+            f"`model` {TRANSFORMERS + name!r} cannot be read ({_first_line(error)}): give the Hub id, the folder or "
             "the config.json of an image classifier"
         ) from error
     # Of configurations without it some classes cannot be found.
@@ -228,7 +228,7 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
         if pretrained:
             raise _no_weights(TRANSFORMERS + name, error) from error
         raise InputError(
-            f"--model {TRANSFORMERS + name!r} is no image classifier ({_first_line(error)}): choose another"
+            f"`model` {TRANSFORMERS + name!r} is no image classifier ({_first_line(error)}): choose another"
         ) from error
     return Logits(model)
 
@@ -319,8 +319,8 @@ def _own(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _no_weights(name: str, error: Exception) -> InputError:
     return InputError(
-        f"pretrained weights of --model {name!r} cannot be had ({_first_line(error)}): check the name and the "
-        "network, or train from scratch without --pretrained"
+        f"pretrained weights of `model` {name!r} cannot be had ({_first_line(error)}): check the name and the "
+        "network, or train from scratch without `pretrained`"
     )
 
 

@@ -59,7 +59,7 @@ def recorded_dataset(
         ids = read_column(train, config.id_column).combine_chunks()
         if ids.null_count or len(ids.unique()) < len(ids):
             raise InputError(
-                f"--id-column {config.id_column!r} has ids that occur twice or are null: rows need their own"
+                f"`id_column` {config.id_column!r} has ids that occur twice or are null: rows need their own"
             )
     size = image_size(train, image_column, config.image_size)
     if validation is not None:

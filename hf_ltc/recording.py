@@ -77,8 +77,8 @@ class LossBuffer:
             if bad := _where(~torch.isfinite(values)):
                 raise InputError(
                     f"epoch {epoch}: {name} of {len(bad)} of {len(rows)} rows is not finite (rows "
-                    f"{some_rows(rows[bad])}): the training has diverged, so lower --learning-rate and record into "
-                    "another --output-dir; the epochs before are kept"
+                    f"{some_rows(rows[bad])}): the training has diverged, so lower `learning_rate` and record into "
+                    "another `output_dir`; the epochs before are kept"
                 )
         # A copy: on the CPU the array would be cleared with the buffer.
         host = self.table[:-1].to("cpu", copy=True).numpy()

@@ -204,15 +204,15 @@ def card_rows(
     """
     source = next((name for name, each in evaluation.sources.items() if each["digest"] == digest), None)
     if source is None:
-        raise InputError("--evaluation is of other recordings than the one that is pushed: evaluate this one")
+        raise InputError("`evaluation` is of other recordings than the one that is pushed: evaluate this one")
     if (was := evaluation.settings["config"]["balance"]) != balance:
-        raise InputError(f"--evaluation is of --balance {was}, the coresets pushed are of {balance}: take the same")
+        raise InputError(f"`evaluation` is of `balance` {was}, the coresets pushed are of {balance}: take the same")
     methods = [name for name, each in METHODS.items() if scorer in (each.family, name)]
     chosen = [row for row in evaluation.rows if row["source"] == source and row["method"] in methods]
     if not chosen:
         have = ", ".join(dict.fromkeys(row["method"] for row in evaluation.rows if row["source"] == source)) or "none"
         raise InputError(
-            f"--evaluation has no results of {' or '.join(methods) or scorer}, but of {have}: evaluate it"
+            f"`evaluation` has no results of {' or '.join(methods) or scorer}, but of {have}: evaluate it"
         )
     # One name is enough, where a member was evaluated under two.
     chosen = [row for row in chosen if row["method"] == chosen[0]["method"]]

@@ -34,8 +34,8 @@ def is_finished(folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
     differ = _differences(stored, json.loads(json.dumps(recipe, default=str)), {*RESUME_MAY_CHANGE, *but})
     if differ:
         raise InputError(
-            f"--output-dir {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
-            "--output-dir, or the settings of that run to resume it"
+            f"`output_dir` {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
+            "`output_dir`, or the settings of that run to resume it"
         )
     return "epochs" in stored
 
@@ -51,7 +51,7 @@ def resume(
         if published and published[-1] > 0:
             raise InputError(
                 f"{str(path)!r} has epochs up to {published[-1]} but no {str(folder / 'epoch-*')!r} to "
-                "resume from: put it back, or record again into another --output-dir"
+                "resume from: put it back, or record again into another folder"
             )
         return {}
     try:
@@ -60,7 +60,7 @@ def resume(
     except Exception as error:
         raise InputError(
             f"cannot resume from {str(newest)!r} ({one_line(error)}): put its files back, or record again into "
-            "another --output-dir"
+            "another `output_dir`"
         ) from error
     with together(accelerator):
         if accelerator.is_main_process:
@@ -108,7 +108,7 @@ def _check_published(path: Path, config: RecordConfig, last: int) -> None:
         if epoch <= last and epoch not in published:
             raise InputError(
                 f"no file {str(rundir.epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: "
-                "put it back, or record again into another --output-dir"
+                "put it back, or record again into another folder"
             )
     if published:
         Trajectories.load(path)
@@ -118,7 +118,7 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_diffe
     differ = []
     for name, value in wanted["config"].items():
         if name not in may_differ and stored.get("config", {}).get(name) != value:
-            differ.append(f"--{name.replace('_', '-')} was {stored.get('config', {}).get(name)!r}, now {value!r}")
+            differ.append(f"`{name}` was {stored.get('config', {}).get(name)!r}, now {value!r}")
     for name, value in wanted["dataset"].items():
         if stored.get("dataset", {}).get(name) != value and name not in WHERE:
             differ.append(f"another dataset: its {name} differs")

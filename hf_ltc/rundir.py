@@ -143,9 +143,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 def unreadable(path: Path, reason: str) -> InputError:
     """The error for a file of a run that is missing or damaged."""
-    return InputError(
-        f"cannot read {str(path)!r} ({reason}): put the file back, or record again into another --output-dir"
-    )
+    return InputError(f"cannot read {str(path)!r} ({reason}): put the file back, or record again into another folder")
 
 
 def epoch_path(run: Path, epoch: int) -> Path:
@@ -216,8 +214,8 @@ class EpochTable(Sequence[np.ndarray]):
 def check_free(path: Path, owns: Callable[[Path], bool]) -> None:
     """Checks that a folder can become a run directory: it is new, empty, or one already."""
     if path.exists() and not path.is_dir():
-        raise InputError(f"--output-dir {str(path)!r} is a file: give a folder")
+        raise InputError(f"`output_dir` {str(path)!r} is a file: give a folder")
     if path.is_dir() and any(path.iterdir()) and not owns(path):
         raise InputError(
-            f"--output-dir {str(path)!r} holds other files and no {RECIPE}: give a folder of its own to a run"
+            f"`output_dir` {str(path)!r} holds other files and no {RECIPE}: give a folder of its own to a run"
         )

@@ -49,7 +49,7 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
         if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
             raise InputError(
                 f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
-                f"{recipe.get('run')}: put the right file back, or record again into another --output-dir"
+                f"{recipe.get('run')}: put the right file back, or record again into another folder"
             )
     name = _losses_of(names, losses, path)
     count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
@@ -124,7 +124,7 @@ def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
         if epoch <= last and epoch not in found:
             raise InputError(
                 f"no file {str(rundir.epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: put it "
-                "back, or record again into another --output-dir"
+                "back, or record again into another folder"
             )
     if foreign := [epoch for epoch in found if epoch not in planned]:
         raise InputError(
@@ -138,12 +138,12 @@ def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
 def _losses_of(names: Sequence[str], wanted: str | None, path: Path) -> str:
     have = [name for name in LOSSES if name in names]
     if wanted is not None and f"{wanted}_loss" not in LOSSES:
-        raise InputError(f"--losses is {wanted!r}: it must be training or evaluation")
+        raise InputError(f"`losses` is {wanted!r}: it must be training or evaluation")
     if wanted is None and have:
         return have[0]
     if f"{wanted}_loss" not in have:
         raise InputError(
             f"{str(path)!r} has no {wanted or 'training'} losses, it has {', '.join(have) or 'none'}: record with "
-            f"--losses {wanted or 'training'}"
+            f"`RecordConfig.losses` {wanted or 'training'}"
         )
     return f"{wanted}_loss"

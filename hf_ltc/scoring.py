@@ -339,8 +339,8 @@ def check_recorded(trajectories: Recorded) -> None:
         )
     if not len(trajectories.validation_labels):
         raise InputError(
-            "the recording has no validation samples to correlate rows with: record with --validation-split, or with "
-            "a --validation-fraction of the train rows"
+            "the recording has no validation samples to correlate rows with: record with a validation split, or "
+            "with a `RecordConfig.validation_fraction` of the train rows"
         )
 
 

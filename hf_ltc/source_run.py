@@ -70,7 +70,7 @@ def record(
         return _SourceRun(config, data, accelerator or _accelerator(config)).run()
     folder = Path(config.output_dir)
     if (folder / rundir.TRAJECTORIES).exists():
-        raise InputError(f"--output-dir {str(folder)!r} holds a single run: give another one for --runs {config.runs}")
+        raise InputError(f"`output_dir` {str(folder)!r} holds a single run: give another one for `runs` {config.runs}")
     rundir.check_free(folder, lambda path: bool(rundir.seed_folders(path)))
     cached: _Images = {}
     seeds = [
@@ -125,7 +125,7 @@ class _SourceRun:
         config, accelerator = self.config, self.accelerator
         recipe = self._recipe()
         if rundir.seed_folders(self.path):
-            raise InputError(f"--output-dir {str(self.path)!r} holds several runs: give --runs, or another folder")
+            raise InputError(f"`output_dir` {str(self.path)!r} holds several runs: give `runs`, or another folder")
         if is_finished(self.path, recipe):
             return Trajectories.load(self.path)
         rundir.check_free(self.path, may_hold)
@@ -193,7 +193,7 @@ class _SourceRun:
                     lock.acquire(timeout=0)
                 except Timeout as error:
                     raise InputError(
-                        f"--output-dir {str(self.path)!r} is being recorded into by another process: wait for it, or "
+                        f"`output_dir` {str(self.path)!r} is being recorded into by another process: wait for it, or "
                         "give another folder"
                     ) from error
                 except OSError as error:
@@ -270,7 +270,7 @@ class _SourceRun:
     @property
     def _reason(self) -> str:
         return (
-            f"LTC of all epochs and LTC of half of them correlate by {self.stability:.4f} (--stop-when-stable "
+            f"LTC of all epochs and LTC of half of them correlate by {self.stability:.4f} (`stop_when_stable` "
             f"{self.config.stop_when_stable})"
         )
 
@@ -467,7 +467,7 @@ def _accelerator(config: RecordConfig) -> Accelerator:
             project_dir=str(Path(config.output_dir) / "logs") if config.report_to else None,
         )
     except ValueError as error:
-        option = f"--report-to {' '.join(config.report_to)}, --mixed-precision {config.mixed_precision}"
+        option = f"`report_to` {' '.join(config.report_to)}, `mixed_precision` {config.mixed_precision}"
         raise InputError(f"accelerate refuses {option}: {one_line(error)}") from error
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
@@ -478,7 +478,7 @@ def _accelerator(config: RecordConfig) -> Accelerator:
     if len(accelerator.log_with) < len(config.report_to):
         have = ", ".join(str(each) for each in accelerator.log_with) or "none"
         raise InputError(
-            f"--report-to {' '.join(config.report_to)}: accelerate finds {have} of them: install the tracker"
+            f"`report_to` {' '.join(config.report_to)}: accelerate finds {have} of them: install the tracker"
         )
     return accelerator
 

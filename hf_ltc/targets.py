@@ -59,7 +59,7 @@ def train_on(
     if math.isnan(found):
         raise InputError(
             f"{model} with seed {config.seed} diverged, its losses on test rows are not numbers: lower "
-            f"--learning-rate, which was {config.learning_rate:g}, or leave the model out; what is finished is kept"
+            f"`learning_rate`, which was {config.learning_rate:g}, or leave the model out; what is finished is kept"
         )
     release(state, accelerator)
     return found

@@ -103,7 +103,7 @@ def prepare_training(
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(
             f"the accelerator accumulates gradients over {accelerator.gradient_accumulation_steps} steps by itself: "
-            "leave that to --gradient-accumulation-steps (ACCELERATE_GRADIENT_ACCUMULATION_STEPS unset)"
+            "leave that to `gradient_accumulation_steps` (ACCELERATE_GRADIENT_ACCUMULATION_STEPS unset)"
         )
     steps = steps_per_epoch(rows, config, accelerator.num_processes)
     model = model.to(accelerator.device)
@@ -145,8 +145,8 @@ def check_compile(device: torch.device) -> None:
         # Without what torch adds for its own developers.
         reason = one_line(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]
         raise InputError(
-            f"--compile: torch.compile does not work here ({reason}): install a C++ compiler such as g++, or "
-            "record without --compile"
+            f"`compile`: torch.compile does not work here ({reason}): install a C++ compiler such as g++, or "
+            "record without `compile`"
         ) from error
 
 

@@ -112,7 +112,7 @@ class Trajectories:
         """
         path = Path(path)
         if not path.is_dir():
-            raise InputError(f"no run directory {str(path)!r}: make one with hf-ltc record --output-dir {path}")
+            raise InputError(f"no run directory {str(path)!r}: make one with hf-ltc record")
         if seeds := rundir.seed_folders(path):
             done = [seed for seed in seeds if _is_finished(seed)]
             if not done:
@@ -261,7 +261,7 @@ class Trajectories:
             if signal not in self.signals:
                 raise InputError(
                     f"the signal {signal!r} was not recorded (recorded are: {', '.join(self.signals) or 'none'}): "
-                    f"record with --signals {signal}"
+                    f"record with `RecordConfig.signals` {signal}"
                 )
             added[f"{signal}_trajectory"] = self.signals[signal]
         return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
@@ -480,7 +480,7 @@ def _differs(first: Trajectories, other: Trajectories) -> str | None:
         # Samples of another split have no row numbers, so what the recipes say of it has to do.
         or ((first.validation_rows < 0).any() and first.recipe.get("validation") != other.recipe.get("validation"))
     ):
-        return "they have different validation samples: record with the same --validation-seed and split"
+        return "they have different validation samples: record with the same `RecordConfig.validation_seed` and split"
     if first.loss_name != other.loss_name:
         return f"one holds {first.loss_name}, the other {other.loss_name}: load both with the same losses"
     return None

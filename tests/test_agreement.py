@@ -216,7 +216,9 @@ def test_where_the_formula_means_nothing(one):
 
 @pytest.mark.parametrize("runs", [make(), [make()]], ids=["one", "list of one"])
 def test_one_run_has_no_reliability(runs):
-    with pytest.raises(InputError, match=r"reliability needs two runs or more .*: record with --runs 2"):
+    with pytest.raises(
+        InputError, match=r"reliability needs two runs or more .*: record with `RecordConfig.runs` 2 or more"
+    ):
         reliability(runs)
 
 

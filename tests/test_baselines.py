@@ -342,7 +342,9 @@ def test_random_in_map_by_index_and_by_column():
 def test_what_the_recording_lacks_is_named():
     run = dataclasses.replace(make_run(), signals={"margin": make_run().signals["margin"]})
     for name, signal in [("forgetting", "correct"), ("el2n", "el2n")]:
-        with pytest.raises(InputError, match=rf"{name} needs the signal '{signal}'.*margin\): .*--signals {signal}"):
+        with pytest.raises(
+            InputError, match=rf"{name} needs the signal '{signal}'.*margin\): .*`RecordConfig.signals` {signal}"
+        ):
             baseline_scores(run, name)
     scorer = BaselineScorer.from_trajectories(run, "aum")
     dataset = as_dataset(run).remove_columns("margin_trajectory")

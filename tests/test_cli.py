@@ -18,11 +18,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 
 from hf_ltc import rundir
 from hf_ltc.agreement import hard_first, overlap, reliability
-from hf_ltc.cli import main
+from hf_ltc.cli import _parser, main
 from hf_ltc.columns import read_column
+from hf_ltc.config import EvaluateConfig, RecordConfig
 from hf_ltc.demo import digits
+from hf_ltc.errors import InputError
 from hf_ltc.scoring import family_member, ltc_scores
 from hf_ltc.selection import select_coreset
+from hf_ltc.terminal import spelled
 from hf_ltc.trajectories import Trajectories
 
 RECORD = ["--model", "test_resnet", "--epochs", "3", "--batch-size", "32", "--learning-rate", "0.02"]
@@ -308,7 +311,7 @@ def test_a_low_reliability_is_warned_of(place, tmp_path, capsys, value, warned):
     recipe["reliability"] = {"one": value, "mean": value, "runs": 2, "pairs": [value]}
     rundir.write_json(run_folder / "recipe.json", recipe)
     said = succeeds(capsys, "record", "--dataset", place / "data", *RECORD, "--output-dir", run_folder)
-    assert ("try --weights averaged, more --runs" in said) == warned
+    assert ("record with --weights averaged, more --runs" in said) == warned
 
 
 # Help
@@ -628,3 +631,66 @@ def test_a_process_that_does_not_speak(place, capsys, monkeypatch):
     # Of several processes the first says what is wrong, the others only stop.
     monkeypatch.setenv("RANK", "1")
     assert run(capsys, "score", "nothing", "--output", "scored") == (2, "", "")
+
+
+# names of parameters
+
+# Values that the parser takes and the settings refuse, and what all options of a command are called.
+REFUSED = {
+    "record": [("validation_fraction", 2.0), ("record_every", 0), ("seed", -1), ("average_decay", 1.0)],
+    "evaluate": [("seeds", 0), ("iterations", 0), ("label_smoothing", 1.5), ("cache_budget", -1.0)],
+}
+NEEDED = {
+    "record": ["record", "--dataset", "data"],
+    "score": ["score", "run", "--output", "scored"],
+    "select": ["select", "scored", "--size", "3", "--output", "coreset"],
+    "push": ["push", "run", "me/repo"],
+    "evaluate": ["evaluate", "run"],
+    "compare": ["compare", "run", "run"],
+    "demo": ["demo"],
+}
+
+
+@pytest.mark.parametrize(
+    "command, name, value", [(command, *each) for command, cases in REFUSED.items() for each in cases]
+)
+def test_python_is_told_the_parameter_and_the_command_line_the_option(capsys, command, name, value):
+    settings = {"record": RecordConfig, "evaluate": EvaluateConfig}[command]
+    with pytest.raises(InputError) as error:
+        settings(**{name: value})
+    assert str(error.value).startswith(f"`{name}` is {value!r}: it must be ")
+    option = "--" + name.replace("_", "-")
+    line = refused(capsys, *NEEDED[command], option, value)
+    assert line == f"hf-ltc: error: {str(error.value).replace(f'`{name}`', option)}"
+
+
+@pytest.mark.parametrize("settings, command", [(RecordConfig, "record"), (EvaluateConfig, "evaluate")])
+def test_every_setting_that_an_error_names_is_an_option(settings, command):
+    options = _parser().parse_args(NEEDED[command])
+    for field in dataclasses.fields(settings):
+        with pytest.raises(InputError) as error:
+            settings(**{field.name: object()})
+        assert str(error.value).startswith(f"`{field.name}` is ")
+        said = spelled(str(error.value), options.names)
+        assert said.startswith(f"--{field.name.replace('_', '-')} is ")
+
+
+def test_what_messages_name_in_the_words_of_each_command():
+    def said(command, text):
+        return spelled(text, _parser().parse_args(NEEDED[command]).names)
+
+    assert said("record", "`validation` and `train` share 3 rows") == "--validation-split and --split share 3 rows"
+    assert said("evaluate", "`test`, `validation`: `model` 'x'.") == "--test-split, --validation-split: --models 'x'."
+    assert said("evaluate", "the `runs` and (`runs`); record with `RecordConfig.runs` 2") == (
+        "the RUN and (RUN); record with --runs 2"
+    )
+    assert said("score", "record with `RecordConfig.signals` el2n") == "record with --signals el2n"
+    assert said("push", "`with_trajectories` of `trajectories` to `repo_id`") == "--trajectories of RUN to REPO_ID"
+    # What is no parameter of the command, and what a user has typed.
+    for text in ("`pixel_values` is empty", "no folder 'a`losses`'", "no folder '`losses`'", "`losses"):
+        assert said("score", text) == text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_options(capsys, command):
+    assert "`" not in texts(capsys, command, "--help")

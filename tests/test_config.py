@@ -112,12 +112,12 @@ def test_bad_values_are_quoted(name, value):
         RecordConfig(**{name: value})
     message = str(error.value)
     assert "\n" not in message
-    option = f"--{name.replace('_', '-')} "
+    option = f"`{name}` "
     assert message.startswith(option)
     quoted = message.removeprefix(option)
     # Of a list the item that is wrong, or the list.
     items = [value, *value] if isinstance(value, list | str) and name == "signals" else [value]
-    assert any(quoted.startswith((f"is {item!r}: it must be ", f"{item!r} with --record-every 1 ")) for item in items)
+    assert any(quoted.startswith((f"is {item!r}: it must be ", f"{item!r} with `record_every` 1 ")) for item in items)
 
 
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in GOOD.items() for value in values])
@@ -135,7 +135,7 @@ def test_all_choices_are_taken(name, choice):
 
 def test_the_seeds_of_all_runs_are_seeds():
     RecordConfig(seed=2**32 - 3, runs=3)
-    with pytest.raises(InputError, match=f"--seed is {2**32 - 3}"):
+    with pytest.raises(InputError, match=f"`seed` is {2**32 - 3}"):
         RecordConfig(seed=2**32 - 3, runs=4)
 
 
@@ -153,7 +153,7 @@ def test_recorded_epochs(epochs, every, initial):
     if len(wanted) < 3:
         with pytest.raises(InputError) as error:
             RecordConfig(epochs=epochs, record_every=every, initial_losses=initial)
-        said = f"--epochs {epochs} with --record-every {every} records {len(wanted)} checkpoints, {len(wanted) - 1} "
+        said = f"`epochs` {epochs} with `record_every` {every} records {len(wanted)} checkpoints, {len(wanted) - 1} "
         assert str(error.value).startswith(said)
         return
     assert RecordConfig(epochs=epochs, record_every=every, initial_losses=initial).recorded_epochs() == wanted
@@ -253,7 +253,7 @@ def test_defaults_are_parsed_from_nothing():
 
 
 def test_a_bad_value_on_the_command_line_is_an_input_error():
-    with pytest.raises(InputError, match=r"--batch-size is 0: it must be 1 or more"):
+    with pytest.raises(InputError, match=r"`batch_size` is 0: it must be 1 or more"):
         HfArgumentParser(RecordConfig).parse_args_into_dataclasses(["--batch_size", "0"])
 
 
@@ -290,13 +290,13 @@ def test_bad_values_of_an_evaluation_are_quoted(name, value):
         EvaluateConfig(**{name: value})
     message = str(error.value)
     items = [value, *value] if isinstance(value, list) else [value]
-    assert any(message.startswith(f"--{name.replace('_', '-')} is {item!r}: it must be ") for item in items)
+    assert any(message.startswith(f"`{name}` is {item!r}: it must be ") for item in items)
     assert "\n" not in message
 
 
 def test_the_seeds_of_an_evaluation_are_seeds():
     EvaluateConfig(seed=2**32 - 3, seeds=3)
-    with pytest.raises(InputError, match=f"--seed is {2**32 - 3}"):
+    with pytest.raises(InputError, match=f"`seed` is {2**32 - 3}"):
         EvaluateConfig(seed=2**32 - 3, seeds=4)
 
 
@@ -304,7 +304,7 @@ def test_an_evaluation_of_nothing_and_steps_for_epochs():
     with pytest.raises(InputError, match="nothing to evaluate"):
         EvaluateConfig(members=[], baselines=[], full=False)
     assert EvaluateConfig(members=[], baselines=[]).full
-    with pytest.raises(InputError, match="--iterations 9 goes with --protocol iterations, not epochs"):
+    with pytest.raises(InputError, match="`iterations` 9 goes with `protocol` iterations, not epochs"):
         EvaluateConfig(iterations=9, protocol="epochs")
 
 

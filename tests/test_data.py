@@ -300,9 +300,9 @@ def test_columns_are_found_by_type():
 def test_several_candidates():
     rows = frame(front=Image(), back=Image(), coarse=ClassLabel(names=["a", "b"]), fine=ClassLabel(names=["a", "b"]))
     message = error_of(find_image_column, rows)
-    assert "--image-column" in message and "'front', 'back'" in message
+    assert "`image_column`" in message and "'front', 'back'" in message
     message = error_of(find_label_column, rows)
-    assert "--label-column" in message and "'coarse', 'fine'" in message
+    assert "`label_column`" in message and "'coarse', 'fine'" in message
     assert find_image_column(rows, "back") == "back" and find_label_column(rows, "fine") == "fine"
 
 
@@ -310,14 +310,14 @@ def test_no_candidate():
     message = error_of(find_image_column, frame(text=Value("string"), scores=List(Value("float32"))))
     assert "no column of type Image" in message and "text (string), scores (List)" in message
     message = error_of(find_label_column, frame(image=Image(), x=Value("float32"), kind=Value("string")))
-    assert "--label-column" in message and "'kind'" in message and "'x'" not in message
+    assert "`label_column`" in message and "'kind'" in message and "'x'" not in message
     message = error_of(find_label_column, frame(image=Image(), x=Value("float32")))
     assert "no column of type ClassLabel" in message and "x (float32)" in message
 
 
 def test_a_named_column_that_is_not_there_or_of_no_use():
     rows = frame(image=Image(), x=Value("float32"), label=ClassLabel(names=["a", "b"]))
-    for find, option in ((find_image_column, "--image-column"), (find_label_column, "--label-column")):
+    for find, option in ((find_image_column, "`image_column`"), (find_label_column, "`label_column`")):
         message = error_of(find, rows, "lable")
         assert f"{option} 'lable'" in message and "'image', 'x', 'label'" in message
     message = error_of(find_image_column, rows, "label")
@@ -499,16 +499,16 @@ def test_hold_out_of_too_small_classes():
     assert "2 classes of fewer than the two rows that holding out needs: '1', '3'" in error_of(hold_out, labels)
     assert "1 class of fewer" in error_of(hold_out, labels[:3])
     message = error_of(hold_out, labels, names=["ant", "bee", "cat", "doe"])
-    assert "'bee', 'doe'" in message and "--validation-split" in message
+    assert "'bee', 'doe'" in message and "(`validation`)" in message
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_hold_out_of_no_proper_fraction(fraction):
-    assert f"--validation-fraction is {fraction!r}" in error_of(hold_out, np.array([0, 0, 1, 1]), fraction)
+    assert f"`validation_fraction` is {fraction!r}" in error_of(hold_out, np.array([0, 0, 1, 1]), fraction)
 
 
 def test_hold_out_of_less_than_a_row_a_class():
-    assert "--validation-per-class is 0" in error_of(hold_out, np.array([0, 0, 1, 1]), per_class=0)
+    assert "`validation_per_class` is 0" in error_of(hold_out, np.array([0, 0, 1, 1]), per_class=0)
 
 
 # Small things

@@ -423,8 +423,8 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
     other_names = test.cast_column("label", ClassLabel(names=[*"012345678", "ten"]))
     for config, rows, said in (
         (settings(out, members=["best"]), test, "no method 'best'"),
-        (settings(out, members=["aum"]), test, "--members has 'aum': there are ltc, cld, differences-"),
-        (settings(out, baselines=["cld"]), test, "--baselines has 'cld': there are mean_loss"),
+        (settings(out, members=["aum"]), test, "`members` has 'aum': there are ltc, cld, differences-"),
+        (settings(out, baselines=["cld"]), test, "`baselines` has 'cld': there are mean_loss"),
         (settings(out, baselines=["el2n"]), test, "'el2n', which was not recorded (there are: margin)"),
         (settings(out, models=["test_vit", "resnet81"]), test, "'resnet81' is no timm model: did you mean"),
         (
@@ -437,7 +437,7 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
         (settings(out), other_names, "test rows: column 'label' has classes that the train rows do not have: 'ten'"),
         (settings(out), DatasetDict(test=test), "`test` is a DatasetDict, not a datasets.Dataset"),
         (settings(out), train, "of the test rows are in the recorded dataset too"),
-        (settings(out), train, "give another --test-split, or --allow-shared-rows if these are images that many"),
+        (settings(out), train, "give another `test`, or --allow-shared-rows if these are images that many"),
         (settings(out), train.select(run.validation_rows), "100% of the test rows are in the recorded dataset too"),
         (settings(out), train.select(range(100, 150)), "100% of the test rows are in the recorded dataset too"),
     ):
@@ -458,7 +458,7 @@ def test_a_model_that_diverges_is_one_line_and_no_result(small, run, tmp_path):
     out = tmp_path / "out"
     config = settings(out, models=["test_resnet"], learning_rate=1e30, full=False)
     said = refused(config, run, small["train"], small["test"])
-    assert said.startswith("test_resnet with seed 0 diverged") and "lower --learning-rate, which was 1e+30" in said
+    assert said.startswith("test_resnet with seed 0 diverged") and "lower `learning_rate`, which was 1e+30" in said
     assert not list((out / "cells").glob("*.json"))
 
 
@@ -471,10 +471,10 @@ def test_validation_samples_are_no_test_rows(small, tmp_path, trained):
     assert "are the validation samples" in refused(config, run, train, test.select(range(20)))
     said = refused(config, run, train, test.select(range(40)), test.select(range(20)))
     assert "50% of the test rows are in the validation samples too" in said
-    assert "give another --test-split" in said
+    assert "give another `test`" in said
     # Where nobody shows them, nobody can tell.
     said = refused(config, run, train, test.select(range(20, 40)))
-    assert "give them too (validation, or --validation-split; none were), or --allow-shared-rows" in said
+    assert "give them too (`validation`; none were), or `allow_shared_rows`" in said
     said = refused(config, run, train, test.select(range(20, 40)), test.select(range(10)))
     assert "the 20 validation samples of the recording" in said and "; 10 were)" in said
     evaluate_coresets(config, run, train, test.select(range(20, 40)), test.select(range(20)))

@@ -81,7 +81,7 @@ def refusal(rows: Dataset, recorded: dict, label_column: str | None = None) -> s
     with pytest.raises(InputError) as caught:
         check_identity(rows, recorded, label_column)
     message = str(caught.value)
-    assert "\n" not in message and "--id-column" in message
+    assert "\n" not in message and "`id_column`" in message
     return message
 
 

@@ -324,7 +324,7 @@ def test_image_size_is_the_longest_side_of_small_images():
     assert image_size(sized((500, 400)), "image") == 224
     assert image_size(sized((8, 8)), "image", 96) == 96
     assert image_size(digits(3).select([]), "image") == 224
-    assert "--image-size is 0" in error_of(image_size, sized((8, 8)), "image", 0)
+    assert "`image_size` is 0" in error_of(image_size, sized((8, 8)), "image", 0)
 
 
 def test_image_size_reads_headers_alone(tmp_path):

@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_functions(run):
 
 
 def test_a_signal_that_was_not_recorded_is_named(run):
-    with pytest.raises(InputError, match=r"'el2n', which was not recorded .*--signals el2n"):
+    with pytest.raises(InputError, match=r"'el2n', which was not recorded .*`RecordConfig.signals` el2n"):
         method_scores("el2n", dataclasses.replace(run, signals={}))
 
 

@@ -180,7 +180,7 @@ def test_short_names(short, full):
     [("resnet81", "resnet18"), ("vgg11bn", "vgg11_bn"), ("densnet121", "densenet121"), ("swin_tinny", "swin_")],
 )
 def test_near_names_are_suggested(name, near):
-    with pytest.raises(InputError, match=f"--model '{name}' is no timm model: did you mean .*{near}") as error:
+    with pytest.raises(InputError, match=f"`model` '{name}' is no timm model: did you mean .*{near}") as error:
         create_model(name, CLASSES, 32)
     refused(error)
 
@@ -193,14 +193,14 @@ def test_a_name_like_no_other(name):
 
 
 def test_an_unknown_tag():
-    with pytest.raises(InputError, match=r"--model 'resnet18.nonsense' cannot be made \(.*nonsense"):
+    with pytest.raises(InputError, match=r"`model` 'resnet18.nonsense' cannot be made \(.*nonsense"):
         create_model("resnet18.nonsense", CLASSES, 32)
 
 
 def test_a_model_that_does_not_take_the_size():
-    with pytest.raises(InputError, match=r"--model 'levit_128s' does not take images of 28x28 pixels \(") as error:
+    with pytest.raises(InputError, match=r"`model` 'levit_128s' does not take images of 28x28 pixels \(") as error:
         create_model("levit_128s", CLASSES, 28)
-    assert "choose another --model or a larger --image-size" in refused(error)
+    assert "choose another `model` or a larger `image_size`" in refused(error)
 
 
 def test_the_same_seed_makes_the_same_weights():
@@ -213,7 +213,7 @@ def test_the_same_seed_makes_the_same_weights():
 
 @pytest.mark.parametrize("name", ["resnet18", "transformers:someone/vit", "hf-hub:someone/resnet18"])
 def test_weights_that_cannot_be_had(name):
-    with pytest.raises(InputError, match=f"--model '{name}' cannot be (had|read)") as error:
+    with pytest.raises(InputError, match=f"`model` '{name}' cannot be (had|read)") as error:
         create_model(name, CLASSES, 32, pretrained=True)
     refused(error)
 
@@ -283,7 +283,7 @@ def test_pretrained_weights_from_a_folder(tmp_path, config_file):
     ],
 )
 def test_unknown_models_of_transformers(name, message):
-    with pytest.raises(InputError, match=f"--model '{name}'.*{message}") as error:
+    with pytest.raises(InputError, match=f"`model` '{name}'.*{message}") as error:
         create_model(name, CLASSES, 32)
     assert "give the Hub id, the folder or the config.json of an image classifier" in refused(error)
 
@@ -291,13 +291,13 @@ def test_unknown_models_of_transformers(name, message):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": "nothing"}'])
 def test_damaged_configurations(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=r"--model 'transformers:.*config.json' cannot be read \(") as error:
+    with pytest.raises(InputError, match=r"`model` 'transformers:.*config.json' cannot be read \(") as error:
         create_model(f"transformers:{tmp_path / 'config.json'}", CLASSES, 32)
     refused(error)
 
 
 def test_a_model_of_text(config_file):
-    with pytest.raises(InputError, match=r"--model 'transformers:.*' is no image classifier \(") as error:
+    with pytest.raises(InputError, match=r"`model` 'transformers:.*' is no image classifier \(") as error:
         create_model(config_file(BertConfig()), CLASSES, 32)
     refused(error)
 

@@ -332,10 +332,10 @@ def test_a_folder_for_a_run_is_new_empty_or_its_own(tmp_path):
     rundir.check_free(tmp_path / "new", never)
     rundir.check_free(tmp_path, never)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--output-dir '.*' holds other files"):
+    with pytest.raises(InputError, match=r"`output_dir` '.*' holds other files"):
         rundir.check_free(tmp_path, never)
     rundir.check_free(tmp_path, lambda path: path == tmp_path)
-    with pytest.raises(InputError, match=r"--output-dir '.*file' is a file: give a folder"):
+    with pytest.raises(InputError, match=r"`output_dir` '.*file' is a file: give a folder"):
         rundir.check_free(tmp_path / "file", lambda _: True)
 
 

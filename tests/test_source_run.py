@@ -259,7 +259,7 @@ def test_another_configuration_or_dataset_is_refused(small, tmp_path):
     train = small["train"]
     record(settings(tmp_path / "run"), train)
     before = snapshot(tmp_path / "run")
-    with pytest.raises(InputError, match=r"--learning-rate was 0\.05, now 0\.2"):
+    with pytest.raises(InputError, match=r"`learning_rate` was 0\.05, now 0\.2"):
         record(settings(tmp_path / "run", learning_rate=0.2), train)
     with pytest.raises(InputError, match="another dataset: its rows differs"):
         record(settings(tmp_path / "run"), train.select(range(140)))
@@ -267,7 +267,7 @@ def test_another_configuration_or_dataset_is_refused(small, tmp_path):
         record(settings(tmp_path / "run"), train.shuffle(seed=1))
     with pytest.raises(InputError, match="other validation samples"):
         record(settings(tmp_path / "run"), train, small["test"])
-    with pytest.raises(InputError, match=r"holds a single run: give another one for --runs 2"):
+    with pytest.raises(InputError, match=r"holds a single run: give another one for `runs` 2"):
         record(settings(tmp_path / "run", runs=2), train)
     assert snapshot(tmp_path / "run") == before
 
@@ -275,7 +275,7 @@ def test_another_configuration_or_dataset_is_refused(small, tmp_path):
 def test_seeds_of_another_configuration_are_refused(small, tmp_path):
     record(settings(tmp_path / "runs", runs=2), small["train"])
     before = snapshot(tmp_path / "runs")
-    with pytest.raises(InputError, match=r"--epochs was 2, now 3.*--learning-rate was 0\.05, now 0\.01"):
+    with pytest.raises(InputError, match=r"`epochs` was 2, now 3.*`learning_rate` was 0\.05, now 0\.01"):
         record(settings(tmp_path / "runs", runs=2, seed=2, epochs=3, learning_rate=0.01), small["train"])
     with pytest.raises(InputError, match="holds several runs"):
         record(settings(tmp_path / "runs"), small["train"])
@@ -337,7 +337,7 @@ def test_processes_that_accelerate_does_not_join_are_refused(small, tmp_path, mo
 
 
 def test_a_diverging_training_is_named_and_keeps_its_epochs(small, tmp_path):
-    with pytest.raises(InputError, match=r"epoch \d: .*is not finite \(rows .*lower --learning-rate"):
+    with pytest.raises(InputError, match=r"epoch \d: .*is not finite \(rows .*lower `learning_rate`"):
         record(settings(tmp_path / "run", learning_rate=1e30, epochs=4), small["train"])
     assert 0 in rundir.published_epochs(tmp_path / "run")
 

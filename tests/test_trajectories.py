@@ -325,7 +325,9 @@ def test_saved_losses_keep_their_name(tmp_path, name):
     make(loss_name=name).save(tmp_path / "run")
     assert Trajectories.load(tmp_path / "run").loss_name == name
     other = {"training_loss": "evaluation", "evaluation_loss": "training"}[name]
-    with pytest.raises(InputError, match=f"has no {other} losses, it has {name}: record with --losses {other}"):
+    with pytest.raises(
+        InputError, match=f"has no {other} losses, it has {name}: record with `RecordConfig.losses` {other}"
+    ):
         Trajectories.load(tmp_path / "run", losses=other)
 
 
@@ -343,7 +345,7 @@ def test_either_kind_of_losses_is_loaded_where_both_were_recorded(tmp_path, mmap
     assert_equal(loaded, turned)
     loaded.save(tmp_path / "again")
     assert_equal(Trajectories.load(tmp_path / "again", losses="training"), run)
-    with pytest.raises(InputError, match="--losses is 'both': it must be training or evaluation"):
+    with pytest.raises(InputError, match="`losses` is 'both': it must be training or evaluation"):
         Trajectories.load(tmp_path / "run", losses="both")
 
 
@@ -689,7 +691,9 @@ def test_ids_without_the_name_of_their_column_are_not_taken_for_row_numbers():
 
 
 def test_without_ids_an_id_column_is_of_no_use():
-    with pytest.raises(InputError, match="no ids were recorded to join column 'key' with: record with --id-column"):
+    with pytest.raises(
+        InputError, match=r"no ids were recorded to join column 'key' with: record with `RecordConfig.id_column`"
+    ):
         make().attach(dataset(), id_column="key")
 
 
