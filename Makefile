@@ -1,8 +1,10 @@
 # make demo, make test: on a machine with nothing but Python 3.11 or later and make.
 PYTHON ?= python3
 BIN := .venv/bin
+LOWEST := .venv-lowest
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test quality clean
+.PHONY: demo test test-lowest quality clean
 
 demo: .venv/.installed
 	$(BIN)/hf-ltc demo
@@ -10,20 +12,41 @@ demo: .venv/.installed
 test: .venv/.installed-test quality
 	$(BIN)/python -m pytest -n 2
 
+# The tests with the lowest versions that pyproject.toml allows.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n 2
+
 quality: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry hf_ltc
+	$(BIN)/deptry tests examples benchmarks model_cards --ignore DEP002,DEP004
 
-.venv/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+.venv/.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/python $(PIP) -e .
 	touch $@
 
-.venv/.installed-test: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+.venv/.installed-test: pyproject.toml | $(BIN)/pip
+	$(BIN)/python $(PIP) -e ".[test]"
 	touch $@ .venv/.installed
 
+# The list is made anew each time: uv keeps what stands in an old one.
+$(LOWEST)/.installed: pyproject.toml | $(LOWEST)/bin/uv
+	$(LOWEST)/bin/uv pip compile --quiet --upgrade --resolution lowest-direct --extra test --python $(LOWEST)/bin/python \
+		--output-file $(LOWEST)/requirements.txt pyproject.toml
+	$(LOWEST)/bin/python $(PIP) --requirement $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python $(PIP) --no-deps -e .
+	touch $@
+
+$(LOWEST)/bin/uv: | $(LOWEST)/bin/pip
+	$(LOWEST)/bin/python $(PIP) uv
+
+# Not bin/python: an environment that could not be finished has that already.
+%/bin/pip:
+	@$(PYTHON) -c 'import sys; v = "%d.%d.%d" % sys.version_info[:3]; \
+		sys.exit(sys.version_info < (3, 11) and "hf_ltc needs Python 3.11 or later, and $(PYTHON) is " + v + ": make PYTHON=python3.11, say")'
+	$(PYTHON) -m venv $*
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, M
 from huggingface_hub.repocard import RepoCard
 from yaml import YAMLError
 
+from . import __version__
 from .cardtexts import MUSES, dataset_values, plain, recording_rows, source_text
 from .errors import InputError
 
@@ -156,7 +156,7 @@ def _written(
     old = {} if there is None else there.data.to_dict()
     data = _merged(old, metadata, previous or {}, removed)
     card_data: CardData = ModelCardData(**data) if kind is ModelCard else DatasetCardData(**data)
-    fixed = {"begin": BEGIN, "end": END, "version": version("hf-ltc")}
+    fixed = {"begin": BEGIN, "end": END, "version": __version__}
     text = (_TEMPLATES / template).read_text(encoding="utf-8")
     made = kind.from_template(card_data, template_str=text, **values, **fixed)
     content = re.sub(r"\n{3,}", "\n\n", made.content).rstrip() + "\n"

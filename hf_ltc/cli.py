@@ -6,10 +6,9 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.metadata import version
 from typing import Any, NoReturn
 
-from . import commands
+from . import __version__, commands
 from .config import DataConfig, EvaluateConfig, RecordConfig
 from .errors import InputError
 from .terminal import spelled
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="hf-ltc", description="Record loss trajectories, score rows by LTC, keep the coreset.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('hf-ltc')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     made: dict[str, Parser] = {}

@@ -12,7 +12,7 @@ found from histograms of the scores by class, as bounds that any worker can chec
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,8 @@ from .errors import InputError
 from .order import Keep
 from .selection import coreset_size
 
-try:
+if TYPE_CHECKING:
     import ray.data
-except ImportError as error:
-    raise ImportError("hf_ltc.distributed needs Ray: pip install 'hf-ltc[ray]'") from error
 
 _TRAJECTORY = "loss_trajectory"
 # Counts that the driver holds, 24 bytes each, and bins of a class at most.
@@ -131,8 +129,17 @@ def coreset_bounds(
 
     Raises:
         InputError: if a column is missing or of another type, for a null label or row number, for row numbers that
-            occur twice, and for a budget out of range.
+            occur twice, for a budget out of range, for a dataset of another kind, and where Ray is not installed.
     """
+    try:
+        import ray.data
+    except ImportError as error:
+        raise InputError(f"coreset_bounds needs Ray ({error}): pip install 'hf-ltc[ray]'") from error
+    if not isinstance(dataset, ray.data.Dataset):
+        kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
+        raise InputError(
+            f"`dataset` is a {kind}: coreset_bounds takes a ray.data.Dataset; select_coreset takes a datasets.Dataset"
+        )
     if balance not in ("class", "none"):
         raise InputError(f"balance is {balance!r}: on Ray it must be one of class, none")
     if keep not in ("highest", "lowest"):

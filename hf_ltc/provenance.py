@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 
-_PACKAGES = ("hf_ltc", "accelerate", "datasets", "numpy", "timm", "torch", "torchvision", "transformers")
+from . import __version__
+
+_PACKAGES = ("accelerate", "datasets", "numpy", "timm", "torch", "transformers")
 
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that a result may depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    own = {"python": platform.python_version(), "hf_ltc": __version__}
+    return own | {name: version(name) for name in _PACKAGES}
 
 
 def hardware(state: Accelerator | PartialState) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
-from . import cards, publishing
+from . import __version__, cards, publishing
 from .data import one_line
 from .errors import InputError
 from .publishing import RECIPE
@@ -235,7 +234,7 @@ def _check_clash(there: Repository, configs: Sequence[str]) -> None:
 
 
 def hub_api(token: str | None) -> HfApi:
-    return HfApi(token=token, library_name="hf_ltc", library_version=version("hf-ltc"))
+    return HfApi(token=token, library_name="hf_ltc", library_version=__version__)
 
 
 def damaged(repo_id: str, reason: str) -> InputError:

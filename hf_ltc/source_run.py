@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, broadcast_object_list, set_seed
 from datasets import Dataset
 from filelock import FileLock, Timeout
 from torch import nn
@@ -460,6 +461,12 @@ class _SourceRun:
 
 
 def _accelerator(config: RecordConfig) -> Accelerator:
+    # Asked before accelerate is, which leaves out trackers that are not installed, with a warning or without a word.
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for name in config.report_to:
+        if name in LoggerType.list() and name not in (installed and [*installed, "all"]):
+            what = f"{name} is not installed: pip install {name}, or" if name != "all" else "no tracker is installed:"
+            raise InputError(f"`report_to` is {' '.join(config.report_to)}: {what} leave it out")
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
@@ -474,11 +481,6 @@ def _accelerator(config: RecordConfig) -> Accelerator:
         raise InputError(
             f"{started} processes were started, but accelerate joins {accelerator.num_processes}: without GPUs set "
             "ACCELERATE_USE_CPU=1, or they would all write the same files"
-        )
-    if len(accelerator.log_with) < len(config.report_to):
-        have = ", ".join(str(each) for each in accelerator.log_with) or "none"
-        raise InputError(
-            f"`report_to` {' '.join(config.report_to)}: accelerate finds {have} of them: install the tracker"
         )
     return accelerator
 
