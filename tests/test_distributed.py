@@ -209,3 +209,8 @@ def test_bad_input_is_one_line():
         coreset_bounds(changed("ltc_score", pa.nulls(100, pa.float32())), 0.5)
     with pytest.raises(InputError, match="'ltc_score' holds string, not numbers"):
         coreset_bounds(changed("ltc_score", ["0.5"] * 100), 0.5)
+
+
+def test_a_dataset_of_another_kind_is_refused(digit_rows):
+    with pytest.raises(InputError, match=r"`dataset` is a datasets\S+\.Dataset: .*takes a ray\.data\.Dataset"):
+        coreset_bounds(digit_rows[0], size=10)
