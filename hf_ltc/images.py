@@ -1,19 +1,17 @@
 """The images of a dataset as uint8 pixels: decoded once into memory or streamed, cropped and flipped per sample."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from datasets import Dataset
-from datasets.utils.file_utils import xopen
 
 from .data import evenly_spaced, one_line
 from .errors import InputError
+from .imagefiles import GreyRange, open_image, rgb_image
 
 # Up to this side images are small: they are cached, resized as a whole and cropped with padding, as CIFAR's are.
 # Larger ones are cut from the image as stored, as ImageNet's are.
@@ -21,9 +19,6 @@ SMALL_SIDE = 64
 _LARGE_SIZE = 224
 _HEADERS = 64
 _CHUNK = 256
-_ORIENTATION = 0x0112
-# Tried before Pillow's forty other formats, whose checks take long beside decoding a small image.
-_COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 def image_size(dataset: Dataset, column: str, requested: int | None = None) -> int:
@@ -50,14 +45,14 @@ def image_size(dataset: Dataset, column: str, requested: int | None = None) -> i
     longest = 0
     for row, value in zip(rows, _stored(dataset, column)[rows].column(0).to_pylist()):
         try:
-            with _opened(value) as image:
+            with open_image(value) as image:
                 longest = max(longest, *image.size)
         except Exception as error:
             raise _undecodable(int(row), column, value, error) from error
     return longest if 0 < longest <= SMALL_SIDE else _LARGE_SIZE
 
 
-def decode_image(value: Any, size: int, mode: str | None = None) -> torch.Tensor:
+def decode_image(value: Any, size: int, mode: str | None = None, grey_range: GreyRange | None = None) -> torch.Tensor:
     """Decodes one image to RGB pixels of a given size.
 
     Grey, palette, 1-bit, CMYK and YCbCr images become RGB; 16-bit grey ones are scaled to 8 bits, not clipped; those
@@ -78,7 +73,7 @@ def decode_image(value: Any, size: int, mode: str | None = None) -> torch.Tensor
         OSError: or another error of Pillow's, for a value that is no image; the functions that know the row turn it
             into an [`InputError`].
     """
-    return _to_tensor(_fit(_rgb(_opened(value), mode), size))
+    return _to_tensor(_fit(rgb_image(value, mode, grey_range), size))
 
 
 def fits_cache(n: int, size: int, budget_bytes: float) -> bool:
@@ -96,6 +91,7 @@ def cache_images(
     progress: Callable[[int], Any] | None = None,
     num_workers: int = 0,
     numbers: np.ndarray | None = None,
+    grey_range: GreyRange | None = None,
 ) -> torch.Tensor:
     """Decodes all images once.
 
@@ -116,7 +112,7 @@ def cache_images(
     pixels = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
     chunks = np.split(np.arange(len(dataset)), range(_CHUNK, len(dataset), _CHUNK))
     for decoded, positions in image_batches(
-        dataset, column, size, chunks, train=False, num_workers=num_workers, numbers=numbers
+        dataset, column, size, chunks, train=False, num_workers=num_workers, numbers=numbers, grey_range=grey_range
     ):
         pixels[positions] = decoded
         if progress is not None:
@@ -135,6 +131,7 @@ def image_batches(
     seed: int = 0,
     epoch: int = 0,
     numbers: np.ndarray | None = None,
+    grey_range: GreyRange | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Decodes images batch by batch, in worker processes; the dataset is never held in memory.
 
@@ -163,7 +160,7 @@ def image_batches(
     cut = (seed, epoch) if train and size > SMALL_SIDE else None
     stored = _stored(dataset, column)
     loader: Any = torch.utils.data.DataLoader(
-        _Batches(stored, column, stored.features[column].mode, size, cut, numbers),  # type: ignore[arg-type]
+        _Batches(stored, column, stored.features[column].mode, size, cut, numbers, grey_range),  # type: ignore[arg-type]
         batch_size=None,
         sampler=(np.asarray(positions, dtype=np.int64) for positions in index_batches),
         num_workers=num_workers,
@@ -187,6 +184,7 @@ class _Batches:
     size: int
     cut: tuple[int, int] | None
     numbers: np.ndarray | None
+    grey_range: GreyRange | None
 
     def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, str | None]:
         pixels = torch.empty((len(positions), 3, self.size, self.size), dtype=torch.uint8)
@@ -194,10 +192,10 @@ class _Batches:
         for i, value in enumerate(self.stored[positions].column(0).to_pylist()):
             try:
                 if self.cut is None:
-                    pixels[i] = decode_image(value, self.size, self.mode)
+                    pixels[i] = decode_image(value, self.size, self.mode, self.grey_range)
                 else:
                     draw = np.random.default_rng([*self.cut, int(positions[i])])
-                    pixels[i] = _to_tensor(_random_cut(_rgb(_opened(value), self.mode), self.size, draw))
+                    pixels[i] = _to_tensor(_random_cut(rgb_image(value, self.mode, self.grey_range), self.size, draw))
             except Exception as error:
                 row = positions[i] if self.numbers is None else self.numbers[positions[i]]
                 return pixels, where, str(_undecodable(int(row), self.column, value, error))
@@ -293,59 +291,6 @@ def channel_statistics(pixels: torch.Tensor) -> tuple[list[float], list[float]]:
 def _stored(dataset: Dataset, column: str) -> Dataset:
     """The column alone, to be read as stored: the caller's format and transform are not applied."""
     return dataset.with_format("arrow").select_columns([column])
-
-
-def _opened(value: Any) -> PIL.Image.Image:
-    if isinstance(value, PIL.Image.Image):
-        return value
-    if isinstance(value, dict):
-        content, path = value.get("bytes"), value.get("path")
-        if content is None and path is not None:
-            with xopen(path, "rb") as file:
-                content = file.read()
-        value = content
-    if value is None:
-        raise ValueError("it is null")
-    try:
-        return PIL.Image.open(io.BytesIO(value), formats=_COMMON)
-    except PIL.UnidentifiedImageError:
-        return PIL.Image.open(io.BytesIO(value))
-
-
-def _rgb(image: PIL.Image.Image, mode: str | None = None) -> PIL.Image.Image:
-    if _orientation(image) != 1:
-        image = PIL.ImageOps.exif_transpose(image)
-    # Before converting to a mode, since Pillow's conversion clips these at 255.
-    if _is_deep(image.mode):
-        grey = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(grey).all():
-            raise ValueError("its pixels are floats, some of them not finite")
-        if image.mode == "F":
-            grey = grey * 255 if grey.max() <= 1 else grey
-        elif grey.max() > 65535 or grey.min() < 0:
-            raise ValueError("its pixels are 32-bit numbers outside the range of 16 bits")
-        else:
-            grey = grey / 257
-        image = PIL.Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    if mode is not None and image.mode != mode:
-        image = image.convert("L" if _is_deep(mode) else mode)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, "white")
-        image = PIL.Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _orientation(image: PIL.Image.Image) -> int:
-    try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        # Broken metadata is no fault of the pixels.
-        return 1
-
-
-def _is_deep(mode: str) -> bool:
-    return mode in ("I", "F") or mode.startswith("I;16")
 
 
 def _fit(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
