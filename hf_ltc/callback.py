@@ -1,8 +1,8 @@
 """Trajectories recorded by transformers' Trainer, while it trains as it would without."""
 
-import math
 import shutil
-import sys
+import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -17,10 +18,23 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from . import rundir
 from .collated import Collate, accepted_columns, check_signals, evaluate_rows, logits_of, rows_to_record
-from .columns import read_column
-from .errors import InputError
+from .data import one_line
+from .errors import InputError, LTCWarning
 from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, signals_of
 from .rowpositions import POSITION, Positioned, accept_positions, with_positions
+from .trainerpass import (
+    CHECKPOINT,
+    RestOfEpoch,
+    begin_anew,
+    check_inside,
+    check_resumed,
+    check_rows,
+    order_of,
+    plain_loader,
+    read_checkpoint,
+    steps_of,
+    tell,
+)
 from .trajectories import Trajectories
 
 _KINDS = {
@@ -28,17 +42,6 @@ _KINDS = {
     "evaluation": ["evaluation_loss"],
     "both": ["training_loss", "evaluation_loss"],
 }
-# Of the Trainer's arguments what tells how it trained.
-_ARGUMENTS = (
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "learning_rate",
-    "lr_scheduler_type",
-    "weight_decay",
-    "label_smoothing_factor",
-)
 _LEAST_CHECKPOINTS = 3
 # How close the initial losses of a training begun again have to be to those that were recorded.
 _SAME_LOSS = 1e-3
@@ -140,33 +143,69 @@ class TrajectoryCallback(TrainerCallback):
         self._averaged: Any = None
         self._hook: Any = None
         self._observed = self._finished = False
+        self._rest: RestOfEpoch | None = None
+        # The batch size of a training that has begun and not ended.
+        self._began: int | None = None
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if args.n_gpu > 1:
-            raise InputError(
-                f"the Trainer would run one process on {args.n_gpu} devices (torch.nn.DataParallel), which is not "
-                "recorded: start it with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one of them"
-            )
         accept_positions(kwargs["model"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model, loader = kwargs["model"], kwargs["train_dataloader"]
-        self._check(args, loader.dataset)
-        self._state = PartialState()
-        steps = math.ceil(len(loader) / args.gradient_accumulation_steps)
-        self._steps = steps
-        planned = state.max_steps // steps + self._initial
+        inner = plain_loader(loader)
+        check_rows(args, model, inner.dataset, len(self._data.rows))
+        # Of a callback that was added after the Trainer was made, or of a model that was.
+        accept_positions(model)
+        self._state, step = PartialState(), state.global_step
+        told = steps_of(args, loader, self._state.num_processes)
+        self._steps, self._order = told["steps_per_epoch"], order_of(args, loader, inner.dataset)
+        planned = state.max_steps // self._steps + self._initial
         if planned < _LEAST_CHECKPOINTS:
             raise InputError(
-                f"this training records {planned} checkpoints (max_steps {state.max_steps}, {steps} steps an epoch): "
-                f"a correlation needs {_LEAST_CHECKPOINTS} or more, so raise num_train_epochs"
+                f"this training records {planned} checkpoints (max_steps {state.max_steps}, {self._steps} steps an "
+                f"epoch): a correlation needs {_LEAST_CHECKPOINTS} or more, so raise num_train_epochs"
             )
-        # accelerate's loaders hold the one that calls the collator.
-        inner = loader.base_dataloader
+        began, self._began = self._began, told["per_device_train_batch_size"]
+        if args.auto_find_batch_size and not step and began is not None and began > self._began:
+            begin_anew(self.path, began, self._began, self._state)
+        recipe = self.path / rundir.RECIPE
+        stored = rundir.read_json(recipe) if recipe.exists() else {}
+        self._finished = "epochs" in stored and step >= state.max_steps
+        resumed = read_checkpoint(self._checkpoint(step), step) if step and not self._finished else {}
+        decay = 1 - 1 / self._steps if self._decay is None else self._decay
+        self._training = {
+            **self._data.sizes,
+            **told,
+            "average_decay": decay if self._config["weights"] == "averaged" else None,
+            "id": stored.get("training", {}).get("id") if step else uuid.uuid4().hex[:16],
+        }
+        if self._state.is_main_process:
+            rundir.clear_unfinished(self.path)
+        self._recorder = self._data.recorder(
+            self.path,
+            [*self._kinds, *self._signals],
+            self._state,
+            config={"model": type(model).__name__, "seed": args.seed, **self._config},
+            training=self._training,
+        )
+        if self._finished:
+            return
+        self._published = set(rundir.published_epochs(self.path))
+        if not step and ("epochs" in stored or max(self._published, default=0) > 0):
+            raise InputError(
+                f"{str(self.path)!r} holds a recording up to epoch {max(self._published, default=0)}, and this "
+                "training starts from the beginning: resume it with trainer.train(resume_from_checkpoint=True), load "
+                "what is there with Trajectories.load, or give another output_dir"
+            )
+        if step:
+            check_resumed(self.path, state, stored.get("training", {}), told)
+            if step % self._steps:
+                check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
+        tell(self.path, self._training, state, self._state)
         self._collate: Collate = inner.collate_fn
         inner.collate_fn = Positioned(self._collate)
         self._targets = {
@@ -177,44 +216,15 @@ class TrajectoryCallback(TrainerCallback):
             )
         }
         self._classes = max(int(targets.max()) for targets in self._targets.values()) + 1
-        decay = 1 - 1 / steps if self._decay is None else self._decay
-        if self._state.is_main_process:
-            rundir.clear_unfinished(self.path)
-        self._recorder = recorder = self._data.recorder(
-            self.path,
-            [*self._kinds, *self._signals],
-            self._state,
-            config={"model": type(model).__name__, "seed": args.seed, **self._config},
-            training={
-                **self._data.sizes,
-                "steps_per_epoch": steps,
-                "processes": self._state.num_processes,
-                "average_decay": decay if self._config["weights"] == "averaged" else None,
-                **{name: getattr(args, name) for name in _ARGUMENTS},
-            },
-        )
-        self._published = set(rundir.published_epochs(self.path))
-        stored = rundir.read_json(self.path / rundir.RECIPE)
-        self._finished = "epochs" in stored and state.global_step >= state.max_steps
-        if self._finished:
-            return
-        if state.global_step == 0 and ("epochs" in stored or max(self._published, default=0) > 0):
-            raise InputError(
-                f"{str(self.path)!r} holds a recording up to epoch {max(self._published, default=0)}, and this "
-                "training starts from the beginning: resume it with trainer.train(resume_from_checkpoint=True), load "
-                "what is there with Trajectories.load, or give another output_dir"
-            )
-        if "epochs" in stored and self._state.is_main_process:
-            # It was ended before its last step, and goes on.
-            rundir.write_json(self.path / rundir.RECIPE, {k: v for k, v in stored.items() if k != "epochs"})
         if self._config["weights"] == "averaged":
             # timm's import takes seconds, which raw weights need not wait for.
             from timm.utils import ModelEmaV3
 
             self._averaged = ModelEmaV3(model, decay=decay)
-        recorder.clear()
-        if state.global_step:
-            self._resume(args, state, model)
+        self._known.clear()
+        self._rest = None
+        if step:
+            self._resume(args, state, model, resumed)
         elif self._initial:
             self._record_initial(args, model)
         if "training_loss" in self._kinds:
@@ -243,8 +253,10 @@ class TrajectoryCallback(TrainerCallback):
             self._publish(args, int(state.epoch), kwargs["model"])
         else:
             if self._state.is_main_process:
-                print(f"the epoch was broken off at {state.epoch:.2f}: its losses are not recorded", file=sys.stderr)
+                told = f"the epoch was broken off at {state.epoch:.2f}: its losses are not recorded"
+                warnings.warn(told, LTCWarning, stacklevel=2)
             self._known.clear()
+        self._rest = None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._finished:
@@ -252,6 +264,7 @@ class TrajectoryCallback(TrainerCallback):
         values = {
             "recorder": self._known.state_dict(),
             "averaged": None if self._averaged is None else self._averaged.state_dict(),
+            "order": self._order,
         }
         if self._state.is_main_process:
             with rundir.replacing(self._checkpoint(state.global_step)) as temporary:
@@ -269,10 +282,11 @@ class TrajectoryCallback(TrainerCallback):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+        self._began = None
         if self._finished:
             self.trajectories = Trajectories.load(self.path)
             return
-        self.trajectories = self._known.finish()
+        self.trajectories = self._known.finish(training=self._training)
         if self._state.is_main_process and state.global_step >= state.max_steps:
             # A training that was stopped before its last step can go on from here.
             shutil.rmtree(self._checkpoint(0).parent, ignore_errors=True)
@@ -284,22 +298,7 @@ class TrajectoryCallback(TrainerCallback):
         return self._recorder
 
     def _checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoint" / f"step-{step:08d}.pt"
-
-    def _check(self, args: TrainingArguments, dataset: Any) -> None:
-        if not isinstance(dataset, Dataset) or POSITION not in dataset.column_names:
-            raise InputError(
-                f"the Trainer's rows have no column {POSITION!r}: give train_dataset=callback.train_dataset, the "
-                "model as model= (not model_init=), and remove_unused_columns=False for one wrapped as by PEFT"
-            )
-        found = len(read_column(dataset, POSITION).unique())
-        if found != len(self._data.rows):
-            raise InputError(
-                f"the Trainer has {found} of the {len(self._data.rows)} rows of callback.train_dataset: give all of "
-                "them, or make the callback with the rows that are trained on"
-            )
-        if args.dataloader_drop_last:
-            raise InputError("dataloader_drop_last leaves rows out of every epoch: set it to False")
+        return self.path / CHECKPOINT / f"step-{step:08d}.pt"
 
     def _observer(self, model: nn.Module) -> Callable[..., None]:
         # A function and no method: whoever copies the model deeply would copy this object with a method.
@@ -309,6 +308,8 @@ class TrajectoryCallback(TrainerCallback):
                 return
             positions = kwargs[POSITION]
             self._observed = True
+            if self._rest is not None:
+                self._rest.check(positions)
             logits = logits_of(outputs, self._classes)
             labels = self._targets[TRAIN][positions]
             losses = cross_entropy(logits, labels, reduction="none")
@@ -350,19 +351,17 @@ class TrajectoryCallback(TrainerCallback):
             self._write(0, arrays)
         self._known.clear()
 
-    def _resume(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        path = self._checkpoint(state.global_step)
-        if not path.is_file():
-            raise InputError(
-                f"cannot resume at step {state.global_step}: there is no {str(path)!r}, which the callback writes "
-                "with every checkpoint of the Trainer: put it back, or train again with another output_dir"
-            )
-        values = torch.load(path, map_location="cpu", weights_only=True)
+    def _resume(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module, values: Mapping[str, Any]
+    ) -> None:
         self._known.load_state_dict(values["recorder"])
         if self._averaged is not None:
             self._averaged.load_state_dict(values["averaged"])
         epoch, inside = divmod(state.global_step, self._steps)
-        if not inside:
+        if inside:
+            seen = (values["recorder"][TRAIN][-1] > 0).to(self._state.device)
+            self._rest = RestOfEpoch(self.path, state.global_step, self._training, seen)
+        else:
             # Saved at the last step of an epoch, and killed before the epoch was written.
             self._publish(args, epoch, model)
 
@@ -380,13 +379,22 @@ class TrajectoryCallback(TrainerCallback):
             self._known.add(split, positions, losses, *made)
 
         rows = self._data.validation if split == VALIDATION else self._data.train
-        evaluate_rows(
-            model,
-            accepted_columns(model, rows) if args.remove_unused_columns else rows,
-            self._targets[VALIDATION if split == VALIDATION else TRAIN],
-            self._collate,
-            observe,
-            state=self._state,
-            batch_size=args.per_device_eval_batch_size,
-            num_workers=args.dataloader_num_workers,
-        )
+        try:
+            evaluate_rows(
+                model,
+                accepted_columns(model, rows) if args.remove_unused_columns else rows,
+                self._targets[VALIDATION if split == VALIDATION else TRAIN],
+                self._collate,
+                observe,
+                state=self._state,
+                batch_size=args.per_device_eval_batch_size,
+                num_workers=args.dataloader_num_workers,
+            )
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            # Or the Trainer would look for another batch size of the training, in vain.
+            raise InputError(
+                f"no memory to compute losses in batches of {args.per_device_eval_batch_size} "
+                f"({one_line(error)}): lower `per_device_eval_batch_size`"
+            ) from error

@@ -56,11 +56,16 @@ def with_positions(dataset: Dataset) -> Dataset:
     )
 
 
+def accepts_positions(model: nn.Module) -> bool:
+    """Whether `forward` names the positions."""
+    return POSITION in inspect.signature(model.forward).parameters
+
+
 def accept_positions(model: nn.Module) -> None:
     """Makes `forward` name the positions, so that the Trainer leaves their column in, and not pass them on."""
-    signature = inspect.signature(model.forward)
-    if POSITION in signature.parameters:
+    if accepts_positions(model):
         return
+    signature = inspect.signature(model.forward)
     plain = model.forward
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

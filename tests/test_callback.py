@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from accelerate.data_loader import SkipDataLoader
 from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorWithPadding,
     DistilBertConfig,
@@ -31,7 +33,7 @@ from transformers import (
 
 from hf_ltc import rundir
 from hf_ltc.callback import TrajectoryCallback
-from hf_ltc.errors import InputError
+from hf_ltc.errors import InputError, LTCWarning
 from hf_ltc.rowpositions import POSITION
 from hf_ltc.trajectories import Trajectories
 
@@ -415,11 +417,11 @@ def test_stopped_early_it_is_complete_and_can_go_on(whole, tmp_path):
     np.testing.assert_array_equal(callback.trajectories.losses, whole.losses)
 
 
-def test_an_epoch_that_is_broken_off_is_not_recorded(tmp_path, capsys):
+def test_an_epoch_that_is_broken_off_is_not_recorded(tmp_path):
     callback = TrajectoryCallback(tmp_path / "run", texts())
-    trainer(tmp_path, callback, max_steps=13).train()
+    with pytest.warns(LTCWarning, match="broken off at 2.60"):
+        trainer(tmp_path, callback, max_steps=13).train()
     assert callback.trajectories.epochs.tolist() == [0, 1, 2]
-    assert "broken off at 2.60" in capsys.readouterr().err
 
 
 class Skips(TrainerCallback):
@@ -431,7 +433,8 @@ def test_after_an_epoch_that_is_broken_off_the_next_one_is_recorded(tmp_path):
     train = texts()
     callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)))
     Spy.seen = {}
-    trainer(tmp_path, callback, kind=Spy, extra=[Skips()]).train()
+    with pytest.warns(LTCWarning, match="broken off at 1.60"):
+        trainer(tmp_path, callback, kind=Spy, extra=[Skips()]).train()
     run = callback.trajectories
     assert run.epochs.tolist() == [0, 1, 3]
     np.testing.assert_allclose(run.losses[-1], [Spy.seen[tuple(ids)][-1] for ids in train["input_ids"]], rtol=1e-6)
@@ -477,12 +480,6 @@ def test_the_caller_s_model_stays_a_model(tmp_path):
     torch.testing.assert_close(loaded.eval()(**inputs).logits, model.eval()(**inputs).logits)
 
 
-class Leaves(Trainer):
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        inputs = {name: value for name, value in inputs.items() if name != POSITION}
-        return super().compute_loss(model, inputs, return_outputs, **kwargs)
-
-
 class Bare(nn.Module):
     """A model of one's own, which returns no logits."""
 
@@ -492,6 +489,112 @@ class Bare(nn.Module):
 
     def forward(self, input_ids, attention_mask=None, labels=None):
         return {"loss": self.weight.sum()}
+
+
+def test_added_to_a_trainer_that_is_made(tmp_path):
+    callback = TrajectoryCallback(tmp_path / "run", texts())
+    late = trainer(tmp_path, None, dataset=callback.train_dataset)
+    late.add_callback(callback)
+    with pytest.raises(InputError, match=r"came after the Trainer was made.*callbacks=\[callback\].*add_callback"):
+        late.train()
+    assert not (tmp_path / "run").exists()
+    # Where all columns stay in, nothing is lost by it. The collator makes the inputs, so that no text comes through.
+    callback = TrajectoryCallback(tmp_path / "run", texts().remove_columns("text"))
+    late = trainer(tmp_path, None, dataset=callback.train_dataset, remove_unused_columns=False)
+    late.add_callback(callback)
+    late.train()
+    assert callback.trajectories.losses.shape == (4, 33)
+
+
+class OwnLoader(Trainer):
+    """As many scripts have it: a loader of torch's, which accelerate has not prepared."""
+
+    def get_train_dataloader(self):
+        return DataLoader(
+            self.train_dataset.remove_columns("text"), batch_size=8, shuffle=True, collate_fn=self.data_collator
+        )
+
+
+class Prepared(OwnLoader):
+    def get_train_dataloader(self):
+        return self.accelerator.prepare(super().get_train_dataloader())
+
+
+class Skipping(Prepared):
+    """A wrapper of accelerate's of another kind."""
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        return SkipDataLoader(loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn)
+
+
+class Listed(OwnLoader):
+    def get_train_dataloader(self):
+        return list(super().get_train_dataloader())
+
+
+@pytest.mark.parametrize("kind", [OwnLoader, Prepared, Skipping])
+def test_a_loader_of_one_s_own(tmp_path, kind):
+    train = texts()
+    callback = TrajectoryCallback(tmp_path / "run", train)
+    training = trainer(tmp_path, callback, kind=kind, **FROZEN)
+    training.train()
+    run = callback.trajectories
+    np.testing.assert_allclose(run.losses, [losses_of(training.model, train, run.rows)] * 4, atol=1e-5)
+
+
+def test_batches_that_no_loader_makes(tmp_path):
+    callback = TrajectoryCallback(tmp_path / "run", texts())
+    with pytest.raises(InputError, match="get_train_dataloader returned a list"):
+        trainer(tmp_path, callback, kind=Listed).train()
+
+
+class Hungry(Spy):
+    """Has no memory for batches of 8, and notices it in a forward pass."""
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self.passes += model.training
+        if self.passes == self.full and len(inputs["labels"]) == 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+# An epoch has 5 steps.
+@pytest.mark.parametrize(
+    ("full", "recorded"), [(1, "the recording begins anew with it;"), (14, "without the 2 epochs")]
+)
+def test_out_of_memory_it_is_recorded_anew(tmp_path, full, recorded):
+    train = texts()
+    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)))
+    Hungry.seen, Hungry.passes, Hungry.full = {}, 0, full
+    hungry = trainer(tmp_path, callback, kind=Hungry, auto_find_batch_size=True, num_train_epochs=4)
+    with pytest.warns(LTCWarning, match=f"no memory for batches of 8, .* begins again with 7, .*{recorded}"):
+        hungry.train()
+    run = callback.trajectories
+    assert run.epochs.tolist() == [0, 1, 2, 3, 4]
+    # What the optimiser saw in the training that was ended, not in the one that was broken off before it.
+    expected = [Hungry.seen[tuple(ids)][-4:] for ids in train["input_ids"]]
+    np.testing.assert_allclose(run.losses[1:].T, expected, rtol=1e-6)
+    told = run.recipe["training"]
+    # 36 rows in batches of 7.
+    assert (told["per_device_train_batch_size"], told["steps_per_epoch"]) == (7, 6)
+    assert told["average_decay"] == pytest.approx(1 - 1 / 6)
+
+
+def test_no_memory_to_evaluate_ends_it(tmp_path):
+    class Large(Bare):
+        def forward(self, input_ids, attention_mask=None, labels=None):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    callback = TrajectoryCallback(tmp_path / "run", texts())
+    with pytest.raises(InputError, match=r"batches of 32 .*lower `per_device_eval_batch_size`"):
+        trainer(tmp_path, callback, Large(), auto_find_batch_size=True, per_device_eval_batch_size=32).train()
+
+
+class Leaves(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        inputs = {name: value for name, value in inputs.items() if name != POSITION}
+        return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
 
 def test_what_cannot_be_recorded_is_named(tmp_path):
