@@ -53,7 +53,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
     for name in ("__init__.py", "code.py", "../__init__.py", "templates/card.md"):
         (inner / name).write_text("")
     before = files(sources)
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", sources, cwd=folder)
+    said = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", sources, cwd=folder)
+    assert "absent from the `packages` configuration" not in said.stdout + said.stderr
     return folder / "dist", before
 
 
