@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import CardData
 from huggingface_hub.repocard import RepoCard
-from yaml import YAMLError
 
 from . import __version__
 from .cardtexts import MUSES, dataset_values, plain, recording_rows, source_text
@@ -21,6 +21,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
 # Keys of the metadata that a card has once for each configuration.
 _BY_CONFIG = ("configs", "dataset_info")
+# What YAML 1.2, which the Hub reads, takes for a number and PyYAML does not (1e3, 0o7); and line breaks of Unicode, of
+# which PyYAML writes some as they are and does not read them so.
+_QUOTED = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|0o[0-7]+|.*[\x85\u2028\u2029\ufeff].*", re.DOTALL)
 
 
 def dataset_card(
@@ -54,7 +57,7 @@ def dataset_card(
     """
     values = dataset_values(repo_id, recipe)
     values["pictures"] = [{"path": path, "text": plain(Path(path).stem.replace("_", " "))} for path in pictures]
-    return _written(DatasetCard, "coreset_card.md", values, metadata, repo_id, existing, previous, removed)
+    return _written("coreset_card.md", values, metadata, repo_id, existing, previous, removed)
 
 
 def source_model_card(
@@ -99,7 +102,7 @@ def source_model_card(
         "citation": MUSES,
     }
     metadata = model_metadata(recipe)
-    return _written(ModelCard, "source_model_card.md", values, metadata, place, existing, previous, ())
+    return _written("source_model_card.md", values, metadata, place, existing, previous, ())
 
 
 def model_metadata(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,9 +118,18 @@ def config_names(card: str, repo_id: str) -> set[str]:
     Raises:
         InputError: if that is no valid YAML.
     """
-    data = _parsed(DatasetCard, card, repo_id).data.to_dict()
+    data = head(card, repo_id)
     entries = [entry for key in _BY_CONFIG for entry in _entries(data.get(key))]
     return {entry.get("config_name", "default") for entry in entries}
+
+
+def head(card: str, repo_id: str) -> dict[str, Any]:
+    """The metadata in the head of a card.
+
+    Raises:
+        InputError: if that is no valid YAML.
+    """
+    return dict(_parsed(card, repo_id).data.to_dict())
 
 
 def size_category(rows: int) -> str:
@@ -143,7 +155,6 @@ def splice(existing: str, block: str) -> str:
 
 
 def _written(
-    kind: type[RepoCard],
     template: str,
     values: dict[str, Any],
     metadata: Mapping[str, Any],
@@ -152,26 +163,37 @@ def _written(
     previous: Mapping[str, Any] | None,
     removed: Sequence[str],
 ) -> str:
-    there = None if existing is None else _parsed(kind, existing, repo_id)
-    old = {} if there is None else there.data.to_dict()
-    data = _merged(old, metadata, previous or {}, removed)
-    card_data: CardData = ModelCardData(**data) if kind is ModelCard else DatasetCardData(**data)
+    there = None if existing is None else _parsed(existing, repo_id)
+    data = _merged({} if there is None else there.data.to_dict(), metadata, previous or {}, removed)
     fixed = {"begin": BEGIN, "end": END, "version": __version__}
-    text = (_TEMPLATES / template).read_text(encoding="utf-8")
-    made = kind.from_template(card_data, template_str=text, **values, **fixed)
-    content = re.sub(r"\n{3,}", "\n\n", made.content).rstrip() + "\n"
-    if there is None:
-        return content
-    block = content[content.index(BEGIN) : content.index(END) + len(END)]
-    # Written by the card itself, which keeps the order of the keys.
-    there.data, there.text = card_data, splice(there.text, block)
-    return str(there)
+    template_text = (_TEMPLATES / template).read_text(encoding="utf-8")
+    made = RepoCard.from_template(CardData(), template_str=template_text, **values, **fixed)
+    text = "\n" + re.sub(r"\n{3,}", "\n\n", made.text).strip() + "\n"
+    if there is not None:
+        text = splice(there.text, text[text.index(BEGIN) : text.index(END) + len(END)])
+    # Not by the card itself, whose YAML does not keep every text.
+    written = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return f"---\n{written}---\n{text}"
 
 
-def _parsed(kind: type[RepoCard], card: str, repo_id: str) -> RepoCard:
+class _Dumper(yaml.SafeDumper):
+    """Writes texts so that every reader of YAML takes them for the same texts."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _QUOTED.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+# Anchors and aliases, which PyYAML writes where the same object is there twice, are of no use to a person.
+_Dumper.ignore_aliases = lambda *_: True
+
+
+def _parsed(card: str, repo_id: str) -> RepoCard:
     try:
-        return kind(card)
-    except (ValueError, YAMLError) as error:
+        return RepoCard(card)
+    except (ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"the head of README.md of {repo_id!r} is not valid YAML ({reason}): mend it first"

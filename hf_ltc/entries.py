@@ -12,10 +12,10 @@ from datasets import Dataset
 from . import publishing
 from .agreement import reliability
 from .columns import read_column, with_columns
+from .commits import Table
 from .data import find_label_column, require_dataset
 from .errors import InputError
 from .identity import dataset_identity
-from .repository import Table
 from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
 from .selection import rank_coreset, select_coreset
 from .summary import describe_coreset
@@ -191,11 +191,20 @@ def with_coreset(
     if before is not None:
         same = all(before[key] == entry[key] for key in ("digest", "selection"))
         if same and before["dataset"]["features"] == entry["dataset"]["features"]:
-            # Of the same scores, other budgets stay as they are.
-            entry["configs"] = {**before["configs"], **entry["configs"]}
-            entry["full"] = entry["full"] or before["full"]
-            entry["evaluation"] = entry["evaluation"] or before["evaluation"]
-            entry["splits"] = sorted({*entry["splits"], *before["splits"]})
+            # Of the same scores, what is there stays as it is: other budgets, rows, and what is known of them.
+            kept = {name: made["stored"] for name, made in before["configs"].items()}
+            made_now = {
+                name: {**made, "stored": made["stored"] or kept.get(name, False)}
+                for name, made in entry["configs"].items()
+            }
+            known = {name: before["dataset"][name] for name in ORIGIN if before["dataset"].get(name) is not None}
+            entry = {
+                **entry,
+                **{name: entry[name] or before[name] for name in ("full", "evaluation", "run", "family")},
+                "configs": {**before["configs"], **made_now},
+                "splits": sorted({*entry["splits"], *before["splits"]}),
+                "dataset": entry["dataset"] if "repo_id" in entry["dataset"] else {**entry["dataset"], **known},
+            }
         else:
             was = [name for name, made in before["configs"].items() if made["stored"]]
             was += [before["full"]] if before["full"] else []

@@ -9,16 +9,17 @@ from datasets import Dataset, Image
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from . import cards, publishing
+from .commits import Change, Table, commit, publish
 from .data import require_dataset
 from .entries import ORIGIN, coreset_tables, describe_scored, further_splits, with_coreset
 from .errors import InputError
 from .identity import cached_origin
-from .publishing import RECIPE, SELECTION, TRAJECTORIES
-from .repository import CARD, Pushed, Table, explained, hub_api, open_repository, publish
+from .publishing import RECIPE, SELECTION, SPLITS, TRAJECTORIES
+from .repository import CARD, Pushed, Repository, check_repo_id, explained, hub_api, open_repository, patiently
 from .rundir import read_json
 from .trajectories import Trajectories, losses_digest
 
-_SPLITS = "splits"
+_WEIGHTS = ("model.safetensors", "averaged_model.safetensors")
 
 
 def push_coreset(
@@ -90,6 +91,7 @@ def push_coreset(
         InputError: for a dataset, budget or option that cannot be pushed; for scores that are not those of the
             recording; if the Hub refuses, cannot be reached, or holds something else under these names.
     """
+    check_repo_id(repo_id)
     if unknown := set(selection) - set(SELECTION):
         raise InputError(f"push_coreset has no option {sorted(unknown)[0]!r}: it has {', '.join(SELECTION)}")
     options = {**SELECTION, **selection}
@@ -111,7 +113,7 @@ def push_coreset(
     scorer = publishing.scorer_name(score_column)
     carried = _add_source(api, entry["dataset"], scored, source, needed=scores_only)
     tables = coreset_tables(entry, ranked, scorer, fractions, sizes, options, scores_only, full, with_trajectories)
-    tables += further_splits(tables, splits or {}, entry, publishing.config_name(_SPLITS, scorer))
+    tables += further_splits(tables, splits or {}, entry, publishing.config_name(SPLITS, scorer))
     if dataset_name is not None:
         entry["dataset"]["name"] = dataset_name
     entry["evaluation"] = [publishing.public_recipe(row) for row in evaluation]
@@ -155,6 +157,8 @@ def push_trajectories(
     Raises:
         InputError: if the Hub refuses, cannot be reached, or holds something else under this name.
     """
+    check_repo_id(repo_id)
+    publishing.size_in_bytes(max_shard_size)
     api = hub_api(token)
     public = publishing.public_recipe(run.recipe)
     identity: dict[str, Any] = public.get("dataset") or {}
@@ -198,6 +202,7 @@ def push_source_model(
     Raises:
         InputError: if there is no source model, or as [`push_coreset`].
     """
+    check_repo_id(repo_id)
     places = [Path(run), *sorted(Path(run).glob("seed-*"))]
     folder = next((path for path in places if (path / "source_model").is_dir()), None)
     if folder is None:
@@ -211,24 +216,21 @@ def push_source_model(
     weights = sorted(model.glob("*.safetensors"))
     averaged = any(path.name.startswith("averaged") for path in weights)
     api = hub_api(token)
-    with explained(repo_id, "push to"):
-        there = open_repository(api, repo_id, "model", private)
+
+    def change(there: Repository) -> Change:
         previous = (there.recipe or {}).get("card")
         card = cards.source_model_card(
             there.repo_id, recipe, settings, averaged=averaged, existing=there.card, previous=previous
         )
-        recipe = {"format": publishing.FORMAT, "run": recipe, "card": cards.model_metadata(recipe)}
+        whole = {"format": publishing.FORMAT, "run": recipe, "card": cards.model_metadata(recipe)}
+        texts = {"config.json": publishing.as_json(settings), RECIPE: publishing.as_json(whole), CARD: card}
+        gone = tuple(path for path in _WEIGHTS if path in set(there.files) - {weight.name for weight in weights})
+        return Change(texts, "Source model", removed=gone)
+
+    with explained(repo_id, "push to"):
+        there = open_repository(api, repo_id, "model", private)
         additions = [CommitOperationAdd(path.name, str(path)) for path in weights]
-        texts = {"config.json": publishing.as_json(settings), RECIPE: publishing.as_json(recipe), CARD: card}
-        additions += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
-        commit = api.create_commit(
-            there.repo_id,
-            additions,
-            commit_message="Source model",
-            repo_type="model",
-            parent_commit=there.head,
-        )
-    return Pushed(there.repo_id, there.url, str(commit.oid), ("source model",))
+        return commit(api, there, "model", additions, change, (), ["source model"])
 
 
 def _check_evaluation(row: Mapping[str, Any]) -> None:
@@ -257,7 +259,7 @@ def _add_source(
         try:
             with explained(where["repo_id"], "find the source dataset"):
                 # Pinned, or the rows might be others next time; that they are the same is checked by every load.
-                there = api.dataset_info(where["repo_id"], revision=where.get("revision"))
+                there = patiently(api.dataset_info, where["repo_id"], revision=where.get("revision"))
             where |= {"repo_id": there.id, "revision": str(there.sha)}
             carried = there.card_data.to_dict() if there.card_data is not None else {}
         except InputError:
@@ -285,7 +287,9 @@ def _metadata(
     names = ("license", "license_name", "license_link", "task_categories", "language")
     metadata = {name: carried[name] for name in names if carried.get(name)}
     if license is not None:
-        metadata |= {"license": license}
+        # Name and link are those of another licence.
+        metadata = {name: value for name, value in metadata.items() if not name.startswith("license_")}
+        metadata["license"] = license
     if "task_categories" not in metadata and scored is not None:
         images = any(isinstance(feature, Image) for feature in scored.features.values())
         metadata["task_categories"] = ["image-classification" if images else "text-classification"]

@@ -24,6 +24,7 @@ from .rundir import finite
 FORMAT = 1
 RECIPE = "recipe.json"
 TRAJECTORIES = "trajectories"
+SPLITS = "splits"
 # The options of select_coreset, with their defaults: which rows a budget keeps.
 SELECTION: dict[str, Any] = {
     "balance": "class",
@@ -277,7 +278,9 @@ def read_recipe(text: str, repo_id: str) -> dict[str, Any]:
     try:
         recipe = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{RECIPE} of {repo_id!r} is not JSON ({error}): ask its owner to push again") from error
+        raise InputError(
+            f"{RECIPE} of {repo_id!r} is not JSON ({error}): its owner can put an earlier revision back"
+        ) from error
     if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
         found = recipe.get("format") if isinstance(recipe, dict) else type(recipe).__name__
         raise InputError(
@@ -299,6 +302,11 @@ def owned_configs(recipe: Mapping[str, Any]) -> set[str]:
         owned |= {name for name, made in entry["configs"].items() if made["stored"]} | {entry["scores"]}
         owned |= {entry["full"]} if entry["full"] else set()
     return owned
+
+
+def owned_folders(recipe: Mapping[str, Any]) -> set[str]:
+    """The folders that hold the files of these configurations, and of their further splits."""
+    return owned_configs(recipe) | {config_name(SPLITS, scorer) for scorer in recipe.get("coresets") or {}}
 
 
 def is_prefix(selection: Mapping[str, Any]) -> bool:

@@ -70,6 +70,13 @@ def push_rows(rows: Dataset | DatasetDict, repo_id: str, **options: Any) -> str:
     return rows.push_to_hub(repo_id, **options).oid
 
 
+def push_from_disk(run: str, rows: str, repo_id: str, *arguments: Any, **options: Any) -> str:
+    trajectories = Trajectories.load(run)
+    return push(
+        trajectories.score(Dataset.load_from_disk(rows)), repo_id, *arguments, trajectories=trajectories, **options
+    )
+
+
 def load(repo_id: str, *arguments: Any, **options: Any) -> tuple[list[dict[str, Any]], Any]:
     options.setdefault("split", "train")
     rows = load_dataset(repo_id, *arguments, **options)

@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -100,6 +100,12 @@ class Hub:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[Answered] = []
         self.faults: list[Fault] = []
+        # What a Hub that is not well makes of the files of a commit.
+        self.alter: Callable[[dict[str, bytes]], dict[str, bytes]] | None = None
+        # Commits that are made, with an answer that does not arrive.
+        self.lose_answers = 0
+        # What it finds in the head of a card.
+        self.invalid: list[str] = []
         self.lock = threading.RLock()
         hub = self
 
@@ -276,7 +282,8 @@ class _Handler(BaseHTTPRequestHandler):
             orgs = [{"name": name, "type": "org"} for name, users in self.hub.members.items() if user in users]
             return self._ok({"type": "user", "name": user, "orgs": orgs, "auth": {"type": "access_token"}})
         if self.url == "/api/validate-yaml":
-            return self._ok({"errors": [], "warnings": []})
+            errors = [{"message": message} for message in self.hub.invalid]
+            return lambda: self._send(400 if errors else 200, {"errors": errors, "warnings": []})
         if match := re.fullmatch(r"/blobs/([0-9a-f]{64})", self.url):
             return self._upload(match[1])
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.url):
@@ -392,7 +399,8 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.match(rb"---\n(.*?)\n---", files.get("README.md", b""), re.DOTALL):
             import yaml
 
-            card = yaml.safe_load(match[1]) or {}
+            with suppress(yaml.YAMLError):
+                card = yaml.safe_load(match[1]) or {}
         return {
             "_id": oid[:24],
             "id": name,
@@ -467,7 +475,12 @@ class _Handler(BaseHTTPRequestHandler):
                 files = {known: content for known, content in files.items() if not known.startswith(folder)}
             else:
                 return self._error(400, message=f"unknown operation {line['key']}")
+        if self.hub.alter is not None:
+            files = self.hub.alter(files)
         oid = repo.add_commit(branch, files, header["summary"])
+        if self.hub.lose_answers:
+            self.hub.lose_answers -= 1
+            raise _Cut
         return self._ok({"success": True, "commitOid": oid, "commitUrl": f"{self.hub.endpoint}/{name}/commit/{oid}"})
 
     def _resolve(self, repo: Repo, revision: str, path: str) -> Callable[[], None]:

@@ -177,10 +177,16 @@ _FAULTS = {
     "upload refused": ("PUT", "/blobs/", {"status": 500, "times": 6}, "the Hub answered"),
     "token expired while uploading": ("POST", "objects/batch", {"status": 401}, "the access token is missing, wrong"),
     "no more requests": ("POST", "preupload", {"status": 429, "times": 6}, "takes no more requests for now"),
-    "commit refused": ("POST", "/commit/main", {"status": 500}, "the Hub answered"),
-    "commit cut": ("POST", "/commit/main", {"cut_after": 50}, "cannot be reached"),
+    "commit refused": ("POST", "/commit/main", {"status": 500, "times": 8}, "the Hub answered"),
+    "commit cut": ("POST", "/commit/main", {"cut_after": 50, "times": 8}, "cannot be reached"),
     "token expired at the commit": ("POST", "/commit/main", {"status": 401}, "the access token"),
-    "someone else pushed": ("POST", "/commit/main", {"status": 412}, "someone else pushed to it meanwhile"),
+    "someone else pushed": ("POST", "/commit/main", {"status": 412, "times": 8}, "others pushed to it every time"),
+    "someone else is pushing": (
+        "POST",
+        "/commit/main",
+        {"status": 409, "times": 8},
+        "is being changed by someone else",
+    ),
 }
 
 
@@ -211,12 +217,40 @@ def test_a_push_that_is_cut_changes_nothing_and_is_finished_by_the_same_call(
 def test_what_someone_else_pushed_meanwhile_is_kept(hub: Hub, client: Client, scored: Dataset, run: Any):
     client(do.push, scored, "me/race", [0.3], trajectories=run)
     repo = hub.dataset("me/race")
-    theirs = {**repo.files, "README.md": repo.files["README.md"] + b"\nTheirs.\n"}
+    theirs = {**repo.files, "README.md": repo.files["README.md"] + b"\nTheirs.\n", "theirs.txt": b"x"}
     hub.fail("PUT", "/blobs/", call=lambda: repo.add_commit("main", theirs, "theirs"))
-    told = client(do.complaint, do.push, scored, "me/race", [0.1], trajectories=run)
-    assert "someone else pushed to it meanwhile" in told and repo.files == theirs
-    client(do.push, scored, "me/race", [0.1], trajectories=run)
+    assert client(do.complaint, do.push, scored, "me/race", [0.1], trajectories=run) is None
     assert repo.files["README.md"].endswith(b"\nTheirs.\n") and b"`coreset-10pct`" in repo.files["README.md"]
+    assert set(theirs) < set(repo.files) and json.loads(repo.files["recipe.json"])["coresets"]["ltc"][
+        "configs"
+    ].keys() == {"coreset-10pct", "coreset-30pct"}
+
+
+def test_an_unchanged_file_that_someone_else_removes_meanwhile_is_there_again(
+    hub: Hub, client: Client, scored: Dataset, run: Any
+):
+    client(do.push, scored, "me/removed", [0.3], trajectories=run)
+    repo = hub.dataset("me/removed")
+    path = "coreset-30pct/train-00000-of-00001.parquet"
+    without = {name: content for name, content in repo.files.items() if name != path}
+    hub.fail("POST", "/commit/main", call=lambda: repo.add_commit("main", without, "removed"))
+    assert client(do.complaint, do.push, scored, "me/removed", [0.1, 0.3], trajectories=run) is None
+    assert path in repo.files
+
+
+def test_other_scores_that_someone_else_pushed_meanwhile_are_not_replaced(
+    hub: Hub, client: Client, rows: Dataset, scored: Dataset, run: Any
+):
+    other = do.recorded(rows, seed=7)
+    client(do.push, other.score(rows), "me/theirs", [0.2], trajectories=other)
+    theirs = dict(hub.dataset("me/theirs").files)
+    client(do.push_rows, rows, "me/race-scores")
+    repo = hub.dataset("me/race-scores")
+    before = dict(repo.files)
+    hub.fail("POST", "/commit/main", call=lambda: repo.add_commit("main", {**before, **theirs}, "theirs"))
+    told = client(do.complaint, do.push, scored, "me/race-scores", [0.1], trajectories=run)
+    assert told.startswith("someone else pushed other files scores/train-* to 'me/race-scores' meanwhile (revision ")
+    assert "nothing of this push is there" in told and repo.files == {**before, **theirs}
 
 
 def test_an_answer_that_is_lost_is_no_second_commit(hub: Hub, client: Client, scored: Dataset, run: Any):
