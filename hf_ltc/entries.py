@@ -200,7 +200,7 @@ def with_coreset(
             known = {name: before["dataset"][name] for name in ORIGIN if before["dataset"].get(name) is not None}
             entry = {
                 **entry,
-                **{name: entry[name] or before[name] for name in ("full", "evaluation", "run", "family")},
+                **{name: entry[name] or before.get(name) for name in ("full", "evaluation", "run", "family")},
                 "configs": {**before["configs"], **made_now},
                 "splits": sorted({*entry["splits"], *before["splits"]}),
                 "dataset": entry["dataset"] if "repo_id" in entry["dataset"] else {**entry["dataset"], **known},

@@ -230,7 +230,7 @@ def push_source_model(
     with explained(repo_id, "push to"):
         there = open_repository(api, repo_id, "model", private)
         additions = [CommitOperationAdd(path.name, str(path)) for path in weights]
-        return commit(api, there, "model", additions, change, (), ["source model"])
+        return commit(api, there, "model", additions, change, _WEIGHTS, ["source model"])
 
 
 def _check_evaluation(row: Mapping[str, Any]) -> None:
