@@ -358,7 +358,7 @@ class BaselineScorer:
         """Scores the rows of a batch.
 
         Args:
-            batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): A row, or a batch of rows.
+            batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
             indices (`int` or `Sequence[int]`, *optional*): Row numbers, which `with_indices=True` gives.
 
         Returns:

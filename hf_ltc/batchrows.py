@@ -1,6 +1,6 @@
 """Trajectories in a batch of rows, whatever engine mapped it: lists, arrays, tensors, Arrow tables, pandas frames."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.formatting.formatting import LazyRow
 
 from .errors import InputError, some_rows
 
@@ -38,13 +39,13 @@ class Rows:
         )
 
     def with_scores(self, batch: Any, column: str, scores: np.ndarray) -> Any:
-        """Gives the batch its scores: null where there is none.
+        """Gives the batch its scores: null where there is none, and float32 even where there is no score at all.
 
-        In a mapping of which no row has a score they are NaN, since `datasets` takes a column's type from the first
-        batch, and a list of `None` has none.
+        `datasets` takes a column's type from what it writes first, and `None` has none. So a list with `None` says its
+        type to Arrow, and a row of `Dataset.map`, which may hold Arrow arrays of one value, gets a null of that type.
 
         Args:
-            batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): The batch.
+            batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): The batch.
             column (`str`): The column.
             scores (`np.ndarray`): float32 `(B,)`, of the rows that have a trajectory.
         """
@@ -58,11 +59,21 @@ class Rows:
             return batch.append_column(column, values)
         if isinstance(batch, pd.DataFrame):
             return batch.assign(**{column: pd.arrays.FloatingArray(full, none)})
+        if not isinstance(batch, Mapping):
+            import polars
+
+            return batch.with_columns(polars.from_arrow(pa.array(full, mask=none)).alias(column))
         if self.single:
-            return {column: None if none[0] else full[0]}
-        if none.any() and not none.all():
-            return {column: [None if gone else score for score, gone in zip(full, none)]}
-        return {column: full}
+            nothing = pa.nulls(1, pa.float32()) if isinstance(batch, LazyRow) else None
+            return {column: nothing if none[0] else full[0]}
+        return {column: Scores(None if gone else score for score, gone in zip(full, none)) if none.any() else full}
+
+
+class Scores(list[Any]):
+    """Scores of which some are missing: a list that is float32 to Arrow, even if all of it is `None`."""
+
+    def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
+        return pa.array(list(self), type or pa.float32())
 
 
 ARROW = (pa.Array, pa.ChunkedArray)
@@ -73,7 +84,7 @@ def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> 
     """Reads a trajectory column of a row or a batch of rows of any kind.
 
     Args:
-        batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): A row or a batch of rows.
+        batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row or a batch of rows.
         column (`str`): The column.
         length (`int`): The length that its trajectories must have.
         mend (`str`, *optional*): What to do where there is no such column.
@@ -109,8 +120,10 @@ def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> 
 
 
 def on_host(stored: Any) -> Any:
-    # Told by its name, so that scoring does not need torch: a worker that maps rows may have none.
-    return stored.cpu().numpy() if type(stored).__module__ == "torch" else stored
+    # Told by their names, so that scoring needs neither: a worker that maps rows may have none.
+    if type(stored).__module__ == "torch":
+        return stored.cpu().numpy()[()]
+    return stored.to_arrow() if type(stored).__module__.startswith("polars.") else stored
 
 
 def _read_arrow(stored: pa.Array | pa.ChunkedArray, column: str, length: int) -> Rows:
@@ -145,7 +158,7 @@ def _check_length(shape: tuple[int, ...], length: int, column: str, row: int) ->
 def columns_of(batch: Any) -> list[str]:
     if isinstance(batch, pa.Table):
         return batch.column_names
-    return [str(column) for column in batch]
+    return [str(column) for column in (batch if isinstance(batch, Mapping) else batch.columns)]
 
 
 def listed(values: Any, show: Any = repr) -> str:

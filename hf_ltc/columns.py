@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features
+from datasets import Dataset, Features, List
 from datasets.fingerprint import Hasher
 from datasets.table import InMemoryTable, concat_tables
 
@@ -87,6 +87,16 @@ def _chunked(values: pa.Array | pa.ChunkedArray | list[pa.Array]) -> pa.ChunkedA
     if isinstance(values, pa.ChunkedArray):
         return values
     return pa.chunked_array(values if isinstance(values, list) else [values])
+
+
+def any_length(column: pa.ChunkedArray, feature: object) -> tuple[pa.ChunkedArray, object]:
+    """A column of lists of a fixed size, as older versions made trajectories, as lists of any length; others as given.
+
+    Parquet files in which some lists of a fixed size are null cannot be read by pyarrow 25 and older.
+    """
+    if isinstance(feature, List) and feature.length >= 0:
+        return column.cast(pa.list_(column.type.value_type)), List(feature.feature)
+    return column, feature
 
 
 def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.ChunkedArray, object]]) -> Dataset:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from .errors import InputError
 from .order import Keep
-from .selection import coreset_size
+from .selection import check_numbers, coreset_size, rank_name, recorded_rows
 
 if TYPE_CHECKING:
     import ray.data
@@ -111,8 +111,8 @@ def coreset_bounds(
 
     Args:
         dataset (`ray.data.Dataset`):
-            Scored rows. As in [`rank_coreset`], rows without a `loss_trajectory` (or, without such a column, without a
-            score) cannot be chosen, and those that can be but have no score come last.
+            Scored rows. As in [`rank_coreset`], rows held out as validation samples cannot be chosen, and those that
+            can be but have no score come last.
         fraction (`float`, *optional*): Share in (0, 1] of the rows that could be chosen (see [`coreset_size`]).
         size (`int`, *optional*): Rows to keep, instead of a fraction.
         balance (`str`, *optional*, defaults to `"class"`):
@@ -158,9 +158,8 @@ def coreset_bounds(
         if name not in columns:
             raise InputError(f"no column {name!r} in the dataset: it has {', '.join(map(repr, columns))}")
     held = columns[score_column]
-    if not (pa.types.is_floating(held) or pa.types.is_integer(held)):
-        raise InputError(f"column {score_column!r} holds {held}, not numbers: name another score column")
-    recorded = [_TRAJECTORY] if _TRAJECTORY in columns else []
+    check_numbers(held, score_column)
+    recorded = [name for name in (_TRAJECTORY, rank_name(score_column)) if name in columns]
     keys = dataset.select_columns([*needed, *recorded]).map_batches(
         _project, fn_kwargs=options, batch_format="pyarrow", batch_size=None
     )
@@ -202,8 +201,8 @@ def _bounds(
 
 
 def _choosable(batch: pa.Table, *, score_column: str, exclude_negative: bool, **_: Any) -> pa.ChunkedArray:
-    recorded = _TRAJECTORY if _TRAJECTORY in batch.column_names else score_column
-    choosable = batch[recorded].is_valid()
+    known = (batch[name] if name in batch.column_names else None for name in (_TRAJECTORY, rank_name(score_column)))
+    choosable = recorded_rows(batch[score_column], *known)
     if exclude_negative:
         choosable = pc.and_not(choosable, pc.fill_null(pc.less(batch[score_column], 0), False))
     return choosable

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Value
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 from datasets.utils.py_utils import convert_file_size_to_int
 
-from .columns import read_column
+from .columns import any_length, read_column
 from .data import read_labels
 from .errors import InputError
 from .rundir import finite
@@ -36,7 +37,7 @@ SELECTION: dict[str, Any] = {
     "beta_exponent": 4.0,
     "seed": 0,
 }
-_TRAJECTORY_SUFFIX = "_trajectory"
+_LOSSES, _TRAJECTORY_SUFFIX = "loss_trajectory", "_trajectory"
 # Row groups of a dataset in coreset order: so small that few rows more than asked are read.
 _ROW_GROUP_BYTES = 2**22
 # Settings that only say where and how fast things ran.
@@ -126,7 +127,14 @@ def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[
 
 
 def _is_trajectory(dataset: Dataset, column: str) -> bool:
-    return column.endswith(_TRAJECTORY_SUFFIX) and pa.types.is_fixed_size_list(dataset.data.column(column).type)
+    """Whether a column is a recorded signal: those are as long as the losses in every row, and null where they are."""
+    feature = dataset.features[column]
+    if not column.endswith(_TRAJECTORY_SUFFIX) or not isinstance(feature, List) or feature.feature != Value("float32"):
+        return False
+    if column == _LOSSES or _LOSSES not in dataset.column_names:
+        return column == _LOSSES
+    one, other = (pc.list_value_length(dataset.data.column(name)) for name in (column, _LOSSES))
+    return bool(one.equals(other))
 
 
 def scores_table(
@@ -159,7 +167,7 @@ def scores_table(
     kept = [score_column, rank_column]
     if trajectories:
         kept += [column for column in ranked.column_names if _is_trajectory(ranked, column)]
-    columns |= {column: (read_column(ranked, column), ranked.features[column]) for column in kept}
+    columns |= {column: any_length(read_column(ranked, column), ranked.features[column]) for column in kept}
     features = Features({name: feature for name, (_, feature) in columns.items()})
     return Dataset(pa.table([values for values, _ in columns.values()], schema=features.arrow_schema))
 

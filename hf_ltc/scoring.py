@@ -140,8 +140,8 @@ class LTCScorer:
 
     It reads `loss_trajectory`, and the label column with `scope="class"`, and nothing else. It takes the batches of
     `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. Of a mapping it returns
-    the score column alone, which `datasets` adds to the row; of an Arrow table or a pandas frame it returns that with
-    the score column added. Rows without a trajectory, and flat ones, have no score.
+    the score column alone, which `datasets` adds to the row; of an Arrow table or a frame of pandas or polars it
+    returns that with the score column added. Rows without a trajectory, and flat ones, have no score.
 
     Make one with [`LTCScorer.from_trajectories`].
 
@@ -211,7 +211,7 @@ class LTCScorer:
         """Scores the rows of a batch.
 
         Args:
-            batch (`Mapping`, `pyarrow.Table` or `pandas.DataFrame`): A row, or a batch of rows.
+            batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
 
         Returns:
             `{column: scores}` of a mapping: float32, `None` where there is no score; else the table with the column.

@@ -1,5 +1,6 @@
 """Datasets in coreset order, and the rows of them that a budget keeps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
+from .batchrows import ARROW, on_host
 from .columns import read_column, with_columns
 from .coverage import beta_drawn, stratified
 from .data import class_names, find_label_column, read_labels, require_dataset
@@ -47,17 +49,16 @@ def rank_coreset(
 
     Returns:
         `datasets.Dataset`: with one more column, int32. It is null for rows that cannot be chosen: those held out as
-        validation samples (their `loss_trajectory` is null, or, without such a column, their score), and those with a
-        negative score if `exclude_negative`. Rows that can be chosen but have no score, as their trajectory is flat,
-        come last.
+        validation samples (see [`recorded_rows`]), and those with a negative score if `exclude_negative`. Rows that
+        can be chosen but have no score, as their trajectory is flat, come last.
 
     Raises:
         InputError: if a column is missing or of another type, or a label is bad.
     """
-    scores, recorded = read_scores(dataset, score_column)
+    scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = _read_classes(dataset, label_column) if balance != "none" else None
     ranks, choosable = _ranked(scores, recorded, labels, balance, keep, exclude_negative)
-    return _with_ranks(dataset, rank_column or _rank_name(score_column), ranks, choosable)
+    return _with_ranks(dataset, rank_column or rank_name(score_column), ranks, choosable)
 
 
 def in_coreset(ranks: Any, size: int) -> Any:
@@ -66,7 +67,8 @@ def in_coreset(ranks: Any, size: int) -> Any:
         dataset.filter(in_coreset, fn_kwargs={"size": 5_000}, input_columns="ltc_rank", batched=True)
 
     Args:
-        ranks (`int`, `None`, or a sequence of them): One rank, or a list, NumPy, Arrow, or torch array of ranks.
+        ranks (`int`, `None`, or a sequence of them):
+            One rank, or ranks in any format: a list, an array of NumPy, Arrow or torch, a series of pandas or polars.
         size (`int`): Rows to keep.
 
     Returns:
@@ -79,14 +81,15 @@ def in_coreset(ranks: Any, size: int) -> Any:
         raise InputError(f"size is {size!r}: it must be a whole number of rows, 1 or more (see select_coreset)")
     if isinstance(ranks, pa.Scalar):
         ranks = ranks.as_py()
-    if ranks is None:
-        return False
-    # Streams give NumPy arrays of objects, None among them.
-    if isinstance(ranks, (list, pd.Series)) or (isinstance(ranks, np.ndarray) and ranks.dtype.kind == "O"):
-        ranks = pa.array(ranks, from_pandas=True)
-    if isinstance(ranks, (pa.Array, pa.ChunkedArray)):
+    ranks = on_host(ranks)
+    # Streams give NumPy arrays of objects, None among them, and lists of tensors.
+    if isinstance(ranks, (Sequence, pd.Series)) or (isinstance(ranks, np.ndarray) and ranks.dtype.kind == "O"):
+        ranks = pa.array([on_host(rank) for rank in ranks], from_pandas=True)
+    if isinstance(ranks, ARROW):
         return pc.fill_null(pc.less(ranks, int(size)), False).to_numpy(zero_copy_only=False)
-    # In NumPy and torch formats a null rank is NaN, which is less than nothing.
+    if ranks is None or ranks is pd.NA:
+        return False
+    # In NumPy, torch and pandas formats a null rank is NaN, which is less than nothing.
     below = ranks < size
     return bool(below) if np.ndim(ranks) == 0 else below
 
@@ -258,7 +261,7 @@ def _choose(
         raise InputError(f"min_per_class is {min_per_class!r}: it must be 0 or more")
     if coverage == "beta" and keep != "highest":
         raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
-    scores, recorded = read_scores(dataset, score_column)
+    scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = None
     if balance != "none" or min_per_class:
         labels = _read_classes(dataset, label_column)
@@ -282,7 +285,7 @@ def _choose(
             taken = beta_drawn(scores[order], groups, taken, probability, beta_exponent, draw)
     kept = np.zeros(len(scores), dtype=bool)
     kept[order[taken]] = True
-    ranked = _with_ranks(dataset, rank_column or _rank_name(score_column), ranks, choosable)
+    ranked = _with_ranks(dataset, rank_column or rank_name(score_column), ranks, choosable)
     return _Chosen(ranked, scores, recorded, kept)
 
 
@@ -302,8 +305,12 @@ def _mean_probability(dataset: Dataset) -> np.ndarray:
     """Mean over epochs of the probability of the true class, float64 `(N,)`; NaN for rows without a trajectory."""
     if _TRAJECTORY not in dataset.column_names:
         raise InputError(f"coverage 'beta' needs the column {_TRAJECTORY!r}: run.attach(dataset) adds it")
+    stored = read_column(dataset, _TRAJECTORY)
+    if len(lengths := pc.unique(pc.list_value_length(stored).drop_null())) > 1:
+        shown = ", ".join(map(str, lengths.to_pylist()))
+        raise InputError(f"column {_TRAJECTORY!r} has lists of different lengths ({shown}): attach one recording")
     means = []
-    for chunk in read_column(dataset, _TRAJECTORY).chunks:
+    for chunk in stored.chunks:
         mean = np.full(len(chunk), np.nan)
         known = chunk.is_valid().to_numpy(zero_copy_only=False)
         losses = chunk.drop_null().flatten().to_numpy(zero_copy_only=False)
@@ -335,8 +342,34 @@ def _read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:
     return read_labels(dataset, column, class_names(dataset, column))
 
 
-def read_scores(dataset: Dataset, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scores, NaN where there is none, and which rows can be chosen."""
+def recorded_rows(
+    scores: pa.ChunkedArray, trajectories: pa.ChunkedArray | None, ranks: pa.ChunkedArray | None
+) -> pa.ChunkedArray:
+    """Which rows were recorded: all others were held out as validation samples, and are never chosen.
+
+    Flat rows, which can be chosen, have a null score as those held out have; trajectories tell the two apart. Without
+    them the ranks do, if there are any: a flat row has one. NaN, which formats of NumPy, torch and pandas make of
+    null, says nothing.
+
+    Args:
+        scores (`pyarrow.ChunkedArray`): The column of scores.
+        trajectories (`pyarrow.ChunkedArray`, *optional*): The column `loss_trajectory`, if there is one.
+        ranks (`pyarrow.ChunkedArray`, *optional*): The column of ranks by this score, if there is one.
+
+    Returns:
+        `pyarrow.ChunkedArray`: booleans, none of them null.
+    """
+    if trajectories is not None:
+        return trajectories.is_valid()
+    known = pc.invert(pc.is_nan(scores.cast(pa.float64(), safe=False)))
+    if ranks is None:
+        return pc.fill_null(known, False)
+    # Null where the score is.
+    return pc.coalesce(known, pc.invert(ranks.is_null(nan_is_null=True)))
+
+
+def read_scores(dataset: Dataset, column: str, rank_column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, NaN where there is none, and which rows can be chosen; see [`recorded_rows`]."""
     require_dataset(dataset, "dataset")
     if column not in dataset.column_names:
         raise InputError(
@@ -344,11 +377,19 @@ def read_scores(dataset: Dataset, column: str) -> tuple[np.ndarray, np.ndarray]:
             "score it first (run.score, or dataset.map with a scorer), or name another score column"
         )
     stored = read_column(dataset, column)
-    if not (pa.types.is_floating(stored.type) or pa.types.is_integer(stored.type)):
-        raise InputError(f"column {column!r} holds {stored.type}, not numbers: name another score column")
-    known = read_column(dataset, _TRAJECTORY) if _TRAJECTORY in dataset.column_names else stored
+    check_numbers(stored.type, column)
+    trajectories, ranks = (
+        read_column(dataset, name) if name in dataset.column_names else None
+        for name in (_TRAJECTORY, rank_column or rank_name(column))
+    )
     scores = stored.cast(pa.float64(), safe=False).to_numpy() if stored.null_count else stored.to_numpy()
-    return scores.astype(np.float64, copy=False), known.is_valid().to_numpy()
+    return scores.astype(np.float64, copy=False), recorded_rows(stored, trajectories, ranks).to_numpy()
+
+
+def check_numbers(held: pa.DataType, column: str) -> None:
+    # A column of nulls alone has no scores, and no other type.
+    if not (pa.types.is_floating(held) or pa.types.is_integer(held) or pa.types.is_null(held)):
+        raise InputError(f"column {column!r} holds {held}, not numbers: name another score column")
 
 
 def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray, choosable: np.ndarray) -> Dataset:
@@ -358,5 +399,5 @@ def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray, choosable: np.
     return with_columns(dataset, {column: (values, Value("int32"))})
 
 
-def _rank_name(score_column: str) -> str:
+def rank_name(score_column: str) -> str:
     return f"{score_column.removesuffix('_score')}_rank"

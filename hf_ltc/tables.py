@@ -36,7 +36,9 @@ class RecordedColumns(Recorded, Protocol):
 
 
 def trajectory_column(table: Any, where: np.ndarray) -> Column:
-    """Rows of an epoch-major table as a column of fixed-size lists, with its feature.
+    """Rows of an epoch-major table as a column of lists, with its feature.
+
+    Not lists of a fixed size: Parquet files in which some of those are null cannot be read by pyarrow 25 and older.
 
     Args:
         table (`np.ndarray`): float32 `(L, N)`, or read from disk epoch by epoch.
@@ -46,15 +48,19 @@ def trajectory_column(table: Any, where: np.ndarray) -> Column:
         `tuple[pyarrow.ChunkedArray, FeatureType]`: R lists of L float32, null where `where` is -1.
     """
     table = np.asarray(table)
-    kind = pa.list_(pa.float32(), len(table))
+    kind = pa.list_(pa.float32())
     chunks = []
     # Block by block, so that the table is held twice and not three times.
-    for start in range(0, len(where), _CHUNK):
-        taken = where[start : start + _CHUNK]
-        block = np.ascontiguousarray(table[:, np.maximum(taken, 0)].T)
-        mask = pa.array(taken < 0) if (taken < 0).any() else None
-        chunks.append(pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), type=kind, mask=mask))
-    return pa.chunked_array(chunks, type=kind), List(Value("float32"), length=len(table))
+    step = min(_CHUNK, np.iinfo(np.int32).max // max(1, len(table)))
+    for start in range(0, len(where), step):
+        here = where[start : start + step]
+        known = here >= 0
+        block = np.ascontiguousarray(table[:, here[known]].T)
+        ends = np.cumsum(known) * len(table)
+        # Of a list without values the offset is null where the list is.
+        offsets = pa.array(np.append(0, ends).astype(np.int32), mask=np.append(~known, False))
+        chunks.append(pa.ListArray.from_arrays(offsets, pa.array(block.reshape(-1)), type=kind))
+    return pa.chunked_array(chunks, type=kind), List(Value("float32"))
 
 
 def to_dataset(run: RecordedColumns) -> DatasetDict:

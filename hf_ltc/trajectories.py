@@ -249,7 +249,7 @@ class Trajectories:
                 The column with the ids, where they were recorded; the one that was recorded with if not given.
 
         Returns:
-            `datasets.Dataset`: with fixed-size lists of L float32, null for rows that were held out as validation.
+            `datasets.Dataset`: with lists of L float32, null for rows that were held out as validation.
 
         Raises:
             InputError: if it is another dataset, or was shuffled, filtered or relabelled, saying in what it differs;

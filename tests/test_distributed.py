@@ -97,7 +97,9 @@ def random_rows(n, classes, seed, ties=False, flat=0.05, held=0.1):
         {
             "label": labels,
             "row": np.arange(n),
-            "ltc_score": pa.array(scores, mask=draw.random(n) < held),
+            "ltc_score": pa.array(scores),
+            # Which rows were recorded is all that is read of it.
+            "loss_trajectory": pa.array(np.ones(n, dtype=bool), mask=draw.random(n) < held),
         }
     )
 
@@ -161,12 +163,30 @@ def test_extreme_scores_and_string_classes(monkeypatch, candidates):
     monkeypatch.setattr(distributed, "_BINS", 2)
     scores = [np.inf, -np.inf, 1e308, -1e308, 5e-324, 0.0, -0.0, -5e-324, np.inf, -np.inf, 1e-300, np.nan] * 3
     names = ["cat", "dog"] * 15 + ["eel"] * 6
-    table = pa.table({"kind": names, "row": np.arange(36), "x_score": scores})
+    table = pa.table({"kind": names, "row": np.arange(36), "x_score": scores, "loss_trajectory": [True] * 36})
     options = {"score_column": "x_score", "label_column": "kind"}
     for size in range(1, 37):
         expected = read_column(select_coreset(in_memory(table), size=size, **options), "row").to_pylist()
         assert kept_in_blocks(table, size=size, **options) == expected
     assert kept_rows(spread(table, 3), size=17, **options) == kept_in_blocks(table, size=17, **options)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")], ids=["null", "NaN"])
+@pytest.mark.parametrize("ranked", [False, True])
+def test_rows_held_out_enter_no_coreset_without_trajectories(missing, ranked):
+    table = random_rows(400, 3, seed=7)
+    held = table["loss_trajectory"].is_null().to_numpy(zero_copy_only=False)
+    scores = [missing if h or s != s else s for h, s in zip(held, table["ltc_score"].to_pylist())]
+    table = table.set_column(2, "ltc_score", pa.array(scores, pa.float32()))
+    if ranked:
+        ranks = rank_coreset(in_memory(table), label_column="label")
+        table = table.append_column("ltc_rank", read_column(ranks, "ltc_rank"))
+    table = table.drop_columns("loss_trajectory")
+    with_scores = [row for row, score in enumerate(scores) if score is not None and score == score]
+    # Of flat rows the rank says that they were recorded, where the score is null.
+    pool = np.flatnonzero(~held).tolist() if ranked and missing is None else with_scores
+    assert read_column(select_coreset(in_memory(table), 1.0, label_column="label"), "row").to_pylist() == pool
+    assert kept_rows(spread(table, 3), fraction=1.0) == pool
 
 
 def test_bounds_of_one_dataset_tell_rows_of_another():
@@ -186,6 +206,7 @@ def test_bounds_of_one_dataset_tell_rows_of_another():
 
 def test_bad_input_is_one_line():
     table = random_rows(100, 3, seed=6)
+    columns = {name: table[name] for name in ("label", "row")}
     scored = spread(table, 2)
     with pytest.raises(InputError, match=r"size is 1000, but only \d+ rows could be chosen"):
         coreset_bounds(scored, size=1000)
@@ -206,7 +227,7 @@ def test_bad_input_is_one_line():
     with pytest.raises(InputError, match="occurs twice"):
         coreset_bounds(spread(pa.concat_tables([table, table]), 2), size=51)
     with pytest.raises(InputError, match="no row of the dataset could be chosen"):
-        coreset_bounds(changed("ltc_score", pa.nulls(100, pa.float32())), 0.5)
+        coreset_bounds(spread(pa.table({**columns, "ltc_score": pa.nulls(100, pa.float32())}), 2), 0.5)
     with pytest.raises(InputError, match="'ltc_score' holds string, not numbers"):
         coreset_bounds(changed("ltc_score", ["0.5"] * 100), 0.5)
 

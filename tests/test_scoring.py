@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, List, Value
 from hypothesis import given, settings
@@ -21,9 +22,11 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
 from hf_ltc import scoring
+from hf_ltc.columns import read_column
 from hf_ltc.errors import InputError
 from hf_ltc.explanations import correlations, explain, explain_validation
 from hf_ltc.scoring import DEFAULT, PRESETS, LTCScorer, ltc_scores, references
+from hf_ltc.selection import rank_coreset
 
 FAMILY = [
     (of, aggregate, scope, "none")
@@ -503,7 +506,7 @@ def as_dataset(run, held_out=(0, 11)):
         labels[row] = int(run.labels[i])
     features = Features(
         {
-            "loss_trajectory": List(Value("float32"), length=len(run.losses)),
+            "loss_trajectory": List(Value("float32")),
             "label": Value("int64"),
             "text": Value("string"),
         }
@@ -562,14 +565,34 @@ def test_map_in_processes_after_shuffling_and_over_an_older_score():
         assert again.column_names.count("ltc_score") == 1
 
 
-def test_map_where_the_first_batch_has_no_score():
-    run = make_run(n=20)
-    dataset, _ = as_dataset(run, held_out=range(10))
-    scored = dataset.map(LTCScorer.from_trajectories(run), batched=True, batch_size=5)
+@pytest.mark.parametrize("form", [None, "numpy", "torch", "arrow"])
+@pytest.mark.parametrize("options", [{"batched": True}, {"writer_batch_size": 4}, {"batched": True, "num_proc": 2}])
+def test_map_where_the_first_or_the_last_rows_have_no_score(form, options, tmp_path):
+    if form in ("numpy", "torch") and "writer_batch_size" in options:
+        pytest.skip("of a row in these formats datasets takes no type")
+    run = make_run(n=15)
+    dataset, recorded = as_dataset(run, held_out=[*range(10), *range(20, 25)])
+    expected = expected_scores(run, dataset, recorded)
+    scorer = LTCScorer.from_trajectories(run)
+    scored = dataset.with_format(form).map(scorer, batch_size=5, **options).with_format(None)
     assert scored.features["ltc_score"] == Value("float32")
-    found = np.array(scored.with_format("arrow")[:]["ltc_score"].to_numpy())
-    assert np.isnan(found[:10]).all()
-    np.testing.assert_allclose(found[10:], ltc_scores(run), atol=1e-6)
+    assert scored["ltc_score"][:] == expected
+    assert read_column(scored, "ltc_score").null_count == 15
+    scored.to_parquet(tmp_path / "scored.parquet")
+    assert pq.read_table(tmp_path / "scored.parquet")["ltc_score"].to_pylist() == expected
+    # What is read again is ranked alike without the trajectories.
+    ranks = rank_coreset(scored.remove_columns("loss_trajectory"), balance="none")["ltc_rank"][:]
+    assert [row for row, rank in enumerate(ranks) if rank is None] == [*range(10), *range(20, 25)]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_map_where_no_row_has_a_score(batched):
+    run = make_run(n=5)
+    dataset, _ = as_dataset(run, held_out=range(4))
+    scored = dataset.select(range(4)).map(LTCScorer.from_trajectories(run), batched=batched)
+    assert scored.features["ltc_score"] == Value("float32") and scored["ltc_score"][:] == [None] * 4
+    row = LTCScorer.from_trajectories(run)({"loss_trajectory": None})
+    assert row == {"ltc_score": None}
 
 
 def test_reads_nothing_but_its_columns():

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ltc.columns import read_column
+from hf_ltc.columns import read_column, with_columns
 from hf_ltc.errors import InputError
 from hf_ltc.selection import (
     coreset_order,
@@ -19,6 +19,7 @@ from hf_ltc.selection import (
     select_coreset,
     split_coreset,
 )
+from hf_ltc.summary import describe_coreset
 
 
 @st.composite
@@ -180,10 +181,51 @@ def test_rank_coreset_ranks_what_can_be_chosen_flat_rows_last(balance):
     assert [r for r in ranks if r is not None] == coreset_order(scores, labels, balance=balance).tolist()
 
 
-def test_without_trajectories_a_null_score_is_a_row_that_cannot_be_chosen():
+@pytest.mark.parametrize("missing", [None, float("nan")], ids=["null", "NaN"])
+def test_without_trajectories_a_row_without_a_score_cannot_be_chosen(missing):
     dataset, held, flat = scored_dataset()
-    ranks = values(rank_coreset(dataset.remove_columns("loss_trajectory")), "ltc_rank")
-    assert [r is None for r in ranks] == (held | flat).tolist()
+    scores = [missing if score is None else score for score in values(dataset, "ltc_score")]
+    dataset = dataset.remove_columns(["loss_trajectory", "ltc_score"])
+    dataset = with_columns(dataset, {"ltc_score": (pa.array(scores, pa.float32()), Value("float32"))})
+    ranked = rank_coreset(dataset)
+    assert [r is None for r in values(ranked, "ltc_rank")] == (held | flat).tolist()
+    everything = select_coreset(dataset, 1.0)
+    assert values(everything, "number") == np.flatnonzero(~(held | flat)).tolist()
+    summary = describe_coreset(everything, dataset)
+    assert (summary.pool, summary.held_out, summary.flat) == ((~(held | flat)).sum(), (held | flat).sum(), 0)
+    parts = split_coreset(dataset, size=5)
+    assert sum(len(part) for part in parts.values()) == (~(held | flat)).sum()
+    for form in ("numpy", "torch", "pandas", None):
+        shown = ranked.remove_columns("image").with_format(form)
+        kept = shown.filter(in_coreset, fn_kwargs={"size": 99}, input_columns="ltc_rank", batched=True)
+        assert values(kept, "number") == values(everything, "number")
+
+
+def test_without_trajectories_the_ranks_tell_flat_rows_from_those_held_out():
+    dataset, held, flat = scored_dataset()
+    ranked = rank_coreset(dataset)
+    without = ranked.remove_columns("loss_trajectory")
+    assert values(rank_coreset(without), "ltc_rank") == values(ranked, "ltc_rank")
+    assert values(select_coreset(without, 1.0), "number") == np.flatnonzero(~held).tolist()
+    # A rank is no recording where the score is NaN, as files have it in which a row held out was ranked once.
+    scores = [float("nan") if score is None else score for score in values(ranked, "ltc_score")]
+    old = with_columns(without, {"ltc_score": (pa.array(scores, pa.float32()), Value("float32"))})
+    assert [r is None for r in values(rank_coreset(old), "ltc_rank")] == (held | flat).tolist()
+
+
+def test_a_column_of_nulls_alone_has_no_row_to_choose():
+    dataset = Dataset.from_dict({"label": [0, 1], "x_score": [None, None]})
+    assert values(rank_coreset(dataset, "none", score_column="x_score"), "x_rank") == [None, None]
+    with pytest.raises(InputError, match="the 0 rows that could be chosen"):
+        select_coreset(dataset, 0.5, balance="none", score_column="x_score")
+
+
+def test_coverage_by_trajectories_needs_them_of_one_length():
+    lists = [[0.5, 0.25], [0.5, 0.25, 0.1, 0.0], [0.5, 0.25]]
+    dataset = Dataset.from_dict({"label": [0, 0, 1], "x_score": [0.1, 0.2, 0.3], "loss_trajectory": lists})
+    options = {"score_column": "x_score", "label_column": "label", "coverage": "beta"}
+    with pytest.raises(InputError, match=r"'loss_trajectory' has lists of different lengths \(2, 4\)"):
+        select_coreset(dataset, size=2, **options)
 
 
 def test_another_score_has_its_own_rank_column():
@@ -258,9 +300,16 @@ def test_in_coreset_takes_ranks_in_any_form():
         pd.Series(as_floats),
         pd.Series(ranks, dtype="Int32"),
         torch.tensor(as_floats),
+        tuple(ranks),
+        as_floats,
+        [None if r is None else torch.tensor(r) for r in ranks],
+        pa.array(as_floats),
+        Dataset.from_dict({"rank": ranks})["rank"],
     ):
         assert [bool(b) for b in in_coreset(form, 4)] == expected
     assert [in_coreset(r, 4) for r in ranks] == expected
+    nothing = [float("nan"), np.float32("nan"), torch.tensor(float("nan")), pd.NA, pa.scalar(None, pa.int32())]
+    assert [in_coreset(rank, 4) for rank in nothing] == [False] * 5
     assert in_coreset([None, None], 4).tolist() == [False, False] and in_coreset([], 4).tolist() == []
     assert in_coreset(np.int32(3), np.int64(4)) is True
     assert in_coreset(torch.tensor(4), 4) is False
@@ -378,7 +427,9 @@ def test_a_minimum_per_class_is_kept_and_the_rest_goes_by_rank(rows, data):
     minimum = data.draw(st.integers(1, 4))
     needed = sum(min(minimum, np.count_nonzero(labels == c)) for c in set(labels.tolist()))
     size = data.draw(st.integers(needed, len(labels)))
-    dataset = Dataset.from_dict({"label": labels.tolist(), "x_score": scores.tolist()})
+    # Those without a score are flat.
+    recorded = {"loss_trajectory": [[0.5]] * len(labels)}
+    dataset = Dataset.from_dict({"label": labels.tolist(), "x_score": scores.tolist(), **recorded})
     options = {"balance": "none", "score_column": "x_score", "label_column": "label"}
     coreset = select_coreset(dataset, size=size, min_per_class=minimum, **options)
     ranks = np.array(values(rank_coreset(dataset, **options), "x_rank"))

@@ -35,7 +35,8 @@ def test_describe_coreset_says_what_is_kept():
 
 
 def test_describe_coreset_of_a_dataset_without_labels():
-    dataset = Dataset.from_dict({"text": ["a", "b", "c"], "x_score": [0.5, 0.25, float("nan")]})
+    columns = {"text": ["a", "b", "c"], "x_score": [0.5, 0.25, float("nan")], "loss_trajectory": [[0.5]] * 3}
+    dataset = Dataset.from_dict(columns)
     summary = describe_coreset(dataset.select([0]), dataset, score_column="x_score")
     assert summary.classes == {} and summary.pool == 3 and summary.flat == 1
     assert str(summary) == (
