@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Value
+from datasets import Dataset, DatasetDict, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_ltc import InputError, publishing, rank_coreset
-from hf_ltc.columns import with_columns
+from hf_ltc.columns import read_column, with_columns
 
 from . import hub_clients as do
 
@@ -167,3 +167,35 @@ def test_other_recipes_are_refused(text: str):
     with pytest.raises(InputError, match=r"recipe\.json of 'me/x' (is not JSON|has format)"):
         publishing.read_recipe(text, "me/x")
     assert publishing.read_recipe(json.dumps({"format": 1}), "me/x") == {"format": 1}
+
+
+def _lists_of_a_fixed_size(path: Path) -> list[str]:
+    return [field.name for field in pq.read_schema(path) if pa.types.is_fixed_size_list(field.type)]
+
+
+def test_no_file_has_lists_of_a_fixed_size(tmp_path: Path, small: DatasetDict):
+    """Of which null ones in Parquet cannot be read by pyarrow 25 and older."""
+    rows = small["train"]
+    run = do.recorded(rows)
+    scored = run.score(rows)
+    assert read_column(scored, "loss_trajectory").null_count
+    scored.to_parquet(tmp_path / "scored.parquet")
+    run.to_parquet(tmp_path / "run")
+    older = scored.cast_column("loss_trajectory", List(Value("float32"), length=len(run.losses)))
+    for name, dataset in (("new", scored), ("old", older)):
+        table = publishing.scores_table(dataset, "label", "ltc_score", "ltc_rank", trajectories=True)
+        list(publishing.parquet_shards(table, tmp_path, name))
+    written = sorted(tmp_path.rglob("*.parquet"))
+    assert len(written) == 5 and not any(_lists_of_a_fixed_size(path) for path in written)
+    for path in written:
+        if path.parent == tmp_path:
+            assert pq.read_table(path)["loss_trajectory"].to_pylist() == older["loss_trajectory"][:]
+
+
+def test_a_column_of_the_user_is_no_trajectory_by_its_name_alone():
+    losses = pa.array([None, [0.5, 0.25], [0.5, 0.125]], pa.list_(pa.float32()))
+    robot = pa.array([[1.0], [2.0, 3.0], [4.0, 5.0]], pa.list_(pa.float32()))
+    names = ["loss_trajectory", "margin_trajectory", "robot_trajectory", "text_trajectory", "x_score", "x_rank"]
+    table = pa.table([losses, losses, robot, ["a", "b", "c"], [0.5, 0.25, 0.0], [0, 1, 2]], names=names)
+    kept = publishing.user_columns(Dataset(table), "x_score", "x_rank")
+    assert kept == ["robot_trajectory", "text_trajectory", "x_score", "x_rank"]
