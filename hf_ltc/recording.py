@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from accelerate import Accelerator, PartialState
 from . import rundir
 from .config import RESUME_MAY_CHANGE
 from .errors import InputError, some_rows
+from .givenrows import Places, check_apart, class_numbers, row_numbers, sample_values
 from .identity import WHERE
 from .processes import together
 from .runfiles import LOSSES, VALIDATION_LOSS, write_rows
 from .trajectories import Trajectories
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
-_NAMED = 5
 
 
 class LossBuffer:
@@ -38,7 +37,9 @@ class LossBuffer:
 
     def __init__(self, names: Sequence[str], rows: int, device: torch.device | str = "cpu") -> None:
         self.names = list(names)
-        self.table = torch.zeros((len(self.names) + 1, rows), dtype=torch.float32, device=device)
+        # Written to in the caller's mode and in others: what inference mode makes can only be written to there.
+        with torch.inference_mode(False):
+            self.table = torch.zeros((len(self.names) + 1, rows), dtype=torch.float32, device=device)
 
     def add(self, positions: torch.Tensor, *values: torch.Tensor) -> None:
         """Adds the values of some rows, one float32 `(B,)` for each name; nothing waits for the device."""
@@ -175,18 +176,21 @@ class TrajectoryRecorder:
         self.accelerator = accelerator
         self.first_epoch = first_epoch
         device = accelerator.device if accelerator is not None else torch.device("cpu")
-        numbers, self._ids = _numbered(np.arange(int(rows)) if isinstance(rows, Integral) else rows)
+        self.labels = class_numbers(labels, "labels")
+        self.validation_labels = class_numbers(validation_labels, "validation_labels")
+        numbers, self._ids = row_numbers(rows, "rows", or_count=True)
         own_split = validation_rows is None
-        held, held_ids = _numbered(np.arange(len(validation_labels)) if validation_rows is None else validation_rows)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.validation_labels = np.asarray(validation_labels, dtype=np.int64)
+        asked = np.arange(len(self.validation_labels)) if validation_rows is None else validation_rows
+        held, held_ids = row_numbers(asked, "validation_rows")
         for what, count, expected in (
             ("labels", len(self.labels), len(numbers)),
             ("validation_labels", len(self.validation_labels), len(held)),
         ):
             if count != expected:
-                raise InputError(f"{what} has {count} values for {expected} rows")
+                raise InputError(f"`{what}` has {count} values for {expected} rows")
         self._held_ids = held_ids
+        if not own_split:
+            check_apart(numbers, ids if ids is not None and held_ids is not None else self._ids, held, held_ids)
         order = np.argsort(numbers)
         self.rows = numbers = numbers[order]
         if ids is not None:
@@ -194,8 +198,8 @@ class TrajectoryRecorder:
         self.labels = self.labels[order]
         # Of another split, or told by an id, a validation sample has no row number in the dataset.
         self.validation_rows = np.full(len(held), -1, np.int64) if own_split or held_ids is not None else held
-        train = _Places(numbers, self._ids if ids is None else None, device)
-        self._places = {TRAIN: train, EVALUATION: train, VALIDATION: _Places(held, held_ids, device)}
+        train = Places(numbers, self._ids if ids is None else None, device)
+        self._places = {TRAIN: train, EVALUATION: train, VALIDATION: Places(held, held_ids, device)}
         self._known = {TRAIN: numbers, EVALUATION: numbers, VALIDATION: held}
         self._names = list(losses)
         both = set(LOSSES) <= set(losses)
@@ -245,18 +249,11 @@ class TrajectoryRecorder:
         if split not in self._buffers:
             raise InputError(f"split={split!r}: recorded are {', '.join(self._buffers)}")
         buffer = self._buffers[split]
-        device = buffer.table.device
         given = {buffer.names[0]: losses, **signals}
         if set(given) != set(buffer.names):
             raise InputError(f"update got {', '.join(given)} of each sample, recorded are {', '.join(buffer.names)}")
-        values = [torch.as_tensor(given[name]).detach().to(device, torch.float32) for name in buffer.names]
         positions = self._places[split](rows)
-        for name, value in zip(buffer.names, values):
-            if value.shape != positions.shape:
-                raise InputError(
-                    f"{name} has shape {tuple(value.shape)} for {len(positions)} rows: give one value a sample, as "
-                    'cross_entropy(..., reduction="none") does'
-                )
+        values = [sample_values(given[name], positions, name) for name in buffer.names]
         buffer.add(positions, *values)
 
     def add(self, split: str, positions: torch.Tensor, *values: torch.Tensor) -> None:
@@ -364,49 +361,6 @@ class TrajectoryRecorder:
     def _next(self) -> int:
         published = rundir.published_epochs(self.path)
         return published[-1] + 1 if published else self.first_epoch
-
-
-class _Places:
-    """Where a row number or id stands among the recorded ones."""
-
-    def __init__(self, numbers: np.ndarray, ids: pa.Array | None, device: torch.device) -> None:
-        self.device = device
-        self.of_id = None if ids is None else {key: place for place, key in enumerate(ids.to_pylist())}
-        self.order = np.argsort(numbers)
-        self.numbers = numbers[self.order]
-
-    def __call__(self, rows: Any) -> torch.Tensor:
-        if self.of_id is not None:
-            keys = rows.tolist() if isinstance(rows, torch.Tensor | np.ndarray) else list(rows)
-            places = np.array([self.of_id.get(key, -1) for key in keys], dtype=np.int64)
-        else:
-            asked = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
-            if asked.dtype.kind not in "iu":
-                raise InputError(f"rows are {asked.dtype}: row numbers are integers, which floats would round")
-            at = np.minimum(np.searchsorted(self.numbers, asked), len(self.numbers) - 1)
-            places = np.where(self.numbers[at] == asked, self.order[at], -1)
-            keys = asked.tolist()
-        if (places < 0).any():
-            unknown = [key for key, place in zip(keys, places) if place < 0]
-            shown = ", ".join(map(repr, unknown[:_NAMED]))
-            raise InputError(f"update got rows that the recorder was not made for: {shown} ({len(unknown)} in all)")
-        return torch.from_numpy(places).to(self.device)
-
-
-def _numbered(rows: Any) -> tuple[np.ndarray, pa.Array | None]:
-    """Row numbers; for ids the numbers 0, 1, ... and the ids."""
-    values = pa.array(np.asarray(rows) if isinstance(rows, np.ndarray | torch.Tensor) else list(rows))
-    if len(values.unique()) < len(values) or values.null_count:
-        raise InputError("rows has ids that occur twice or are null: each row needs its own")
-    if pa.types.is_integer(values.type):
-        try:
-            numbers = values.cast(pa.int64()).to_numpy()
-        except pa.ArrowInvalid as error:
-            raise InputError("rows has numbers above int64: give such ids as strings") from error
-        if len(numbers) and numbers.min() < 0:
-            raise InputError(f"rows has the number {numbers.min()}: row numbers start at 0")
-        return numbers, None
-    return np.arange(len(values), dtype=np.int64), values
 
 
 def may_hold(path: Path) -> bool:

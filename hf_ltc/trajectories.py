@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, Value
 from . import rundir, runfiles, scoring, selection, tables
 from .columns import with_columns
 from .errors import InputError, some_rows
+from .givenrows import class_numbers
 from .joining import row_places
 from .runfiles import LOSSES, write_rows
 
@@ -61,6 +62,8 @@ class Trajectories:
     loss_name: str = LOSSES[0]
 
     def __post_init__(self) -> None:
+        for name in ("labels", "validation_labels"):
+            object.__setattr__(self, name, class_numbers(getattr(self, name), name))
         checkpoints, n, q = len(self.epochs), len(self.rows), len(self.validation_labels)
         shapes = {"losses": (self.losses, n), "validation_losses": (self.validation_losses, q)}
         shapes |= {name: (table, n) for name, table in self.signals.items()}

@@ -3,15 +3,18 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from hf_ltc import rundir
 from hf_ltc.errors import InputError
+from hf_ltc.givenrows import class_numbers
 from hf_ltc.recording import LossBuffer, TrajectoryRecorder, signals_of
 from hf_ltc.trajectories import Trajectories
 
@@ -215,6 +218,15 @@ def test_an_epoch_that_fails_leaves_nothing(tmp_path):
         ([0.0], [1.0], "row numbers are integers"),
         ([0, 1], 1.5, r"training_loss has shape \(\) for 2 rows.*reduction"),
         ([0, 1], [1.0], r"has shape \(1,\) for 2 rows"),
+        ([[0, 1]], [[1.0, 1.0]], r"rows have shape \(1, 2\)"),
+        (["a"], [1.0], "rows are <U1|rows are object"),
+        ([True, False], [1.0, 1.0], "rows are bool"),
+        (3, [1.0], r"rows have shape \(\)"),
+        ([0, 1], ["a", "b"], "training_loss cannot be read as numbers"),
+        ([0, 1], [1.0, None], "training_loss cannot be read as numbers"),
+        ([0, 1], None, "training_loss cannot be read as numbers"),
+        ([0, 1], [True, False], "training_loss is torch.bool"),
+        ([0, 1], [1.0j, 2.0], "training_loss is torch.complex"),
     ],
 )
 def test_bad_updates_are_named(tmp_path, rows, losses, message):
@@ -223,8 +235,126 @@ def test_bad_updates_are_named(tmp_path, rows, losses, message):
         made.update(rows, losses)
 
 
+CLASSES = [0, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        CLASSES,
+        tuple(CLASSES),
+        np.array(CLASSES, dtype=np.uint8),
+        np.array(CLASSES, dtype=np.float16),
+        np.array(CLASSES, dtype=object),
+        torch.tensor(CLASSES),
+        torch.tensor(CLASSES, dtype=torch.bfloat16),
+        [torch.tensor(label) for label in CLASSES],
+        pd.Series(CLASSES),
+        pa.chunked_array([CLASSES[:1], CLASSES[1:]]),
+        Dataset.from_dict({"label": CLASSES})["label"],
+    ],
+    ids=lambda labels: type(labels).__name__,
+)
+def test_class_numbers_of_any_array(labels):
+    found = class_numbers(labels, "labels")
+    assert found.dtype == np.int64 and found.tolist() == CLASSES
+
+
+def test_class_numbers_of_booleans():
+    assert class_numbers([True, False], "labels").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["labels", "validation_labels"])
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (np.eye(4), r"has shape \(4, 4\).*argmax"),
+        (5, r"has shape \(\)"),
+        ([[0], [0, 1], [0], [0]], "no array of one value a sample"),
+        ([0, 1, -100, 1], r"1 of 4 values of .* are no class numbers \(sample 2: -100\)"),
+        ([-1, 1, -1, 1], r"2 of 4 .*\(sample 0: -1, sample 2: -1\)"),
+        (torch.tensor([0.0, 0.9, 1.0, 1.0], dtype=torch.float64), r"\(sample 1: 0.9\)"),
+        ([0, 1, float("nan"), float("inf")], r"\(sample 2: nan, sample 3: inf\)"),
+        (["cat", "dog", "cat", "dog"], r"4 of 4 .*\(sample 0: 'cat', "),
+        (["0", "1", "0", "1"], r"\(sample 0: '0', "),
+        ([0, "dog", 1, 1], r"1 of 4 .*\(sample 1: 'dog'\)"),
+        ([0, None, 1, 1], r"1 of 4 .*\(sample 1: None\)"),
+        (pa.array([0, None, 1, 1]), r"1 of 4 .*\(sample 1: nan\)"),
+        ([0, 1, 10**12, 10**30], r"2 of 4 .*\(sample 2: 1000000000000, sample 3: 1000"),
+        (np.array(["2020-01-01"] * 4, dtype="datetime64[D]"), "4 of 4 "),
+        ([0, 1, 1 + 0j, 1], "4 of 4 "),
+    ],
+)
+def test_labels_that_are_no_class_numbers_are_named(tmp_path, name, bad, said):
+    good = {"rows": 4, "labels": CLASSES, "validation_labels": CLASSES}
+    with pytest.raises(InputError, match=said) as error:
+        TrajectoryRecorder(tmp_path / "run", **{**good, name: bad})
+    assert f"`{name}`" in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+    # And where a recording is put together of arrays.
+    table = np.zeros((3, 4), dtype=np.float32)
+    whole = {"losses": table, "validation_losses": table, "rows": np.arange(4), "validation_rows": np.full(4, -1)}
+    with pytest.raises(InputError, match=said):
+        Trajectories(
+            **whole, **{"labels": CLASSES, "validation_labels": CLASSES, name: bad}, epochs=np.arange(3), lengths=(3,)
+        )
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (0, "`rows` is 0: give how many"),
+        (-2, "`rows` is -2"),
+        ([0.0, 1.5], r"`rows` are double \(0.0, 1.5, ...\)"),
+        ([True, False], "`rows` are bool"),
+        ([[0], [1]], "`rows` are list"),
+        (np.zeros((2, 2), dtype=int), "`rows` is no list of row numbers or ids"),
+        ([0, "a"], "`rows` is no list of row numbers or ids"),
+        (2.0, "`rows` is no list of row numbers or ids"),
+        (None, "`rows` is no list of row numbers or ids"),
+    ],
+)
+def test_rows_that_are_no_numbers_or_ids_are_named(tmp_path, rows, said):
+    with pytest.raises(InputError, match=said):
+        TrajectoryRecorder(tmp_path / "run", rows=rows, labels=[0, 1], validation_labels=[0])
+    if rows is not None:
+        named = said.replace("`rows`", "`validation_rows`") if not isinstance(rows, int) else "`validation_rows` is no"
+        with pytest.raises(InputError, match=named):
+            TrajectoryRecorder(tmp_path / "run", rows=2, labels=[0, 1], validation_labels=[0, 1], validation_rows=rows)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "said"),
+    [
+        (4, [4, 2, 0], r"2 of the 3 validation samples are recorded rows too \(0, 2\)"),
+        ([9, 7, 5, 3], [5, 6, 8], r"1 of the 3 .*\(5\)"),
+        (["a", "b", "c", "d"], ["x", "d", "y"], r"1 of the 3 .*\('d'\)"),
+    ],
+)
+def test_validation_samples_among_the_rows_are_refused(tmp_path, rows, held, said):
+    with pytest.raises(InputError, match=said):
+        TrajectoryRecorder(
+            tmp_path / "run", rows=rows, labels=[0, 1, 0, 1], validation_labels=[0, 1, 0], validation_rows=held
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_samples_are_told_from_the_rows_by_the_ids_too(tmp_path):
+    options = {"rows": 3, "labels": [0, 1, 0], "validation_labels": [0, 1], "ids": pa.array(["a", "b", "c"])}
+    with pytest.raises(InputError, match=r"1 of the 2 .*\('c'\)"):
+        TrajectoryRecorder(tmp_path / "run", validation_rows=["c", "d"], **options)
+
+
+def test_a_recorder_made_in_inference_mode_records_outside(tmp_path):
+    with torch.inference_mode():
+        made = recorder(tmp_path / "run")
+    losses = record_epochs(made, 3)
+    np.testing.assert_array_equal(made.finish().losses, losses[0])
+
+
 def test_other_bad_input_is_named(tmp_path):
-    with pytest.raises(InputError, match="labels has 2 values for 3 rows"):
+    with pytest.raises(InputError, match="`labels` has 2 values for 3 rows"):
         recorder(tmp_path / "a", rows=3, labels=[0, 1])
     with pytest.raises(InputError, match="occur twice"):
         recorder(tmp_path / "a", rows=["x", "x"], labels=[0, 1])

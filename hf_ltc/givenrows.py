@@ -1,0 +1,188 @@
+"""Row numbers, ids, class numbers and values of samples as users give them, checked."""
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from .errors import InputError, some_rows
+
+_NAMED = 5
+# Memory grows with the highest class number, which an id that is taken for one would make it run out of.
+_MOST_CLASSES = 2**24
+
+
+def class_numbers(values: Any, name: str) -> np.ndarray:
+    """Labels as class numbers.
+
+    Args:
+        values (`np.ndarray`, `torch.Tensor` or `Sequence`): The labels, `(N,)`: integers, booleans or whole floats.
+        name (`str`): What they are, for messages.
+
+    Returns:
+        `np.ndarray`: int64 `(N,)`, from 0 on.
+
+    Raises:
+        InputError: for labels of another shape or kind, naming the first wrong ones.
+    """
+    given = as_array(values, name)
+    if given.ndim != 1:
+        raise InputError(
+            f"`{name}` has shape {given.shape}: give the class number of each sample (of one-hot rows, "
+            ".argmax(axis=1))"
+        )
+    if given.dtype.kind in "biuf":
+        numbers = given.astype(np.float64)
+    elif given.dtype.kind == "O":
+        numbers = np.array([_number(value) for value in given.tolist()], dtype=np.float64)
+    else:
+        numbers = np.full(len(given), np.nan)
+    wrong = np.flatnonzero(~((numbers >= 0) & (numbers < _MOST_CLASSES) & (numbers == np.floor(numbers))))
+    if len(wrong):
+        shown = ", ".join(f"sample {place}: {given[[place]].tolist()[0]!r}" for place in wrong[:_NAMED])
+        raise InputError(
+            f"{len(wrong)} of {len(given)} values of `{name}` are no class numbers ({shown}"
+            f"{', ...' if len(wrong) > _NAMED else ''}): number the classes from 0 on, and leave out samples without "
+            "one"
+        )
+    return numbers.astype(np.int64)
+
+
+def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.ndarray, pa.Array | None]:
+    """Row numbers; for unique ids the numbers 0, 1, ... and the ids; for a number of rows, if it may be one, 0, 1, ...
+
+    Raises:
+        InputError: for rows that are neither, naming what is wrong.
+    """
+    if or_count and isinstance(rows, Integral) and not isinstance(rows, bool):
+        if rows < 1:
+            raise InputError(f"`{name}` is {rows}: give how many rows there are, or their numbers or ids")
+        return np.arange(int(rows)), None
+    try:
+        values = pa.array(as_array(rows, name) if isinstance(rows, np.ndarray | torch.Tensor) else list(rows))
+    except (TypeError, pa.ArrowException) as error:
+        raise InputError(
+            f"`{name}` is no list of row numbers or ids ({' '.join(str(error).split())}): give integers, or strings, "
+            "one for each row"
+        ) from error
+    if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type) or pa.types.is_nested(values.type):
+        shown = ", ".join(repr(value.as_py()) for value in values[:_NAMED])
+        raise InputError(f"`{name}` are {values.type} ({shown}, ...): give row numbers, which are integers, or ids")
+    if len(values.unique()) < len(values) or values.null_count:
+        raise InputError(f"`{name}` has ids that occur twice or are null: each row needs its own")
+    if pa.types.is_integer(values.type):
+        try:
+            numbers = values.cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise InputError(f"`{name}` has numbers above int64: give such ids as strings") from error
+        if len(numbers) and numbers.min() < 0:
+            raise InputError(f"`{name}` has the number {numbers.min()}: row numbers start at 0")
+        return numbers, None
+    return np.arange(len(values), dtype=np.int64), values
+
+
+def check_apart(rows: np.ndarray, ids: pa.Array | None, held: np.ndarray, held_ids: pa.Array | None) -> None:
+    """Checks that validation samples are none of the recorded rows, as far as both are told alike.
+
+    Raises:
+        InputError: if some are, naming the first.
+    """
+    if ids is not None and held_ids is not None:
+        known = set(ids.to_pylist())
+        both = [key for key in held_ids.to_pylist() if key in known]
+        shown = ", ".join(map(repr, both[:_NAMED])) + (", ..." if len(both) > _NAMED else "")
+    elif ids is None and held_ids is None:
+        both = np.intersect1d(held, rows).tolist()
+        shown = some_rows(both)
+    else:
+        return
+    if both:
+        raise InputError(
+            f"{len(both)} of the {len(held)} validation samples are recorded rows too ({shown}): `validation_rows` "
+            "must be other rows than `rows`, or scores would be measured against what was learned by heart"
+        )
+
+
+class Places:
+    """Where a row number or id stands among the recorded ones."""
+
+    def __init__(self, numbers: np.ndarray, ids: pa.Array | None, device: torch.device) -> None:
+        self.device = device
+        self.of_id = None if ids is None else {key: place for place, key in enumerate(ids.to_pylist())}
+        self.order = np.argsort(numbers)
+        self.numbers = numbers[self.order]
+
+    def __call__(self, rows: Any) -> torch.Tensor:
+        if self.of_id is not None:
+            keys = rows.tolist() if isinstance(rows, torch.Tensor | np.ndarray) else list(rows)
+            try:
+                places = np.array([self.of_id.get(key, -1) for key in keys], dtype=np.int64)
+            except TypeError as error:
+                raise InputError(f"rows are no ids ({error}): give one id a sample") from error
+        else:
+            asked = as_array(rows, "rows")
+            if asked.ndim != 1:
+                raise InputError(f"rows have shape {asked.shape}: give one number a sample")
+            if len(asked) and asked.dtype.kind not in "iu":
+                raise InputError(f"rows are {asked.dtype}: row numbers are integers, which floats would round")
+            at = np.minimum(np.searchsorted(self.numbers, asked), len(self.numbers) - 1)
+            places = np.where(self.numbers[at] == asked, self.order[at], -1)
+            keys = asked.tolist()
+        if (places < 0).any():
+            unknown = [key for key, place in zip(keys, places) if place < 0]
+            shown = ", ".join(map(repr, unknown[:_NAMED]))
+            raise InputError(f"update got rows that the recorder was not made for: {shown} ({len(unknown)} in all)")
+        return torch.from_numpy(places).to(self.device)
+
+
+def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tensor:
+    """Values of samples, float32 `(B,)` on the device of their positions.
+
+    Raises:
+        InputError: for values that are no numbers, or not one a sample.
+    """
+    try:
+        found = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} cannot be read as numbers ({' '.join(str(error).split())}): give one number a sample"
+        ) from error
+    if found.is_complex() or found.dtype == torch.bool:
+        raise InputError(f"{name} is {found.dtype}: give one number a sample")
+    if found.shape != positions.shape:
+        raise InputError(
+            f"{name} has shape {tuple(found.shape)} for {len(positions)} rows: give one value a sample, as "
+            'cross_entropy(..., reduction="none") does'
+        )
+    return found.to(positions.device, torch.float32)
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """An array of whatever framework's array or sequence.
+
+    Raises:
+        InputError: if it makes none, as of rows of different lengths.
+    """
+    try:
+        if isinstance(values, torch.Tensor):
+            # numpy has no bfloat16.
+            plain = values.detach().cpu()
+            return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+        made = np.asarray(values)
+        # Of numbers and strings together numpy would make strings of all.
+        if isinstance(values, list | tuple) and made.dtype.kind in "US":
+            return np.array(values, dtype=object)
+        return made
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"`{name}` is no array of one value a sample ({' '.join(str(error).split())}): give a list, a numpy "
+            "array or a tensor"
+        ) from error
+
+
+def _number(value: Any) -> float:
+    """The number that an object is, if it is one."""
+    plain = value.item() if isinstance(value, torch.Tensor | np.generic) else value
+    return float(plain) if isinstance(plain, int | float) else np.nan
