@@ -26,6 +26,7 @@ from .errors import InputError
 from .identity import dataset_identity
 from .provenance import hardware, versions
 from .recording import TrajectoryRecorder
+from .workers import Sending, received, workers_watched
 
 Collate = Callable[[list[Any]], Any]
 Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -154,6 +155,7 @@ def rows_to_record(
     )
 
 
+@workers_watched()
 def evaluate_rows(
     model: nn.Module,
     dataset: Dataset,
@@ -185,14 +187,14 @@ def evaluate_rows(
     loader: Any = DataLoader(
         dataset.select(range(mine[0], mine[-1] + 1)),
         batch_size,
-        collate_fn=collate,
+        collate_fn=Sending(collate),
         num_workers=num_workers,
     )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     done, classes = 0, int(targets.max()) + 1
     with _random_state_kept(state.device), torch.no_grad():
-        for batch in loader:
+        for batch in received(loader):
             batch = send_to_device(batch, state.device)
             if isinstance(batch, Mapping):
                 outputs = model(**{key: value for key, value in batch.items() if key not in LABELS})

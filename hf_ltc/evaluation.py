@@ -35,6 +35,7 @@ from .results import Evaluation
 from .targets import train_on
 from .training import TrainingConfig, steps_per_epoch
 from .trajectories import Trajectories
+from .workers import workers_watched
 
 _CELLS = "cells"
 _NEEDED = (
@@ -66,6 +67,7 @@ class _Cell:
         return "+".join([*parts, f"seed{self.seed}"])
 
 
+@workers_watched()
 def evaluate_coresets(
     config: EvaluateConfig,
     runs: Trajectories | Mapping[str, Trajectories],

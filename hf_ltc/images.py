@@ -12,6 +12,7 @@ from datasets import Dataset
 from .data import evenly_spaced, one_line
 from .errors import InputError
 from .imagefiles import GreyRange, open_image, rgb_image
+from .workers import received, sendable
 
 # Up to this side images are small: they are cached, resized as a whole and cropped with padding, as CIFAR's are.
 # Larger ones are cut from the image as stored, as ImageNet's are.
@@ -169,11 +170,11 @@ def image_batches(
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
-    for pixels, positions, problem in loader:
+    for pixels, positions, problem in received(loader):
         # An error raised in a worker comes back wrapped in its traceback, so workers send the line instead.
         if problem is not None:
             raise InputError(problem)
-        yield pixels, positions
+        yield torch.as_tensor(pixels), torch.from_numpy(positions)
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,8 @@ class _Batches:
     numbers: np.ndarray | None
     grey_range: GreyRange | None
 
-    def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, str | None]:
+    def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor | np.ndarray, np.ndarray, str | None]:
         pixels = torch.empty((len(positions), 3, self.size, self.size), dtype=torch.uint8)
-        where = torch.from_numpy(positions)
         for i, value in enumerate(self.stored[positions].column(0).to_pylist()):
             try:
                 if self.cut is None:
@@ -198,8 +198,8 @@ class _Batches:
                     pixels[i] = _to_tensor(_random_cut(rgb_image(value, self.mode, self.grey_range), self.size, draw))
             except Exception as error:
                 row = positions[i] if self.numbers is None else self.numbers[positions[i]]
-                return pixels, where, str(_undecodable(int(row), self.column, value, error))
-        return pixels, where, None
+                return pixels[:0].numpy(), positions, str(_undecodable(int(row), self.column, value, error))
+        return sendable(pixels), positions, None
 
 
 def draw_augmentation(n: int, seed: int, epoch: int, padding: int = 4) -> torch.Tensor:

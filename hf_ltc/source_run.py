@@ -34,11 +34,13 @@ from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_ho
 from .resuming import CHECKPOINT, is_finished, resume, write_checkpoint
 from .runfiles import write_rows
 from .trajectories import Trajectories
+from .workers import workers_watched
 
 _SOURCE_MODEL = "source_model"
 _LOCK = ".lock"
 
 
+@workers_watched()
 def record(
     config: RecordConfig,
     train: Dataset,
