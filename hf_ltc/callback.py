@@ -267,8 +267,9 @@ class TrajectoryCallback(TrainerCallback):
             "order": self._order,
         }
         if self._state.is_main_process:
-            with rundir.replacing(self._checkpoint(state.global_step)) as temporary:
-                torch.save(values, temporary)
+            # By a file of Python's, whose errors say why, which those of torch's own do not.
+            with rundir.replacing(self._checkpoint(state.global_step)) as temporary, temporary.open("wb") as file:
+                torch.save(values, file)
             for old in self._checkpoint(0).parent.glob("step-*.pt"):
                 step = int(old.stem.removeprefix("step-"))
                 # The Trainer has rotated its own away.

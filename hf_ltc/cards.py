@@ -12,7 +12,7 @@ from huggingface_hub.repocard import RepoCard
 
 from . import __version__
 from .cardtexts import MUSES, dataset_values, plain, recording_rows, source_text
-from .errors import InputError
+from .errors import InputError, one_line
 
 BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
 END = "<!-- hf_ltc: end -->"
@@ -194,7 +194,7 @@ def _parsed(card: str, repo_id: str) -> RepoCard:
     try:
         return RepoCard(card)
     except (ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(
             f"the head of README.md of {repo_id!r} is not valid YAML ({reason}): mend it first"
         ) from error

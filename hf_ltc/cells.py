@@ -1,17 +1,19 @@
 """Work in cells, each done once: by one process or many, and gone on with after an interruption."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm.auto import tqdm
 
 from . import rundir
 from .errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Between looks at cells that other processes are at.
 _WAIT = 1.0
@@ -72,7 +74,7 @@ def run_cells(
                     pace = (time.monotonic() - started) / (len(found) - there)
                     left = tqdm.format_interval(pace * (len(cells) - len(found)))
                     said = f"{description}: {len(found)} of {len(cells)} done, {left} left ({name})"
-                    print(said, file=sys.stderr, flush=True)
+                    logger.info(said)
             if len(found) == before:
                 time.sleep(_WAIT)
     return {name: found[name] for name in cells}
@@ -96,13 +98,10 @@ def _is_done(path: Path, work: Callable[[], dict[str, Any]]) -> bool:
     """Does a cell unless another process has done it, or is at it: then it is not done yet."""
     if path.exists():
         return True
-    lock = FileLock(path.with_name(path.name.removesuffix(".json") + ".lock"))
     try:
-        lock.acquire(timeout=0)
+        lock = rundir.locked(path.with_name(path.name.removesuffix(".json") + ".lock"), timeout=0)
     except Timeout:
         return False
-    except OSError as error:
-        raise rundir.unwritable(path, error) from error
     try:
         # Another process may have finished between the look and the lock.
         if not path.exists():

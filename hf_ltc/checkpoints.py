@@ -17,8 +17,7 @@ from tqdm.auto import tqdm
 
 from . import models, rundir
 from .collated import Collate, accepted_columns, check_signals, evaluate_rows, rows_to_record
-from .data import one_line
-from .errors import InputError
+from .errors import InputError, one_line
 from .recording import TRAIN, VALIDATION, signals_of
 from .trajectories import Trajectories
 
@@ -203,7 +202,7 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
         return checkpoint()
     assert model is not None
     try:
-        model.load_state_dict(checkpoint)
+        model.load_state_dict(models.all_weights(model, checkpoint))
     except RuntimeError as error:
         raise InputError(
             f"a checkpoint does not fit the model ({one_line(error)}): give the model it is of"

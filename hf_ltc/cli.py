@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from . import __version__, commands
 from .config import DataConfig, EvaluateConfig, RecordConfig
 from .errors import InputError
-from .terminal import spelled
+from .terminal import Output, heard_news, spelled
 
 # Parameters of the functions that commands call, where the option has another name.
 _OTHER_NAMES = {
@@ -28,24 +28,51 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): The command line; that of the process if not given.
 
     Returns:
-        `int`: exit code: 0, 2 for input that the user can mend, 130 or 143 if stopped by a signal.
+        `int`: exit code: 0, 2 for input that the user can mend, 130 or 143 if stopped by a signal, 141 if nobody
+        reads the output.
     """
+    # Of a process of its own, and not of who calls this with other streams, such as a test.
+    output = Output() if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__ else None
+    try:
+        code = _run(arguments)
+    except SystemExit as ended:
+        # After --help, or for an option that there is not.
+        code = int(ended.code or 0)
+    return code if output is None else output.exit_code(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     # Without a network every try to reach the Hub would be a warning; the error says it once.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     options = _parser().parse_args(arguments)
     # Of several processes one speaks, or every message would come several times.
     speaks = os.environ.get("RANK", "0") == "0"
     try:
-        getattr(commands, options.command)(options)
+        _check_text(options)
+        with heard_news(options.names, speaks):
+            getattr(commands, options.command)(options)
     except InputError as error:
         if speaks:
             print(f"hf-ltc: error: {spelled(str(error), options.names)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         if speaks:
-            print(f"hf-ltc: {stopped or 'stopped'}", file=sys.stderr)
+            print(f"hf-ltc: {spelled(str(stopped), options.names) or 'stopped'}", file=sys.stderr)
         return 128 + (signal.SIGTERM if "SIGTERM" in str(stopped) else signal.SIGINT)
     return 0
+
+
+def _check_text(options: argparse.Namespace) -> None:
+    """Checks that all values are text: what an encoding has not, pyarrow cannot open either."""
+    for name, value in vars(options).items():
+        for each in value if isinstance(value, list) else [value]:
+            try:
+                str(each).encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"`{name}` {each!r} has characters that are none in the encoding of this terminal, "
+                    f"{sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8, or give another name"
+                ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

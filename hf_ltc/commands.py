@@ -123,7 +123,7 @@ def _few_differences(run: "Trajectories", family: dict[str, str]) -> list[str]:
 def select(options: argparse.Namespace) -> None:
     from datasets import load_from_disk
 
-    from .data import one_line
+    from .errors import one_line
     from .selection import select_coreset
     from .summary import describe_coreset
 

@@ -24,7 +24,7 @@ from datasets.arrow_reader import ReadInstruction
 from datasets.exceptions import DatasetGenerationError
 
 from .columns import read_column
-from .errors import InputError
+from .errors import InputError, one_line
 
 _NAMED = 5
 # By the package that a table is of.
@@ -384,12 +384,3 @@ def _listed(names: Sequence[str]) -> str:
 
 def _counted(n: int, one: str, more: str | None = None) -> str:
     return f"{n} {one if n == 1 else more or one + 's'}"
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message on one line of at most 300 characters, to quote in one of ours."""
-    text = " ".join(str(error).split())
-    if not text or isinstance(error, LookupError):
-        # A KeyError's message is the key alone.
-        text = f"{type(error).__name__} {text}".rstrip()
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -24,3 +24,12 @@ class LTCWarning(UserWarning):
 def some_rows(rows: Any) -> str:
     """The first row numbers of an array, for a message."""
     return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line of at most 300 characters, to quote in one of ours."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, LookupError):
+        # A KeyError's message is the key alone.
+        text = f"{type(error).__name__} {text}".rstrip()
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from . import rundir
 from .errors import InputError
 from .trajectories import Trajectories, losses_digest
@@ -81,12 +79,8 @@ def claim(folder: Path, settings: dict[str, Any], cells: Sequence[str]) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{SETTINGS}.lock"):
-            yield
-    except OSError as error:
-        raise rundir.unwritable(folder / SETTINGS, error) from error
+    with rundir.locked(folder / f".{SETTINGS}.lock"):
+        yield
 
 
 def _is_ours(stored: Mapping[str, Any]) -> bool:

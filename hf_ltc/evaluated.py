@@ -70,7 +70,7 @@ def evaluated_dataset(
         if _same_rows(run.recipe.get("validation") or {}, test_identity):
             raise InputError(
                 f"the test rows are the validation samples of the recording {name!r}, which had a part in the scores: "
-                "give another `test`"
+                "give other `test` rows"
             )
         if not config.allow_shared_rows and (run.validation_rows < 0).any():
             held, given = len(run.validation_labels), "none" if validation is None else f"{len(validation):,}"

@@ -21,8 +21,7 @@ from . import models, rundir
 from .batches import ImageBatches, image_batches
 from .cells import done_cells, run_cells
 from .config import EVALUATION_MAY_ADD, EvaluateConfig
-from .data import one_line
-from .errors import InputError
+from .errors import InputError, one_line
 from .evaldir import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .evalscores import Scores, methods_told, methods_told_before, score_all, source_model, source_of
 from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size

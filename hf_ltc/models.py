@@ -3,15 +3,17 @@
 import difflib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_torch_storage_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 TRANSFORMERS = "transformers:"
 # Up to here a stem that quarters the image before the first block leaves too little of it.
@@ -76,7 +78,7 @@ def create_model(
     except Exception as error:
         raise InputError(
             f"`model` {name!r} does not take images of {image_size}x{image_size} pixels "
-            f"({_first_line(error)}): choose another `model` or a larger `image_size`"
+            f"({one_line(error)}): choose another `model` or a larger `image_size`"
         ) from error
     if shape != (2, num_classes):
         raise InputError(f"`model` {name!r} gives {list(shape[1:])} outputs an image, not {num_classes} logits")
@@ -100,7 +102,7 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
     except Exception as error:
         if pretrained:
             raise _no_weights(name, error) from error
-        raise InputError(f"`model` {name!r} cannot be made ({_first_line(error)}): choose another") from error
+        raise InputError(f"`model` {name!r} cannot be made ({one_line(error)}): choose another") from error
     if small:
         _fit_stem(model, num_classes, image_size)
     return model
@@ -209,7 +211,7 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
         config = AutoConfig.from_pretrained(place, num_labels=num_classes)
     except Exception as error:
         raise InputError(
-            f"`model` {TRANSFORMERS + name!r} cannot be read ({_first_line(error)}): give the Hub id, the folder or "
+            f"`model` {TRANSFORMERS + name!r} cannot be read ({one_line(error)}): give the Hub id, the folder or "
             "the config.json of an image classifier"
         ) from error
     # Of configurations without it some classes cannot be found.
@@ -228,7 +230,7 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
         if pretrained:
             raise _no_weights(TRANSFORMERS + name, error) from error
         raise InputError(
-            f"`model` {TRANSFORMERS + name!r} is no image classifier ({_first_line(error)}): choose another"
+            f"`model` {TRANSFORMERS + name!r} is no image classifier ({one_line(error)}): choose another"
         ) from error
     return Logits(model)
 
@@ -274,9 +276,9 @@ def save_model(folder: Path, model: nn.Module, settings: dict[str, Any], average
     if isinstance(model, Logits):
         # With it the model can be made again without the file or the network that it came from.
         settings = {**settings, _ARCHITECTURE: json.loads(model.model.config.to_json_string(use_diff=False))}
-    save_file(_own(model), folder / "model.safetensors")
+    save_file(own_weights(model), folder / "model.safetensors")
     if averaged is not None:
-        save_file(_own(averaged), folder / "averaged_model.safetensors")
+        save_file(own_weights(averaged), folder / "averaged_model.safetensors")
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -299,30 +301,40 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"cannot read the source model {str(path)!r} ({_first_line(error)}): put it back") from error
+        raise InputError(f"cannot read the source model {str(path)!r} ({one_line(error)}): put it back") from error
     try:
         if _ARCHITECTURE in settings:
             model = _from_config(settings[_ARCHITECTURE])
         else:
             model = create_model(**{key: settings[key] for key in ("name", "num_classes", "image_size", "stem")})
-        model.load_state_dict(weights)
+        model.load_state_dict(all_weights(model, weights))
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"the weights {str(path)!r} do not fit the model of config.json ({_first_line(error)}): put both back"
+            f"the weights {str(path)!r} do not fit the model of config.json ({one_line(error)}): put both back"
         ) from error
     return model.eval()
 
 
-def _own(model: nn.Module) -> dict[str, torch.Tensor]:
+def own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a model on the processor, none sharing memory with another, which safetensors refuses."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+
+
+def all_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights with those that their writer left out because the model has the same tensor under another name."""
+    same: dict[Any, list[str]] = {}
+    for name, value in model.state_dict().items():
+        where = (get_torch_storage_id(value), value.storage_offset(), value.shape, value.stride())
+        same.setdefault(where, []).append(name)
+    found = dict(weights)
+    for names in same.values():
+        if there := [name for name in names if name in weights]:
+            found |= {name: weights[there[0]] for name in names if name not in weights}
+    return found
 
 
 def _no_weights(name: str, error: Exception) -> InputError:
     return InputError(
-        f"pretrained weights of `model` {name!r} cannot be had ({_first_line(error)}): check the name and the "
+        f"pretrained weights of `model` {name!r} cannot be had ({one_line(error)}): check the name and the "
         "network, or train from scratch without `pretrained`"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

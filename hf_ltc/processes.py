@@ -1,8 +1,8 @@
 """Processes that fail together, with the same message, and stop when they are told to."""
 
+import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,8 @@ from accelerate.utils import gather_object
 from accelerate.utils.environment import get_cpu_distributed_information
 
 from .errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # What makes accelerate join processes, as launchers of torch and of several MPIs set it.
 _JOINING = (
@@ -52,7 +54,7 @@ def together(accelerator: Accelerator | None) -> Iterator[None]:
 
 @contextmanager
 def heard(process: int) -> Iterator[None]:
-    """Prints the [`InputError`] of another process than the first, whose line would be the only one.
+    """Logs the [`InputError`] of another process than the first, whose line would be the only one.
 
     Args:
         process (`int`): The number of this process.
@@ -61,7 +63,7 @@ def heard(process: int) -> Iterator[None]:
         yield
     except InputError as error:
         if process:
-            print(f"hf-ltc: process {process}: {error}", file=sys.stderr, flush=True)
+            logger.error("process %d: %s", process, error)
         raise
 
 
@@ -69,7 +71,7 @@ def heard(process: int) -> Iterator[None]:
 def failing_together(accelerator: Accelerator) -> Iterator[None]:
     """Work in which one process may fail while others are in a collective, which then ends with an error of its own.
 
-    Of another process than the main one, whose line would be the only one, the [`InputError`] is printed. What the
+    Of another process than the main one, whose line would be the only one, the [`InputError`] is logged. What the
     others raise is an [`InputError`] too, which says that it was not they that failed.
 
     Args:

@@ -26,8 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from . import __version__, publishing
-from .data import one_line
-from .errors import InputError
+from .errors import InputError, one_line
 from .publishing import RECIPE
 
 _P = ParamSpec("_P")

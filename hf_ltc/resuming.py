@@ -1,25 +1,24 @@
 """What an interrupted run goes on from: its checkpoint, and the run directory that is to hold the same run."""
 
 import json
-import os
+import logging
 import shutil
-import sys
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from safetensors import SafetensorError
 
 from . import rundir, training
 from .config import RESUME_MAY_CHANGE, RecordConfig
-from .data import one_line
-from .errors import InputError
+from .errors import InputError, one_line
 from .identity import WHERE
 from .processes import together
 from .recording import TrajectoryRecorder
 from .trajectories import Trajectories
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
 _PENDING = "losses.safetensors"
@@ -56,7 +55,7 @@ def resume(
         return {}
     try:
         training.load_checkpoint(newest, state, accelerator)
-        seconds: dict[str, float] = json.loads((newest / "seconds.json").read_text())
+        seconds: dict[str, float] = json.loads((newest / "seconds.json").read_text(encoding="utf-8"))
     except Exception as error:
         raise InputError(
             f"cannot resume from {str(newest)!r} ({one_line(error)}): put its files back, or record again into "
@@ -66,7 +65,7 @@ def resume(
         if accelerator.is_main_process:
             _publish(newest, path, state.epoch)
             _check_published(path, config, state.epoch)
-            print(f"resuming {path} after epoch {state.epoch} of {config.epochs}", file=sys.stderr)
+            logger.info("resuming %s after epoch %d of %d", path, state.epoch, config.epochs)
     return seconds
 
 
@@ -80,21 +79,13 @@ def write_checkpoint(
 ) -> None:
     """Writes a checkpoint with the epoch's losses in it, and only then publishes them: both or none survive."""
     folder = path / CHECKPOINT
-    temporary, final = folder / ".unfinished", folder / f"epoch-{state.epoch:05d}"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    final = folder / f"epoch-{state.epoch:05d}"
+    with rundir.replacing(final) as temporary:
+        temporary.mkdir()
         training.save_checkpoint(temporary, state, accelerator)
-        (temporary / "seconds.json").write_text(json.dumps(seconds))
+        (temporary / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
         if arrays:
             recorder.write(state.epoch, arrays, temporary / _PENDING)
-        for file in temporary.rglob("*"):
-            rundir.sync(file)
-        rundir.sync(temporary)
-        os.replace(temporary, final)
-        rundir.sync(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise rundir.unwritable(final, error) from error
     _publish(final, path, state.epoch)
     for old in folder.glob("epoch-*"):
         if old != final:

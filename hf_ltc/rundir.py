@@ -1,10 +1,12 @@
 """The run directory: files that are written whole or not at all, and never rewritten."""
 
+import errno
 import json
 import math
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -24,6 +27,14 @@ TRAJECTORIES = "trajectories"
 _MARKS = "hf_ltc"
 _EPOCH = re.compile(r"epoch-(\d{5,})\.safetensors")
 _SEED = re.compile(r"seed-(\d+)")
+# How libraries that are not Python's name a number of errno.
+_NUMBER = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
+_NO_LOCKS = "its file system does not lock files, as some network mounts: give a folder on another one"
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there or give another folder"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may write to"),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS), _NO_LOCKS),
+}
 
 
 @contextmanager
@@ -37,7 +48,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        sync(temporary)
+        _open_to_others(temporary)
+        for each in [*temporary.rglob("*"), temporary]:
+            sync(each)
         os.replace(temporary, path)
         sync(path.parent)
     except (OSError, SafetensorError) as error:
@@ -67,19 +80,61 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def unwritable(path: Path, error: Exception) -> InputError:
-    reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-    return InputError(
-        f"cannot write {str(path)!r} ({reason}): make room there or give another folder; what was written before is "
-        "intact"
-    )
+def _open_to_others(path: Path) -> None:
+    """Lets the umask decide who may read a file or folder, as that of safetensors does not, nor that of tempfile."""
+    # A file made there tells, which asking for the umask in a process of several threads does not.
+    probe = path.with_name(f"{path.name}.mode.tmp")
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    enter = (mode & 0o444) >> 2
+    for each in [path, *path.rglob("*")]:
+        had = stat.S_IMODE(each.stat().st_mode)
+        wanted = had | mode | (enter if each.is_dir() else 0)
+        if wanted != had:
+            each.chmod(wanted)
+
+
+def unwritable(path: Path, error: Exception, doing: str = "write") -> InputError:
+    """The error for a file that cannot be written or locked, with what the system says and what to do about that."""
+    found = _NUMBER.search(str(error))
+    number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+    reason = os.strerror(number) if number else one_line(error)
+    mend = _NO_LOCKS if isinstance(error, NotImplementedError) else _MENDS.get(number or 0, "give another folder")
+    return InputError(f"cannot {doing} {str(path)!r} ({reason}): {mend}; what was written before is intact")
+
+
+def locked(path: Path, timeout: float = -1) -> FileLock:
+    """Takes the lock of a file, which a process that ends gives back.
+
+    Args:
+        path (`Path`): The file; made if it is not there, with its folder.
+        timeout (`float`, *optional*, defaults to `-1`): Seconds to wait for another process; without end if negative.
+
+    Returns:
+        `filelock.FileLock`: to be released.
+
+    Raises:
+        filelock.Timeout: if another process has it.
+        InputError: if the file system does not let it be taken, saying why.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        raise unwritable(path, error, "lock") from error
+    return lock
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented, whole or not at all."""
     text = json.dumps(finite(value), indent=2, default=str, ensure_ascii=False)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # What no encoding has, in the name of a file, becomes an escape of JSON, which reads as it was.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def finite(value: Any) -> Any:
@@ -96,7 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or one_line(error)) from error
     except ValueError as error:
         raise unreadable(path, f"not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import rundir
-from .errors import InputError
+from .errors import InputError, one_line
 from .tables import RecordedColumns
 
 LOSSES = ("training_loss", "evaluation_loss")
@@ -113,7 +113,7 @@ def _read_ids(path: Path) -> pa.Array | None:
     try:
         return pq.read_table(path / IDS).column("id").combine_chunks()
     except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise rundir.unreadable(path / IDS, str(error).splitlines()[0]) from error
+        raise rundir.unreadable(path / IDS, one_line(error)) from error
 
 
 def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:

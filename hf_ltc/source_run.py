@@ -1,10 +1,10 @@
 """Trains the source model on a dataset and records it, so that an interruption loses one epoch at most."""
 
 import dataclasses
+import logging
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +17,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, broadcast_object_list, set_seed
 from datasets import Dataset
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -25,8 +25,7 @@ from . import cards, models, rundir, training
 from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
 from .config import RecordConfig
-from .data import one_line
-from .errors import InputError
+from .errors import InputError, one_line
 from .processes import failing_together, stoppable, together
 from .provenance import hardware, versions
 from .recorded import RecordedDataset, recorded_dataset
@@ -35,6 +34,8 @@ from .resuming import CHECKPOINT, is_finished, resume, write_checkpoint
 from .runfiles import write_rows
 from .trajectories import Trajectories
 from .workers import workers_watched
+
+logger = logging.getLogger(__name__)
 
 _SOURCE_MODEL = "source_model"
 _LOCK = ".lock"
@@ -154,6 +155,7 @@ class _SourceRun:
         config, accelerator = self.config, self.accelerator
         if accelerator.is_main_process:
             rundir.clear_unfinished(self.path)
+            rundir.clear_unfinished(self.path / CHECKPOINT)
         self.recorder = TrajectoryRecorder(
             self.path,
             rows=self.data.rows,
@@ -188,25 +190,22 @@ class _SourceRun:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Holds the run directory against a second command that would write into it."""
-        lock = FileLock(self.path / _LOCK)
+        lock = None
         with together(self.accelerator):
             if self.accelerator.is_main_process:
                 try:
-                    self.path.mkdir(parents=True, exist_ok=True)
-                    lock.acquire(timeout=0)
+                    lock = rundir.locked(self.path / _LOCK, timeout=0)
                 except Timeout as error:
                     raise InputError(
                         f"`output_dir` {str(self.path)!r} is being recorded into by another process: wait for it, or "
                         "give another folder"
                     ) from error
-                except OSError as error:
-                    raise rundir.unwritable(self.path / _LOCK, error) from error
         try:
             yield
         finally:
-            if lock.is_locked:
+            if lock is not None:
                 (self.path / _LOCK).unlink(missing_ok=True)
-            lock.release()
+                lock.release()
 
     def _train(self, state: training.TrainingState, stop: Callable[[], None]) -> None:
         config, accelerator = self.config, self.accelerator
@@ -246,12 +245,12 @@ class _SourceRun:
                 bar.set_postfix_str(said)
                 if bar.disable and accelerator.is_main_process:
                     # Where no bar is drawn, as in the log of a job, a line an epoch.
-                    print(f"epoch {epoch} of {config.epochs}: {said}", file=sys.stderr, flush=True)
+                    logger.info("epoch %d of %d: %s", epoch, config.epochs, said)
                 if config.report_to:
                     accelerator.log(means, step=epoch)
         bar.close()
         if state.epoch < config.epochs and accelerator.is_main_process:
-            print(f"ended after epoch {state.epoch} of {config.epochs}: {self._reason}", file=sys.stderr)
+            logger.info("ended after epoch %d of %d: %s", state.epoch, config.epochs, self._reason)
 
     def _stability(self) -> float:
         """Spearman of LTC of all epochs so far with LTC of half of them, the same on every process.

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from . import rundir
 from .columns import read_column
-from .errors import InputError
+from .errors import InputError, one_line
 from .scoring import Recorded
 
 LOSS_COLUMN = "loss_trajectory"
@@ -136,7 +136,7 @@ def read_parquet(folder: Path) -> tuple[DatasetDict, dict[str, Any]]:
         try:
             splits[split] = Dataset(pq.read_table(path))
         except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"cannot read {str(path)!r} ({str(error).splitlines()[0]}): put it back") from error
+            raise InputError(f"cannot read {str(path)!r} ({one_line(error)}): put it back") from error
     return DatasetDict(splits), recipe
 
 

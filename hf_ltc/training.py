@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .batches import ImageBatches
-from .data import one_line
-from .errors import InputError
+from .errors import InputError, one_line
+from .models import own_weights
 
 # A batch norm needs two values a channel, which one row of 1x1 features would not give it.
 _LEAST_ROWS = 2
@@ -316,7 +316,7 @@ def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator
     Random states are left out: every epoch begins by seeding them.
     """
     model = plain_model(state, accelerator)
-    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, folder / _MODEL)
+    save_file(own_weights(model), folder / _MODEL)
     rest: dict[str, Any] = {
         "epoch": state.epoch,
         "optimizer": state.optimizer.state_dict(),
@@ -326,7 +326,9 @@ def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator
         rest["averaged"] = state.averaged.state_dict()
     if accelerator.scaler is not None:
         rest["scaler"] = accelerator.scaler.state_dict()
-    torch.save(rest, folder / _REST)
+    # By a file of Python's, whose errors say why, which those of torch's own do not.
+    with (folder / _REST).open("wb") as file:
+        torch.save(rest, file)
 
 
 def load_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:

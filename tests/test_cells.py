@@ -88,7 +88,8 @@ def test_stop_is_asked_before_each_cell(tmp_path):
     assert log.read_text().split() == ["a", "b"]
 
 
-def test_a_line_a_cell_where_no_bar_is_drawn(tmp_path, capsys, monkeypatch):
+def test_a_line_a_cell_where_no_bar_is_drawn(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", "hf_ltc")
     now = [0.0]
 
     def work(name):
@@ -99,13 +100,14 @@ def test_a_line_a_cell_where_no_bar_is_drawn(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hf_ltc.cells.time", SimpleNamespace(monotonic=lambda: now[0]))
     run_cells(tmp_path / "cells", {"a": lambda: work("a")}, progress=False)
     run_cells(tmp_path / "cells", {name: partial(work, name) for name in "abcd"}, "testing")
-    assert capsys.readouterr().err.splitlines() == [
+    assert caplog.messages == [
         "testing: 2 of 4 done, 01:20 left (b)",
         "testing: 3 of 4 done, 00:40 left (c)",
         "testing: 4 of 4 done, 00:00 left (d)",
     ]
+    caplog.clear()
     run_cells(tmp_path / "other", make(tmp_path / "log", "ab"), progress=False)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 def work_slowly(folder, log, names):

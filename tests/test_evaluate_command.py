@@ -106,7 +106,7 @@ def test_bad_input_of_evaluate(place, tmp_path, capsys):
             r"--test-split 'held': no split 'held' .* it has train \(150 rows\), test",
         ),
         ([run, *out, "--test-split", "train"], "100% of the test rows are in the recorded dataset too"),
-        ([run, *out, "--test-split", "train[:20]"], "give another --test-split"),
+        ([run, *out, "--test-split", "train[:20]"], "give other --test-split rows"),
         ([split, *out, "--test-split", "validation"], "the test rows are the validation samples of the recording"),
         ([split, *out, "--test-split", "validation[5:]"], "100% of the test rows are in the validation samples too"),
         ([run, *out, "--models", "resnet81"], "'resnet81' is no timm model: did you mean"),

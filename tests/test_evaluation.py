@@ -366,19 +366,20 @@ def test_evaluation_uses_nothing_of_the_hub():
 
 
 @pytest.mark.parametrize("process", ["0", "1"])
-def test_a_process_that_fails_says_so(small, run, tmp_path, monkeypatch, capsys, process):
+def test_a_process_that_fails_says_so(small, run, tmp_path, monkeypatch, caplog, process):
     def fail(*_, **__):
         raise InputError("row 7 cannot be read")
 
     for name, value in {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    said = "hf-ltc: process 1: row 7 cannot be read\n" if process == "1" else ""
+    said = ["process 1: row 7 cannot be read"] if process == "1" else []
     for name, folder in (("image_batches", "images"), ("train_on", "cells")):
         with monkeypatch.context() as failing:
             failing.setattr(evaluation, name, fail)
             with pytest.raises(InputError, match="row 7 cannot be read"):
                 evaluate_coresets(settings(tmp_path / folder), run, small["train"], small["test"])
-        assert capsys.readouterr().err == said
+        assert caplog.messages == said
+        caplog.clear()
 
 
 def test_a_folder_of_other_settings_is_refused(small, run, tmp_path, trained):
@@ -386,9 +387,9 @@ def test_a_folder_of_other_settings_is_refused(small, run, tmp_path, trained):
     config = settings(tmp_path / "out")
     evaluate_coresets(config, run, train, test)
     for changes, said in (
-        ({"learning_rate": 0.3}, "--learning-rate was None, now 0.3"),
-        ({"iterations": 5, "balance": "none"}, "--balance was 'class', now 'none'; --iterations was 4, now 5"),
-        ({"image_size": 16}, "--image-size was 8, now 16"),
+        ({"learning_rate": 0.3}, "`learning_rate` was None, now 0.3"),
+        ({"iterations": 5, "balance": "none"}, "`balance` was 'class', now 'none'; `iterations` was 4, now 5"),
+        ({"image_size": 16}, "`image_size` was 8, now 16"),
     ):
         with pytest.raises(InputError, match=said) as error:
             evaluate_coresets(dataclasses.replace(config, **changes), run, train, test)
@@ -430,14 +431,14 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
         (
             settings(out, fractions=[0.2, 0.05]),
             test,
-            f"--fractions 0.05 of the {len(run)} rows that could be chosen is",
+            f"`fractions` 0.05 of the {len(run)} rows that could be chosen is",
         ),
-        (settings(out, label_column="class"), test, "--label-column 'class': no such column"),
+        (settings(out, label_column="class"), test, "`label_column` 'class': no such column"),
         (settings(out), test.remove_columns("image"), "test rows: no column of type Image"),
         (settings(out), other_names, "test rows: column 'label' has classes that the train rows do not have: 'ten'"),
         (settings(out), DatasetDict(test=test), "`test` is a DatasetDict, not a datasets.Dataset"),
         (settings(out), train, "of the test rows are in the recorded dataset too"),
-        (settings(out), train, "give another `test`, or --allow-shared-rows if these are images that many"),
+        (settings(out), train, "give other `test` rows, or `allow_shared_rows` if these are images that many"),
         (settings(out), train.select(run.validation_rows), "100% of the test rows are in the recorded dataset too"),
         (settings(out), train.select(range(100, 150)), "100% of the test rows are in the recorded dataset too"),
     ):
@@ -471,7 +472,7 @@ def test_validation_samples_are_no_test_rows(small, tmp_path, trained):
     assert "are the validation samples" in refused(config, run, train, test.select(range(20)))
     said = refused(config, run, train, test.select(range(40)), test.select(range(20)))
     assert "50% of the test rows are in the validation samples too" in said
-    assert "give another `test`" in said
+    assert "give other `test` rows" in said
     # Where nobody shows them, nobody can tell.
     said = refused(config, run, train, test.select(range(20, 40)))
     assert "give them too (`validation`; none were), or `allow_shared_rows`" in said

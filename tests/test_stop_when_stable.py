@@ -46,16 +46,17 @@ def assert_stopped(run, whole):
     assert run.recipe["stopped_at"] == first
     value = stability_of_ltc(run)
     assert run.recipe["stopped_because"] == (
-        f"LTC of all epochs and LTC of half of them correlate by {value:.4f} (--stop-when-stable {threshold})"
+        f"LTC of all epochs and LTC of half of them correlate by {value:.4f} (`stop_when_stable` {threshold})"
     )
 
 
-def test_it_ends_where_the_whole_recording_is_stable(small, tmp_path, whole, capsys):
+def test_it_ends_where_the_whole_recording_is_stable(small, tmp_path, whole, caplog):
+    caplog.set_level("INFO", "hf_ltc")
     complete, threshold, first = whole
     run = record(settings(tmp_path / "run", stop_when_stable=threshold), small["train"])
     assert_stopped(run, whole)
     assert "stopped_at" not in complete.recipe
-    said = capsys.readouterr().err
+    said = caplog.text
     assert f"ended after epoch {first} of {EPOCHS}: LTC of all epochs" in said
     assert f"stability {stability_of_ltc(run):.3f}" in said
     load_model(tmp_path / "run" / "source_model", averaged=True)
