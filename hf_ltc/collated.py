@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader
 
 from .columns import read_column
 from .config import SIGNALS
-from .data import class_names, find_label_column, hold_out, read_labels, require_dataset
+from .data import class_names, find_label_column, hold_out, read_labels
 from .errors import InputError
+from .given import require_dataset
 from .identity import dataset_identity
 from .provenance import hardware, versions
 from .recording import TrajectoryRecorder

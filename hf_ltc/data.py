@@ -13,8 +13,6 @@ from datasets import (
     Dataset,
     DatasetDict,
     Image,
-    IterableDataset,
-    IterableDatasetDict,
     Value,
     concatenate_datasets,
     load_dataset,
@@ -25,10 +23,9 @@ from datasets.exceptions import DatasetGenerationError
 
 from .columns import read_column
 from .errors import InputError, one_line
+from .localfiles import check_saved, load_file, load_files
 
 _NAMED = 5
-# By the package that a table is of.
-_FRAMES = {"pandas": "from_pandas", "polars": "from_polars", "pyspark": "from_spark"}
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
 
 
@@ -52,7 +49,8 @@ def load_split(
             The configuration, where the dataset has several. A folder of `save_to_disk` and a Parquet file have none,
             and none of theirs is looked for: they may be copies of one that has.
         revision (`str`, *optional*): The Hub revision, likewise.
-        data_files (`str`, `Sequence[str]` or `Mapping`, *optional*): As in `datasets.load_dataset`.
+        data_files (`str`, `Sequence[str]` or `Mapping`, *optional*):
+            As in `datasets.load_dataset`, but a name of a file in the folder is no pattern, whatever it looks like.
 
     Returns:
         `datasets.Dataset`: the rows of the split, in the order stored.
@@ -81,12 +79,18 @@ def load_split(
     try:
         if saved:
             loaded: Any = load_from_disk(place)
-            if not isinstance(loaded, DatasetDict):
+            if isinstance(loaded, DatasetDict):
+                check_saved(place, loaded)
+            else:
                 loaded = DatasetDict({str(loaded.split or "train"): loaded})
         elif parquet:
-            loaded = load_dataset("parquet", data_files=place)
+            loaded = load_file(place)
+        elif os.path.isdir(place):
+            loaded = load_files(place, name, revision, data_files)
         else:
             loaded = load_dataset(place, name, revision=revision, data_files=data_files)
+    except InputError:
+        raise
     except ConnectionError as error:
         raise InputError(
             f"cannot reach the Hub for the dataset {given!r} ({one_line(error)}), and there is no folder of that "
@@ -119,43 +123,6 @@ def _take_split(loaded: DatasetDict, split: str, place: str) -> Dataset:
     if len(rows) == 0:
         raise InputError(f"the split {split!r} of the dataset {place!r} has no rows: it has {have}")
     return rows
-
-
-def require_dataset(value: Any, name: str) -> None:
-    """Checks that what was given is a `datasets.Dataset`: one split, whose rows have numbers.
-
-    Args:
-        value: What was given.
-        name (`str`): The parameter that it was given as.
-
-    Raises:
-        InputError: if it is anything else, saying what it is and how to make a `datasets.Dataset` of it.
-    """
-    if isinstance(value, Dataset):
-        return
-    kind = type(value).__name__
-    given = "None" if value is None else f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
-    if isinstance(value, type):
-        given = f"the class {value.__name__}"
-    raise InputError(f"`{name}` is {given}, not a datasets.Dataset: {_made_from(value)}")
-
-
-def _made_from(value: Any) -> str:
-    if isinstance(value, IterableDataset | IterableDatasetDict):
-        return "its rows have no numbers, so load it without streaming=True"
-    if isinstance(value, Mapping) and any(isinstance(part, Dataset) for part in value.values()):
-        return f"give one of its splits ({_listed([str(key) for key in value])})"
-    if isinstance(value, Mapping):
-        return "give datasets.Dataset.from_dict(...) of it" if value else "it is empty"
-    if isinstance(value, str | os.PathLike):
-        return "give what datasets.load_dataset or datasets.load_from_disk loads from there"
-    if isinstance(value, pa.Table):
-        return "give datasets.Dataset(...) of it"
-    if frame := _FRAMES.get(type(value).__module__.partition(".")[0]):
-        return f"give datasets.Dataset.{frame}(...) of it"
-    if isinstance(value, Sequence) and value and all(isinstance(row, Mapping) for row in value):
-        return "give datasets.Dataset.from_list(...) of it"
-    return "give one split, such as datasets.load_dataset(..., split='train'), or make one with Dataset.from_generator"
 
 
 def find_image_column(dataset: Dataset, name: str | None = None) -> str:

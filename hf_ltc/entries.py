@@ -13,8 +13,9 @@ from . import publishing
 from .agreement import reliability
 from .columns import read_column, with_columns
 from .commits import Table
-from .data import find_label_column, require_dataset
+from .data import find_label_column
 from .errors import InputError
+from .given import require_dataset
 from .identity import dataset_identity
 from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
 from .selection import rank_coreset, select_coreset

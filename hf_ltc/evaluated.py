@@ -9,8 +9,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from .config import EvaluateConfig
-from .data import class_names, find_image_column, find_label_column, read_labels, require_dataset
+from .data import class_names, find_image_column, find_label_column, read_labels
 from .errors import InputError
+from .given import require_dataset
 from .identity import dataset_identity, shared_rows
 from .images import image_size
 from .selection import coreset_size

@@ -10,9 +10,9 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from . import cards, publishing
 from .commits import Change, Table, commit, publish
-from .data import require_dataset
 from .entries import ORIGIN, coreset_tables, describe_scored, further_splits, with_coreset
 from .errors import InputError
+from .given import require_dataset
 from .identity import cached_origin
 from .publishing import RECIPE, SELECTION, SPLITS, TRAJECTORIES
 from .repository import CARD, Pushed, Repository, check_repo_id, explained, hub_api, open_repository, patiently

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from .columns import read_column
-from .data import find_label_column, read_labels, require_dataset
+from .data import find_label_column, read_labels
 from .errors import InputError, some_rows
+from .given import require_dataset
 from .identity import check_identity
 
 if TYPE_CHECKING:

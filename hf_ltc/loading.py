@@ -12,8 +12,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from . import publishing
 from .columns import read_column, with_columns
-from .data import load_split, one_line, require_dataset
+from .data import load_split, one_line
 from .errors import InputError
+from .given import require_dataset
 from .identity import check_identity
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
 from .repository import Repository, damaged, explained, hub_api, read_repository

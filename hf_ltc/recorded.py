@@ -10,8 +10,9 @@ from datasets import Dataset
 
 from .columns import read_column
 from .config import RecordConfig
-from .data import class_names, find_image_column, find_label_column, hold_out, read_labels, require_dataset
+from .data import class_names, find_image_column, find_label_column, hold_out, read_labels
 from .errors import InputError
+from .given import require_dataset
 from .identity import dataset_identity
 from .images import image_size
 

@@ -13,8 +13,9 @@ from datasets import Dataset, DatasetDict, Value
 from .batchrows import ARROW, on_host
 from .columns import read_column, with_columns
 from .coverage import beta_drawn, stratified
-from .data import class_names, find_label_column, read_labels, require_dataset
+from .data import class_names, find_label_column, read_labels
 from .errors import InputError
+from .given import require_dataset
 from .order import Balance, Keep, coreset_order, require_choice, turns
 
 Coverage = Literal["stratified", "beta"]

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from .columns import read_column
-from .data import find_label_column, require_dataset
+from .data import find_label_column
+from .given import require_dataset
 from .selection import read_scores
 
 
