@@ -68,8 +68,7 @@ class TrajectoryCallback(TrainerCallback):
         validation (`datasets.Dataset`, *optional*):
             Validation samples in the same form; held out of `train` if not given.
         losses (`str`, *optional*, defaults to `"training"`):
-            `"training"`, as the optimiser saw them (no extra pass), `"evaluation"`, of a pass after each epoch, or
-            `"both"`.
+            `"training"`, as the optimiser saw them, `"evaluation"`, of an extra pass after each epoch, or `"both"`.
         weights (`str`, *optional*, defaults to `"averaged"`):
             Weights that evaluation and validation losses are computed with: `"averaged"` over about one epoch, or
             `"raw"`.
@@ -78,15 +77,16 @@ class TrajectoryCallback(TrainerCallback):
         initial_losses (`bool`, *optional*, defaults to `True`): Record the losses before training as epoch 0.
         signals (`Sequence[str]`, *optional*): Further signals a row and epoch: `margin`, `correct`, `el2n`.
         label_column (`str`, *optional*):
-            Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if not
-            given.
+            Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if none.
         id_column (`str`, *optional*): Column with a unique id a row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
         validation_per_class (`int`, *optional*, defaults to `50`): At most so many rows held out of a class.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
+        allow_shared_rows (`bool`, *optional*, defaults to `False`):
+            Take `validation` with samples whose images or texts are those of rows of `train`, as of blank tiles.
 
     Attributes:
-        train_dataset (`datasets.Dataset`): What the Trainer is to train on: the rows that are not held out.
+        train_dataset (`datasets.Dataset`): What the Trainer is to train on: rows that are not held out.
         trajectories ([`Trajectories`], *optional*): What was recorded, once the training has ended.
 
     Raises:
@@ -110,6 +110,7 @@ class TrajectoryCallback(TrainerCallback):
         validation_fraction: float = 0.1,
         validation_per_class: int = 50,
         validation_seed: int = 0,
+        allow_shared_rows: bool = False,
     ) -> None:
         if losses not in _KINDS:
             raise InputError(f"losses is {losses!r}: it must be one of {', '.join(_KINDS)}")
@@ -128,6 +129,7 @@ class TrajectoryCallback(TrainerCallback):
             validation_fraction=validation_fraction,
             validation_per_class=validation_per_class,
             validation_seed=validation_seed,
+            allow_shared_rows=allow_shared_rows,
         )
         self.train_dataset = with_positions(self._data.train)
         self._kinds, self._signals = _KINDS[losses], list(signals)
@@ -236,10 +238,7 @@ class TrajectoryCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._hook is not None and not self._observed:
-            raise InputError(
-                f"the model was trained without {POSITION!r} among its inputs: let compute_loss pass on all that is "
-                "in the batch"
-            )
+            raise InputError(f"the model was trained without {POSITION!r}: let compute_loss pass on all of the batch")
         if not self._finished and self._averaged is not None:
             self._averaged.update(kwargs["model"])
 

@@ -41,6 +41,7 @@ def record_checkpoints(
     validation_fraction: float = 0.1,
     validation_per_class: int = 50,
     validation_seed: int = 0,
+    allow_shared_rows: bool = False,
     batch_size: int = 256,
     num_workers: int = 0,
 ) -> Trajectories:
@@ -77,6 +78,9 @@ def record_checkpoints(
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
         validation_per_class (`int`, *optional*, defaults to `50`): At most so many rows of a class.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
+        allow_shared_rows (`bool`, *optional*, defaults to `False`):
+            Take `validation` with samples that are rows of `train`, equal in their images or texts: where rows are
+            alike by nature.
         batch_size (`int`, *optional*, defaults to `256`): Rows a forward pass and process.
         num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
 
@@ -103,6 +107,7 @@ def record_checkpoints(
         validation_fraction=validation_fraction,
         validation_per_class=validation_per_class,
         validation_seed=validation_seed,
+        allow_shared_rows=allow_shared_rows,
     )
     # Not PartialState, which leaves the choice of processors over devices to its maker.
     state = Accelerator()

@@ -27,6 +27,7 @@ from .given import require_dataset
 from .identity import dataset_identity
 from .provenance import hardware, versions
 from .recording import TrajectoryRecorder
+from .sharedrows import check_apart, input_columns
 from .workers import Sending, received, workers_watched
 
 Collate = Callable[[list[Any]], Any]
@@ -98,8 +99,10 @@ def rows_to_record(
     validation_fraction: float = 0.1,
     validation_per_class: int = 50,
     validation_seed: int = 0,
+    allow_shared_rows: bool = False,
 ) -> RowsToRecord:
-    """Reads the labels and holds validation samples out; nothing else is read but a few rows for the identity.
+    """Reads the labels and holds validation samples out; beside these a few rows are read for the identity, and of
+    validation samples that are given what tells that they are no train rows.
 
     Raises:
         InputError: for a column or labels that cannot be recorded.
@@ -120,6 +123,8 @@ def rows_to_record(
     if validation is not None:
         other = _label_column(validation, column if column in validation.column_names else None)
         number = read_labels(validation, other, names)
+        columns = input_columns(train, validation, column, id_column)
+        check_apart(validation, train, columns, allow_shared_rows=allow_shared_rows)
         return RowsToRecord(
             train=train,
             validation=validation,

@@ -100,6 +100,10 @@ class RecordConfig:
     validation_fraction: float = option(0.1, "Without a validation split: the share of each class that is held out.")
     validation_per_class: int = option(50, "Without a validation split: at most so many rows held out of a class.")
     validation_seed: int = option(0, "Seed of the hold-out, apart from `seed` so that runs share their hold-out.")
+    allow_shared_rows: bool = option(
+        False,
+        "Take a validation split with images of train rows too: where many rows share one, as blank tiles.",
+    )
 
     batch_size: int = option(128, "Rows an optimiser step and process. Steps of an epoch differ by one row at most.")
     eval_batch_size: int = option(512, "Rows a forward pass of evaluation and validation losses, a process.")
@@ -165,7 +169,9 @@ class RecordConfig:
 
 
 # What may differ when a run is resumed: it changes where and how fast things run, not what is recorded.
-RESUME_MAY_CHANGE = frozenset({"output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs"})
+RESUME_MAY_CHANGE = frozenset(
+    {"output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs", "allow_shared_rows"}
+)
 
 
 def _like_record(name: str) -> Any:

@@ -12,9 +12,10 @@ from .config import EvaluateConfig
 from .data import class_names, find_image_column, find_label_column, read_labels
 from .errors import InputError
 from .given import require_dataset
-from .identity import dataset_identity, shared_rows
+from .identity import dataset_identity
 from .images import image_size
 from .selection import coreset_size
+from .sharedrows import shared_rows
 from .trajectories import Trajectories
 
 # Of some datasets a row or two is in both splits; of a wrong split it is many.
@@ -84,7 +85,8 @@ def evaluated_dataset(
     for what, other in (("the recorded dataset", train), ("the validation samples", validation)):
         if other is not None and not config.allow_shared_rows:
             other_image = find_image_column(other, _if_there(other, image_column))
-            share = shared_rows(test, other, test_image, other_image)
+            found, _, looked_for = shared_rows(test, other, [(test_image, other_image)])
+            share = len(found) / max(1, looked_for)
             if share > _SHARED:
                 raise InputError(
                     f"{share:.0%} of the test rows are in {what} too, so they would test what was learned by heart: "

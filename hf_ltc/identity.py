@@ -3,12 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 from datasets.table import list_table_cache_files
 from datasets.utils.file_utils import xopen
@@ -114,60 +112,6 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
     else:
         problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
     raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
-
-
-def shared_rows(dataset: Dataset, other: Dataset, column: str, other_column: str) -> float:
-    """How much of a dataset is in another one: the share of some of its rows whose image is there too, to the byte.
-
-    Of the other dataset only rows are read whose image is as long in bytes as one of those looked for, one at a time:
-    beside the rows looked for, digests alone are held.
-
-    Args:
-        dataset (`datasets.Dataset`): The dataset, of which at most 128 evenly spaced rows are looked for.
-        other (`datasets.Dataset`): The other one.
-        column (`str`): The image column.
-        other_column (`str`): That of the other one.
-
-    Returns:
-        `float`: in [0, 1].
-    """
-    wanted = read_column(dataset.with_format(None).select(evenly_spaced(len(dataset), _SAMPLED_ROWS)), column)
-    looked_for = [key for chunk in wanted.chunks for key in _image_keys(chunk, np.arange(len(chunk)))]
-    left = set(looked_for)
-    # Over the table as it is stored, since taking rows out of it would copy them.
-    stored = other.data.column(other_column)
-    shown = np.full(len(stored), other._indices is None)
-    if other._indices is not None:
-        shown[np.asarray(other._indices.column(0))] = True
-    first = 0
-    for chunk in stored.chunks:
-        likely = _may_be_in(chunk, wanted) & shown[first : first + len(chunk)]
-        first += len(chunk)
-        for key in _image_keys(chunk, np.flatnonzero(likely)):
-            left.discard(key)
-        if not left:
-            break
-    return float(np.mean([key not in left for key in looked_for]))
-
-
-def _may_be_in(images: pa.Array, wanted: pa.ChunkedArray) -> np.ndarray:
-    """Which images are as long in bytes as one of those wanted, or of the same path."""
-    (content, path), (lengths, paths) = (
-        (pc.binary_length(pc.struct_field(values, "bytes")), pc.struct_field(values, "path"))
-        for values in (images, wanted)
-    )
-    likely = pc.or_(
-        pc.is_in(content, value_set=lengths), pc.and_(pc.is_null(content), pc.is_in(path, value_set=paths))
-    )
-    return np.asarray(likely)
-
-
-def _image_keys(images: pa.Array, places: np.ndarray) -> Iterator[Any]:
-    """Images as stored: the digest of their bytes, which are not copied, or the path of their file."""
-    content, path = pc.struct_field(images, "bytes"), pc.struct_field(images, "path")
-    for place in places.tolist():
-        encoded = content[place].as_buffer()
-        yield path[place].as_py() if encoded is None else hashlib.sha256(encoded).digest()
 
 
 def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:

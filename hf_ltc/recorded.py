@@ -15,6 +15,7 @@ from .errors import InputError
 from .given import require_dataset
 from .identity import dataset_identity
 from .images import image_size
+from .sharedrows import check_apart
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def recorded_dataset(
         other_label = find_label_column(validation, config.label_column)
         other_image = find_image_column(validation, config.image_column)
         other = read_labels(validation, other_label, names)
+        check_apart(validation, train, [(other_image, image_column)], allow_shared_rows=config.allow_shared_rows)
         return RecordedDataset(
             train=train,
             validation=validation,

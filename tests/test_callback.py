@@ -207,7 +207,7 @@ class Spy(Trainer):
 )
 def test_training_losses_are_those_that_the_optimiser_saw(tmp_path, options):
     train = texts()
-    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)))
+    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)), allow_shared_rows=True)
     Spy.seen = {}
     # Where the Trainer evaluates, it does so on the very same rows.
     evaluated = callback.train_dataset
@@ -431,7 +431,7 @@ class Skips(TrainerCallback):
 
 def test_after_an_epoch_that_is_broken_off_the_next_one_is_recorded(tmp_path):
     train = texts()
-    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)))
+    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)), allow_shared_rows=True)
     Spy.seen = {}
     with pytest.warns(LTCWarning, match="broken off at 1.60"):
         trainer(tmp_path, callback, kind=Spy, extra=[Skips()]).train()
@@ -565,7 +565,7 @@ class Hungry(Spy):
 )
 def test_out_of_memory_it_is_recorded_anew(tmp_path, full, recorded):
     train = texts()
-    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)))
+    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)), allow_shared_rows=True)
     Hungry.seen, Hungry.passes, Hungry.full = {}, 0, full
     hungry = trainer(tmp_path, callback, kind=Hungry, auto_find_batch_size=True, num_train_epochs=4)
     with pytest.warns(LTCWarning, match=f"no memory for batches of 8, .* begins again with 7, .*{recorded}"):

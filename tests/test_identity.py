@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -22,7 +21,7 @@ from sklearn.datasets import load_digits
 from hf_ltc.columns import read_column
 from hf_ltc.data import evenly_spaced, load_split
 from hf_ltc.errors import InputError
-from hf_ltc.identity import check_identity, dataset_identity, shared_rows
+from hf_ltc.identity import check_identity, dataset_identity
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ROWS = 300
@@ -396,55 +395,3 @@ def test_no_decoding_and_few_reads(monkeypatch):
         images = read_column(rows, "image").to_pylist()
         images[row] = {"bytes": b"other", "path": None}
         assert "'image' differs" in refusal(with_values(rows, "image", images), found)
-
-
-@pytest.mark.parametrize("paths", [False, True])
-def test_shared_rows_are_found_by_their_bytes_or_path(small, tmp_path, paths):
-    train, test = small["train"], small["test"]
-    if paths:
-        files = []
-        for row, image in enumerate(train["image"][:]):
-            files.append(str(tmp_path / f"{row}.png"))
-            image.save(files[-1])
-        whole = Dataset.from_dict({"image": files, "label": train["label"][:]}, features=train.features)
-        train, test = whole.select(range(110)), whole.select(range(110, 150))
-    assert shared_rows(test, train, "image", "image") == 0
-    assert shared_rows(train, train.shuffle(seed=1), "image", "image") == 1
-    assert shared_rows(train.select(range(20, 100)), train.select(range(60)), "image", "image") == 0.5
-    # Formats and transforms do not matter, nor what the column is called.
-    other = train.rename_column("image", "picture").with_format("torch")
-    assert shared_rows(train.with_transform(lambda batch: 1 / 0), other, "image", "picture") == 1
-
-
-def test_shared_rows_are_looked_for_without_holding_the_images(digit_rows):
-    """Digits as uncompressed files of one length, which tells none of them from another."""
-
-    def bitmap(image):
-        file = io.BytesIO()
-        image.resize((64, 64)).save(file, "BMP")
-        return {"bytes": file.getvalue(), "path": None}
-
-    train, test = (
-        Dataset.from_dict({"image": [bitmap(image) for image in rows["image"]]}, Features({"image": Image()}))
-        for rows in digit_rows
-    )
-    assert len({len(image["bytes"]) for image in read_column(train, "image").to_pylist()}) == 1
-    total = train.data.nbytes
-    pool = pa.proxy_memory_pool(pa.default_memory_pool())
-    forms = {"itself": train, "shuffled": train.shuffle(seed=1), "half": train.select(range(0, len(train), 2))}
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pool)
-    tracemalloc.start()
-    try:
-        for name, other in forms.items():
-            tracemalloc.reset_peak()
-            assert shared_rows(test, other, "image", "image") == 0, name
-            # 128 rows of the one that is looked for, of 1,438.
-            assert pool.max_memory() + tracemalloc.get_traced_memory()[1] < total / 4, name
-        # Rows that are stored and not shown are not there.
-        hidden = train.select(range(719, len(train)))
-        assert shared_rows(train.select(range(100)), hidden, "image", "image") == 0
-        assert shared_rows(train.select(range(100)), train.select(range(99, -1, -1)), "image", "image") == 1
-    finally:
-        tracemalloc.stop()
-        pa.set_memory_pool(before)
