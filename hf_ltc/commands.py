@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from .config import DataConfig, EvaluateConfig, RecordConfig
 from .errors import InputError
+from .following import (
+    after_select,
+    beside,
+    differing,
+    found_anywhere,
+    next_command,
+    next_in_python,
+    repository_name,
+    some_fraction,
+    unless,
+)
 from .terminal import spelled
 
 if TYPE_CHECKING:
@@ -57,9 +68,9 @@ def record(options: argparse.Namespace) -> None:
         f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
         f"(validation loss {result['validation_loss']:.3f}).",
         *said_of(Reliability.from_dict(stored) if stored else None),
-        f"Next: hf-ltc score {config.output_dir} --output {config.output_dir}-scored",
     ]
-    _report(options, result, text)
+    run_dir = Path(config.output_dir)
+    _report(options, result, text, next_command("score", run_dir, output=beside(run_dir, "-scored")))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -67,12 +78,14 @@ def score(options: argparse.Namespace) -> None:
 
     from .agreement import hard_first, reliability, said_of, said_of_hard, said_of_validation
     from .columns import read_column
+    from .outputs import SCORED, check_output, save
     from .rundir import finite
     from .scoring import family_member, ltc_scores
     from .trajectories import Trajectories
 
-    _check_new(options.output)
     run = Trajectories.load(options.run, losses=options.losses)
+    source = run.recipe.get("dataset") or {}
+    output = check_output(options.output, SCORED, options.run, options.dataset or source.get("path"))
     train = _recorded_split(options, run)
     family = _family(options)
     scored = run.score(train, balance=options.balance, **family)
@@ -96,8 +109,11 @@ def score(options: argparse.Namespace) -> None:
         "losses": run.loss_name,
         "balance": options.balance,
         "reliability": result["reliability"],
+        # What the next commands have to be given, which never leaves this machine.
+        "run": str(Path(options.run).resolve()),
+        "dataset": found_anywhere(options.dataset),
     }
-    _save(scored, options.output, {**run.recipe, "score": made})
+    save(scored, output, {**run.recipe, SCORED: made})
     text = [
         f"Scored {count:,} of {len(scored):,} rows ({held:,} held out, {result['flat']:,} flat), "
         f"mean {result['mean']:.3f}."
@@ -107,9 +123,16 @@ def score(options: argparse.Namespace) -> None:
         *said_of(found),
         *said_of_hard(hard),
         *said_of_validation(run),
-        f"Next: hf-ltc select {options.output} --fraction 0.1 --output {options.output}-10pct",
     ]
-    _report(options, result, text)
+    fraction = some_fraction(result["rows"] - held)
+    following = next_command(
+        "select",
+        Path(options.output),
+        fraction=fraction,
+        balance=unless("class", options.balance),
+        output=beside(options.output, f"-{100 * fraction:g}pct"),
+    )
+    _report(options, result, text, following)
 
 
 def _few_differences(run: "Trajectories", family: dict[str, str]) -> list[str]:
@@ -124,10 +147,11 @@ def select(options: argparse.Namespace) -> None:
     from datasets import load_from_disk
 
     from .errors import one_line
+    from .outputs import CORESET, SCORED, check_output, recipe_beside, save
     from .selection import select_coreset
     from .summary import describe_coreset
 
-    _check_new(options.output)
+    output = check_output(options.output, CORESET, options.scored)
     if not (Path(options.scored) / "state.json").is_file():
         raise InputError(
             f"no scored dataset {options.scored!r}: make one with hf-ltc score RUN --output {options.scored}"
@@ -140,22 +164,30 @@ def select(options: argparse.Namespace) -> None:
         ) from error
     names = ("fraction", "size", "balance", "score_column", "label_column", "keep", "coverage", "min_per_class")
     kept = {name: getattr(options, name) for name in (*names, "exclude_negative", "seed")}
+    recipe = recipe_beside(options.scored)
+    recorded = (recipe.get("dataset") or {}).get("label_column")
+    if kept["label_column"] is None and recorded in scored.column_names:
+        kept["label_column"] = recorded
     coreset = select_coreset(scored, **kept)
     summary = describe_coreset(
         coreset,
         scored,
         score_column=options.score_column,
-        label_column=options.label_column,
+        label_column=kept["label_column"],
         exclude_negative=options.exclude_negative,
     )
-    _save(coreset, options.output, None)
-    text = [str(summary), f'Next: datasets.load_from_disk("{options.output}"), and train on it']
-    _report(options, {"output": options.output, **summary.to_dict()}, text)
+    save(coreset, output, {**recipe, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool}})
+    following = [next_in_python(f"import datasets; coreset = datasets.load_from_disk({options.output!r})")]
+    if "run" in recipe.get(SCORED, {}):
+        budget = options.fraction or round(summary.rows / summary.pool, 6)
+        following.insert(0, after_select(recipe, options.scored, budget, kept))
+    _report(options, {"output": options.output, **summary.to_dict()}, [str(summary)], *following)
 
 
 def push(options: argparse.Namespace) -> None:
     from datasets import load_from_disk
 
+    from .columns import read_column
     from .hub import push_coreset, push_source_model
     from .trajectories import Trajectories
 
@@ -209,10 +241,12 @@ def push(options: argparse.Namespace) -> None:
         text.append(str(model))
     first = pushed.configs[0]
     if first.startswith("coreset"):
-        text.append(f'Next: datasets.load_dataset("{pushed.repo_id}", "{first}", split="train"), and train on it')
+        loaded = f"import datasets; coreset = datasets.load_dataset({pushed.repo_id!r}, {first!r}, split='train')"
     else:
-        text.append(f'Next: hf_ltc.load_coreset("{pushed.repo_id}", fraction=0.1), and train on it')
-    _report(options, result, text)
+        pool = len(scored) - read_column(scored, options.score_column).null_count
+        budget = f"fraction={(options.fractions or [some_fraction(pool)])[0]:g}"
+        loaded = f"import hf_ltc; coreset = hf_ltc.load_coreset({pushed.repo_id!r}, {budget})"
+    _report(options, result, text, next_in_python(loaded))
 
 
 def _evaluation(options: argparse.Namespace, run: "Trajectories") -> "tuple[list[dict[str, Any]], list[Path]]":
@@ -247,7 +281,9 @@ def _recorded_split(options: argparse.Namespace, run: "Trajectories", split: str
 
 def evaluate(options: argparse.Namespace) -> None:
     from .evaluation import evaluate_coresets
+    from .methods import METHODS
     from .report import PICTURE, RESULTS, TABLE, markdown
+    from .scoring import DEFAULT
 
     config: EvaluateConfig = _config(options, EvaluateConfig)
     if config.output_dir is None:
@@ -263,13 +299,24 @@ def evaluate(options: argparse.Namespace) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     folder = Path(str(config.output_dir))
-    fractions = " ".join(f"{fraction:g}" for fraction in config.fractions)
     text = [
         markdown(evaluation),
         f"In {folder}: {RESULTS}, {TABLE}, {PICTURE}.",
-        f"Next: hf-ltc push {options.runs[0]} OWNER/NAME --fractions {fractions} --evaluation {folder / RESULTS}",
     ]
-    _report(options, {"output_dir": str(folder), **evaluation.to_dict()}, text)
+    member = next((METHODS[name].family for name in config.members), None)
+    following = next_command(
+        "push",
+        Path(options.runs[0]),
+        repository_name(first.recipe.get("dataset") or {}),
+        fractions=list(config.fractions),
+        evaluation=folder / RESULTS,
+        balance=unless("class", config.balance),
+        losses=options.losses,
+        dataset=options.dataset,
+        private=True,
+        **differing(member or DEFAULT, DEFAULT),
+    )
+    _report(options, {"output_dir": str(folder), **evaluation.to_dict()}, text, following)
 
 
 def _named_runs(options: argparse.Namespace) -> "dict[str, Trajectories]":
@@ -322,7 +369,9 @@ def compare(options: argparse.Namespace) -> None:
         f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
         for fraction, share in shared.items()
     ]
-    _report(options, {**found.to_dict(), "overlap": shared}, text)
+    output = beside(options.run_a, "-scored")
+    following = next_command("score", Path(options.run_a), losses=options.losses, **_family(options), output=output)
+    _report(options, {**found.to_dict(), "overlap": shared}, text, following)
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -337,19 +386,7 @@ def demo(options: argparse.Namespace) -> None:
     _report(options, result, text)
 
 
-def _check_new(output: str) -> None:
-    if Path(output).exists():
-        raise InputError(f"--output {output!r} exists already: give another folder, or take it away")
-
-
-def _save(dataset: "Dataset", output: str, recipe: dict[str, Any] | None) -> None:
-    from . import rundir
-
-    with rundir.replacing(Path(output)) as temporary:
-        dataset.save_to_disk(str(temporary))
-        if recipe is not None:
-            rundir.write_json(temporary / rundir.RECIPE, recipe)
-
-
-def _report(options: argparse.Namespace, result: dict[str, Any], text: list[str]) -> None:
-    print(json.dumps(result, indent=2) if options.json else spelled("\n".join(text), options.names))
+def _report(options: argparse.Namespace, result: dict[str, Any], text: list[str], *following: str) -> None:
+    # What follows is in the words of the command line already.
+    said = [spelled("\n".join(text), options.names), *following]
+    print(json.dumps(result, indent=2) if options.json else "\n".join(said))

@@ -1,5 +1,6 @@
 """The run directory: files that are written whole or not at all, and never rewritten."""
 
+import ctypes
 import errno
 import json
 import math
@@ -26,6 +27,8 @@ ROWS = "rows.safetensors"
 TRAJECTORIES = "trajectories"
 _MARKS = "hf_ltc"
 _EPOCH = re.compile(r"epoch-(\d{5,})\.safetensors")
+# Of Linux: paths from the working folder, and both names exchanged.
+_HERE, _RENAME_EXCHANGE = -100, 2
 _SEED = re.compile(r"seed-(\d+)")
 # How libraries that are not Python's name a number of errno.
 _NUMBER = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
@@ -51,7 +54,11 @@ def replacing(path: Path) -> Iterator[Path]:
         _open_to_others(temporary)
         for each in [*temporary.rglob("*"), temporary]:
             sync(each)
-        os.replace(temporary, path)
+        if path.is_dir():
+            # The old one is then where the new one was, and taken away from there.
+            _exchange(temporary, path)
+        else:
+            os.replace(temporary, path)
         sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise unwritable(path, error) from error
@@ -60,6 +67,37 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary.exists():
             temporary.unlink()
+
+
+def is_temporary(path: Path, of: Path) -> bool:
+    """Whether a path is what [`replacing`] writes before it takes the place of another."""
+    return path.name.startswith(f".{of.name}.") and path.name.endswith(".tmp")
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Two folders take each other's place, at once where the system can do that."""
+    try:
+        exchanged = ctypes.CDLL(None, use_errno=True).renameat2(
+            _HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE
+        )
+    except AttributeError:
+        exchanged = -1
+    if exchanged != 0:
+        # A process that ends between these leaves the old one beside, from where put_back takes it.
+        aside = _aside(other)
+        os.rename(other, aside)
+        os.rename(one, other)
+        os.rename(aside, one)
+
+
+def put_back(path: Path) -> None:
+    """Puts a folder back that was taken away for a new one which never came."""
+    if not path.exists() and _aside(path).is_dir():
+        os.rename(_aside(path), path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -272,7 +272,9 @@ def test_select_keeps_the_coreset(place, tmp_path, capsys, options, kept):
 def test_select_says_what_it_kept_and_what_comes_next(place, tmp_path, capsys):
     said = succeeds(capsys, "select", place / "scored", "--size", "20", "--output", tmp_path / "coreset")
     assert "The coreset has 20 of the " in said
-    assert f'Next: datasets.load_from_disk("{tmp_path / "coreset"}")' in said
+    assert (
+        f"Next, in Python: import datasets; coreset = datasets.load_from_disk({str(tmp_path / 'coreset')!r})" in said
+    )
 
 
 def test_compare(place, capsys):

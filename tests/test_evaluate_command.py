@@ -40,9 +40,8 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     assert said.startswith(markdown(found))
     folder = tmp_path / "run" / "evaluation"
     assert f"In {folder}: results.json, results.md, accuracy.png." in said
-    assert (
-        f"Next: hf-ltc push {tmp_path / 'run'} OWNER/NAME --fractions 0.2 --evaluation {folder}/results.json" in said
-    )
+    pushing = f"Next: hf-ltc push {tmp_path / 'run'} data-ltc --fractions 0.2 --evaluation {folder}/results.json"
+    assert pushing in said
     assert [cell["method"] for cell in found.cells] == ["full", DEFAULT_METHOD, "random"]
     # The same again trains nothing; more methods, as JSON, train theirs.
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}

@@ -106,7 +106,7 @@ def test_from_the_hub_to_the_hub_by_the_commands(hub: Hub, client: Client, small
     assert str(tmp_path) not in text and "| source model | `test_resnet` |" in text
     # Any other budget, from the source at that revision.
     done = _in_a_process(client, "push", run, "me/digits-scores", "--scores-only")
-    assert done.returncode == 0 and 'load_coreset("me/digits-scores", fraction=0.1)' in done.stdout
+    assert done.returncode == 0 and "load_coreset('me/digits-scores', fraction=0.1)" in done.stdout
     rows, _ = client(do.load_by_budget, "me/digits-scores", 0.25)
     assert rows == do.content(select_coreset(scored, 0.25).select_columns(_COLUMNS))
     _check_source_model(hub, client, tmp_path, told["source_model"]["revision"])
