@@ -124,7 +124,7 @@ def score(options: argparse.Namespace) -> None:
         *said_of_hard(hard),
         *said_of_validation(run),
     ]
-    fraction = some_fraction(result["rows"] - held)
+    fraction = some_fraction(result["rows"] - held, source)
     following = next_command(
         "select",
         Path(options.output),
@@ -176,11 +176,11 @@ def select(options: argparse.Namespace) -> None:
         label_column=kept["label_column"],
         exclude_negative=options.exclude_negative,
     )
-    save(coreset, output, {**recipe, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool}})
+    made = {**kept, "rows": summary.rows, "pool": summary.pool}
+    save(coreset, output, {**recipe, CORESET: made})
     following = [next_in_python(f"import datasets; coreset = datasets.load_from_disk({options.output!r})")]
     if "run" in recipe.get(SCORED, {}):
-        budget = options.fraction or round(summary.rows / summary.pool, 6)
-        following.insert(0, after_select(recipe, options.scored, budget, kept))
+        following.insert(0, after_select(recipe, options.scored, made))
     _report(options, {"output": options.output, **summary.to_dict()}, [str(summary)], *following)
 
 
@@ -244,7 +244,7 @@ def push(options: argparse.Namespace) -> None:
         loaded = f"import datasets; coreset = datasets.load_dataset({pushed.repo_id!r}, {first!r}, split='train')"
     else:
         pool = len(scored) - read_column(scored, options.score_column).null_count
-        budget = f"fraction={(options.fractions or [some_fraction(pool)])[0]:g}"
+        budget = f"fraction={(options.fractions or [some_fraction(pool, {})])[0]:g}"
         loaded = f"import hf_ltc; coreset = hf_ltc.load_coreset({pushed.repo_id!r}, {budget})"
     _report(options, result, text, next_in_python(loaded))
 

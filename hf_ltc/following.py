@@ -62,9 +62,11 @@ def found_anywhere(dataset: str | None) -> str | None:
     return str(local.resolve()) if local.exists() else dataset
 
 
-def some_fraction(pool: int) -> float:
-    """A budget of which some rows are left."""
-    return next((fraction for fraction in _FRACTIONS if round(fraction * pool)), 1.0)
+def some_fraction(pool: int, dataset: Mapping[str, Any], least: float = 0.0) -> float:
+    """A budget of a recorded dataset that can have a row of each class, and no smaller one than another."""
+    classes = len(dataset.get("names") or [None])
+    budgets = [least, *(fraction for fraction in _FRACTIONS if fraction > least)]
+    return next((fraction for fraction in budgets if round(fraction * pool) >= classes), 1.0)
 
 
 def differing(family: Mapping[str, str], default: Mapping[str, str]) -> dict[str, str]:
@@ -84,14 +86,13 @@ def repository_name(dataset: Mapping[str, Any]) -> str:
     return f"{stem or 'coreset'}-ltc"
 
 
-def after_select(recipe: Mapping[str, Any], scored: str, fraction: float, selection: Mapping[str, Any]) -> str:
+def after_select(recipe: Mapping[str, Any], scored: str, selection: Mapping[str, Any]) -> str:
     """The command after `select`: training models on the coreset where there are test rows, or else pushing it.
 
     Args:
         recipe (`Mapping`): The recipe beside the scored rows.
         scored (`str`): Their folder.
-        fraction (`float`): The budget.
-        selection (`Mapping`): Options of `select`.
+        selection (`Mapping`): Options of `select`; `rows`, those kept, and `pool`, those that could be.
 
     Returns:
         `str`: `Next: hf-ltc ...`.
@@ -101,6 +102,8 @@ def after_select(recipe: Mapping[str, Any], scored: str, fraction: float, select
 
     made, dataset = recipe["score"], recipe.get("dataset") or {}
     run, of_family = from_here(made["run"]), selection["score_column"] == "ltc_score"
+    pool = selection["pool"]
+    fraction = selection["fraction"] or round(selection["rows"] / pool, 6)
     given = {
         "fractions": [fraction],
         "balance": unless("class", selection["balance"]),
@@ -111,6 +114,8 @@ def after_select(recipe: Mapping[str, Any], scored: str, fraction: float, select
     if of_family and model and dataset.get("image_column") and _has_test_rows(made, dataset):
         member = next(name for name, method in METHODS.items() if method.family == made["family"])
         members = None if made["family"] == DEFAULT else member
+        # Which takes no budget without a row of each class.
+        given["fractions"] = [some_fraction(pool, dataset, fraction)]
         return next_command("evaluate", run, models=model, members=members, **given)
     if of_family:
         given |= differing(made["family"], DEFAULT)

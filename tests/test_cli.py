@@ -537,6 +537,7 @@ def test_bad_input_of_score(place, tmp_path, capsys):
     }.items():
         changed.save_to_disk(tmp_path / name)
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
     before = tree(tmp_path)
     for line, message in [
         (["nothing", *output], "no run directory 'nothing'"),
@@ -593,7 +594,7 @@ def test_bad_input_of_select(place, tmp_path, capsys):
         ([scored, "--size", "3", "--label-column", "best", *output], "--label-column 'best': no such column"),
         ([scored, "--size", "3", "--balance", "fair", *output], "argument --balance: invalid choice: 'fair'"),
         ([scored, "--size", "3", "--min-per-class", "-1", *output], "-1"),
-        ([scored, "--size", "3", "--output", scored], f"--output '{scored}' exists already"),
+        ([scored, "--size", "3", "--output", scored], f"--output '{scored}' holds '{scored}', which is read"),
     ]:
         assert re.search(message, refused(capsys, "select", *line)), line
     assert tree(tmp_path) == before
