@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +57,12 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
 
 def save(dataset: "Dataset", path: Path, recipe: dict[str, Any]) -> None:
     """Saves a dataset with its recipe; until all of it is on disk, what was there before stays."""
-    with rundir.replacing(path) as temporary:
+    # Held until it is in its place.
+    with ExitStack() as held, rundir.replacing(path) as temporary:
         temporary.mkdir()
-        with _held(temporary, str(path)):
-            dataset.save_to_disk(str(temporary))
-            rundir.write_json(temporary / rundir.RECIPE, recipe)
-            for file in temporary.iterdir():
-                rundir.sync(file)
+        held.enter_context(_held(temporary, str(path)))
+        dataset.save_to_disk(str(temporary))
+        rundir.write_json(temporary / rundir.RECIPE, recipe)
 
 
 def recipe_beside(folder: str | Path) -> dict[str, Any]:
