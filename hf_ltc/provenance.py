@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 
 from . import __version__
 
-_PACKAGES = ("accelerate", "datasets", "numpy", "timm", "torch", "transformers")
+_PACKAGES = ("accelerate", "datasets", "numpy", "timm", "torch", "torchvision", "transformers")
 
 
 def versions() -> dict[str, str]:

@@ -128,6 +128,15 @@ def test_map_scores_any_dataset_in_any_format(order, format, scope):
     assert stored(scored, "image") == stored(dataset, "image")
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, None])
+def test_map_scores_frames_of_polars(batch_size):
+    # Without images, which `datasets` does not decode for polars.
+    dataset = attached().remove_columns("image").select([HELD, 5, FLAT, 399, HELD]).with_format("polars")
+    scored = dataset.map(scorer(), batched=True, batch_size=batch_size, keep_in_memory=True)
+    assert_scores(stored(scored, "ltc_score"), [HELD, 5, FLAT, 399, HELD])
+    assert scored.features["ltc_score"] == Value("float32")
+
+
 @pytest.mark.parametrize("format", [None, "numpy", "torch"])
 def test_map_scores_row_by_row_too(format):
     rows = [1, FLAT, HELD, 4, 6]
