@@ -62,7 +62,7 @@ class Rows:
         if not isinstance(batch, Mapping):
             import polars
 
-            return batch.with_columns(polars.from_arrow(pa.array(full, mask=none)).alias(column))
+            return batch.with_columns(polars.Series(column, pa.array(full, mask=none)))
         if self.single:
             nothing = pa.nulls(1, pa.float32()) if isinstance(batch, LazyRow) else None
             return {column: nothing if none[0] else full[0]}
