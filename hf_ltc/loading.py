@@ -217,7 +217,7 @@ def _by_id(dataset: Dataset, column: str, scores: Dataset) -> Dataset:
     have, wanted = read_column(dataset, column), read_column(scores, "id")
     if have.type != wanted.type or pc.count_distinct(have).as_py() < len(have):
         raise InputError(f"column {column!r} of the source dataset has other or repeated ids than when it was scored")
-    where = pc.index_in(wanted, value_set=have.combine_chunks())
+    where = pc.index_in(wanted, value_set=have)
     if where.null_count:
         raise InputError(
             f"{where.null_count} of the {len(wanted)} scored ids are not in column {column!r} of the source dataset: "

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from datasets.features.features import require_storage_embed
-from datasets.table import embed_table_storage
+from datasets.table import embed_table_storage, table_cast
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from .columns import any_length, read_column
@@ -227,19 +227,69 @@ def parquet_shards(
     bytes_a_row = max(1.0, stored._estimate_nbytes() / max(1, len(stored)))
     rows = max(1, int(size_in_bytes(max_shard_size) / bytes_a_row))
     bounds = shard_bounds(len(stored), rows, cuts)
+    features = _readable(stored)
     groups = max(1, int(_ROW_GROUP_BYTES / bytes_a_row)) if small_groups else None
     decodable = any(require_storage_embed(feature) for feature in stored.features.values())
     for number, (start, stop) in enumerate(bounds):
         shard = stored.select(range(start, stop))
-        if decodable:
-            table = shard.with_format("arrow")[:]
+        if decodable or features != stored.features:
+            table = embed_table_storage(table_cast(shard.with_format("arrow")[:], features.arrow_schema))
+            info = stored.info.copy()
+            info.features = features
             # With a fingerprint given, which else is made of all bytes of the table joined.
-            shard = Dataset(
-                embed_table_storage(table), info=stored.info, split=stored.split, fingerprint=shard._fingerprint
-            )
+            shard = Dataset(table, info=info, split=stored.split, fingerprint=shard._fingerprint)
         name = f"{split}-{number:05d}-of-{len(bounds):05d}.parquet"
         shard.to_parquet(str(folder / name), batch_size=groups)
         yield name, folder / name
+
+
+def _readable(dataset: Dataset) -> Features:
+    """Features by which all readers can read the Parquet files of a dataset.
+
+    pyarrow 25 and older cannot read lists of a fixed size some of which are null, or are in something that is; as
+    lists of any length they are read, and `load_dataset` makes them what the card says.
+    """
+    return Features(
+        {
+            name: _any_length(feature)
+            if any(_has_null_lists(chunk) for chunk in dataset.data.column(name).chunks)
+            else feature
+            for name, feature in dataset.features.items()
+        }
+    )
+
+
+def _any_length(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _any_length(field) for name, field in feature.items()}
+    if isinstance(feature, List):
+        return List(_any_length(feature.feature))
+    return LargeList(_any_length(feature.feature)) if isinstance(feature, LargeList) else feature
+
+
+def _has_null_lists(values: pa.Array) -> bool:
+    kind = values.type
+    if pa.types.is_fixed_size_list(kind) and values.null_count:
+        return True
+    if pa.types.is_struct(kind):
+        return any(
+            _has_null_lists(field) or (values.null_count > 0 and _has_fixed_lists(field.type))
+            for field in (values.field(i) for i in range(kind.num_fields))
+        )
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        # An empty list has nothing of a fixed size either.
+        return _has_null_lists(values.flatten()) or (
+            not pa.types.is_fixed_size_list(kind) and _has_fixed_lists(kind.value_type)
+        )
+    return False
+
+
+def _has_fixed_lists(kind: pa.DataType) -> bool:
+    if pa.types.is_fixed_size_list(kind):
+        return True
+    if pa.types.is_struct(kind):
+        return any(_has_fixed_lists(kind.field(i).type) for i in range(kind.num_fields))
+    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _has_fixed_lists(kind.value_type)
 
 
 def size_in_bytes(size: int | str) -> int:
