@@ -1,17 +1,17 @@
 """Cards: what a person reads about a coreset or a source model, made from its recipe."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import CardData
 from huggingface_hub.repocard import RepoCard
 
 from . import __version__
-from .cardtexts import MUSES, dataset_values, plain, recording_rows, source_text
+from .cardtexts import MUSES, dataset_values, plain, recording_rows, source_text, string
 from .errors import InputError, one_line
 
 BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
@@ -56,7 +56,7 @@ def dataset_card(
         InputError: if the head of the existing card is no valid YAML.
     """
     values = dataset_values(repo_id, recipe)
-    values["pictures"] = [{"path": path, "text": plain(Path(path).stem.replace("_", " "))} for path in pictures]
+    values["pictures"] = [{"path": quote(path), "text": plain(Path(path).stem.replace("_", " "))} for path in pictures]
     return _written("coreset_card.md", values, metadata, repo_id, existing, previous, removed)
 
 
@@ -87,8 +87,7 @@ def source_model_card(
     loss = recipe.get("validation_loss")
     values = {
         "title": f"Source model of {source_text(recipe.get('dataset') or {}, link=False)}",
-        # As JSON, any name is a string of Python too.
-        "place": json.dumps(place, ensure_ascii=False),
+        "place": string(place),
         "local": local,
         "recording": recording_rows(recipe),
         "validation_loss": f"{loss:.3f}" if isinstance(loss, float) else None,

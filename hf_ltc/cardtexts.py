@@ -1,5 +1,6 @@
 """What cards say, as the values of their templates."""
 
+import json
 import re
 import statistics
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ _LOSSES = {
     "evaluation": "of an evaluation pass after each epoch",
     "both": "as the optimiser saw them, and of an evaluation pass after each epoch",
 }
+_AS_CODE = "source model"
+# Of more classes no one reads a table.
+_MOST_CLASSES = 1000
 _WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "as they were after the epoch"}
 
 
@@ -53,7 +57,6 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     recording = recording_rows(entry["run"]) if entry.get("run") else []
     first = next(iter(configs.values()), {"fraction": 0.1, "size": max(1, round(0.1 * entry["pool"]))})
     return {
-        "scorer": name,
         "heading": f"Chosen by {_score_title(name)}",
         "what": _what(name, entry),
         "configs": [_config_values(config, made, pool) for config, made in configs.items()],
@@ -62,11 +65,15 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "recording": recording,
         "warning": _warning(name, entry.get("run") or {}),
         "evaluation": [_evaluation_row(row) for row in entry.get("evaluation") or []],
-        "stored": next((config for config, made in configs.items() if made["stored"]), None),
-        "full": entry.get("full"),
+        "stored": next((string(config) for config, made in configs.items() if made["stored"]), None),
+        "full": code(entry["full"]) if entry.get("full") else None,
+        "full_string": string(entry.get("full")),
+        "rank_string": string(entry["rank_column"]),
+        "scorer_string": None if name == "ltc" else string(name),
         "rebuilt": bool((entry["dataset"] or {}).get("repo_id")),
         "scores": code(entry["scores"]),
         "score_column": code(entry["score_column"]),
+        "chosen": code(f"{entry['rank_column']} < n"),
         "rank_column": code(entry["rank_column"]),
         "ids": bool(entry.get("id_column")),
         "trajectories": bool(entry.get("trajectories")),
@@ -79,8 +86,9 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
                 "pool": count,
                 "counts": [summary["classes"].get(label, 0) for summary in summaries.values()],
             }
-            for label, count in pool_classes.items()
+            for label, count in list(pool_classes.items())[:_MOST_CLASSES]
         ],
+        "more_classes": f"{len(pool_classes) - _MOST_CLASSES:,}" if len(pool_classes) > _MOST_CLASSES else None,
     }
 
 
@@ -96,7 +104,7 @@ def _config_values(config: str, made: Mapping[str, Any], pool: int) -> dict[str,
     )
     scores = summary["score_range"]
     return {
-        "name": config,
+        "name": code(config, cell=True),
         "rows": f"{made['size']:,}",
         "share": f"{100 * made['size'] / pool:.3g}%",
         "per_class": each,
@@ -129,7 +137,7 @@ def _what(name: str, entry: Mapping[str, Any]) -> str:
         member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{member}`."
     keeps = "lowest" if entry["selection"]["keep"] == "lowest" else "highest"
-    return f"Rows of {source} with the {keeps} `{code(entry['score_column'])}`."
+    return f"Rows of {source} with the {keeps} {code(entry['score_column'])}."
 
 
 def _score_title(name: str) -> str:
@@ -174,7 +182,7 @@ def recording_rows(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds = recipe.get("seconds") or {}
     reliability = recipe.get("reliability")
     said: dict[str, Any] = {
-        "source model": f"`{code(config['model'])}`" if config.get("model") else None,
+        _AS_CODE: code(config["model"], cell=True) if config.get("model") else None,
         "parameters": f"{recipe['parameters']:,}" if recipe.get("parameters") else None,
         "epochs": config.get("epochs"),
         "image side": f"{training['image_size']} pixels" if training.get("image_size") else None,
@@ -187,10 +195,10 @@ def recording_rows(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         else None,
         "runs (seeds)": f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else None,
         "reliability": _reliability(reliability) if reliability else None,
-        "seconds": f"{sum(seconds.values()):,.0f} on {plain(hardware.get('device', 'unknown'))}" if seconds else None,
+        "seconds": f"{sum(seconds.values()):,.0f} on {hardware.get('device', 'unknown')}" if seconds else None,
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or None,
     }
-    return [(name, plain(value) if "`" not in str(value) else str(value)) for name, value in said.items() if value]
+    return [(name, str(value) if name == _AS_CODE else plain(value)) for name, value in said.items() if value]
 
 
 def _reliability(found: Mapping[str, Any]) -> str:
@@ -221,7 +229,7 @@ def _evaluation_row(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "rows": plain(row["rows"]),
         "number": f"{number:,}" if number is not None else "",
-        "model": f"`{code(row['model'])}`",
+        "model": code(row["model"], cell=True),
         "accuracy": f"{statistics.mean(values):.1f}%{spread}",
         "seeds": str(len(values)),
         "protocol": plain(row.get("protocol", "")),
@@ -260,18 +268,34 @@ def source_text(dataset: Mapping[str, Any], *, link: bool) -> str:
     if not link:
         return plain(repo_id)
     revision = dataset.get("revision")
-    where = ", ".join(
-        f"{name} `{code(dataset[name])}`" for name in ("config", "split", "revision") if dataset.get(name)
-    )
+    where = ", ".join(f"{name} {code(dataset[name])}" for name in ("config", "split", "revision") if dataset.get(name))
     url = f"https://huggingface.co/datasets/{repo_id}" + (f"/tree/{revision}" if revision else "")
     return f"[{plain(repo_id)}]({url})" + (f" ({where})" if where else "")
 
 
 def plain(value: Any) -> str:
-    """A text that a Markdown table takes for nothing but text."""
-    text = re.sub(r"\s+", " ", str(value)).strip()
-    return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", text)
+    """A text that Markdown, in a table too, takes for nothing but text."""
+    text = re.sub(r"\s+", " ", _written(value)).strip()
+    return re.sub(r"([\\`*_\[\]|<>~$&#])", r"\\\1", text)
 
 
-def code(value: Any) -> str:
-    return re.sub(r"[`|\s]+", " ", str(value)).strip()
+def code(value: Any, *, cell: bool = False) -> str:
+    """A text as code in Markdown, or in a `cell` of a table; of line breaks and tabs spaces are left."""
+    text = re.sub(r"\s", " ", _written(value))
+    if not text.strip():
+        return plain(repr(value))
+    # A mark longer than any inside it, and spaces which Markdown takes away again.
+    mark = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text[0] in "` " or text[-1] in "` " else ""
+    written = f"{mark}{space}{text}{space}{mark}"
+    return written.replace("|", "\\|") if cell else written
+
+
+def string(value: Any) -> str:
+    """A text as a string of Python and JSON."""
+    return json.dumps(_written(value), ensure_ascii=False)
+
+
+def _written(value: Any) -> str:
+    """Without characters that are no text: of a class whose name is that of a folder in another encoding."""
+    return str(value).encode(errors="replace").decode()

@@ -134,12 +134,18 @@ def publish(
                     pictures=sorted(path for path in paths if path.startswith(f"{_IMAGES}/")),
                 )
                 check_card(card, infos, there.repo_id)
-                kept = {addition.path_in_repo for addition in additions}
+                sent = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
+                stale = tuple(path for path in _stale(there, recipe, tables, card) if path not in sent)
+                stay = {
+                    path: known
+                    for path, known in recipe.get("files", {}).items()
+                    if path in there.files and path not in stale
+                }
                 return Change(
-                    texts={RECIPE: publishing.as_json(recipe), CARD: card},
+                    texts={RECIPE: publishing.as_json({**recipe, "files": {**stay, **sent}}), CARD: card},
                     message=f"Push {', '.join(configs)}" + (f", remove {', '.join(removed)}" if removed else ""),
                     pictures=tuple(shown),
-                    removed=tuple(path for path in _stale(there, recipe, tables, card) if path not in kept),
+                    removed=stale,
                 )
 
             return commit(api, there, "dataset", additions, change, tuple(table.files for table in tables), configs)

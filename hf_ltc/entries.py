@@ -24,6 +24,8 @@ from .trajectories import Trajectories
 
 ORIGIN = ("repo_id", "config", "split", "revision")
 _AGREE = 1e-5
+# What stays known of a coreset where the same scores are pushed without it.
+_KNOWN = ("full", "full_features", "evaluation", "run", "family")
 
 
 def describe_scored(
@@ -118,6 +120,8 @@ def coreset_tables(
     entry["configs"] = {}
     for fraction, size in dict.fromkeys([*((f, None) for f in fractions), *((None, s) for s in sizes)]):
         name = publishing.budget_name(scorer, fraction, size)
+        if name in entry["configs"]:
+            raise InputError(f"two of `fractions` or `sizes` are so near that both are called {name!r}: give one")
         coreset = select_coreset(ranked, fraction, size, score_column=score, label_column=label, **options)
         summary = describe_coreset(
             coreset, ranked, score_column=score, label_column=label, exclude_negative=options["exclude_negative"]
@@ -129,6 +133,7 @@ def coreset_tables(
             "size": len(coreset),
             "stored": not scores_only,
             "digest": publishing.digest(coreset, label, score, rank),
+            "features": publishing.features_digest(coreset.features),
             "identity": {key: value for key, value in identity.items() if key not in ("repo_id", "revision")},
             "summary": summary.to_dict(),
         }
@@ -142,10 +147,12 @@ def coreset_tables(
     scores = publishing.scores_table(plain, label, score, rank, entry["id_column"], with_trajectories)
     tables.append(Table(entry["scores"], "train", scores, entry["scores"]))
     entry["full"] = publishing.config_name("full", scorer) if full else None
+    entry["full_features"] = None
     if full:
         ordered = publishing.coreset_first(plain.select_columns(columns), rank)
         cuts = tuple(made["size"] for made in entry["configs"].values())
         tables.append(Table(entry["full"], "train", ordered, entry["full"], cuts, small_groups=True))
+        entry["full_features"] = publishing.features_digest(ordered.features)
     return tables
 
 
@@ -157,7 +164,7 @@ def further_splits(
     # Not of the whole dataset in coreset order, which is read by rank: rows of other splits have none.
     with_rows = [table for table in tables if table.config in entry["configs"]]
     if splits and not with_rows:
-        raise InputError("splits go with coresets: give fractions or sizes too")
+        raise InputError("`splits` go with coresets: give `fractions` or `sizes` too")
     for split, rows in splits.items():
         if not re.fullmatch(r"\w+(\.\w+)*", split) or split == "train":
             raise InputError(f"a further split cannot be called {split!r}: use another name of letters and digits")
@@ -201,7 +208,7 @@ def with_coreset(
             known = {name: before["dataset"][name] for name in ORIGIN if before["dataset"].get(name) is not None}
             entry = {
                 **entry,
-                **{name: entry[name] or before.get(name) for name in ("full", "evaluation", "run", "family")},
+                **{name: entry[name] or before.get(name) for name in _KNOWN},
                 "configs": {**before["configs"], **made_now},
                 "splits": sorted({*entry["splits"], *before["splits"]}),
                 "dataset": entry["dataset"] if "repo_id" in entry["dataset"] else {**entry["dataset"], **known},

@@ -94,13 +94,19 @@ def push_coreset(
     check_repo_id(repo_id)
     if unknown := set(selection) - set(SELECTION):
         raise InputError(f"push_coreset has no option {sorted(unknown)[0]!r}: it has {', '.join(SELECTION)}")
+    publishing.check_score_column(score_column)
     options = {**SELECTION, **selection}
+    for name, budgets in (("fractions", fractions), ("sizes", sizes)):
+        if isinstance(budgets, str | int | float):
+            raise InputError(f"`{name}` is {budgets!r}: give a list, such as [{budgets!r}]")
     if not fractions and not sizes and not full and not scores_only:
-        raise InputError("nothing to push: give budgets as fractions (or sizes), or full, or scores_only")
+        raise InputError("nothing to push: give budgets as `fractions` (or `sizes`), or `full`, or `scores_only`")
     if scores_only and (full or splits):
-        raise InputError("scores_only pushes no rows, so it goes neither with full nor with splits")
+        raise InputError("`scores_only` pushes no rows, so it goes neither with `full` nor with `splits`")
     if full and not publishing.is_prefix(options):
-        raise InputError("full is an order of which coresets are the beginning: coverage and min_per_class give none")
+        raise InputError(
+            "`full` is an order of which coresets are the beginning: `coverage` and `min_per_class` give none"
+        )
     require_dataset(scored, "scored")
     publishing.size_in_bytes(max_shard_size)
     for row in evaluation:
@@ -108,6 +114,9 @@ def push_coreset(
     for picture in pictures:
         if not Path(picture).is_file():
             raise InputError(f"no picture {str(picture)!r}: give files")
+    shown = [Path(picture).name for picture in pictures]
+    if twice := [name for name in shown if shown.count(name) > 1]:
+        raise InputError(f"two of `pictures` are called {twice[0]!r}: give them names of their own")
     api = hub_api(token)
     entry, ranked = describe_scored(scored, score_column, label_column, options, trajectories)
     scorer = publishing.scorer_name(score_column)
@@ -235,10 +244,15 @@ def push_source_model(
 
 def _check_evaluation(row: Mapping[str, Any]) -> None:
     if missing := [name for name in ("rows", "model", "accuracy") if name not in row]:
-        raise InputError(f"evaluation {dict(row)!r} has no {missing[0]!r}: give rows, model and accuracy")
-    accuracies = np.asarray(row["accuracy"])
+        raise InputError(f"`evaluation` {dict(row)!r} has no {missing[0]!r}: give rows, model and accuracy")
+    try:
+        accuracies = np.asarray(row["accuracy"], dtype=np.float64)
+    except (TypeError, ValueError):
+        accuracies = np.empty(0)
     if accuracies.ndim != 1 or not len(accuracies) or not ((accuracies >= 0) & (accuracies <= 1)).all():
-        raise InputError(f"accuracy is {row['accuracy']!r}: give a list of one number in [0, 1] for each seed")
+        raise InputError(
+            f"in `evaluation` accuracy is {row['accuracy']!r}: give a list of one number in [0, 1] for each seed"
+        )
 
 
 def _add_source(
@@ -247,7 +261,7 @@ def _add_source(
     """Adds where the source dataset is to its identity, if that can be found, and returns the metadata of its card."""
     given = {key: value for key, value in (source or {}).items() if value is not None}
     if unknown := set(given) - set(ORIGIN):
-        raise InputError(f"source has no {sorted(unknown)[0]!r}: give {', '.join(ORIGIN)}")
+        raise InputError(f"`source` has no {sorted(unknown)[0]!r}: give {', '.join(ORIGIN)}")
     known = {key: identity.pop(key) for key in ORIGIN if key in identity}
     where: dict[str, str] = {"split": str(scored.split or "train")}
     for origin in (cached_origin(scored), known):
@@ -268,7 +282,7 @@ def _add_source(
             where = {"split": where["split"]}
     elif needed:
         raise InputError(
-            "scores_only needs to know where others find the rows: give source={'repo_id': OWNER/NAME, 'split': ...}"
+            "`scores_only` needs to know where others find the rows: give `source`, with repo_id and split"
         )
     identity |= where
     return carried

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from . import publishing
@@ -97,6 +98,7 @@ def load_trajectories(repo_id: str, *, revision: str | None = None, token: str |
         raise damaged(repo_id, f"of the trajectories it lacks {error}") from error
     if losses_digest(run) != entry["digest"]:
         raise _disagrees(repo_id, "the losses are not those that its recipe is of")
+    _check_files(there, TRAJECTORIES, token)
     return run
 
 
@@ -119,7 +121,12 @@ def _load_stored(
     rows = _load(there, name, token)
     if len(rows) != made["size"] or _digest(rows, entry, there, entry["label_column"]) != made["digest"]:
         raise _disagrees(there.repo_id, f"the labels, scores or ranks of {name!r} are not those of its recipe")
+    found = publishing.features_digest(rows.features)
+    # Older versions did not say it.
+    if made.get("features", found) != found:
+        raise _disagrees(there.repo_id, f"the columns of {name!r}, their types or classes are not those of its recipe")
     _check(rows, made["identity"], there, f"the rows of {name!r}")
+    _check_files(there, name, token)
     return rows
 
 
@@ -138,6 +145,10 @@ def _load_beginning(there: Repository, entry: Mapping[str, Any], rows: int, toke
     chosen = chosen.select(position[read_column(wanted, rank).to_numpy()])
     if _digest(chosen, entry, there, entry["label_column"]) != _digest(wanted, entry, there, "label"):
         raise _disagrees(there.repo_id, f"the labels or scores of {entry['full']!r} and {entry['scores']!r} differ")
+    found = publishing.features_digest(chosen.features)
+    if (entry.get("full_features") or found) != found:
+        raise _disagrees(there.repo_id, f"the columns of {entry['full']!r}, their types or classes are others")
+    _check_files(there, entry["full"], token)
     return chosen
 
 
@@ -152,7 +163,7 @@ def _rebuild(
             budgets = ", ".join(name for name, made in entry["configs"].items() if made["stored"])
             raise InputError(
                 f"{there.repo_id!r} has no coreset of {rows} rows (it has {budgets or 'none'}) and does not say where "
-                "its source dataset is: give that as dataset=..."
+                "its source dataset is: give that as `dataset`"
             )
         dataset = _load_source(recorded, there)
     if entry["id_column"]:
@@ -198,6 +209,7 @@ def _load_scores(there: Repository, entry: Mapping[str, Any], token: str | None)
         raise _disagrees(
             there.repo_id, f"the labels, scores or ranks of {entry['scores']!r} are not those of its recipe"
         )
+    _check_files(there, entry["scores"], token)
     return scores
 
 
@@ -240,6 +252,27 @@ def _digest(rows: Dataset, entry: Mapping[str, Any], there: Repository, label: s
         return publishing.digest(rows, label, entry["score_column"], entry["rank_column"])
     except (InputError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise damaged(there.repo_id, one_line(error)) from error
+
+
+def _check_files(there: Repository, folder: str, token: str | None) -> None:
+    """Compares the files of a configuration with those that were pushed, by their digests: nothing is read again."""
+    files = (there.recipe or {}).get("files") or {}
+    if not isinstance(files, Mapping):
+        raise damaged(there.repo_id, f"its files are {type(files).__name__}")
+    recorded = {path: digest for path, digest in files.items() if path.startswith(f"{folder}/")}
+    if not recorded:
+        # Older versions did not say it.
+        return
+    with explained(there.repo_id, "load from"):
+        tree = hub_api(token).list_repo_tree(there.repo_id, folder, revision=there.head, repo_type="dataset")
+        listed = {file.path: file for file in tree if isinstance(file, RepoFile)}
+    for path, digest in recorded.items():
+        if path not in listed:
+            raise _disagrees(there.repo_id, f"{path} is missing")
+        if (stored := listed[path].lfs) is not None and stored.sha256 != digest:
+            raise _disagrees(there.repo_id, f"{path} is not the file that was pushed")
+    if more := [path for path in listed if path not in recorded and path.endswith(".parquet")]:
+        raise _disagrees(there.repo_id, f"{more[0]} was not pushed with it")
 
 
 def _disagrees(repo_id: str, reason: str) -> InputError:

@@ -54,6 +54,19 @@ def scorer_name(score_column: str) -> str:
     return score_column.removesuffix("_score")
 
 
+def check_score_column(score_column: str) -> None:
+    """Checks that folders on the Hub can be named by a score.
+
+    Raises:
+        InputError: if its name has what is part of paths or patterns.
+    """
+    if not scorer_name(score_column) or re.search(r"[<>:/\\|?*\[\]\x00-\x1f]", score_column):
+        raise InputError(
+            f"`score_column` is {score_column!r}: folders on the Hub are named by it, which have none of "
+            "< > : / \\ | ? * [ ] in their names: rename the column"
+        )
+
+
 def rank_name(score_column: str) -> str:
     """The column that ranks by a score, as [`rank_coreset`] calls it."""
     return f"{scorer_name(score_column)}_rank"
@@ -186,6 +199,11 @@ def digest(dataset: Dataset, label_column: str, score_column: str, rank_column: 
     return whole.hexdigest()
 
 
+def features_digest(features: Features) -> str:
+    """Tells columns, their types and the names of their classes from any other; hexadecimal SHA-256."""
+    return hashlib.sha256(json.dumps([*features.to_dict().items()]).encode()).hexdigest()
+
+
 def _classes(dataset: Dataset, label_column: str) -> np.ndarray:
     if isinstance(dataset.features[label_column], ClassLabel):
         return read_labels(dataset, label_column).astype("<i8")
@@ -303,7 +321,7 @@ def size_in_bytes(size: int | str) -> int:
     except (TypeError, ValueError):
         found = 0
     if found < 1:
-        raise InputError(f"max_shard_size is {size!r}: it must be a number of bytes, or a text such as '500MB'")
+        raise InputError(f"`max_shard_size` is {size!r}: it must be a number of bytes, or a text such as '500MB'")
     return found
 
 

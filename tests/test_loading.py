@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Value
+from datasets import ClassLabel, Dataset, List, Value
 
 from hf_ltc import InputError, Trajectories, load_coreset, rank_coreset, select_coreset
 from hf_ltc.columns import with_columns
@@ -202,6 +202,107 @@ def test_a_source_that_is_not_the_one_scored_is_refused(hub: Hub, client: Client
     repo.add_commit("main", whole, "mended")
 
 
+@pytest.mark.parametrize(("name", "files", "fraction"), [("coreset-10pct", 1, 0.1), ("full", 2, 0.2)])
+def test_what_no_digest_of_labels_and_scores_tells_is_refused(
+    hub: Hub, client: Client, pushed: str, name: str, files: int, fraction: float
+):
+    path = _FILE.format(name, files)
+    # The same rows in a file that was written otherwise: as little as a byte of any column would do.
+    repo = hub.dataset(pushed)
+    whole = dict(repo.files)
+    _tampered(hub, pushed, path, _parquet(pq.read_table(pa.BufferReader(whole[path]))))
+    told = client(do.complaint, do.load_by_budget, pushed, fraction)
+    assert told.startswith(
+        f"refused, as recipe and data of 'me/tamper' disagree: {path} is not the file that was pushed"
+    )
+    recipe = json.loads(whole["recipe.json"])
+    for said in ([], "x", {path: 3}):
+        _tampered(hub, pushed, "recipe.json", json.dumps({**recipe, "files": said}).encode())
+        told = client(do.complaint, do.load_by_budget, pushed, fraction)
+        assert said == [] or (told is not None and "\n" not in told)
+    repo.add_commit("main", whole, "mended")
+
+
+def test_names_of_the_classes_of_any_column_are_compared(hub: Hub, client: Client, rows: Dataset):
+    colors = ClassLabel(names=["red", "green", "blue"])
+    two = with_columns(rows, {"color": (pa.array(np.arange(len(rows)) % 3), colors)})
+    run = do.recorded(two)
+    client(do.push, run.score(two), "me/colors", [0.1], trajectories=run, full=True, label_column="label")
+    repo = hub.dataset("me/colors")
+    whole = dict(repo.files)
+    card = whole["README.md"].decode()
+    for one, other in (("'0': red", "'0': green"), ("'1': green", "'1': red")):
+        assert one in card
+        card = card.replace(one, other)
+    _tampered(hub, "me/colors", "README.md", card.encode())
+    for fraction, config in ((0.1, "coreset-10pct"), (0.2, "full")):
+        told = client(do.complaint, do.load_by_budget, "me/colors", fraction)
+        assert f"the columns of {config!r}, their types or classes are" in told and "\n" not in told
+
+
+def _fixed(data: bytes, column: str, length: int) -> bytes:
+    table = pq.read_table(pa.BufferReader(data))
+    place = table.column_names.index(column)
+    values = table.column(column).cast(pa.list_(pa.float32(), length))
+    schema = table.schema.set(place, pa.field(column, values.type)).remove_metadata()
+    return _parquet(table.set_column(place, column, values).cast(schema).replace_schema_metadata(None))
+
+
+def test_a_repository_of_an_older_version_is_loaded_and_pushed_to(
+    hub: Hub, client: Client, visitor: Client, rows: Dataset, run: Trajectories
+):
+    """Which had lists of a fixed size, and no digests of files and features."""
+    source = _source(client, rows, "me/older-source")
+    scored = run.score(rows).remove_columns("ltc_rank")
+    options = {"coverage": "beta", "trajectories": run, "source": source}
+    client(do.push, scored, "me/older", [0.1], **options)
+    client(run.push_to_hub, "me/older")
+    repo = hub.dataset("me/older")
+    files = dict(repo.files)
+    for path, length in ((_FILE.format("scores", 1), 6), (_FILE.format("trajectories", 1), 6)):
+        files[path] = _fixed(files[path], "loss_trajectory", length)
+    recipe = json.loads(files["recipe.json"])
+    del recipe["files"], recipe["coresets"]["ltc"]["full_features"]
+    for made in recipe["coresets"]["ltc"]["configs"].values():
+        del made["features"]
+    files["recipe.json"] = json.dumps(recipe).encode()
+    card = files["README.md"].decode()
+    assert card.count("    list: float32\n") == 3
+    files["README.md"] = card.replace("    list: float32\n", "    list: float32\n    length: 6\n").encode()
+    repo.add_commit("main", files, "as an older version wrote it")
+    local = select_coreset(scored, 0.2, coverage="beta")
+    for way in ("older", "pushed to again"):
+        assert visitor(do.load_by_budget, "me/older", 0.1)[0] == do.content(
+            select_coreset(scored, 0.1, coverage="beta").select_columns(["image", "label", "ltc_score", "ltc_rank"])
+        ), way
+        assert [row["ltc_score"] for row in visitor(do.load_by_budget, "me/older", 0.2)[0]] == local["ltc_score"][:]
+        np.testing.assert_array_equal(visitor(Trajectories.from_hub, "me/older").losses, run.losses)
+        client(do.push, scored, "me/older", sizes=[9], **options)
+    schema = pq.read_schema(pa.BufferReader(repo.files[_FILE.format("scores", 1)]))
+    assert not pa.types.is_fixed_size_list(schema.field("loss_trajectory").type)
+
+
+def test_lists_of_a_user_that_are_null_come_back_as_they_were(hub: Hub, client: Client, visitor: Client):
+    rows = do.labelled(40, 2)
+    values = [None if i % 3 == 0 else [float(i), 0.5] for i in range(40)]
+    nested = [{"box": values[i]} for i in range(40)]
+    kind = List(Value("float32"), length=2)
+    rows = with_columns(rows, {
+        "point": (pa.array(values, pa.list_(pa.float32(), 2)), kind),
+        "object": (pa.array(nested, pa.struct({"box": pa.list_(pa.float32(), 2)})), {"box": kind}),
+        "ltc_score": (pa.array(np.arange(40, dtype=np.float32)), Value("float32")),
+    })  # fmt: skip
+    client(do.push, rows, "me/points", [0.5], full=True)
+    local = select_coreset(rows, 0.5)
+    assert visitor(do.load, "me/points", "coreset-50pct") == (do.content(local), local.features)
+    assert visitor(do.load_by_budget, "me/points", 0.5) == (do.content(local), local.features)
+    assert visitor(do.load_by_budget, "me/points", 0.25)[1] == local.features
+    for path, content in hub.dataset("me/points").files.items():
+        if path.startswith(("coreset", "full")):
+            # In Parquet itself, for readers that know nothing of datasets.
+            assert "fixed_size_list" not in str(pq.read_schema(pa.BufferReader(content)).remove_metadata())
+
+
 def _broken(recipe: dict[str, Any], way: str) -> bytes:
     entry = recipe["coresets"]["ltc"]
     if way == "format":
@@ -275,7 +376,7 @@ def test_a_budget_that_cannot_be_had_names_those_that_can(client: Client, scored
     said = client(do.complaint, do.load_by_budget, "me/only", 0.2)
     assert said == (
         "'me/only' has no coreset of 24 rows (it has coreset-10pct, coreset-30pct) and does not say where its source "
-        "dataset is: give that as dataset=..."
+        "dataset is: give that as `dataset`"
     )
     with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
         load_coreset("me/only", 0.1)
