@@ -189,8 +189,14 @@ def push(options: argparse.Namespace) -> None:
 
     from .columns import read_column
     from .hub import push_coreset, push_source_model
+    from .publishing import scorer_name
+    from .repository import check_repo_id
     from .trajectories import Trajectories
 
+    # All of them before any work is done.
+    for name in ("repo_id", "source", "source_model"):
+        if (given := getattr(options, name)) is not None:
+            check_repo_id(given, name)
     run = Trajectories.load(options.run, losses=options.losses)
     if options.scored is None:
         scored = run.score(_recorded_split(options, run), balance=options.balance, **_family(options))
@@ -245,6 +251,8 @@ def push(options: argparse.Namespace) -> None:
     else:
         pool = len(scored) - read_column(scored, options.score_column).null_count
         budget = f"fraction={(options.fractions or [some_fraction(pool, {})])[0]:g}"
+        scorer = scorer_name(options.score_column)
+        budget += "" if scorer == "ltc" else f", scorer={scorer!r}"
         loaded = f"import hf_ltc; coreset = hf_ltc.load_coreset({pushed.repo_id!r}, {budget})"
     _report(options, result, text, next_in_python(loaded))
 

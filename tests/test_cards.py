@@ -2,16 +2,20 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 from huggingface_hub import DatasetCard, ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_ltc import InputError, Trajectories, cards
+from hf_ltc import InputError, Trajectories, cards, cardtexts
+from hf_ltc.columns import with_columns
 
 from . import hub_clients as do
 from .hub_server import Client, Hub
@@ -321,6 +325,72 @@ def test_a_repository_of_another_dataset_is_left_alone(client: Client, scored: D
     other = do.recorded(small["test"], held=10).score(small["test"])
     said = client(do.complaint, do.push, other, "me/other", [0.1])
     assert said == "'me/other' holds coresets by 'ltc' of another dataset: push to another repository"
+
+
+_ODD = ["a|b", "`a`", "``", "a``b", "<b>bold</b>", "<!-- a", "$a$", "~~a~~", "&lt;", "*a*", "_a_", "[a](b)", "![a](b)",
+        "a\nb", "\\\\|", "# a", " ", "</details>", "{{ a }}", "日本", "---", "a\\", "| --- |"]  # fmt: skip
+
+
+def _shown(card: str) -> list[str]:
+    """The names in the table of the classes, as a reader of Markdown sees them: marks after a backslash are text."""
+    _, _, table = card.partition("<summary>Rows of each class</summary>")
+    rows = [line for line in table.partition("</details>\n\n")[0].splitlines() if line.startswith("|")][2:]
+    cells = [re.split(r"(?<!\\)(?:\\\\)*\|", row)[1].strip() for row in rows]
+    assert not any(re.search(r"(?<!\\)(?:\\\\)*[`*_<>\[\]~$&#]", cell) for cell in cells)
+    return [re.sub(r"\\([\\`*_\[\]|<>~$&#])", r"\1", cell) for cell in cells]
+
+
+def test_names_are_text_in_the_tables_of_a_card(hub: Hub, client: Client):
+    rows = do.labelled(len(_ODD) * 4, classes=len(_ODD)).cast_column("label", ClassLabel(names=_ODD))
+    scored = do.recorded(rows, held=4).score(rows)
+    client(do.push, scored, "me/odd", [0.5], dataset_name="<i>$x$ | `y`\nz")
+    card = hub.dataset("me/odd").files["README.md"].decode()
+    assert _shown(card) == [" ".join(name.split()) for name in _ODD]
+    assert "\n# Coresets of \\<i\\>\\$x\\$ \\| \\`y\\` z\n" in card
+
+
+def test_names_of_columns_are_code_and_strings_in_a_card(hub: Hub, client: Client, visitor: Client):
+    for column, shown in (
+        ('it\'s "$my$" `score`_score', '``it\'s "$my$" `score`_score``'),
+        ("`_score", "`` `_score ``"),
+    ):
+        rows = do.labelled(40, 2)
+        scores = pa.array(np.random.default_rng(0).random(40, dtype=np.float32))
+        scored = with_columns(rows, {column: (scores, Value("float32"))})
+        repo_id = f"me/code-{len(column)}"
+        client(do.push, scored, repo_id, [0.5], score_column=column, full=True)
+        card = hub.dataset(repo_id).files["README.md"].decode()
+        assert f"Rows of a dataset with the highest {shown}." in card
+        assert visitor(_snippets, card) == [{"coreset": 20}, {"coreset": 20, "stream": 20}]
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "cell"),
+    [("a", "`a`", "`a`"), ("a`b", "``a`b``", "``a`b``"), ("`", "`` ` ``", "`` ` ``"), ("a|b", "`a|b`", r"`a\|b`"),
+     (" a", "`  a `", "`  a `"), ("a\nb", "`a b`", "`a b`"), ("", "''", "''"), ("a\ud800", "`a?`", "`a?`")],
+)  # fmt: skip
+def test_code_in_markdown(value: str, text: str, cell: str):
+    assert cardtexts.code(value) == text and cardtexts.code(value, cell=True) == cell
+
+
+def test_two_pictures_of_one_name_are_refused(client: Client, scored: Dataset, tmp_path: Path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my curve (1).png").write_bytes(b"x")
+    pictures = [tmp_path / folder / "my curve (1).png" for folder in ("a", "b")]
+    said = client(do.complaint, do.push, scored, "me/pictures", [0.1], pictures=pictures)
+    assert said == "two of `pictures` are called 'my curve (1).png': give them names of their own"
+    assert "![my curve (1)](images/my%20curve%20%281%29.png)" in _card(pictures=["images/my curve (1).png"])
+
+
+def test_of_very_many_classes_a_card_shows_some(hub: Hub, client: Client, visitor: Client):
+    names = [f"class {i:05d}" for i in range(3_000)]
+    rows = do.labelled(6_000, classes=3_000).cast_column("label", ClassLabel(names=names))
+    scores = pa.array(np.random.default_rng(0).random(6_000, dtype=np.float32))
+    client(do.push, with_columns(rows, {"ltc_score": (scores, Value("float32"))}), "me/very-many", [0.5])
+    card = hub.dataset("me/very-many").files["README.md"].decode()
+    assert len(_shown(card)) == 1_000 and "Of 2,000 more classes `recipe.json` has the numbers." in card
+    assert visitor(do.load, "me/very-many", "coreset-50pct")[1]["label"].names == names
 
 
 def test_a_card_of_many_classes(hub: Hub, client: Client):
