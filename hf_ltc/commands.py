@@ -188,7 +188,7 @@ def push(options: argparse.Namespace) -> None:
     from datasets import load_from_disk
 
     from .columns import read_column
-    from .hub import push_coreset, push_source_model
+    from .hub import push_coreset, push_source_model, source_model_folder
     from .publishing import scorer_name
     from .repository import check_repo_id
     from .trajectories import Trajectories
@@ -197,6 +197,8 @@ def push(options: argparse.Namespace) -> None:
     for name in ("repo_id", "source", "source_model"):
         if (given := getattr(options, name)) is not None:
             check_repo_id(given, name)
+    if options.source_model is not None:
+        source_model_folder(options.run)
     run = Trajectories.load(options.run, losses=options.losses)
     if options.scored is None:
         scored = run.score(_recorded_split(options, run), balance=options.balance, **_family(options))
@@ -209,10 +211,6 @@ def push(options: argparse.Namespace) -> None:
         if "validation" in splits or not (run.validation_rows >= 0).any():
             raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
         splits["validation"] = scored.select(run.validation_rows)
-    # First, since it is soon said if there is none.
-    model = options.source_model and push_source_model(
-        options.run, options.source_model, dataset_name=options.dataset_name, private=options.private or None
-    )
     evaluation, pictures = _evaluation(options, run)
     pushed = push_coreset(
         scored,
@@ -234,6 +232,10 @@ def push(options: argparse.Namespace) -> None:
         score_column=options.score_column,
         balance=options.balance,
         keep=options.keep,
+    )
+    # After what may be refused.
+    model = options.source_model and push_source_model(
+        options.run, options.source_model, dataset_name=options.dataset_name, private=options.private or None
     )
     result: dict[str, Any] = {
         "repo_id": pushed.repo_id,

@@ -212,10 +212,7 @@ def push_source_model(
         InputError: if there is no source model, or as [`push_coreset`].
     """
     check_repo_id(repo_id)
-    places = [Path(run), *sorted(Path(run).glob("seed-*"))]
-    folder = next((path for path in places if (path / "source_model").is_dir()), None)
-    if folder is None:
-        raise InputError(f"no source model in {str(run)!r}: give a finished run directory of hf-ltc record")
+    folder = source_model_folder(run)
     model = folder / "source_model"
     recipe = publishing.public_recipe(read_json(folder / RECIPE))
     recipe["validation_loss"] = float(np.mean(Trajectories.load(folder, mmap=True).validation_losses[-1]))
@@ -240,6 +237,19 @@ def push_source_model(
         there = open_repository(api, repo_id, "model", private)
         additions = [CommitOperationAdd(path.name, str(path)) for path in weights]
         return commit(api, there, "model", additions, change, _WEIGHTS, ["source model"])
+
+
+def source_model_folder(run: str | Path) -> Path:
+    """The run directory, or that of the first of its seeds, that has a source model.
+
+    Raises:
+        InputError: if there is none.
+    """
+    places = [Path(run), *sorted(Path(run).glob("seed-*"))]
+    folder = next((path for path in places if (path / "source_model").is_dir()), None)
+    if folder is None:
+        raise InputError(f"no source model in {str(run)!r}: give a finished run directory of hf-ltc record")
+    return folder
 
 
 def _check_evaluation(row: Mapping[str, Any]) -> None:

@@ -246,3 +246,23 @@ def test_the_member_of_the_family_is_found(small: DatasetDict, member: dict[str,
     run = do.recorded(small["train"], held=100)
     scored = run.score(small["train"], **member)
     assert _family(run, scored, "ltc_score") == member
+
+
+def test_a_source_model_is_not_pushed_with_a_coreset_that_is_refused(
+    hub: Hub, client: Client, small: DatasetDict, tmp_path: Path
+):
+    small.save_to_disk(str(tmp_path / "data"))
+    do.recorded(small["train"]).save(tmp_path / "run")
+    (tmp_path / "run" / "source_model").mkdir()
+    arguments = [
+        tmp_path / "run",
+        "me/x",
+        "--sizes",
+        1_000,
+        "--source-model",
+        "me/early",
+        "--dataset",
+        tmp_path / "data",
+    ]
+    code, error = client(_told, "push", *arguments)
+    assert code == 2 and "only 120 rows could be chosen" in error and ("model", "me/early") not in hub.repos
