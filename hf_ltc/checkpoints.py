@@ -19,6 +19,7 @@ from . import models, rundir
 from .collated import Collate, accepted_columns, check_signals, evaluate_rows, rows_to_record
 from .errors import InputError, one_line
 from .recording import TRAIN, VALIDATION, signals_of
+from .torchstate import usual_torch
 from .trajectories import Trajectories
 
 Checkpoint = nn.Module | Mapping[str, torch.Tensor] | str | Path | Callable[[], nn.Module]
@@ -215,6 +216,7 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
     return model
 
 
+@usual_torch()
 def _from_folder(path: Path) -> nn.Module:
     made = rundir.read_json(path / "config.json").get("architectures")
     if not made:

@@ -32,6 +32,7 @@ from .provenance import hardware, versions
 from .report import write_results
 from .results import Evaluation
 from .targets import train_on
+from .torchstate import usual_torch
 from .training import TrainingConfig, steps_per_epoch
 from .trajectories import Trajectories
 from .workers import workers_watched
@@ -67,6 +68,7 @@ class _Cell:
 
 
 @workers_watched()
+@usual_torch()
 def evaluate_coresets(
     config: EvaluateConfig,
     runs: Trajectories | Mapping[str, Trajectories],

@@ -22,6 +22,7 @@ from .runfiles import LOSSES, VALIDATION_LOSS, write_rows
 from .trajectories import Trajectories
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
+_PROCESSES = "processes"
 
 
 class LossBuffer:
@@ -83,6 +84,8 @@ class LossBuffer:
                 )
         # A copy: on the CPU the array would be cleared with the buffer.
         host = self.table[:-1].to("cpu", copy=True).numpy()
+        # A state that is kept between two epochs has nothing of the one before.
+        self.clear()
         return dict(zip(self.names, host))
 
     def clear(self) -> None:
@@ -215,6 +218,10 @@ class TrajectoryRecorder:
     def is_main(self) -> bool:
         return self.accelerator is None or self.accelerator.is_main_process
 
+    @property
+    def _processes(self) -> int:
+        return 1 if self.accelerator is None else self.accelerator.num_processes
+
     @contextmanager
     def epoch(self, number: int | None = None) -> Iterator[None]:
         """Records one epoch: what `update` gets inside the block is joined, checked and written at its end.
@@ -272,13 +279,31 @@ class TrajectoryRecorder:
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             for table in tables.values():
                 torch.distributed.all_reduce(table)
-        return {split: table.cpu() for split, table in tables.items()}
+        processes = torch.tensor(self._processes)
+        return {**{split: table.cpu() for split, table in tables.items()}, _PROCESSES: processes}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Puts back what [`state_dict`] gave; called on every process, of which one takes the values."""
+        """Puts back what [`state_dict`] gave; called on every process, of which one takes the values.
+
+        Raises:
+            InputError: if it is of another number of processes, to which the rows come in another order, or of
+                another recorder.
+        """
+        tables = {split: table for split, table in state.items() if split != _PROCESSES}
+        if (was := int(state.get(_PROCESSES, self._processes))) != self._processes:
+            raise InputError(
+                f"the state is of an epoch begun on {was} processes, now {self._processes} go on with it, and rows "
+                f"come in another order: start {was}, or begin the epoch again without load_state_dict"
+            )
+        shapes = {split: tuple(table.shape) for split, table in tables.items()}
+        if shapes != (own := {split: tuple(buffer.table.shape) for split, buffer in self._buffers.items()}):
+            raise InputError(
+                f"the state is of another recorder (it has {shapes}, this one {own}): make the recorder with the same "
+                "rows, losses and validation samples"
+            )
         self.clear()
         if self.is_main:
-            for split, table in state.items():
+            for split, table in tables.items():
                 self._buffers[split].table.copy_(table)
 
     def collect(self, epoch: int) -> dict[str, np.ndarray]:

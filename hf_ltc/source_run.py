@@ -32,6 +32,7 @@ from .recorded import RecordedDataset, recorded_dataset
 from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_hold, signals_of
 from .resuming import CHECKPOINT, is_finished, resume, write_checkpoint
 from .runfiles import write_rows
+from .torchstate import usual_torch
 from .trajectories import Trajectories
 from .workers import workers_watched
 
@@ -42,6 +43,7 @@ _LOCK = ".lock"
 
 
 @workers_watched()
+@usual_torch()
 def record(
     config: RecordConfig,
     train: Dataset,

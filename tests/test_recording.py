@@ -346,6 +346,17 @@ def test_validation_samples_are_told_from_the_rows_by_the_ids_too(tmp_path):
         TrajectoryRecorder(tmp_path / "run", validation_rows=["c", "d"], **options)
 
 
+def test_the_state_between_two_epochs_is_empty(tmp_path):
+    made = recorder(tmp_path / "run")
+    record_epochs(made, 1, seed=1)
+    state = made.state_dict()
+    with made.epoch():
+        made.load_state_dict(state)
+        made.update(np.arange(7), np.full(7, 2.0))
+        made.update(np.arange(3), np.full(3, 3.0), split="validation")
+    assert (made.finish().losses[1] == 2.0).all()
+
+
 def test_a_recorder_made_in_inference_mode_records_outside(tmp_path):
     with torch.inference_mode():
         made = recorder(tmp_path / "run")
