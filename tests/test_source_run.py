@@ -652,6 +652,12 @@ def test_several_processes_record_what_one_does(alone, world):
             np.testing.assert_allclose(several.signals[signal_name], values, atol=1e-4, rtol=1e-4)
 
 
+def refused_recording(data, config, said):
+    with pytest.raises(InputError) as error:
+        record_from_disk(data, config)
+    Path(f"{said}-{os.environ.get('RANK', 0)}").write_text(str(error.value))
+
+
 def test_two_processes_killed_end_bit_by_bit_the_same(uninterrupted, tmp_path):
     data, _, duration = uninterrupted
     assert finish(start(record_from_disk, data, vars(settings(tmp_path / "whole", **KILLED)), world=2)) == [0, 0]
@@ -668,6 +674,19 @@ def test_two_processes_killed_end_bit_by_bit_the_same(uninterrupted, tmp_path):
             check_published(tmp_path / "run", whole, known)
     assert finish(start(record_from_disk, data, vars(settings(tmp_path / "run", **KILLED)), world=2)) == [0, 0]
     assert snapshot(tmp_path / "run") == whole
+    # Begun on two, and not ended: as many rows a step on one or three are none of the same training.
+    recipe = rundir.read_json(tmp_path / "run" / "recipe.json")
+    rundir.write_json(tmp_path / "run" / "recipe.json", {k: v for k, v in recipe.items() if k != "epochs"})
+    before = snapshot(tmp_path / "run")
+    for world in (1, 3):
+        config = vars(settings(tmp_path / "run", **KILLED))
+        assert (
+            finish(start(refused_recording, data, config, str(tmp_path / f"by-{world}"), world=world)) == [0] * world
+        )
+        for rank in range(world):
+            (line,) = (tmp_path / f"by-{world}-{rank}").read_text().splitlines()
+            assert f"it ran on 2 processes, now on {world}" in line and "give another `output_dir`" in line
+    assert snapshot(tmp_path / "run") == before
 
 
 def command(folder, *arguments):
