@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -266,25 +265,6 @@ def test_waits_for_the_hub_when_asked_to(hub: Hub, client: Client, scored: Datas
     hub.fail("PUT", "/blobs/", status=503)
     assert client(do.complaint, do.push, scored, "me/patient", [0.1], trajectories=run) is None
     assert hub.dataset("me/patient").files["coreset-10pct/train-00000-of-00001.parquet"]
-
-
-def test_a_killed_push_is_finished_by_the_same_call(
-    hub: Hub, client: Client, tmp_path: Path, scored: Dataset, run: Any
-):
-    with Client(hub, tmp_path) as killed:
-        process = killed(os.getpid)
-        hub.fail("PUT", "/blobs/", call=lambda: None)
-        # The second file is on its way when the process is killed.
-        hub.fail("PUT", "/blobs/", call=lambda: os.kill(process, signal.SIGKILL))
-        with pytest.raises(Exception, match="terminated abruptly"):
-            killed(do.push, scored, "me/killed", [0.1, 0.3], trajectories=run)
-    repo = hub.dataset("me/killed")
-    assert set(repo.files) == {".gitattributes"}
-    with hub.counted() as seen:
-        client(do.push, scored, "me/killed", [0.1, 0.3], trajectories=run)
-    uploaded = [one.path for one in seen if one.method == "PUT"]
-    assert len(uploaded) < 3
-    assert {"coreset-10pct", "coreset-30pct", "scores"} <= {path.split("/")[0] for path in repo.files}
 
 
 def test_no_room_for_the_files(hub: Hub, client: Client, scored: Dataset, run: Any):
