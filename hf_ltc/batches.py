@@ -1,8 +1,9 @@
 """The images of a dataset as batches on a device: decoded once where they fit into memory, streamed where not."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,10 +11,14 @@ from datasets import Dataset
 
 from . import images
 from .data import evenly_spaced
+from .errors import LTCWarning
+from .grey import find_grey_range
+from .imagefiles import GreyRange
 
 # Rows whose pixels give the channels' means and deviations; more change the third digit.
 _STATISTICS_ROWS = 2048
 _PADDING = 4
+_CHANNELS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class ImageBatches:
         channels_last (`bool`): Their memory format.
         num_workers (`int`): Processes that decode where images are not in memory.
         numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages.
+        grey_range (`tuple[float, float]`, *optional*): The values of deep images that become 0 and 255.
     """
 
     dataset: Dataset
@@ -45,6 +51,7 @@ class ImageBatches:
     channels_last: bool = False
     num_workers: int = 0
     numbers: np.ndarray | None = None
+    grey_range: GreyRange | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,6 +124,7 @@ class ImageBatches:
                 seed=seed,
                 epoch=epoch,
                 numbers=self.numbers,
+                grey_range=self.grey_range,
             )
             return
         for positions in index_batches:
@@ -138,6 +146,7 @@ def image_batches(
     channels_last: bool = False,
     progress: Callable[[int], Any] | None = None,
     numbers: np.ndarray | None = None,
+    grey_range: GreyRange | Literal["data"] | None = "data",
 ) -> ImageBatches:
     """Prepares the batches of a dataset: reads its images into memory if they fit, and the channels' statistics.
 
@@ -156,6 +165,9 @@ def image_batches(
         channels_last (`bool`, *optional*, defaults to `False`): Memory format.
         progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
         numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
+        grey_range (`tuple[float, float]`, *optional*):
+            The values of deep images that become 0 and 255, those of the train rows for validation rows; those of the
+            dataset if not given, and by the bits of each image if `None`.
 
     Returns:
         [`ImageBatches`]
@@ -163,20 +175,30 @@ def image_batches(
     Raises:
         InputError: for an image that cannot be decoded, naming the row.
     """
+    if grey_range == "data":
+        grey_range = find_grey_range([(dataset, column, numbers)])
     pixels = None
     if cache == "always" or (cache == "auto" and images.fits_cache(len(dataset), size, cache_budget * 2**30)):
         # Small images are decoded faster than they are passed between processes.
-        pixels = images.cache_images(dataset, column, size, progress, numbers=numbers)
+        pixels = images.cache_images(dataset, column, size, progress, numbers=numbers, grey_range=grey_range)
     if statistics is None:
         rows = evenly_spaced(len(dataset), _STATISTICS_ROWS)
         sample = pixels[torch.from_numpy(rows)] if pixels is not None else None
         if sample is None:
             parts = np.array_split(rows, max(1, len(rows) // 64))
             batches = images.image_batches(
-                dataset, column, size, parts, train=False, num_workers=num_workers, numbers=numbers
+                dataset,
+                column,
+                size,
+                parts,
+                train=False,
+                num_workers=num_workers,
+                numbers=numbers,
+                grey_range=grey_range,
             )
             sample = torch.cat([part for part, _ in batches])
         statistics = images.channel_statistics(sample)
+        _warn_of_constants(sample if pixels is None else pixels, column)
     if pixels is not None and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # The other half is the model's.
@@ -194,4 +216,25 @@ def image_batches(
         channels_last,
         num_workers,
         numbers,
+        grey_range,
+    )
+
+
+def _warn_of_constants(pixels: torch.Tensor, column: str) -> None:
+    """Names the channels from which nothing can be learned."""
+    if not len(pixels):
+        return
+    ends = [pixels[:, channel].aminmax() for channel in range(len(_CHANNELS))]
+    constant = {name: int(low) for name, (low, high) in zip(_CHANNELS, ends) if low == high}
+    if not constant:
+        return
+    those = f"the channel{'s' if len(constant) > 1 else ''} {', '.join(constant)}"
+    which = "all channels" if len(constant) == len(_CHANNELS) else those
+    never = "never varies" if len(constant) == 1 else "never vary"
+    warnings.warn(
+        f"{which} of the images of column {column!r} {never}: as 8 bits each pixel of {len(pixels):,} rows is "
+        f"{', '.join(map(str, dict.fromkeys(constant.values())))}, and a model learns nothing from that; look at the "
+        "files, or name another `image_column`",
+        LTCWarning,
+        stacklevel=3,
     )

@@ -25,7 +25,9 @@ from .errors import InputError, one_line
 from .evaldir import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .evalscores import Scores, methods_told, methods_told_before, score_all, source_model, source_of
 from .evaluated import EvaluatedDataset, evaluated_dataset, subset_size
+from .grey import find_grey_range, recorded_grey_range
 from .identity import WHERE
+from .imagefiles import GreyRange
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
 from .processes import apart, heard, rank, stoppable
 from .provenance import hardware, versions
@@ -259,6 +261,7 @@ def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device
         "num_workers": config.num_workers,
         "channels_last": config.channels_last,
     }
+    options["grey_range"] = _grey_range(data)
     budget = config.cache_budget * len(data.rows) / total
     train = image_batches(
         data.train, data.image_column, data.labels, data.size, numbers=data.rows, cache_budget=budget, **options
@@ -268,6 +271,15 @@ def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device
         return train, image_batches(data.test, data.test_image_column, data.test_labels, data.size, **options)
     except InputError as error:
         raise InputError(f"test rows: {error}") from error
+
+
+def _grey_range(data: EvaluatedDataset) -> GreyRange | None:
+    """The range of deep images that the rows were recorded with, or else that of the rows that can be chosen."""
+    recorded = recorded_grey_range(run.recipe for run in data.sources.values())
+    if recorded == {}:
+        return None
+    found = recorded["grey_range"] if recorded else find_grey_range([(data.train, data.image_column, data.rows)])
+    return found or find_grey_range([(data.test, data.test_image_column, None)])
 
 
 def _steps(config: EvaluateConfig, rows: int) -> int | None:

@@ -3,7 +3,8 @@
 import io
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def open_image(value: Any) -> PIL.Image.Image:
     Returns:
         `PIL.Image.Image`: of which the pixels may not be read yet.
     """
-    content = _content(value)
-    return content if isinstance(content, PIL.Image.Image) else _read(content, lambda image: image)
+    with quiet():
+        return _open(_content(value))
 
 
 def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None = None) -> PIL.Image.Image:
@@ -62,9 +63,7 @@ def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None 
     Returns:
         `PIL.Image.Image`: of mode `RGB`.
     """
-    # What Pillow warns of is metadata, and images that are large.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         content = _content(value)
         if isinstance(content, PIL.Image.Image):
             image = _turned(content)
@@ -75,8 +74,18 @@ def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None 
         return _as_rgb(image, mode, grey_range)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves out what Pillow warns of: metadata, and images that are large. Not for threads, which share warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def deep_pixels(value: Any) -> np.ndarray | None:
     """The pixels of an image of more than 8 bits a channel, as they are stored, without transparency.
+
+    It may be called in threads, and is not [`quiet`] by itself.
 
     Args:
         value (`PIL.Image.Image`, `bytes` or `dict`): As for [`open_image`].
@@ -84,13 +93,11 @@ def deep_pixels(value: Any) -> np.ndarray | None:
     Returns:
         `np.ndarray`: any shape; `None` for an image of 8 bits.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        content = _content(value)
-        if isinstance(content, bytes) and _is_deep_colour(content[:HEAD]):
-            return _deep_colour(content)[0]
-        image = open_image(content)
-        return _finite(image) if _is_deep(image.mode) else None
+    content = _content(value)
+    if isinstance(content, bytes) and _is_deep_colour(content[:HEAD]):
+        return _deep_colour(content)[0]
+    image = content if isinstance(content, PIL.Image.Image) else _read(content, _loaded_if_deep)
+    return _finite(image) if _is_deep(image.mode) else None
 
 
 def may_be_deep(head: bytes) -> bool:
@@ -135,13 +142,15 @@ def _read(content: bytes, then: Callable[[PIL.Image.Image], PIL.Image.Image]) ->
         raise
 
 
+def _open(content: Any) -> PIL.Image.Image:
+    return content if isinstance(content, PIL.Image.Image) else _read(content, lambda image: image)
+
+
 def _opened(content: bytes) -> PIL.Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return PIL.Image.open(io.BytesIO(content), formats=_COMMON)
-        except PIL.UnidentifiedImageError:
-            return PIL.Image.open(io.BytesIO(content))
+    try:
+        return PIL.Image.open(io.BytesIO(content), formats=_COMMON)
+    except PIL.UnidentifiedImageError:
+        return PIL.Image.open(io.BytesIO(content))
 
 
 def _turned(image: PIL.Image.Image, orientation: int | None = None) -> PIL.Image.Image:
@@ -150,6 +159,12 @@ def _turned(image: PIL.Image.Image, orientation: int | None = None) -> PIL.Image
     # Not ImageOps.exif_transpose, which writes all other tags anew, and fails where one of them is odd.
     method = _TURNED.get(_orientation(image) if orientation is None else orientation)
     return image if method is None else image.transpose(method)
+
+
+def _loaded_if_deep(image: PIL.Image.Image) -> PIL.Image.Image:
+    if _is_deep(image.mode):
+        image.load()
+    return image
 
 
 def _orientation(image: PIL.Image.Image) -> int:

@@ -9,8 +9,9 @@ import PIL.Image
 import torch
 from datasets import Dataset
 
-from .data import evenly_spaced, one_line
+from .data import evenly_spaced
 from .errors import InputError
+from .grey import unreadable
 from .imagefiles import GreyRange, open_image, rgb_image
 from .workers import received, sendable
 
@@ -49,23 +50,24 @@ def image_size(dataset: Dataset, column: str, requested: int | None = None) -> i
             with open_image(value) as image:
                 longest = max(longest, *image.size)
         except Exception as error:
-            raise _undecodable(int(row), column, value, error) from error
+            raise unreadable(int(row), column, value, error) from error
     return longest if 0 < longest <= SMALL_SIDE else _LARGE_SIZE
 
 
 def decode_image(value: Any, size: int, mode: str | None = None, grey_range: GreyRange | None = None) -> torch.Tensor:
     """Decodes one image to RGB pixels of a given size.
 
-    Grey, palette, 1-bit, CMYK and YCbCr images become RGB; 16-bit grey ones are scaled to 8 bits, not clipped; those
-    of 32-bit floats are taken as 0 to 1 if no pixel is above 1, else as 0 to 255; transparent pixels are laid over
-    white; the EXIF orientation is applied. An image up to 64 pixels (`size`) is resized as a whole; a larger one so
-    that its short side fits, and its centre is cut out.
+    Grey, palette, 1-bit, CMYK and YCbCr images become RGB; those of more than 8 bits are scaled, not clipped;
+    transparent pixels are laid over white; the EXIF orientation is applied. An image up to 64 pixels (`size`) is
+    resized as a whole; a larger one so that its short side fits, and its centre is cut out.
 
     Args:
         value (`PIL.Image.Image`, `bytes` or `dict`): An image, a file's bytes, or `{"bytes": ..., "path": ...}`.
         size (`int`): Side in pixels.
         mode (`str`, *optional*):
             Pillow mode to convert to first, as in `datasets.Image(mode=...)`; one without transparency drops it.
+        grey_range (`tuple[float, float]`, *optional*):
+            From [`find_grey_range`], for the scale of all images of a column; by the bits of each if not given.
 
     Returns:
         `torch.Tensor`: uint8 `(3, size, size)`.
@@ -103,6 +105,7 @@ def cache_images(
         progress (`Callable[[int], Any]`, *optional*): Called with the number of rows done since the last call.
         num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
         numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
+        grey_range (`tuple[float, float]`, *optional*): As in [`decode_image`].
 
     Returns:
         `torch.Tensor`: uint8 `(N, 3, size, size)`, in the dataset's row order.
@@ -151,6 +154,7 @@ def image_batches(
         seed (`int`, *optional*, defaults to `0`): Seed of the cuts.
         epoch (`int`, *optional*, defaults to `0`): Epoch of the cuts.
         numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
+        grey_range (`tuple[float, float]`, *optional*): As in [`decode_image`].
 
     Yields:
         `tuple[torch.Tensor, torch.Tensor]`: uint8 `(B, 3, size, size)` and the positions, int64 `(B,)`.
@@ -198,7 +202,7 @@ class _Batches:
                     pixels[i] = _to_tensor(_random_cut(rgb_image(value, self.mode, self.grey_range), self.size, draw))
             except Exception as error:
                 row = positions[i] if self.numbers is None else self.numbers[positions[i]]
-                return pixels[:0].numpy(), positions, str(_undecodable(int(row), self.column, value, error))
+                return pixels[:0].numpy(), positions, str(unreadable(int(row), self.column, value, error))
         return sendable(pixels), positions, None
 
 
@@ -322,14 +326,6 @@ def _random_cut(image: PIL.Image.Image, size: int, draw: np.random.Generator) ->
 
 def _to_tensor(image: PIL.Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _undecodable(row: int, column: str, value: Any, error: Exception) -> InputError:
-    path = value.get("path") if isinstance(value, dict) else None
-    return InputError(
-        f"row {row}, column {column!r}{f', file {path!r}' if path else ''}: not a readable image "
-        f"({one_line(error)}): leave the row out with dataset.select, or replace its file"
-    )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -26,6 +26,8 @@ from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
 from .config import RecordConfig
 from .errors import InputError, one_line
+from .grey import Images, find_grey_range, recorded_grey_range
+from .imagefiles import GreyRange
 from .processes import failing_together, stoppable, together
 from .provenance import hardware, versions
 from .recorded import RecordedDataset, recorded_dataset
@@ -122,6 +124,7 @@ class _SourceRun:
         self.path = Path(config.output_dir)
         self.batches: _Images = cached if cached is not None else {}
         self.seconds: dict[str, float] = {}
+        self.others: list[Path] = []
         self.stability = math.nan
         self.kinds = {"training": ["training_loss"], "evaluation": ["evaluation_loss"]}.get(
             config.losses, ["training_loss", "evaluation_loss"]
@@ -150,6 +153,8 @@ class _SourceRun:
         # Decoded before anything is written too, so that a bad image leaves none behind.
         with together(accelerator), self._timed("decoding"):
             self._read_images()
+        recorded = recorded_grey_range(self._recorded_with)
+        recipe["training"] |= {"grey_range": self.batches[TRAIN].grey_range} if recorded is None else recorded
         with self._alone():
             return self._run(model, recipe)
 
@@ -348,7 +353,8 @@ class _SourceRun:
         config, data = self.config, self.data
         total = len(data.train) + len(data.validation)
         bar = tqdm(
-            total=total,
+            # Looked through for their range, and read.
+            total=2 * total,
             desc="decoding images",
             unit="image",
             disable=None if self.accelerator.is_main_process else True,
@@ -361,6 +367,7 @@ class _SourceRun:
             "num_workers": config.num_workers,
             "channels_last": config.channels_last,
             "progress": bar.update,
+            "grey_range": self._grey_range(bar.update),
         }
         train = image_batches(data.train, data.image_column, data.labels, data.size, numbers=data.rows, **options)
         options["cache_budget"] = config.cache_budget - options["cache_budget"]
@@ -379,6 +386,22 @@ class _SourceRun:
             raise InputError(f"validation samples: {error}") from error
         self.batches[TRAIN] = train
         bar.close()
+
+    def _grey_range(self, progress: Callable[[int], Any]) -> GreyRange | None:
+        """The range of deep images: that of the recording, where there is one already, of this seed or another."""
+        if (recorded := recorded_grey_range(self._recorded_with)) is not None:
+            return recorded.get("grey_range")
+        data = self.data
+        train: Images = (data.train, data.image_column, data.rows)
+        validation: Images = (data.validation, data.validation_image_column, data.validation_rows)
+        # Rows held out are of the same column. Those of another split only say what the train rows leave open.
+        parts = [[train], [validation]] if data.validation_rows is None else [[train, validation]]
+        return next((found for part in parts if (found := find_grey_range(part, progress)) is not None), None)
+
+    @property
+    def _recorded_with(self) -> list[dict[str, Any]]:
+        paths = [path / rundir.RECIPE for path in (self.path, *self.others)]
+        return [rundir.read_json(path) for path in paths if path.exists()]
 
     def _recipe(self) -> dict[str, Any]:
         config = self.config
@@ -405,6 +428,7 @@ class _SourceRun:
     def check_same(self, other: Path) -> None:
         """Checks that another run differs from this one in nothing but the seed."""
         is_finished(other, self._recipe(), "seed")
+        self.others.append(other)
 
     def _checkpoint(self, state: training.TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
         with together(self.accelerator):
@@ -442,6 +466,8 @@ class _SourceRun:
             "mean": self.batches[TRAIN].mean.tolist(),
             "std": self.batches[TRAIN].std.tolist(),
         }
+        if (grey_range := self.batches[TRAIN].grey_range) is not None:
+            settings["grey_range"] = list(grey_range)
         averaged = state.averaged and state.averaged.module
         final = self.path / _SOURCE_MODEL
         told = {
