@@ -26,8 +26,9 @@ from candidates import CANDIDATES, MEMBERS, WEIGHTED
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
-from hf_ltc.agreement import overlap, said_of_validation, stability, within_class_spearman
+from hf_ltc.agreement import overlap, stability
 from hf_ltc.baselines import BASELINES
+from hf_ltc.doubts import doubt_of_validation, within_class_spearman
 from hf_ltc.errors import InputError
 from hf_ltc.methods import DEFAULT_METHOD, METHODS
 from hf_ltc.rundir import write_json
@@ -126,7 +127,7 @@ def rising(runs: Path, dataset: str, epochs: int, seeds: list[int]) -> list[dict
     paths = [path for path in paths if path.exists()]
     found = []
     for kind in ("clean", "noisy20", "noisy40", "corrupted"):
-        warned = [bool(said_of_validation(trajectories(path, validation=kind))) for path in paths]
+        warned = [doubt_of_validation(trajectories(path, validation=kind).runs) is not None for path in paths]
         about = {"dataset": dataset, "epochs": epochs, "validation": kind}
         found.append({**about, "recordings": len(paths), "warned": sum(warned)})
     return found

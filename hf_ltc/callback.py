@@ -119,7 +119,7 @@ class TrajectoryCallback(TrainerCallback):
         if average_decay is not None and not 0 <= average_decay < 1:
             raise InputError(f"average_decay is {average_decay!r}: it must be inside [0, 1)")
         check_signals(signals)
-        self.path = Path(output_dir)
+        self.path = rundir.local(output_dir)
         self.trajectories: Trajectories | None = None
         self._data = rows_to_record(
             train,
@@ -220,9 +220,9 @@ class TrajectoryCallback(TrainerCallback):
         self._classes = max(int(targets.max()) for targets in self._targets.values()) + 1
         if self._config["weights"] == "averaged":
             # timm's import takes seconds, which raw weights need not wait for.
-            from timm.utils import ModelEmaV3
+            from .averaging import AveragedWeights
 
-            self._averaged = ModelEmaV3(model, decay=decay)
+            self._averaged = AveragedWeights(model, decay=decay)
         self._known.clear()
         self._rest = None
         if step:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from .agreement import LOW
+from .doubts import LOW
 from .scoring import PRESETS
 
 MUSES = """@article{nagaraj2025muses,

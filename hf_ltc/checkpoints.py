@@ -95,7 +95,7 @@ def record_checkpoints(
     numbers = list(range(1, len(checkpoints) + 1)) if epochs is None else [int(epoch) for epoch in epochs]
     _check_order(checkpoints, numbers)
     check_signals(signals)
-    done = rundir.published_epochs(Path(output_dir))
+    done = rundir.published_epochs(rundir.local(output_dir))
     waiting = [(epoch, checkpoint) for epoch, checkpoint in zip(numbers, checkpoints) if epoch not in done]
     for _, checkpoint in waiting:
         # Before anything is written, and before hours are spent on those that come first.

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, commands
@@ -19,6 +20,10 @@ _OTHER_NAMES = {
     "push": {"with_trajectories": "trajectories", "trajectories": "run"},
     "evaluate": {"validation": "validation_split", "test": "test_split", "model": "models"},
 }
+# Options that are paths where they are strings, as a dataset need not be.
+_PATHS = {"run", "runs", "run_a", "run_b", "scored", "output", "output_dir", "evaluation"}
+# Commands that are done so soon that what they have to say comes with the results.
+_SHORT = {"score", "select", "push", "compare"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +54,11 @@ def _run(arguments: list[str] | None) -> int:
     speaks = os.environ.get("RANK", "0") == "0"
     try:
         _check_text(options)
-        with heard_news(options.names, speaks):
+        for name in _PATHS & vars(options).keys():
+            value = getattr(options, name)
+            if isinstance(value, str | list):
+                setattr(options, name, _path(value) if isinstance(value, str) else [_path(each) for each in value])
+        with heard_news(options.names, speaks, late=options.command in _SHORT):
             getattr(commands, options.command)(options)
     except InputError as error:
         if speaks:
@@ -60,6 +69,11 @@ def _run(arguments: list[str] | None) -> int:
             print(f"hf-ltc: {spelled(str(stopped), options.names) or 'stopped'}", file=sys.stderr)
         return 128 + (signal.SIGTERM if "SIGTERM" in str(stopped) else signal.SIGINT)
     return 0
+
+
+def _path(value: str) -> str:
+    """A path with `~` for a home, which shells leave in `--option=~/folder`, and without a slash at its end."""
+    return str(Path(os.path.expanduser(value))) if value else value
 
 
 def _check_text(options: argparse.Namespace) -> None:

@@ -42,8 +42,8 @@ def _config(options: argparse.Namespace, settings: Any) -> Any:
 def record(options: argparse.Namespace) -> None:
     config: RecordConfig = _config(options, RecordConfig)
     data: DataConfig = _config(options, DataConfig)
-    from .agreement import Reliability, said_of
     from .data import load_split
+    from .doubts import Reliability
     from .source_run import record
 
     train = load_split(data.dataset, data.split, name=data.dataset_config, revision=data.revision)
@@ -67,7 +67,7 @@ def record(options: argparse.Namespace) -> None:
         f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
         f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
         f"(validation loss {result['validation_loss']:.3f}).",
-        *said_of(Reliability.from_dict(stored) if stored else None),
+        *([str(Reliability.from_dict(stored))] if stored else []),
     ]
     run_dir = Path(config.output_dir)
     _report(options, result, text, next_command("score", run_dir, output=beside(run_dir, "-scored")))
@@ -76,8 +76,8 @@ def record(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     import pyarrow.compute as pc
 
-    from .agreement import hard_first, reliability, said_of, said_of_hard, said_of_validation
     from .columns import read_column
+    from .doubts import hard_first, reliability_of
     from .outputs import SCORED, check_output, save
     from .rundir import finite
     from .scoring import family_member, ltc_scores
@@ -89,7 +89,8 @@ def score(options: argparse.Namespace) -> None:
     train = _recorded_split(options, run)
     family = _family(options)
     scored = run.score(train, balance=options.balance, **family)
-    found = reliability(run, **family) if len(run.lengths) > 1 else None
+    each = [ltc_scores(one, **family) for one in run.runs]
+    found = reliability_of(each, run.labels) if len(each) > 1 else None
     scores = read_column(scored, "ltc_score")
     hard = hard_first(ltc_scores(run, **family), run)
     count, held = len(scores) - scores.null_count, read_column(scored, "loss_trajectory").null_count
@@ -119,10 +120,7 @@ def score(options: argparse.Namespace) -> None:
         f"mean {result['mean']:.3f}."
         if count
         else "No row has a score: all trajectories are flat.",
-        *_few_differences(run, family),
-        *said_of(found),
-        *said_of_hard(hard),
-        *said_of_validation(run),
+        *([str(found)] if found else []),
     ]
     fraction = some_fraction(result["rows"] - held, source)
     following = next_command(
@@ -133,14 +131,6 @@ def score(options: argparse.Namespace) -> None:
         output=beside(options.output, f"-{100 * fraction:g}pct"),
     )
     _report(options, result, text, following)
-
-
-def _few_differences(run: "Trajectories", family: dict[str, str]) -> list[str]:
-    from .scoring import family_member
-
-    if min(run.lengths) > 3 or family_member(**family)["of"] == "levels":
-        return []
-    return ["Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."]
 
 
 def select(options: argparse.Namespace) -> None:
@@ -311,7 +301,7 @@ def evaluate(options: argparse.Namespace) -> None:
     folder = Path(str(config.output_dir))
     text = [
         markdown(evaluation),
-        f"In {folder}: {RESULTS}, {TABLE}, {PICTURE}.",
+        f"In {folder}: {', '.join(name for name in (RESULTS, TABLE, PICTURE) if (folder / name).is_file())}.",
     ]
     member = next((METHODS[name].family for name in config.members), None)
     following = next_command(
@@ -364,7 +354,7 @@ def _validation_split(options: argparse.Namespace, run: "Trajectories") -> "Data
 
 
 def compare(options: argparse.Namespace) -> None:
-    from .agreement import overlap, reliability, said_of
+    from .agreement import overlap, reliability
     from .scoring import ltc_scores
     from .trajectories import Trajectories
 
@@ -374,7 +364,7 @@ def compare(options: argparse.Namespace) -> None:
     found = reliability(aligned, **_family(options))
     one, two = (ltc_scores(run, **_family(options)) for run in aligned)
     shared = overlap(one, two, together.labels)
-    text = said_of(found)
+    text = [str(found)]
     text += [
         f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
         for fraction, share in shared.items()

@@ -285,8 +285,10 @@ EVALUATION_MAY_ADD = frozenset(
 
 def _check_options(config: Any) -> None:
     """Checks the types of all fields, and the ranges that go with a field's name in any configuration."""
-    if isinstance(config.output_dir, os.PathLike):
-        object.__setattr__(config, "output_dir", os.fspath(config.output_dir))
+    if isinstance(config.output_dir, str | os.PathLike) and config.output_dir != "":
+        # Without a slash at its end, which names that are made of it would have in the middle.
+        place = os.path.expanduser(os.fspath(config.output_dir))
+        object.__setattr__(config, "output_dir", str(Path(place)) if isinstance(place, str) else place)
     # Not the types of dataclasses.fields, which HfArgumentParser changes.
     kinds = type(config).__annotations__
     for name, kind in kinds.items():

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from sklearn.datasets import load_digits
 
-from .agreement import Reliability, hard_first, said_of, said_of_hard
 from .config import EvaluateConfig, RecordConfig
 from .data import hold_out
+from .doubts import Reliability, doubt_of_hard, hard_first
+from .errors import LTCWarning
 from .evaluation import evaluate_coresets
 from .methods import DEFAULT_METHOD, FULL, RANDOM
 from .scoring import ltc_scores
@@ -75,6 +77,8 @@ def run_demo(
         output_dir=output_dir,
     )
     run = record(config, train)
+    if (doubt := doubt_of_hard(hard_first(ltc_scores(run), run))) is not None:
+        warnings.warn(doubt, LTCWarning, stacklevel=2)
     evaluation = evaluate_coresets(
         EvaluateConfig(
             models=[_MODEL],
@@ -104,8 +108,7 @@ def run_demo(
         f"A fresh {_MODEL}, trained for {_STEPS} steps on rows of scikit-learn's digits; mean and deviation over "
         f"{seeds} seeds, {len(test)} test rows.",
         f"Scores from {_RUNS} recordings of {_EPOCHS} epochs.",
-        *said_of(Reliability.from_dict(run.recipe["reliability"])),
-        *said_of_hard(hard_first(ltc_scores(run), run)),
+        str(Reliability.from_dict(run.recipe["reliability"])),
         "",
         f"{'rows':<24}{'number':>8}{'accuracy':>10}{'deviation':>11}",
     ]

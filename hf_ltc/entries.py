@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from . import publishing
-from .agreement import reliability
 from .columns import read_column, with_columns
 from .commits import Table
 from .data import find_label_column
+from .doubts import reliability_of
 from .errors import InputError
 from .given import require_dataset
 from .identity import dataset_identity
@@ -52,7 +52,8 @@ def describe_scored(
         family = _family(run, scored, score_column)
         recipe["reliability"] = None
         if family is not None and len(run.lengths) > 1:
-            recipe["reliability"] = reliability(run, **family).to_dict()
+            each = [ltc_scores(one, **family) for one in run.runs]
+            recipe["reliability"] = reliability_of(each, run.labels).to_dict()
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
     columns = publishing.user_columns(ranked, score_column, rank_column)[:-2]

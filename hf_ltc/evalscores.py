@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import rundir
-from .agreement import reliability_of, within_class_spearman
+from .doubts import reliability_of, within_class_spearman
 from .errors import InputError
 from .evaluated import EvaluatedDataset
 from .methods import METHODS, RANDOM, method_scores

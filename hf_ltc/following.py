@@ -45,7 +45,10 @@ def _word(value: object) -> str:
 
 def beside(path: str | Path, suffix: str) -> Path:
     """A folder beside another, of its name and a suffix."""
-    return Path(f"{Path(path)}{suffix}")
+    place = Path(path)
+    # "." and ".." are no names to add to.
+    place = place.resolve() if place.name in ("", "..") else place
+    return place.with_name(f"{place.name}{suffix}")
 
 
 def from_here(path: str) -> Path:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -295,7 +296,7 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
     Raises:
         InputError: for a file that is missing or damaged, naming it.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     path = folder / ("averaged_model.safetensors" if averaged else "model.safetensors")
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -175,7 +175,7 @@ class TrajectoryRecorder:
         recipe: Mapping[str, Any] | None = None,
         accelerator: Accelerator | PartialState | None = None,
     ) -> None:
-        self.path = Path(output_dir)
+        self.path = rundir.local(output_dir)
         self.accelerator = accelerator
         self.first_epoch = first_epoch
         device = accelerator.device if accelerator is not None else torch.device("cpu")

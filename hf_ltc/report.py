@@ -1,13 +1,17 @@
 """Tables and a picture of what an evaluation found."""
 
+import io
 import math
+import re
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import rundir
-from .agreement import LOW
+from .doubts import LOW
+from .errors import LTCWarning, one_line
 from .methods import FULL, RANDOM
 from .results import Evaluation, percent
 
@@ -19,16 +23,30 @@ _NONE = "–"
 _SEEDS = 3
 _WRAPPED = 30
 _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
+_FULL = "full data"
 _MARKERS = "osD^vP*X<>"
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> None:
-    """Writes `results.json`, `results.md` and `accuracy.png`, each whole or not at all."""
+    """Writes `results.json`, `results.md` and `accuracy.png`, each whole or not at all.
+
+    Warns:
+        LTCWarning: where the picture cannot be drawn or written, which takes nothing from the results.
+    """
     rundir.write_json(folder / RESULTS, evaluation.to_dict())
     with rundir.replacing(folder / TABLE) as temporary:
         temporary.write_text(f"# What coresets are worth\n\n{markdown(evaluation)}", encoding="utf-8")
-    with rundir.replacing(folder / PICTURE) as temporary:
-        draw(evaluation).savefig(temporary, format="png", dpi=150)
+    try:
+        drawn = io.BytesIO()
+        with warnings.catch_warnings():
+            # Names may be of any script, the fonts at hand are not.
+            warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
+            draw(evaluation).savefig(drawn, format="png", dpi=150)
+        with rundir.replacing(folder / PICTURE) as temporary:
+            temporary.write_bytes(drawn.getvalue())
+    # Whatever ails a library that draws, its settings and its fonts: hours of training are behind the results.
+    except Exception as error:
+        warnings.warn(f"no picture {str(folder / PICTURE)!r}: {one_line(error)}", LTCWarning, stacklevel=2)
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -51,11 +69,20 @@ def draw(evaluation: Evaluation) -> "Figure":
         `matplotlib.figure.Figure`: one panel a model, one line a method, named by its label.
     """
     # It takes a second, which commands that draw nothing need not wait for.
+    from matplotlib import rc_context
+
+    # Names are texts and never mathematics.
+    with rc_context({"text.parse_math": False, "text.usetex": False}):
+        return _drawn(evaluation)
+
+
+def _drawn(evaluation: Evaluation) -> "Figure":
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     models = list(dict.fromkeys(row["model"] for row in evaluation.rows))
     names = list(dict.fromkeys(_label(evaluation, row) for row in evaluation.rows if row["method"] != FULL))
+    shown = {*names, _FULL}
     columns = min(len(models), 3)
     lines = math.ceil(len(models) / columns)
     # With room for the names beside the panels.
@@ -81,19 +108,23 @@ def draw(evaluation: Evaluation) -> "Figure":
         for row in of_model:
             if row["method"] == FULL:
                 mean, spread = 100 * row["mean"], 100 * (row["deviation"] or 0)
-                panel.axhline(mean, color="black", linewidth=1, linestyle=":", label="full data")
+                panel.axhline(mean, color="black", linewidth=1, linestyle=":", label=_FULL)
                 panel.axhspan(mean - spread, mean + spread, color="black", alpha=0.08, linewidth=0)
         budgets = sorted({100 * row["fraction"] for row in of_model if row["fraction"] is not None})
         panel.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
         if len(budgets) == 1:
             panel.set_xlim(budgets[0] - 1, budgets[0] + 1)
-        panel.set(title=model, xlabel="rows kept (%)", ylabel="test accuracy (%)")
+        panel.set(title=textwrap.fill(model, _WRAPPED), xlabel="rows kept (%)", ylabel="test accuracy (%)")
         panel.grid(alpha=0.3)
     for panel in list(figure.axes)[len(models) :]:
         panel.set_visible(False)
-    handles = {label: handle for panel in figure.axes for handle, label in zip(*panel.get_legend_handles_labels())}
-    labels = [textwrap.fill(label, _WRAPPED) for label in handles]
-    figure.legend(handles.values(), labels, loc="outside right upper", frameon=False)
+    handles = {
+        str(line.get_label()): line for panel in figure.axes for line in panel.get_lines() if line.get_label() in shown
+    }
+    legend = figure.legend(handles.values(), ["line"] * len(handles), loc="outside right upper", frameon=False)
+    # Set here, since a legend leaves out a name that begins with "_".
+    for entry, name in zip(legend.get_texts(), handles):
+        entry.set_text(textwrap.fill(name, _WRAPPED))
     return figure
 
 
@@ -127,7 +158,7 @@ def _accuracies(evaluation: Evaluation) -> list[str]:
         f"deviation, of {_SEEDS} seeds or more, by scores of a reliability of {LOW} or more."
     ]
     for model in dict.fromkeys(row["model"] for row in evaluation.rows):
-        said.append(f"### {model}\n\n" + _by_budget(evaluation, model, shown, bold=True))
+        said.append(f"### {_text(model)}\n\n" + _by_budget(evaluation, model, shown, bold=True))
     return said
 
 
@@ -142,7 +173,7 @@ def _by_budget(
         own = {(row["fraction"] or 1.0): row for row in rows if _label(evaluation, row) == name}
         cells = [own.get(budget) for budget in budgets]
         texts = [_NONE if row is None else f"**{shown(row)}**" if id(row) in best else shown(row) for row in cells]
-        table.append([name, *texts])
+        table.append([_text(name), *texts])
     return _table(table)
 
 
@@ -170,7 +201,9 @@ def _scores(evaluation: Evaluation) -> list[str]:
     for each in evaluation.methods:
         found = each["reliability"] or {"one": None, "mean": None, "runs": 1}
         values = [found["one"], found["mean"], each["mean_loss"], each["aum"]]
-        table.append([_label(evaluation, each), *(_NONE if value is None else f"{value:.2f}" for value in values)])
+        table.append(
+            [_text(_label(evaluation, each)), *(_NONE if value is None else f"{value:.2f}" for value in values)]
+        )
     return [
         "### Scores\n\nSpearman correlations within classes: of the scores of two seeds (reliability, for the mean of "
         "all runs by the Spearman-Brown formula), and of how early a row is kept with its mean loss and AUM in the "
@@ -190,11 +223,11 @@ def _transfers(evaluation: Evaluation) -> list[str]:
     for fraction in dict.fromkeys(each["fraction"] for each in evaluation.transfer):
         part = [each for each in evaluation.transfer if each["fraction"] == fraction]
         models = list(dict.fromkeys(each["model"] for each in part))
-        table = [[f"rows chosen by, {percent(fraction)}", *models]]
+        table = [[f"rows chosen by, {percent(fraction)}", *map(_text, models)]]
         for method, source in dict.fromkeys((each["method"], each["source"]) for each in part):
             own = {each["model"]: each for each in part if (each["method"], each["source"]) == (method, source)}
             shown = [_transferred(own[model]) if model in own else _NONE for model in models]
-            table.append([f"{method} ({source})", *shown])
+            table.append([_text(f"{method} ({source})"), *shown])
         said.append(_table(table))
     return said
 
@@ -226,7 +259,7 @@ def _costs(evaluation: Evaluation) -> list[str]:
         return f"{_share(row['cost'])} ({_share(row['cost'] * without)})"
 
     for model in dict.fromkeys(row["model"] for row in rows):
-        said.append(f"{model}:\n\n" + _by_budget(evaluation, model, shown))
+        said.append(f"{_text(model)}:\n\n" + _by_budget(evaluation, model, shown))
     return said
 
 
@@ -237,7 +270,7 @@ def _share(value: float) -> str:
 def _made_by(evaluation: Evaluation) -> list[str]:
     settings = evaluation.settings
     sources = "; ".join(
-        f"{name}: {each['runs']} run{'s' if each['runs'] > 1 else ''} of {each['model']}"
+        f"{_text(name)}: {each['runs']} run{'s' if each['runs'] > 1 else ''} of {_text(each['model'])}"
         + (f", {each['seconds']:,.0f} s" if each["seconds"] is not None else "")
         for name, each in evaluation.sources.items()
     )
@@ -258,7 +291,11 @@ def _protocol(evaluation: Evaluation) -> str:
         for model, how in {cell["model"]: cell["training"] for cell in evaluation.cells}.items()
     }
     alike = len(set(trained.values())) == 1
-    how = next(iter(trained.values())) if alike else "; ".join(": ".join(each) for each in trained.items())
+    how = (
+        next(iter(trained.values()))
+        if alike
+        else "; ".join(f"{_text(model)}: {told}" for model, told in trained.items())
+    )
     start = "pretrained weights" if config["pretrained"] else "scratch"
     equal = f"{steps:,} optimiser steps" if steps is not None else f"{config['epochs']} epochs"
     return (
@@ -270,7 +307,7 @@ def _protocol(evaluation: Evaluation) -> str:
 def _label(evaluation: Evaluation, row: Mapping[str, Any]) -> str:
     """A method's name; where several recordings choose, with whose."""
     if row["method"] == FULL:
-        return "full data"
+        return _FULL
     several = len(evaluation.sources) > 1 and row["source"] is not None
     return f"{row['method']} ({row['source']})" if several else str(row["method"])
 
@@ -279,9 +316,14 @@ def _plus_minus(mean: float, spread: float | None) -> str:
     return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
+def _text(name: Any) -> str:
+    """A name that Markdown takes for nothing but text; underscores inside words are, and stay."""
+    line = re.sub(r"\s+", " ", str(name)).strip()
+    return re.sub(r"[\\`*~$&\[\]|<>]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+
+
 def _table(rows: list[list[str]]) -> str:
     """A Markdown table, the first row its head, set so that it can be read as text."""
-    rows = [[text.replace("|", r"\|") for text in row] for row in rows]
     widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
     head, *body = [
         "| " + " | ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths))) + " |"

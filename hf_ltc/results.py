@@ -64,7 +64,7 @@ class Evaluation:
         Raises:
             InputError: for a file that is missing, damaged or of another kind, naming it.
         """
-        values = rundir.read_json(Path(path))
+        values = rundir.read_json(rundir.local(path))
         if values.pop("format", None) != FORMAT or not {"sources", "methods", "cells"} <= values.keys():
             raise InputError(f"{str(path)!r} holds no results of hf-ltc evaluate: give its results.json")
         parts = {name: values.pop(name) for name in ("sources", "methods", "cells")}

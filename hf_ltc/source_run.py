@@ -25,6 +25,7 @@ from . import cards, models, rundir, training
 from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
 from .config import RecordConfig
+from .doubts import say_unknown
 from .errors import InputError, one_line
 from .grey import Images, find_grey_range, recorded_grey_range
 from .imagefiles import GreyRange
@@ -75,7 +76,10 @@ def record(
     """
     data = recorded_dataset(config, train, validation, source)
     if config.runs == 1:
-        return _SourceRun(config, data, accelerator or _accelerator(config)).run()
+        recorded = _SourceRun(config, data, accelerator or _accelerator(config)).run()
+        if PartialState().is_main_process:
+            say_unknown()
+        return recorded
     folder = Path(config.output_dir)
     if (folder / rundir.TRAJECTORIES).exists():
         raise InputError(f"`output_dir` {str(folder)!r} holds a single run: give another one for `runs` {config.runs}")

@@ -10,12 +10,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from typing import Any, TextIO
 
-from .errors import LTCWarning
+from .errors import InputError, LTCWarning
 
 # How messages name a parameter (see [`InputError`]); not what stands in backticks inside a user's own words.
 _PARAMETER = re.compile(r"(?<![^\s(])`(?:(?P<of>RecordConfig)\.)?(?P<name>[a-z_]+)`(?![^\s),.:;])")
+_MOST = 10_000
 _LEADS = {logging.WARNING: "hf-ltc: warning: ", logging.ERROR: "hf-ltc: "}
 
 
@@ -30,17 +32,21 @@ def spelled(text: str, names: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def heard_news(names: Mapping[str, str], speaks: bool) -> Iterator[None]:
+def heard_news(names: Mapping[str, str], speaks: bool, late: bool = False) -> Iterator[None]:
     """Shows the news and the warnings of the library as lines of stderr, in the words of a command.
 
     Args:
         names (`Mapping[str, str]`): As for [`spelled`].
         speaks (`bool`): Whether this process shows warnings, which all would.
+        late (`bool`, *optional*, defaults to `False`): Show them at the end, and not before an [`InputError`], which
+            takes away what they are about.
     """
     logger = logging.getLogger("hf_ltc")
     level, propagate, show = logger.level, logger.propagate, warnings.showwarning
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Line(names))
+    lines = logging.StreamHandler()
+    lines.setFormatter(_Line(names))
+    kept = MemoryHandler(_MOST, logging.CRITICAL, lines)
+    handler: logging.Handler = kept if late else lines
 
     def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, LTCWarning):
@@ -56,7 +62,11 @@ def heard_news(names: Mapping[str, str], speaks: bool) -> Iterator[None]:
             warnings.simplefilter("always" if speaks else "ignore", LTCWarning)
             warnings.showwarning = shown
             yield
+    except InputError:
+        kept.setTarget(None)
+        raise
     finally:
+        kept.close()
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate

@@ -112,9 +112,9 @@ def prepare_training(
     averaged = None
     if average_decay is not None:
         # timm's import takes seconds, which a --help need not wait for.
-        from timm.utils import ModelEmaV3
+        from .averaging import AveragedWeights
 
-        averaged = ModelEmaV3(model, decay=average_decay)
+        averaged = AveragedWeights(model, decay=average_decay)
     parameters = _parameter_groups(model, config.weight_decay)
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":

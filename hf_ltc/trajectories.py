@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Value
 
-from . import rundir, runfiles, scoring, selection, tables
+from . import doubts, rundir, runfiles, scoring, selection, tables
 from .columns import with_columns
 from .errors import InputError, some_rows
 from .givenrows import class_numbers
@@ -113,7 +113,7 @@ class Trajectories:
         Raises:
             InputError: for a file that is missing, truncated or of another run, naming it.
         """
-        path = Path(path)
+        path = rundir.local(path)
         if not path.is_dir():
             raise InputError(f"no run directory {str(path)!r}: make one with hf-ltc record")
         if seeds := rundir.seed_folders(path):
@@ -132,7 +132,7 @@ class Trajectories:
         Args:
             path (`str` or `Path`): A new or empty folder.
         """
-        path = Path(path)
+        path = rundir.local(path)
         rundir.check_free(path, lambda _: False)
         runs = self.runs
         for number, run in enumerate(runs):
@@ -305,14 +305,21 @@ class Trajectories:
         Returns:
             `datasets.Dataset`
 
+        Warns:
+            LTCWarning: where several runs disagree, hard rows come first, the validation loss rises, or all that there
+                is are two differences.
+
         Raises:
             InputError: as [`Trajectories.attach`] and [`ltc_scores`].
         """
         where = self.positions(dataset, id_column)
-        scores = scoring.ltc_scores(self, preset=preset, **family)
+        # Read once, where it is on disk: the column needs it whole.
+        run = dataclasses.replace(self, losses=np.asarray(self.losses))
+        scores = scoring.ltc_scores(run, preset=preset, **family)
+        doubts.warn_of_scores(run, run.runs, scores, {"preset": preset, **family})
         values = np.where(where >= 0, scores[where], np.nan).astype(np.float32)
         columns: dict[str, tuple[Any, object]] = {
-            "loss_trajectory": tables.trajectory_column(self.losses, where),
+            "loss_trajectory": tables.trajectory_column(run.losses, where),
             "ltc_score": (pa.array(values, mask=np.isnan(values)), Value("float32")),
         }
         label_column = (self.recipe.get("dataset") or {}).get("label_column")
@@ -368,7 +375,7 @@ class Trajectories:
         Args:
             folder (`str` or `Path`): A new or empty folder.
         """
-        tables.write_parquet(self, Path(folder))
+        tables.write_parquet(self, rundir.local(folder))
 
     @classmethod
     def from_parquet(cls, folder: str | Path) -> "Trajectories":
@@ -383,7 +390,7 @@ class Trajectories:
         Raises:
             InputError: for a file that is missing or damaged, naming it.
         """
-        dataset, recipe = tables.read_parquet(Path(folder))
+        dataset, recipe = tables.read_parquet(rundir.local(folder))
         return cls.from_dataset(dataset, **recipe.pop(tables.LAYOUT, {}), recipe=recipe)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> "Pushed":

@@ -3,27 +3,28 @@
 import dataclasses
 import json
 import math
+import warnings
 from itertools import combinations
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from hf_ltc.agreement import (
+from hf_ltc import rundir
+from hf_ltc.agreement import overlap, reliability, stability
+from hf_ltc.doubts import (
     Reliability,
+    doubt_of_hard,
+    doubt_of_validation,
     hard_first,
-    overlap,
-    reliability,
-    said_of_hard,
-    said_of_validation,
     spearman_brown,
-    stability,
     within_class_spearman,
 )
-from hf_ltc.errors import InputError
+from hf_ltc.errors import InputError, LTCWarning
 from hf_ltc.scoring import ltc_scores
 from hf_ltc.selection import coreset_order
 from hf_ltc.trajectories import Trajectories
@@ -131,10 +132,10 @@ def test_hard_rows_come_first_where_scores_rise_with_the_mean_loss():
     assert hard_first(mean, run) == pytest.approx(1) and hard_first(-mean, run) == pytest.approx(-1)
 
 
-def test_hard_rows_are_warned_of():
-    (said,) = said_of_hard(0.917)
+def test_hard_rows_are_a_doubt():
+    said = doubt_of_hard(0.917)
     assert "Spearman 0.92" in said and "hf-ltc evaluate" in said
-    assert said_of_hard(0.5) == said_of_hard(-0.9) == said_of_hard(math.nan) == []
+    assert doubt_of_hard(0.5) is doubt_of_hard(-0.9) is doubt_of_hard(math.nan) is None
 
 
 @pytest.mark.parametrize(
@@ -147,15 +148,15 @@ def test_hard_rows_are_warned_of():
         ([2.0, 2.1, 2.2], "from 2.00 after epoch 0 to 2.20"),
     ],
 )
-def test_a_validation_loss_that_rises_is_warned_of(means, said):
+def test_a_validation_loss_that_rises_is_a_doubt(means, said):
     run = make(0, lengths=(3,))
     held = np.repeat(np.array(means)[:, None], Q, axis=1) + np.linspace(-0.1, 0.1, Q)
     run = dataclasses.replace(run, validation_losses=held.astype(np.float32))
-    warned = said_of_validation(run)
-    assert len(warned) == (said is not None) and (said is None or said in warned[0])
+    doubt = doubt_of_validation(run.runs)
+    assert doubt is None if said is None else said in doubt
     # Of several runs, the one that it is true of.
     good = dataclasses.replace(run, validation_losses=np.sort(held, axis=0)[::-1].astype(np.float32))
-    assert said_of_validation(Trajectories.average([good, run])) == warned
+    assert doubt_of_validation([good, run]) == doubt
 
 
 @pytest.mark.parametrize("family", [{}, {"preset": "cld"}, {"of": "levels", "scope": "class"}], ids=str)
@@ -251,6 +252,67 @@ def test_flat_scores_have_an_undefined_reliability():
     flat = [dataclasses.replace(make(seed), losses=np.ones((9, N), np.float32)) for seed in (0, 1)]
     found = reliability(flat)
     assert math.isnan(found.one) and math.isnan(found.mean)
+
+
+def doubts_of(call):
+    """What a Python user hears, at the line of the call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LTCWarning)
+        call()
+    assert all(each.category is LTCWarning and each.filename == __file__ for each in caught)
+    return [str(each.message) for each in caught]
+
+
+def test_python_users_hear_of_a_low_reliability():
+    (said,) = doubts_of(lambda: reliability([make(seed, noise=30.0) for seed in (0, 1)]))
+    assert said.startswith("Reliability ") and "`RecordConfig.weights` averaged" in said and "--" not in said
+    (undefined,) = doubts_of(
+        lambda: reliability([dataclasses.replace(make(s), losses=np.ones((9, N))) for s in (0, 1)])
+    )
+    assert undefined.startswith("Reliability undefined")
+    assert doubts_of(lambda: reliability([make(), make()])) == []
+
+
+def test_python_users_hear_what_makes_scores_doubtful(caplog):
+    caplog.set_level("INFO", "hf_ltc")
+    dataset = Dataset.from_dict({"label": LABELS}, features=Features({"label": ClassLabel(num_classes=CLASSES)}))
+    good = make(0)
+    good = dataclasses.replace(good, validation_losses=np.sort(good.validation_losses, axis=0)[::-1].copy())
+
+    def heard(run, **family):
+        caplog.clear()
+        return [said.split()[:5] for said in doubts_of(lambda: run.score(dataset, **family))]
+
+    rises = ["The", "mean", "validation", "loss", "rose"]
+    assert heard(good) == []
+    assert [message.split(":")[0] for message in caplog.messages] == ["Reliability unknown"]
+    assert heard(dataclasses.replace(good, validation_losses=good.validation_losses[::-1].copy())) == [rises]
+    assert heard(good.truncate(2)) == []
+    assert heard(good.truncate(2), preset="ltc") == [["Two", "differences", "can", "only", "correlate"]]
+    # Half of the rows are learned when the validation samples are, the others were known from the start.
+    held = good.validation_losses.mean(axis=1, keepdims=True)
+    learned = np.where(np.arange(N) % 8 < 4, held, 0.1) + 0.001 * good.losses
+    hard = dataclasses.replace(good, losses=learned.astype(np.float32))
+    assert heard(hard) == [["Rows", "of", "high", "mean", "loss"]]
+    noisy = Trajectories.average([dataclasses.replace(good, losses=make(s, noise=30.0).losses) for s in (1, 2)])
+    (low,) = heard(noisy)
+    assert low[0] == "Reliability" and caplog.messages == []
+
+
+def test_scores_read_the_epochs_on_disk_once(tmp_path, monkeypatch):
+    Trajectories.average([make(seed) for seed in (0, 1)]).save(tmp_path / "run")
+    run = Trajectories.load(tmp_path / "run", mmap=True)
+    dataset = Dataset.from_dict({"label": LABELS}, features=Features({"label": ClassLabel(num_classes=CLASSES)}))
+    read, read_arrays = [], rundir.read_arrays
+
+    def counted(path, names=None):
+        read.extend((path, name) for name in names or ())
+        return read_arrays(path, names)
+
+    monkeypatch.setattr(rundir, "read_arrays", counted)
+    run.score(dataset)
+    losses = [each for each in read if each[1] == run.loss_name]
+    assert len(losses) == len(set(losses)) == len(run.epochs)
 
 
 @pytest.mark.parametrize("family", [{}, {"preset": "cld"}], ids=str)

@@ -17,11 +17,12 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 
 from hf_ltc import rundir
-from hf_ltc.agreement import hard_first, overlap, reliability
+from hf_ltc.agreement import overlap, reliability
 from hf_ltc.cli import _parser, main
 from hf_ltc.columns import read_column
 from hf_ltc.config import EvaluateConfig, RecordConfig
 from hf_ltc.demo import digits
+from hf_ltc.doubts import hard_first
 from hf_ltc.errors import InputError
 from hf_ltc.scoring import family_member, ltc_scores
 from hf_ltc.selection import select_coreset
@@ -46,6 +47,15 @@ def succeeds(capsys, *arguments):
     assert code == 0, err
     assert "Traceback" not in err
     return out
+
+
+def warned_of(capsys, *arguments):
+    """The warnings of a command that succeeds, each a line of stderr of its own, with JSON for its results."""
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0 and json.loads(out)
+    lines = [line for line in err.splitlines() if line.startswith("hf-ltc: warning: ")]
+    assert len(set(lines)) == len(lines) == err.count("warning")
+    return "\n".join(lines)
 
 
 def as_json(capsys, *arguments):
@@ -191,7 +201,7 @@ def test_score_warns_where_hard_rows_come_first(place, tmp_path, capsys):
             validation_losses=np.broadcast_to(validation, run.validation_losses.shape).astype(np.float32),
         )
         made.save(tmp_path / name)
-        said = succeeds(capsys, "score", tmp_path / name, "--output", tmp_path / f"{name}-scored")
+        said = warned_of(capsys, "score", tmp_path / name, "--output", tmp_path / f"{name}-scored")
         assert ("Rows of high mean loss come first" in said) == warned
 
 
@@ -199,9 +209,9 @@ def test_scores_of_two_differences_are_said_to_be_coarse(place, tmp_path, capsys
     Trajectories.load(place / "run-0").truncate(2).save(tmp_path / "short")
     warned = [["--preset", "ltc"], ["--preset", "cld"], ["--of", "differences"]]
     for number, options in enumerate([*warned, [], ["--of", "levels"], ["--scope", "class"]]):
-        said = succeeds(capsys, "score", tmp_path / "short", *options, "--output", tmp_path / f"scored-{number}")
+        said = warned_of(capsys, "score", tmp_path / "short", *options, "--output", tmp_path / f"scored-{number}")
         assert ("Two differences can only correlate at 1 or -1" in said) == (options in warned)
-    enough = succeeds(capsys, "score", place / "run-0", "--preset", "ltc", "--output", tmp_path / "other")
+    enough = warned_of(capsys, "score", place / "run-0", "--preset", "ltc", "--output", tmp_path / "other")
     assert "Two differences" not in enough
 
 
@@ -306,14 +316,14 @@ def test_json_of_an_undefined_reliability(place, tmp_path, capsys):
     assert "Reliability undefined" in succeeds(capsys, "compare", tmp_path / "flat-0", tmp_path / "flat-1")
 
 
-@pytest.mark.parametrize("value, warned", [(0.1, True), (0.9, False), (None, True)])
-def test_a_low_reliability_is_warned_of(place, tmp_path, capsys, value, warned):
-    run_folder = copy(place, tmp_path)
-    recipe = json.loads((run_folder / "recipe.json").read_text())
-    recipe["reliability"] = {"one": value, "mean": value, "runs": 2, "pairs": [value]}
-    rundir.write_json(run_folder / "recipe.json", recipe)
-    said = succeeds(capsys, "record", "--dataset", place / "data", *RECORD, "--output-dir", run_folder)
-    assert ("record with --weights averaged, more --runs" in said) == warned
+def test_a_low_reliability_is_warned_of(place, tmp_path, capsys):
+    found = reliability([Trajectories.load(place / f"run-{seed}") for seed in (0, 1)])
+    assert found.mean < 0.5
+    said = f"hf-ltc: warning: {found} Below 0.5, chance ranks the rows more than the data do: record with --weights "
+    assert warned_of(capsys, "compare", place / "run-0", place / "run-1").startswith(said)
+    lines = warned_of(capsys, "score", place / "both", "--output", tmp_path / "scored").splitlines()
+    assert sum(line.startswith(said) for line in lines) == 1
+    assert warned_of(capsys, "compare", place / "run-0", place / "run-0") == ""
 
 
 # Help
@@ -697,3 +707,17 @@ def test_what_messages_name_in_the_words_of_each_command():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_options(capsys, command):
     assert "`" not in texts(capsys, command, "--help")
+
+
+def test_a_slash_at_the_end_of_a_folder_is_none_of_its_name(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said = succeeds(capsys, "record", "--dataset", place / "data", *RECORD, "--output-dir", f"{tmp_path}/./run//")
+    assert f"Next: hf-ltc score {tmp_path}/run --output {tmp_path}/run-scored" in said
+    said = succeeds(capsys, "score", f"{tmp_path}/run/", "--output=~/scored/")
+    assert f"Next: hf-ltc select {tmp_path}/scored --fraction 0.1 --output {tmp_path}/scored-10pct" in said
+    succeeds(capsys, "select", "~/scored/", "--fraction", "0.3", "--output", f"{tmp_path}/coreset/")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "scored", "coreset"}
+    assert Trajectories.load("~/run").recipe == Trajectories.load(tmp_path / "run").recipe
+    monkeypatch.chdir(tmp_path / "run")
+    said = succeeds(capsys, "record", "--dataset", place / "data", *RECORD, "--output-dir", "./")
+    assert f"--output {tmp_path}/run-scored" in said

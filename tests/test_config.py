@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -37,6 +38,15 @@ def test_a_list_is_not_shared_between_configurations():
     one, other = RecordConfig(), RecordConfig()
     one.signals.append("margin")
     assert other.signals == []
+
+
+@pytest.mark.parametrize("config", [RecordConfig, EvaluateConfig])
+@pytest.mark.parametrize(
+    "given, kept", [("runs/a/", "runs/a"), ("./a//", "a"), (Path("a/b/"), "a/b"), ("~/a/", "/home/me/a")]
+)
+def test_a_folder_is_kept_as_it_is_called(config, given, kept, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert config(output_dir=given).output_dir == kept
 
 
 # For each option values that are refused, and the last that are taken.

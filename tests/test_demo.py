@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from hf_ltc import Trajectories, demo, ltc_scores
-from hf_ltc.agreement import hard_first, said_of_hard
 from hf_ltc.cli import main
+from hf_ltc.doubts import doubt_of_hard, hard_first
 
 
 def test_digits_are_split_by_class_and_lossless(digit_rows):
@@ -26,7 +26,7 @@ def test_the_demo_says_what_it_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "_STEPS", 20)
     arguments = ["demo", "--output-dir", str(tmp_path / "run"), "--seeds", "2", "--fractions", "0.2"]
     assert main(arguments) == 0
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["choices"]) == {"full data", "coreset, 20%", "random subset, 20%"}
@@ -36,8 +36,7 @@ def test_the_demo_says_what_it_measured(tmp_path, capsys, monkeypatch):
         assert line.split()[-3:] == [f"{choice['rows']:,}", f"{mean:.1%}", f"{deviation:.1%}"]
     assert "hf-ltc record" in said
     recorded = Trajectories.load(tmp_path / "run")
-    (warning,) = said_of_hard(hard_first(ltc_scores(recorded), recorded))
-    assert warning in said.splitlines()
+    assert f"hf-ltc: warning: {doubt_of_hard(hard_first(ltc_scores(recorded), recorded))}" in warned.splitlines()
     assert found["choices"]["coreset, 20%"]["rows"] == found["choices"]["random subset, 20%"]["rows"]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from hf_ltc.errors import LTCWarning
 from hf_ltc.report import draw, markdown, write_results
 
 from .test_results import SOURCES, cell, evaluation
@@ -154,3 +155,55 @@ def test_everything_is_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.md", "accuracy.png"}
     assert markdown(found) in (tmp_path / "results.md").read_text()
     assert imread(tmp_path / "accuracy.png").shape[1] > 1000
+
+
+# What names may be: mathematics and comments to matplotlib, markup to Markdown, and no words of this project.
+NAMES = [
+    "lr$0.1$_{a",
+    "b|`c$$",
+    "_hidden",
+    r"\alpha^2 \frac{",
+    "100% & #1 ~x~ <b>[y](z) *w*",
+    "two\nlines",
+    "猫-модель",
+    "x" * 300,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_and_never_mathematics_or_markup(tmp_path, name):
+    found = evaluation(
+        seeds=1, sources={name: SOURCES["resnet18"], "other": SOURCES["other"]}, models=(name, "vgg11_bn")
+    )
+    write_results(found, tmp_path)
+    assert imread(tmp_path / "accuracy.png").shape[1] > 500
+    figure = draw(found)
+    drawn = [panel.title for panel in figure.axes if panel.get_visible()] + figure.legends[0].get_texts()
+    assert len(drawn) == 2 + 6
+    assert not any(text.get_parse_math() or text.get_usetex() for text in drawn)
+    # Lines are broken, and no character is lost.
+    plain = re.sub(r"\s", "", name)
+    assert re.sub(r"\s", "", drawn[0].get_text()) == plain
+    assert f"ltc({plain})" in [re.sub(r"\s", "", text.get_text()) for text in drawn]
+    # Each line of a table has as many cells, and the name is in it once what Markdown takes for markup is escaped.
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    line = re.sub(r"\s+", " ", name)
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", row) for row in block.splitlines()]
+        assert len({len(row) for row in rows}) == 1
+        assert all(re.sub(r"\\(?=[^\w\s])", "", cell).count("`") == cell.count("\\`") for row in rows for cell in row)
+    assert f"ltc ({line})" in re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", text)
+    assert not re.search(r"(?<!\\)[`$<~]", text)
+
+
+def test_a_picture_that_fails_takes_no_result_with_it(tmp_path, monkeypatch):
+    found = evaluation()
+    # As where a folder cannot be replaced by a file, and where a library finds no font.
+    (tmp_path / "accuracy.png").mkdir()
+    with pytest.warns(LTCWarning, match=r"no picture '.*accuracy.png': .*Is a directory"):
+        write_results(found, tmp_path)
+    monkeypatch.setattr("matplotlib.font_manager.fontManager.findfont", lambda *_, **__: str(tmp_path / "no.ttf"))
+    (tmp_path / "accuracy.png").rmdir()
+    with pytest.warns(LTCWarning, match="no picture '.*accuracy.png': .*no.ttf"):
+        write_results(found, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "results.md"}

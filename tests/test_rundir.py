@@ -1,17 +1,25 @@
 """Files of a run directory: whole or not at all, never rewritten, and named when they cannot be read or written."""
 
+import errno
+import fcntl
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import Timeout
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from hf_ltc import rundir
+from hf_ltc.cells import run_cells
 from hf_ltc.errors import InputError
 
 
@@ -381,3 +389,83 @@ def test_the_same_arrays_make_the_same_bytes(tmp_path):
     rundir.write_arrays(tmp_path / "one", arrays, marks)
     rundir.write_arrays(tmp_path / "two", dict(reversed(arrays.items())), dict(reversed(marks.items())))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+# modes, reasons and locks
+
+
+@pytest.mark.parametrize("umask, file, folder", [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)])
+def test_the_umask_decides_who_may_read(tmp_path, umask, file, folder):
+    before = os.umask(umask)
+    try:
+        for writer, write in WRITERS.items():
+            write(tmp_path / "run" / writer)
+        with rundir.replacing(tmp_path / "run" / "whole") as temporary:
+            (temporary / "part").mkdir(parents=True)
+            with tempfile.NamedTemporaryFile(dir=temporary, delete=False) as private:
+                assert stat.S_IMODE(os.stat(private.name).st_mode) == 0o600
+            save_file({"a": np.ones(2)}, temporary / "part" / "a.safetensors")
+        (tmp_path / "run" / "pending").write_bytes(b"")
+        (tmp_path / "run" / "pending").chmod(0o600)
+        rundir.publish(tmp_path / "run" / "pending", tmp_path / "run" / "published")
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").rglob("*")}
+    assert len(modes) > 5
+    assert modes == {path: folder if path.is_dir() else file for path in modes}
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(errno.ENOSPC, "full"), "(No space left on device): make room there or give another folder"),
+        (OSError(errno.EDQUOT, ""), "(Disk quota exceeded): make room there or give another folder"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "(No space left on device): make room"),
+        (OSError("[Errno 28] Error writing bytes to file"), "(No space left on device): make room"),
+        (PermissionError(errno.EACCES, "no"), "(Permission denied): give a folder that you may write to"),
+        (OSError(errno.EROFS, ""), "(Read-only file system): give a folder that you may write to"),
+        (OSError(errno.EIO, ""), "(Input/output error): give another folder"),
+        (SafetensorError(""), "(SafetensorError): give another folder"),
+        (SafetensorError("\n\n  Some tensors\n share memory"), "(Some tensors share memory): give another folder"),
+        (OSError(), "(OSError): give another folder"),
+        (OSError(errno.ENOLCK, ""), "(No locks available): its file system does not lock files"),
+        (NotImplementedError(), "(NotImplementedError): its file system does not lock files"),
+    ],
+    ids=repr,
+)
+def test_an_error_has_its_reason_and_what_helps_against_it(tmp_path, error, said):
+    with pytest.raises(InputError) as raised:
+        raise rundir.unwritable(tmp_path / "file", error)
+    assert refused(raised).startswith(f"cannot write {str(tmp_path / 'file')!r} {said}")
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        (errno.ENOLCK, "(No locks available): its file system does not lock files"),
+        (errno.EOPNOTSUPP, "(Operation not supported): its file system does not lock files"),
+        (errno.EIO, "(Input/output error): give another folder"),
+    ],
+)
+def test_a_file_system_that_does_not_lock_is_told(tmp_path, monkeypatch, number, said):
+    def refuses(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    for timeout in (0, -1):
+        with pytest.raises(InputError, match=re.escape(f"cannot lock {str(tmp_path / 'lock')!r} {said}")):
+            rundir.locked(tmp_path / "lock", timeout)
+    with pytest.raises(InputError, match="cannot lock"):
+        run_cells(tmp_path / "cells", {"a": dict})
+
+
+def test_a_lock_is_held_until_it_is_released(tmp_path):
+    with rundir.locked(tmp_path / "new" / "lock"), pytest.raises(Timeout):
+        rundir.locked(tmp_path / "new" / "lock", timeout=0)
+    rundir.locked(tmp_path / "new" / "lock", timeout=0).release()
+
+
+def test_a_name_of_no_encoding_is_written_and_read_as_it_is(tmp_path):
+    rundir.write_json(tmp_path / "recipe.json", {"path": "d\udce4ta", "name": "dätä 猫"})
+    assert "dätä 猫" in (tmp_path / "recipe.json").read_text(encoding="utf-8")
+    assert rundir.read_json(tmp_path / "recipe.json") == {"path": "d\udce4ta", "name": "dätä 猫"}

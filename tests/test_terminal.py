@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 
 import pytest
 
-from hf_ltc import LTCWarning
+from hf_ltc import InputError, LTCWarning
 from hf_ltc.cli import main
 from hf_ltc.demo import digits
 from hf_ltc.terminal import heard_news
@@ -111,6 +112,13 @@ def test_news_and_warnings_are_lines_in_the_words_of_a_command(capsys):
         warnings.warn("said by another process", LTCWarning, stacklevel=1)
         log.error("process 1: fails")
     assert capsys.readouterr().err == "hf-ltc: process 1: fails\n"
+    for error in (InputError, KeyboardInterrupt, None):
+        with suppress(InputError, KeyboardInterrupt), heard_news({}, speaks=True, late=True):
+            warnings.warn("scores are odd", LTCWarning, stacklevel=1)
+            assert capsys.readouterr().err == ""
+            if error is not None:
+                raise error
+        assert capsys.readouterr().err == ("" if error is InputError else "hf-ltc: warning: scores are odd\n")
     log.info("nobody asked")
     assert capsys.readouterr().err == ""
     with pytest.raises(LTCWarning):
