@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _open_to_others(temporary)
         for each in [*temporary.rglob("*"), temporary]:
             sync(each)
-        if path.is_dir():
+        if path.is_dir() and temporary.is_dir():
             # The old one is then where the new one was, and taken away from there.
             _exchange(temporary, path)
         else:
