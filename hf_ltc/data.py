@@ -23,7 +23,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .columns import read_column
 from .errors import InputError, one_line
-from .localfiles import check_saved, load_file, load_files
+from .localfiles import check_path, check_saved, load_file, load_files
 
 _NAMED = 5
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
@@ -78,6 +78,7 @@ def load_split(
         raise InputError(f"data_files is {data_files!r}, but the dataset {given!r} is a file itself: give its folder")
     try:
         if saved:
+            check_path(place, variables=False)
             loaded: Any = load_from_disk(place)
             if isinstance(loaded, DatasetDict):
                 check_saved(place, loaded)

@@ -30,7 +30,7 @@ _ROWS = frozenset({".parquet", ".geoparquet", ".gpq", ".arrow", ".tar", ".zip", 
 _TABLES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
 _METADATA = frozenset(ImageFolder.METADATA_FILENAMES)
 # What systems and tools leave behind.
-_LITTER = frozenset({"__MACOSX", "__pycache__", ".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".Trashes"})
+_LITTER = frozenset({"__MACOSX", ".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".Trashes"})
 # Of folders that save_to_disk wrote.
 _SAVED = "state.json"
 
@@ -51,6 +51,7 @@ def load_files(place: str, name: str | None, revision: str | None, data_files: D
     Raises:
         InputError: for a folder of which a part would be left out without a word.
     """
+    check_path(place)
     configured = data_files is None and _is_configured(place)
     given: Any = data_files
     if data_files is not None:
@@ -69,6 +70,9 @@ def load_files(place: str, name: str | None, revision: str | None, data_files: D
             # A file whose path matches two patterns is taken twice.
             builder = load_dataset_builder(place, name, revision=revision, data_files=_exactly(taken))
         _check_all_taken(place, taken)
+    for files in builder.config.data_files.values():
+        for path in files:
+            check_path(path)
     builder.download_and_prepare()
     loaded = builder.as_dataset()
     if data_files is None and not configured:
@@ -77,7 +81,8 @@ def load_files(place: str, name: str | None, revision: str | None, data_files: D
 
 
 def load_file(place: str) -> DatasetDict:
-    """Loads one Parquet file, whatever characters its path has."""
+    """Loads one Parquet file."""
+    check_path(os.path.abspath(place))
     builder = load_dataset_builder("parquet", data_files=_exactly({"train": [os.path.abspath(place)]}))
     builder.download_and_prepare()
     return builder.as_dataset()
@@ -95,6 +100,22 @@ def check_saved(place: str, loaded: DatasetDict) -> None:
             f"the dataset folder {place!r} lists the splits {', '.join(map(repr, loaded))}, but there is "
             f"{', '.join(map(repr, left))} too: give the folder of the split itself, or save them together"
         )
+
+
+def check_path(path: str, *, variables: bool = True) -> None:
+    """Checks that `datasets` takes a path of this machine as it is.
+
+    Args:
+        path (`str`): The path.
+        variables (`bool`, *optional*, defaults to `True`): Whether it reads variables of the environment into it.
+
+    Raises:
+        InputError: for one that it reads as another.
+    """
+    if "::" in path:
+        raise InputError(f"the path {path!r} has '::', which datasets reads as a file inside of another: rename it")
+    if variables and (read := os.path.expandvars(path)) != path:
+        raise InputError(f"the path {path!r} has a '$', and datasets reads it as {read!r}: rename it")
 
 
 def _is_configured(place: str) -> bool:

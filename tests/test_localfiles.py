@@ -237,3 +237,34 @@ def test_what_is_no_row_may_lie_beside(tmp_path):
     listed(whole)
     os.remove(whole / "c.png")
     assert len(load_split(whole)) == 2
+
+
+@pytest.mark.parametrize("name", ["a::b", "$HF_LTC_NAME"])
+@pytest.mark.parametrize("make", [image_folder, parquet_folder, parquet_file, saved])
+def test_a_path_that_datasets_would_read_as_another(tmp_path, monkeypatch, name, make):
+    monkeypatch.setenv("HF_LTC_NAME", "a")
+    make(tmp_path / "a", "neighbor")
+    made = make(tmp_path / "made", "meant")
+    # Not written there, as datasets would write it elsewhere.
+    (tmp_path / "made").rename(tmp_path / name)
+    place = tmp_path / name / made.relative_to(tmp_path / "made")
+    if make is saved and "$" in name:
+        assert marks(load_split(place)) == {"meant"}
+        return
+    with pytest.raises(InputError, match=r"'::'|'\$'"):
+        load_split(place)
+
+
+def test_a_file_that_datasets_would_read_as_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_LTC_NAME", "ant")
+    image(tmp_path / "ant" / "0.png")
+    image(tmp_path / "$HF_LTC_NAME" / "0.png", 9)
+    with pytest.raises(InputError, match=r"HF_LTC_NAME.* reads it as .*ant/0\.png"):
+        load_split(tmp_path)
+
+
+def test_images_are_rows_in_whatever_folder(tmp_path):
+    image(tmp_path / "ant" / "0.png")
+    image(tmp_path / "__pycache__" / "0.png")
+    with pytest.raises(InputError, match="only a part .*__pycache__"):
+        load_split(tmp_path)
