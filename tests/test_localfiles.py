@@ -266,5 +266,5 @@ def test_a_file_that_datasets_would_read_as_another(tmp_path, monkeypatch):
 def test_images_are_rows_in_whatever_folder(tmp_path):
     image(tmp_path / "ant" / "0.png")
     image(tmp_path / "__pycache__" / "0.png")
-    with pytest.raises(InputError, match="only a part .*__pycache__"):
+    with pytest.raises(InputError, match=r"only a part .*__pycache__"):
         load_split(tmp_path)
