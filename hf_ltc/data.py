@@ -129,24 +129,33 @@ def _take_split(loaded: DatasetDict, split: str, place: str) -> Dataset:
 def find_image_column(dataset: Dataset, name: str | None = None) -> str:
     """Finds the column with the images, by its feature type `Image`.
 
+    A column of files' bytes, alone or in a struct with their path, as other tools write into Parquet files, is taken
+    as images only where the caller names it.
+
     Args:
         dataset (`datasets.Dataset`): The dataset.
         name (`str`, *optional*): The column, if the caller knows it.
 
     Returns:
-        `str`: the name of a column of type `Image`.
+        `str`: the name of a column of images.
 
     Raises:
         InputError: if there is no such column, none of that type, or several and no name.
     """
     found = [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
+    bytes_of = [column for column, feature in dataset.features.items() if _may_be_images(feature)]
     if name is None:
+        if not found and bytes_of:
+            raise InputError(
+                "no column of type Image in the dataset: name the one that holds the images with `image_column`"
+                f"{_candidates(bytes_of)}"
+            )
         return _only_one(dataset, found, "image", "Image")
     _require_column(dataset, name, "`image_column`")
-    if name not in found:
+    if name not in found and name not in bytes_of:
         raise InputError(
             f"column {name!r} holds {_shown(dataset.features[name])}, not images: choose another `image_column`"
-            f"{_candidates(found)} or cast it with dataset.cast_column({name!r}, datasets.Image())"
+            f"{_candidates([*found, *bytes_of])} or cast it with dataset.cast_column({name!r}, datasets.Image())"
         )
     return name
 
@@ -301,6 +310,11 @@ def hold_out(
 def evenly_spaced(n: int, count: int) -> np.ndarray:
     """At most `count` of the positions 0 to n - 1, first and last among them: int64, increasing."""
     return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
+
+
+def _may_be_images(feature: Any) -> bool:
+    content = feature.get("bytes") if isinstance(feature, dict) else feature
+    return isinstance(content, Value) and "binary" in content.dtype
 
 
 def _is_castable(feature: Any) -> bool:

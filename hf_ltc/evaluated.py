@@ -65,7 +65,7 @@ def evaluated_dataset(
         test_image = find_image_column(test, _if_there(test, image_column))
         test_label = find_label_column(test, _if_there(test, label_column))
         test_labels = read_labels(test, test_label, names)
-        test_identity = dataset_identity(test, test_label)
+        test_identity = dataset_identity(test, test_label, test_image)
     except InputError as error:
         raise InputError(f"test rows: {error}") from error
     for name, run in runs.items():
@@ -102,7 +102,7 @@ def evaluated_dataset(
         labels=labels[rows],
         test_labels=test_labels,
         size=image_size(train, image_column, config.image_size),
-        train_identity=dataset_identity(train, label_column),
+        train_identity=dataset_identity(train, label_column, image_column),
         test_identity=test_identity,
         sources=sources,
     )

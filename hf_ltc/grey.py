@@ -10,7 +10,6 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.utils.file_utils import xopen
 
-from .columns import read_column
 from .errors import InputError, LTCWarning, one_line
 from .imagefiles import HEAD, GreyRange, deep_pixels, may_be_deep, quiet
 
@@ -97,7 +96,8 @@ def _deep(
     progress: Callable[[int], Any] | None,
 ) -> Iterator[list[np.ndarray]]:
     for dataset, column, numbers in rows:
-        plain = dataset.with_format(None)
+        # Slices of the table: no file is copied.
+        stored = dataset.with_format("arrow").select_columns([column])
 
         def pixels(row: int, value: Any, column: str = column, numbers: np.ndarray | None = numbers) -> Any:
             try:
@@ -107,7 +107,7 @@ def _deep(
                 raise unreadable(number, column, value, error) from error
 
         for first in range(0, len(dataset), _CHUNK):
-            part = read_column(plain.select(range(first, min(first + _CHUNK, len(dataset)))), column)
+            part = stored[first : first + _CHUNK].column(0)
             likely = [(first + i, value.as_py()) for i, value in enumerate(part) if may_be_deep(_head(value))]
             found = pool.map(lambda each: pixels(*each), likely)
             yield [each for each in found if each is not None]

@@ -24,7 +24,9 @@ _CACHED = re.compile(
 )
 
 
-def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[str, Any]:
+def dataset_identity(
+    dataset: Dataset, label_column: str, image_column: str | None = None, **where: Any
+) -> dict[str, Any]:
     """What tells this dataset from another one: rows, features, labels in row order, and bytes of some rows.
 
     The bytes are those of the encoded images (the files', where a row holds only a path) of evenly spaced rows; in a
@@ -34,6 +36,7 @@ def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[
     Args:
         dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
         label_column (`str`): The column with the class labels.
+        image_column (`str`, *optional*): A column of images that is not told by its type.
         **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
 
     Returns:
@@ -47,7 +50,10 @@ def dataset_identity(dataset: Dataset, label_column: str, **where: Any) -> dict[
         "features": {column: _feature(dataset, column) for column in sorted(dataset.column_names)},
         "label_column": label_column,
         **_label_digests(dataset, label_column),
-        "content": {column: _content_digest(dataset, column) for column in _content_columns(dataset, label_column)},
+        "content": {
+            column: _content_digest(dataset, column, column == image_column)
+            for column in _content_columns(dataset, label_column, image_column)
+        },
         **_origin(dataset),
         **{key: value for key, value in where.items() if value is not None},
     }
@@ -82,7 +88,11 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
             f"(it has {', '.join(map(repr, dataset.column_names))}): {mend}"
         )
     now = _label_digests(dataset, label_column)
-    changed = [column for column in shared if _content_digest(dataset, column) != recorded["content"][column]]
+    changed = [
+        column
+        for column in shared
+        if _content_digest(dataset, column, column == recorded.get("image_column")) != recorded["content"][column]
+    ]
     same_names = now["class_names"] == recorded["class_names"]
     same_labels = same_names and now["labels"] == recorded["labels"]
     if not changed:
@@ -126,26 +136,29 @@ def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:
     }
 
 
-def _content_columns(dataset: Dataset, label_column: str) -> list[str]:
+def _content_columns(dataset: Dataset, label_column: str, image_column: str | None) -> list[str]:
     # Score columns come and go, so what they hold is no mark of a dataset: images are, or text, or what else there is.
     columns = {column: feature for column, feature in dataset.features.items() if column != label_column}
-    images = [column for column, feature in columns.items() if isinstance(feature, Image)]
+    images = [column for column, feature in columns.items() if isinstance(feature, Image) or column == image_column]
     texts = [column for column, feature in columns.items() if isinstance(feature, Value) and "string" in feature.dtype]
     return sorted(images or texts or columns)
 
 
-def _content_digest(dataset: Dataset, column: str) -> str:
+def _content_digest(dataset: Dataset, column: str, images: bool) -> str:
     rows = evenly_spaced(len(dataset), _SAMPLED_ROWS)
     values = read_column(dataset.with_format(None).select(rows), column)
     # One after another: as Python's bytes all of them would be held once more.
-    return _digest(_content(value.as_py(), column, int(row)) for row, value in zip(rows, values))
+    return _digest(_content(value.as_py(), column, int(row), images) for row, value in zip(rows, values))
 
 
-def _content(value: Any, column: str, row: int) -> bytes:
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+def _content(value: Any, column: str, row: int, image: bool) -> bytes:
+    if image and not isinstance(value, dict):
+        # The same as in a struct, to which the column may be cast.
+        value = {"bytes": value, "path": None}
+    if isinstance(value, dict) and (value.keys() == {"bytes", "path"} or image):
         if value["bytes"] is not None:
             return value["bytes"]
-        if value["path"] is not None:
+        if value.get("path") is not None:
             try:
                 with xopen(value["path"], "rb") as file:
                     return file.read()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from .data import evenly_spaced
 from .errors import InputError
@@ -164,8 +164,11 @@ def image_batches(
     """
     cut = (seed, epoch) if train and size > SMALL_SIDE else None
     stored = _stored(dataset, column)
+    feature = stored.features[column]
+    # A column of bytes has none.
+    mode = feature.mode if isinstance(feature, Image) else None
     loader: Any = torch.utils.data.DataLoader(
-        _Batches(stored, column, stored.features[column].mode, size, cut, numbers, grey_range),  # type: ignore[arg-type]
+        _Batches(stored, column, mode, size, cut, numbers, grey_range),  # type: ignore[arg-type]
         batch_size=None,
         sampler=(np.asarray(positions, dtype=np.int64) for positions in index_batches),
         num_workers=num_workers,
@@ -193,7 +196,9 @@ class _Batches:
 
     def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor | np.ndarray, np.ndarray, str | None]:
         pixels = torch.empty((len(positions), 3, self.size, self.size), dtype=torch.uint8)
-        for i, value in enumerate(self.stored[positions].column(0).to_pylist()):
+        for i, stored in enumerate(self.stored[positions].column(0)):
+            # One after another: as Python's bytes all files would be held once more.
+            value = stored.as_py()
             try:
                 if self.cut is None:
                     pixels[i] = decode_image(value, self.size, self.mode, self.grey_range)

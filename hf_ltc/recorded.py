@@ -54,7 +54,7 @@ def recorded_dataset(
     labels = read_labels(train, label_column)
     where = dict(source or {})
     validation_split = where.pop("validation_split", None)
-    identity = dataset_identity(train, label_column, **where)
+    identity = dataset_identity(train, label_column, image_column, **where)
     identity |= {"image_column": image_column, "id_column": config.id_column, "names": names}
     ids = None
     if config.id_column is not None:
@@ -81,7 +81,7 @@ def recorded_dataset(
             validation_labels=other,
             ids=ids,
             identity=identity,
-            validation_identity=dataset_identity(validation, other_label, split=validation_split),
+            validation_identity=dataset_identity(validation, other_label, other_image, split=validation_split),
             size=size,
         )
     rows, held = hold_out(

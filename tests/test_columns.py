@@ -249,14 +249,16 @@ import numpy as np, pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from hf_ltc.columns import read_column
 from hf_ltc.distributed import CoresetBounds
-from hf_ltc.identity import check_identity, dataset_identity, shared_rows
+from hf_ltc.grey import find_grey_range
+from hf_ltc.identity import check_identity, dataset_identity
+from hf_ltc.sharedrows import shared_rows
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 # 2,300 rows of a megabyte, the same 50 MB in all chunks: what is held beside these is what was copied.
 kind = sys.argv[1]
-encoded = pa.array([bytes([row]) * 1_000_000 for row in range(50)], kind if kind != "image" else "binary")
+encoded = pa.array([b"GIF8" + bytes([row]) * 1_000_000 for row in range(50)], kind if kind != "image" else "binary")
 feature = Image() if kind == "image" else Value(kind)
 if kind == "image":
     encoded = pa.StructArray.from_arrays([encoded, pa.nulls(50, pa.string())], ["bytes", "path"])
@@ -268,9 +270,10 @@ mixed = dataset.shuffle(seed=0)
 dataset_identity(dataset.select([0, 1]), "label")
 before = peak()
 for view in (dataset, mixed, dataset.select(range(0, 2300, 3))):
-    check_identity(view, dataset_identity(view, "label"))
-if kind == "image":
-    assert shared_rows(dataset, mixed, "image", "image") == 1
+    check_identity(view, dataset_identity(view, "label", "image") | {"image_column": "image"})
+found, _, looked_for = shared_rows(dataset, mixed, [("image", "image")])
+assert len(found) == looked_for == 2300
+assert find_grey_range([(mixed, "image", None)]) is None
 # A batch of Ray's.
 batch = table.append_column("score", [np.linspace(0, 1, 2300)]).append_column("row", [np.arange(2300)])
 names = {"score_column": "score", "label_column": None, "row_column": "row"}
