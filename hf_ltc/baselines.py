@@ -15,7 +15,7 @@ import numpy as np
 from .batchrows import read_rows
 from .errors import InputError
 from .passes import run_spans
-from .scoring import Recorded, not_finite
+from .scoring import Recorded, not_finite, require_recorded
 from .uncertainty import uncertainty
 
 # Elements of a table that are worked on at once.
@@ -311,7 +311,8 @@ class BaselineScorer:
         Raises:
             InputError: as [`baseline_scores`].
         """
-        if name not in BASELINES:
+        require_recorded(trajectories)
+        if not isinstance(name, str) or name not in BASELINES:
             raise InputError(f"no baseline {name!r}: there are {', '.join(map(repr, BASELINES))}")
         baseline = BASELINES[name]
         settings = _settings(name, baseline, options)

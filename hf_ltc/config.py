@@ -343,3 +343,13 @@ def _is_of(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def require_config(config: Any, kind: type) -> None:
+    """Checks that what was given as `config` is the dataclass that holds the settings.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    if not isinstance(config, kind):
+        raise InputError(f"`config` is a {type(config).__name__}: give {kind.__name__}(...)")

@@ -20,7 +20,7 @@ from datasets import Dataset
 from . import models, rundir
 from .batches import ImageBatches, image_batches
 from .cells import done_cells, run_cells
-from .config import EVALUATION_MAY_ADD, EvaluateConfig
+from .config import EVALUATION_MAY_ADD, EvaluateConfig, require_config
 from .errors import InputError, one_line
 from .evaldir import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .evalscores import Scores, methods_told, methods_told_before, score_all, source_model, source_of
@@ -33,6 +33,7 @@ from .processes import apart, heard, rank, stoppable
 from .provenance import hardware, versions
 from .report import write_results
 from .results import Evaluation
+from .scoring import require_recorded
 from .targets import train_on
 from .torchstate import usual_torch
 from .training import TrainingConfig, steps_per_epoch
@@ -104,6 +105,7 @@ def evaluate_coresets(
     Raises:
         InputError: for data, settings, methods or an output folder that the user can mend, before anything is trained.
     """
+    require_config(config, EvaluateConfig)
     if config.output_dir is None:
         raise InputError("evaluate_coresets needs a folder for its results: give EvaluateConfig(output_dir=...)")
     folder = Path(config.output_dir)
@@ -197,8 +199,12 @@ class _Bench:
 def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Trajectories]:
     if isinstance(runs, Trajectories):
         return {source_model(runs) or "run": runs}
+    if not isinstance(runs, Mapping):
+        require_recorded(runs, "runs")
     if not runs:
         raise InputError("evaluate_coresets needs a recording to choose rows by: give one or more")
+    for run in runs.values():
+        require_recorded(run, "runs")
     return dict(runs)
 
 

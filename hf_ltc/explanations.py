@@ -8,7 +8,7 @@ import numpy as np
 
 from .errors import InputError, some_rows
 from .passes import BLOCK, run_spans, standardised
-from .scoring import PRESETS, Recorded, check_finite, check_recorded, family_member
+from .scoring import PRESETS, Recorded, check_finite, check_recorded, family_member, require_recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,7 @@ def explain(
     Raises:
         InputError: for rows that were not recorded, and as [`ltc_scores`].
     """
+    require_recorded(trajectories)
     rows = np.asarray(rows, dtype=np.int64).reshape(-1)
     asked = _asked(trajectories, trajectories.losses, _positions(trajectories, rows), of)
     found = _extremes(trajectories, asked, trajectories.validation_losses, k, of)
@@ -76,6 +77,7 @@ def explain_validation(
     Raises:
         InputError: for positions out of range, and as [`ltc_scores`].
     """
+    require_recorded(trajectories)
     samples = np.asarray(samples, dtype=np.int64).reshape(-1)
     count = len(trajectories.validation_labels)
     if len(wrong := samples[(samples < 0) | (samples >= count)]):

@@ -7,9 +7,10 @@ multiplied by the square root of how much the model's probability of the row's l
 """
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _TRAJECTORY = "loss_trajectory"
 _NAMED = 5
 
 
+@runtime_checkable
 class Recorded(Protocol):
     """What scoring needs of [`Trajectories`]: L checkpoints of N rows and of Q validation samples."""
 
@@ -99,6 +101,7 @@ def ltc_scores(
         InputError: without validation samples (in a class, with `scope="class"`), with fewer than two differences, for
             losses that are not finite, and for validation samples that are all flat.
     """
+    require_recorded(trajectories)
     member = family_member(of, aggregate, scope, weighting, preset=preset)
     groups = trajectories.labels if member["scope"] == "class" else None
     runs = _references(trajectories, member)
@@ -330,7 +333,23 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
     return tuple(found)
 
 
+def require_recorded(value: Any, name: str = "trajectories") -> None:
+    """Checks that what was given is a recording.
+
+    Args:
+        value: What was given.
+        name (`str`, *optional*, defaults to `"trajectories"`): The parameter that it was given as.
+
+    Raises:
+        InputError: if it is anything else, as the path of one.
+    """
+    if not isinstance(value, Recorded):
+        place = repr(str(value)) if isinstance(value, str | os.PathLike) else "RUN"
+        raise InputError(f"`{name}` is a {type(value).__name__}, not a recording: give Trajectories.load({place})")
+
+
 def check_recorded(trajectories: Recorded) -> None:
+    require_recorded(trajectories)
     short = [length for length in trajectories.lengths if length < 3]
     if short or not len(trajectories.lengths):
         raise InputError(

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from . import cards, models, rundir, training
 from .agreement import reliability, stability
 from .batches import ImageBatches, image_batches
-from .config import RecordConfig
+from .config import RecordConfig, require_config
 from .doubts import say_unknown
 from .errors import InputError, one_line
 from .grey import Images, find_grey_range, recorded_grey_range
@@ -74,6 +74,7 @@ def record(
     Raises:
         InputError: for data, settings or a run directory that the user can mend.
     """
+    require_config(config, RecordConfig)
     data = recorded_dataset(config, train, validation, source)
     if config.runs == 1:
         recorded = _SourceRun(config, data, accelerator or _accelerator(config)).run()

@@ -189,8 +189,12 @@ class Trajectories:
         Raises:
             InputError: if they are of different datasets, validation samples or kinds of losses.
         """
+        if isinstance(runs, str) or not isinstance(runs, Sequence):
+            raise InputError(f"`runs` is a {type(runs).__name__}: give a list of recordings")
         if not runs:
             raise InputError("average([]): give one run or more")
+        for run in runs:
+            scoring.require_recorded(run, "runs")
         first = runs[0]
         rows = first.rows
         for number, run in enumerate(runs[1:], 1):

@@ -1,5 +1,6 @@
 """What is given in place of a split: said in one line at every public entrance, before anything is done with it."""
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -8,15 +9,21 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 
 from hf_ltc import (
     EvaluateConfig,
+    LTCScorer,
     RecordConfig,
+    Trajectories,
     TrajectoryCallback,
+    baseline_scores,
     describe_coreset,
     evaluate_coresets,
+    explain,
     load_coreset,
+    ltc_scores,
     push_coreset,
     rank_coreset,
     record,
     record_checkpoints,
+    reliability,
     select_coreset,
     split_coreset,
 )
@@ -89,3 +96,43 @@ def test_what_is_no_split_is_named_with_what_to_give(tmp_path, kind):
         assert message.startswith(f"`{parameter}` is {named}, not a datasets.Dataset: ")
         assert mend in message and "\n" not in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", ["runs/mine", 7, None, np.zeros((3, 4), np.float32), SPLIT], ids=repr)
+def test_what_is_given_in_place_of_a_recording(tmp_path, given):
+    config = EvaluateConfig(models=["test_resnet"], output_dir=str(tmp_path))
+    entrances = {
+        "trajectories": (
+            lambda: ltc_scores(given),
+            lambda: LTCScorer.from_trajectories(given, preset="cld"),
+            lambda: baseline_scores(given, "aum"),
+            lambda: explain(given, [0]),
+        ),
+        "runs": (
+            lambda: reliability([given, given]),
+            lambda: Trajectories.average([make(), given]),
+            lambda: evaluate_coresets(config, {"it": given}, SPLIT, SPLIT),
+        ),
+    }
+    for name, calls in entrances.items():
+        for call in calls:
+            with pytest.raises(InputError) as told:
+                call()
+            message = str(told.value)
+            assert message.startswith(f"`{name}` is a {type(given).__name__}, ") and "\n" not in message
+            assert f"Trajectories.load({given!r})" in message or not isinstance(given, str)
+
+
+@pytest.mark.parametrize("given", [{"epochs": 2}, None, "settings.json", RecordConfig], ids=repr)
+def test_what_is_given_in_place_of_settings(given):
+    with pytest.raises(InputError, match=rf"^`config` is a {type(given).__name__}: give RecordConfig"):
+        record(given, SPLIT)
+    with pytest.raises(InputError, match=rf"^`config` is a {type(given).__name__}: give EvaluateConfig"):
+        evaluate_coresets(given, make(), SPLIT, SPLIT)
+
+
+@pytest.mark.parametrize("fraction", ["0.1", "10%", [0.1], float("nan")])
+def test_a_fraction_is_a_number(fraction):
+    scored = SPLIT.add_column("ltc_score", [0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(InputError, match=r"^fraction is "):
+        select_coreset(scored, fraction)
