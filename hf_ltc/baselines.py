@@ -402,11 +402,11 @@ def _settings(name: str, baseline: Baseline, options: Mapping[str, Any]) -> dict
         raise InputError(f"{name} has no option {unknown[0]!r}: {known}")
     settings = {**defaults, **options}
     if settings.get("window", 2) < 2:
-        raise InputError(f"window is {settings['window']!r}: it must be 2 or more")
+        raise InputError(f"`window` is {settings['window']!r}: it must be 2 or more")
     if not 0 < settings.get("decay", 1) <= 1:
-        raise InputError(f"decay is {settings['decay']!r}: it must be inside (0, 1]")
+        raise InputError(f"`decay` is {settings['decay']!r}: it must be inside (0, 1]")
     if settings.get("seed", 0) < 0:
-        raise InputError(f"seed is {settings['seed']!r}: it must be 0 or more")
+        raise InputError(f"`seed` is {settings['seed']!r}: it must be 0 or more")
     return settings
 
 

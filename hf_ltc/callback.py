@@ -113,11 +113,11 @@ class TrajectoryCallback(TrainerCallback):
         allow_shared_rows: bool = False,
     ) -> None:
         if losses not in _KINDS:
-            raise InputError(f"losses is {losses!r}: it must be one of {', '.join(_KINDS)}")
+            raise InputError(f"`losses` is {losses!r}: it must be one of {', '.join(_KINDS)}")
         if weights not in ("averaged", "raw"):
-            raise InputError(f"weights is {weights!r}: it must be averaged or raw")
+            raise InputError(f"`weights` is {weights!r}: it must be averaged or raw")
         if average_decay is not None and not 0 <= average_decay < 1:
-            raise InputError(f"average_decay is {average_decay!r}: it must be inside [0, 1)")
+            raise InputError(f"`average_decay` is {average_decay!r}: it must be inside [0, 1)")
         check_signals(signals)
         self.path = rundir.local(output_dir)
         self.trajectories: Trajectories | None = None

@@ -160,7 +160,7 @@ def _check_order(checkpoints: Sequence[Checkpoint], epochs: Sequence[int]) -> No
     if len(epochs) != len(checkpoints):
         raise InputError(f"epochs has {len(epochs)} numbers for {len(checkpoints)} checkpoints")
     if any(later <= earlier for earlier, later in pairwise(epochs)) or epochs[0] < 0:
-        raise InputError(f"epochs is {list(epochs)}: give increasing numbers from 0 on, one of each checkpoint")
+        raise InputError(f"`epochs` is {list(epochs)}: give increasing numbers from 0 on, one of each checkpoint")
     paths = [Path(path) for path in checkpoints if isinstance(path, str | Path)]
     steps = [(int(match[1]), path) for path in paths if (match := _STEP.search(path.stem))]
     if len(steps) == len(checkpoints):

@@ -17,8 +17,8 @@ from .terminal import Output, heard_news, spelled
 # Parameters of the functions that commands call, where the option has another name.
 _OTHER_NAMES = {
     "record": {"train": "split", "validation": "validation_split", "name": "dataset_config"},
-    "push": {"with_trajectories": "trajectories", "trajectories": "run"},
-    "evaluate": {"validation": "validation_split", "test": "test_split", "model": "models"},
+    "push": {"with_trajectories": "trajectories", "trajectories": "run", "fraction": "fractions", "size": "sizes"},
+    "evaluate": {"validation": "validation_split", "test": "test_split", "model": "models", "fraction": "fractions"},
 }
 # Options that are paths where they are strings, as a dataset need not be.
 _PATHS = {"run", "runs", "run_a", "run_b", "scored", "output", "output_dir", "evaluation"}

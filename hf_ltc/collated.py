@@ -119,7 +119,7 @@ def rows_to_record(
     if id_column is not None:
         ids = read_column(train, id_column).combine_chunks()
         if ids.null_count or len(ids.unique()) < len(ids):
-            raise InputError(f"id_column {id_column!r} has ids that occur twice or are null: rows need their own")
+            raise InputError(f"`id_column` {id_column!r} has ids that occur twice or are null: rows need their own")
     if validation is not None:
         other = _label_column(validation, column if column in validation.column_names else None)
         number = read_labels(validation, other, names)

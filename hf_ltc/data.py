@@ -75,7 +75,9 @@ def load_split(
     elif not place or (not parquet and (place.count("/") > 1 or place.startswith((".", "/")))):
         raise InputError(f"no such dataset: {given!r} is neither a folder nor a Hub id (NAME or OWNER/NAME)")
     if parquet and data_files is not None:
-        raise InputError(f"data_files is {data_files!r}, but the dataset {given!r} is a file itself: give its folder")
+        raise InputError(
+            f"`data_files` is {data_files!r}, but the dataset {given!r} is a file itself: give its folder"
+        )
     try:
         if saved:
             check_path(place, variables=False)

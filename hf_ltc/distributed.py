@@ -141,9 +141,9 @@ def coreset_bounds(
             f"`dataset` is a {kind}: coreset_bounds takes a ray.data.Dataset; select_coreset takes a datasets.Dataset"
         )
     if balance not in ("class", "none"):
-        raise InputError(f"balance is {balance!r}: on Ray it must be one of class, none")
+        raise InputError(f"`balance` is {balance!r}: on Ray it must be one of class, none")
     if keep not in ("highest", "lowest"):
-        raise InputError(f"keep is {keep!r}: it must be one of highest, lowest")
+        raise InputError(f"`keep` is {keep!r}: it must be one of highest, lowest")
     options = {
         "score_column": score_column,
         "label_column": label_column if balance == "class" else None,

@@ -154,7 +154,7 @@ def _extremes(
     trajectories: Recorded, asked: Sequence[np.ndarray], table: Any, k: int, of: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     if k < 1:
-        raise InputError(f"k is {k!r}: it must be 1 or more")
+        raise InputError(f"`k` is {k!r}: it must be 1 or more")
     count, k = asked[0].shape[1], min(k, table.shape[1])
     found: list[np.ndarray] = []
     best = {sign: (np.full((count, k), -1), np.full((count, k), -np.inf)) for sign in (1, -1)}

@@ -150,7 +150,7 @@ def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tens
             f"{name} cannot be read as numbers ({' '.join(str(error).split())}): give one number a sample"
         ) from error
     if found.is_complex() or found.dtype == torch.bool:
-        raise InputError(f"{name} is {found.dtype}: give one number a sample")
+        raise InputError(f"`{name}` is {found.dtype}: give one number a sample")
     if found.shape != positions.shape:
         raise InputError(
             f"{name} has shape {tuple(found.shape)} for {len(positions)} rows: give one value a sample, as "

@@ -59,7 +59,7 @@ def coreset_order(
     scored = len(scores) - int(np.count_nonzero(np.isnan(score)))
     if balance != "none":
         if labels is None:
-            raise InputError(f"balance {balance!r} needs the labels: give them, or balance='none'")
+            raise InputError(f"`balance` {balance!r} needs the labels: give them, or balance='none'")
         classes = np.unique(labels, return_inverse=True)[1].reshape(-1)[first]
         if balance == "class":
             turn = turns(classes)
@@ -120,4 +120,4 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
 
 def require_choice(option: str, value: Any, choices: Sequence[str | None]) -> None:
     if value not in choices:
-        raise InputError(f"{option} is {value!r}: it must be one of {', '.join(map(str, choices))}")
+        raise InputError(f"`{option}` is {value!r}: it must be one of {', '.join(map(str, choices))}")

@@ -285,14 +285,14 @@ def family_member(
     given = {name: value for name, value in choices.items() if value is not None}
     for name, value in given.items():
         if value not in _CHOICES[name]:
-            raise InputError(f"{name} is {value!r}: it must be one of {listed(_CHOICES[name])}")
+            raise InputError(f"`{name}` is {value!r}: it must be one of {listed(_CHOICES[name])}")
     if preset is None:
         return {**DEFAULT, **given}
     if preset not in PRESETS:
-        raise InputError(f"preset is {preset!r}: it must be one of {listed(PRESETS)}")
+        raise InputError(f"`preset` is {preset!r}: it must be one of {listed(PRESETS)}")
     for name, value in given.items():
         if value != PRESETS[preset][name]:
-            raise InputError(f"preset {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")
+            raise InputError(f"`preset` {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")
     return PRESETS[preset]
 
 

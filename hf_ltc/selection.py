@@ -80,7 +80,7 @@ def in_coreset(ranks: Any, size: int) -> Any:
         InputError: if `size` is not a whole number of 1 or more.
     """
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise InputError(f"size is {size!r}: it must be a whole number of rows, 1 or more (see select_coreset)")
+        raise InputError(f"`size` is {size!r}: it must be a whole number of rows, 1 or more (see select_coreset)")
     if isinstance(ranks, pa.Scalar):
         ranks = ranks.as_py()
     ranks = on_host(ranks)
@@ -115,15 +115,15 @@ def coreset_size(pool: int, fraction: float | None = None, size: int | None = No
         raise InputError(f"the budget is either a fraction or a size: {given} given")
     if fraction is not None:
         if not isinstance(fraction, Real) or not 0 < fraction <= 1:
-            raise InputError(f"fraction is {fraction!r}: it must be in (0, 1], or give a number of rows as size")
+            raise InputError(f"`fraction` is {fraction!r}: it must be in (0, 1], or give a number of rows as size")
         rows = round(fraction * pool)
         if rows < 1:
-            raise InputError(f"fraction {fraction!r} of the {pool} rows that could be chosen is no row: raise it")
+            raise InputError(f"`fraction` {fraction!r} of the {pool} rows that could be chosen is no row: raise it")
         return rows
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise InputError(f"size is {size!r}: it must be a whole number of rows, 1 or more")
+        raise InputError(f"`size` is {size!r}: it must be a whole number of rows, 1 or more")
     if size > pool:
-        raise InputError(f"size is {size}, but only {pool} rows could be chosen: lower it")
+        raise InputError(f"`size` is {size}, but only {pool} rows could be chosen: lower it")
     return int(size)
 
 
@@ -256,11 +256,11 @@ def _choose(
 ) -> _Chosen:
     require_choice("coverage", coverage, (None, "stratified", "beta"))
     if not 0 <= cut < 1:
-        raise InputError(f"cut is {cut!r}: it must be in [0, 1)")
+        raise InputError(f"`cut` is {cut!r}: it must be in [0, 1)")
     if beta_exponent <= 0:
-        raise InputError(f"beta_exponent is {beta_exponent!r}: it must be above 0")
+        raise InputError(f"`beta_exponent` is {beta_exponent!r}: it must be above 0")
     if min_per_class < 0:
-        raise InputError(f"min_per_class is {min_per_class!r}: it must be 0 or more")
+        raise InputError(f"`min_per_class` is {min_per_class!r}: it must be 0 or more")
     if coverage == "beta" and keep != "highest":
         raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
     scores, recorded = read_scores(dataset, score_column, rank_column)
@@ -296,8 +296,8 @@ def _with_minimum(classes: np.ndarray, rows: int, minimum: int) -> np.ndarray:
     taken = turns(classes) < minimum
     if (needed := np.count_nonzero(taken)) > rows:
         raise InputError(
-            f"min_per_class {minimum} needs {needed} rows of the {len(np.unique(classes))} classes, but the budget is "
-            f"{rows}: lower it or raise the budget"
+            f"`min_per_class` {minimum} needs {needed} rows of the {len(np.unique(classes))} classes, but the budget "
+            f"is {rows}: lower it or raise the budget"
         )
     taken[np.flatnonzero(~taken)[: rows - needed]] = True
     return taken

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from .errors import InputError, LTCWarning
 
 # How messages name a parameter (see [`InputError`]); not what stands in backticks inside a user's own words.
-_PARAMETER = re.compile(r"(?<![^\s(])`(?:(?P<of>RecordConfig)\.)?(?P<name>[a-z_]+)`(?![^\s),.:;])")
+_PARAMETER = re.compile(r"(?<![^\s(])`(?:(?P<of>RecordConfig)\.)?(?P<name>[a-z_]+)`(?![^\s),.:;=])")
 _MOST = 10_000
 _LEADS = {logging.WARNING: "hf-ltc: warning: ", logging.ERROR: "hf-ltc: "}
 

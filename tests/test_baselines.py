@@ -378,9 +378,9 @@ def test_values_that_are_not_finite_are_named():
         (("el3n",), r"no baseline 'el3n': there are 'mean_loss', .*'random'"),
         (("aum", {"window": 3}), r"aum has no option 'window': it has none but epochs"),
         (("tdds", {"j": 3}), r"tdds has no option 'j': it has window, decay"),
-        (("tdds", {"decay": 0}), r"decay is 0: it must be inside \(0, 1\]"),
-        (("dual", {"window": 1}), r"window is 1: it must be 2 or more"),
-        (("random", {"seed": -1}), r"seed is -1"),
+        (("tdds", {"decay": 0}), r"`decay` is 0: it must be inside \(0, 1\]"),
+        (("dual", {"window": 1}), r"`window` is 1: it must be 2 or more"),
+        (("random", {"seed": -1}), r"`seed` is -1"),
         (
             ("dual",),
             r"dual needs 10 checkpoints or more, but only 9 were recorded in epochs 1 to 30: .*smaller window",

@@ -236,7 +236,7 @@ def test_a_choice_that_contradicts_the_preset_is_refused(place, tmp_path, capsys
         ["compare", place / "run-0", place / "run-1"],
     ):
         said = refused(capsys, *line, "--preset", "ltc", "--weighting", "uncertainty")
-        assert "preset 'ltc' has weighting='none': leave weighting='uncertainty' out" in said
+        assert "--preset 'ltc' has weighting='none': leave weighting='uncertainty' out" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -593,12 +593,12 @@ def test_bad_input_of_select(place, tmp_path, capsys):
             [scored, "--size", "3", "--fraction", "0.1", *output],
             "argument --fraction: not allowed with argument --size",
         ),
-        ([scored, "--fraction", "0", *output], r"fraction is 0.0: it must be in \(0, 1\]"),
-        ([scored, "--fraction", "1.5", *output], r"fraction is 1.5: it must be in \(0, 1\]"),
-        ([scored, "--fraction", "nan", *output], "fraction is nan"),
-        ([scored, "--fraction", "-0.1", *output], "fraction is -0.1"),
-        ([scored, "--size", "0", *output], "size is 0"),
-        ([scored, "--size", "1000", *output], r"size is 1000, but only 13\d rows could be chosen"),
+        ([scored, "--fraction", "0", *output], r"--fraction is 0.0: it must be in \(0, 1\]"),
+        ([scored, "--fraction", "1.5", *output], r"--fraction is 1.5: it must be in \(0, 1\]"),
+        ([scored, "--fraction", "nan", *output], "--fraction is nan"),
+        ([scored, "--fraction", "-0.1", *output], "--fraction is -0.1"),
+        ([scored, "--size", "0", *output], "--size is 0"),
+        ([scored, "--size", "1000", *output], r"--size is 1000, but only 13\d rows could be chosen"),
         ([scored, "--size", "2.5", *output], "argument --size: invalid int value: '2.5'"),
         ([scored, "--size", "3", "--score-column", "best", *output], "no score column 'best'"),
         ([scored, "--size", "3", "--label-column", "best", *output], "--label-column 'best': no such column"),

@@ -265,7 +265,7 @@ def test_copies_are_found_by_what_the_original_was_found_by(splits, tmp_path):
     assert same_rows(load_split(tmp_path / "test.parquet", name="small", revision="0123abc"), splits["test"])
     saved = save_to_disk(splits, tmp_path / "digits")
     assert same_rows(load_split(saved, "test", name="small", revision="0123abc"), splits["test"])
-    assert "data_files is 'test*'" in error_of(load_split, tmp_path / "test.parquet", data_files="test*")
+    assert "`data_files` is 'test*'" in error_of(load_split, tmp_path / "test.parquet", data_files="test*")
 
 
 @pytest.mark.parametrize("dataset", ["uoft-cs/cifar100", "mnist"])

@@ -208,11 +208,11 @@ def test_bad_input_is_one_line():
     table = random_rows(100, 3, seed=6)
     columns = {name: table[name] for name in ("label", "row")}
     scored = spread(table, 2)
-    with pytest.raises(InputError, match=r"size is 1000, but only \d+ rows could be chosen"):
+    with pytest.raises(InputError, match=r"`size` is 1000, but only \d+ rows could be chosen"):
         coreset_bounds(scored, size=1000)
-    with pytest.raises(InputError, match="balance is 'proportional': on Ray it must be one of class, none"):
+    with pytest.raises(InputError, match="`balance` is 'proportional': on Ray it must be one of class, none"):
         coreset_bounds(scored, 0.5, balance="proportional")
-    with pytest.raises(InputError, match="keep is 'best'"):
+    with pytest.raises(InputError, match="`keep` is 'best'"):
         coreset_bounds(scored, 0.5, keep="best")
     with pytest.raises(InputError, match="no column 'id' in the dataset: it has 'label', 'row', 'ltc_score'"):
         coreset_bounds(scored, 0.5, row_column="id")

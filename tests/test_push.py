@@ -160,8 +160,8 @@ def test_scores_of_another_kind_are_pushed(hub: Hub, client: Client, small: Data
     [
         (["missing", "me/x", "--full"], "no run directory 'missing'"),
         (["RUN", "me/x"], "nothing to push"),
-        (["RUN", "me/x", "--fractions", "2"], "fraction is 2.0"),
-        (["RUN", "me/x", "--sizes", "1000"], "size is 1000, but only 120 rows could be chosen"),
+        (["RUN", "me/x", "--fractions", "2"], "--fractions is 2.0"),
+        (["RUN", "me/x", "--sizes", "1000"], "--sizes is 1000, but only 120 rows could be chosen"),
         (["RUN", "me/x", "--scores-only", "--full"], "--scores-only pushes no rows"),
         (["RUN", "me/x", "--full", "--scored", "nowhere"], "no scored dataset 'nowhere'"),
         (["RUN", "me/x", "--full", "--splits", "dev"], "no split 'dev'"),

@@ -225,8 +225,8 @@ def test_an_epoch_that_fails_leaves_nothing(tmp_path):
         ([0, 1], ["a", "b"], "training_loss cannot be read as numbers"),
         ([0, 1], [1.0, None], "training_loss cannot be read as numbers"),
         ([0, 1], None, "training_loss cannot be read as numbers"),
-        ([0, 1], [True, False], "training_loss is torch.bool"),
-        ([0, 1], [1.0j, 2.0], "training_loss is torch.complex"),
+        ([0, 1], [True, False], "`training_loss` is torch.bool"),
+        ([0, 1], [1.0j, 2.0], "`training_loss` is torch.complex"),
     ],
 )
 def test_bad_updates_are_named(tmp_path, rows, losses, message):

@@ -424,7 +424,7 @@ def test_explain_bad_input():
         explain(run, [1, 0, 4, 121])
     with pytest.raises(InputError, match=r"no validation samples 12: the recording has 12"):
         explain_validation(run, [0, 12])
-    with pytest.raises(InputError, match="k is 0"):
+    with pytest.raises(InputError, match="`k` is 0"):
         explain(run, [1], k=0)
 
 
@@ -477,11 +477,11 @@ def test_recordings_that_have_no_score():
 
 def test_choices_are_checked():
     run = make_run()
-    with pytest.raises(InputError, match=r"of is 'diffs': it must be one of 'differences', 'levels'"):
+    with pytest.raises(InputError, match=r"`of` is 'diffs': it must be one of 'differences', 'levels'"):
         ltc_scores(run, of="diffs")
-    with pytest.raises(InputError, match="preset is 'LTC'"):
+    with pytest.raises(InputError, match="`preset` is 'LTC'"):
         ltc_scores(run, preset="LTC")
-    with pytest.raises(InputError, match="preset 'cld' has of='differences': leave of='levels' out"):
+    with pytest.raises(InputError, match="`preset` 'cld' has of='differences': leave of='levels' out"):
         ltc_scores(run, of="levels", preset="cld")
     for preset, member in PRESETS.items():
         # Also where the choice that contradicts is the default's.

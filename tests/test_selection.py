@@ -117,9 +117,9 @@ def test_the_order_depends_on_row_numbers_not_on_positions(rows, balance, random
 
 
 def test_coreset_order_refuses_what_it_cannot_order():
-    with pytest.raises(InputError, match=r"balance is 'classes': it must be one of class, proportional, none"):
+    with pytest.raises(InputError, match=r"`balance` is 'classes': it must be one of class, proportional, none"):
         coreset_order(np.zeros(2), balance="classes")
-    with pytest.raises(InputError, match="keep is 'best'"):
+    with pytest.raises(InputError, match="`keep` is 'best'"):
         coreset_order(np.zeros(2), keep="best")
     with pytest.raises(InputError, match="2 scores but 3 labels"):
         coreset_order(np.zeros(2), np.zeros(3, int))
@@ -274,14 +274,14 @@ def test_budgets():
     for bad, message in [
         ({}, "neither is given"),
         ({"fraction": 0.1, "size": 3}, "fraction 0.1 and size 3 are both given"),
-        ({"fraction": 0}, r"fraction is 0: it must be in \(0, 1\]"),
-        ({"fraction": 1.5}, "fraction is 1.5"),
-        ({"fraction": float("nan")}, "fraction is nan"),
-        ({"fraction": 0.01}, "fraction 0.01 of the 10 rows that could be chosen is no row"),
-        ({"size": 0}, "size is 0"),
-        ({"size": 2.0}, "size is 2.0"),
-        ({"size": True}, "size is True"),
-        ({"size": 11}, "size is 11, but only 10 rows could be chosen"),
+        ({"fraction": 0}, r"`fraction` is 0: it must be in \(0, 1\]"),
+        ({"fraction": 1.5}, "`fraction` is 1.5"),
+        ({"fraction": float("nan")}, "`fraction` is nan"),
+        ({"fraction": 0.01}, "`fraction` 0.01 of the 10 rows that could be chosen is no row"),
+        ({"size": 0}, "`size` is 0"),
+        ({"size": 2.0}, "`size` is 2.0"),
+        ({"size": True}, "`size` is True"),
+        ({"size": 11}, "`size` is 11, but only 10 rows could be chosen"),
     ]:
         with pytest.raises(InputError, match=message):
             coreset_size(10, **bad)
@@ -563,12 +563,12 @@ def test_rows_without_odds_are_drawn_last():
 def test_coverage_options_are_checked():
     dataset, *_ = many_rows(n=100)
     for options, message in [
-        ({"coverage": "ccs"}, "coverage is 'ccs': it must be one of None, stratified, beta"),
-        ({"cut": 1.0}, r"cut is 1.0: it must be in \[0, 1\)"),
-        ({"beta_exponent": 0}, "beta_exponent is 0: it must be above 0"),
-        ({"min_per_class": -1}, "min_per_class is -1"),
+        ({"coverage": "ccs"}, "`coverage` is 'ccs': it must be one of None, stratified, beta"),
+        ({"cut": 1.0}, r"`cut` is 1.0: it must be in \[0, 1\)"),
+        ({"beta_exponent": 0}, "`beta_exponent` is 0: it must be above 0"),
+        ({"min_per_class": -1}, "`min_per_class` is -1"),
         ({"coverage": "beta", "keep": "lowest"}, "needs keep='highest'"),
-        ({"balance": "classes"}, "balance is 'classes'"),
+        ({"balance": "classes"}, "`balance` is 'classes'"),
     ]:
         with pytest.raises(InputError, match=message):
             select_coreset(dataset, 0.5, **options)
