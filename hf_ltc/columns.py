@@ -95,8 +95,16 @@ def any_length(column: pa.ChunkedArray, feature: object) -> tuple[pa.ChunkedArra
     Parquet files in which some lists of a fixed size are null cannot be read by pyarrow 25 and older.
     """
     if isinstance(feature, List) and feature.length >= 0:
-        return column.cast(pa.list_(column.type.value_type)), List(feature.feature)
+        return without_null_lengths(column.cast(pa.list_(column.type.value_type))), List(feature.feature)
     return column, feature
+
+
+def without_null_lengths(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column whose null lists are of no length, as pyarrow 25 and older must have them to write a Parquet file.
+
+    A cast from lists of a fixed size leaves nulls the length that they had.
+    """
+    return pa.chunked_array([chunk.take(np.arange(len(chunk))) for chunk in column.chunks], column.type)
 
 
 def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.ChunkedArray, object]]) -> Dataset:

@@ -32,7 +32,21 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # Of 8 bits a channel whatever they hold.
 _SHALLOW = (_JPEG, b"GIF8", b"RIFF", b"BM")
 # TIFF tags that say where the pixels are and what they mean.
-_TIFF_PIXELS = {254, 255, 284, 292, 293, 317, 338, 339, 347, *range(256, 280), *range(320, 337), *range(529, 533)}
+_TIFF_PIXELS = {
+    254,
+    255,
+    284,
+    292,
+    293,
+    317,
+    338,
+    339,
+    347,
+    *range(256, 269),
+    *range(273, 280),
+    *range(320, 337),
+    *range(529, 533),
+}
 HEAD = 26
 
 

@@ -17,7 +17,7 @@ from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage, table_cast
 from datasets.utils.py_utils import convert_file_size_to_int
 
-from .columns import any_length, read_column
+from .columns import any_length, read_column, without_null_lengths
 from .data import read_labels
 from .errors import InputError
 from .rundir import finite
@@ -251,7 +251,12 @@ def parquet_shards(
     for number, (start, stop) in enumerate(bounds):
         shard = stored.select(range(start, stop))
         if decodable or features != stored.features:
-            table = embed_table_storage(table_cast(shard.with_format("arrow")[:], features.arrow_schema))
+            table = table_cast(shard.with_format("arrow")[:], features.arrow_schema)
+            for name, feature in features.items():
+                if feature != stored.features[name]:
+                    at = table.schema.get_field_index(name)
+                    table = table.set_column(at, table.schema.field(at), without_null_lengths(table[name]))
+            table = embed_table_storage(table)
             info = stored.info.copy()
             info.features = features
             # With a fingerprint given, which else is made of all bytes of the table joined.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_ltc import columns
-from hf_ltc.columns import read_column, take_rows, with_columns
+from hf_ltc.columns import any_length, read_column, take_rows, with_columns
 from hf_ltc.errors import InputError
 
 ADDED = Features(score=Value("float32"), path=List(Value("float32"), length=2))
@@ -290,3 +290,12 @@ def test_images_of_more_than_an_array_holds_cost_the_rows_that_are_read(kind):
     assert done.returncode == 0, done.stderr
     # In gigabytes, of 2.3: 128 rows of a megabyte, once as they are and once in part on their way.
     assert float(done.stdout) < 0.3
+
+
+def test_null_lists_of_any_length_are_of_none():
+    """pyarrow 25 and older write no Parquet file with nulls that have the length of a list of a fixed size."""
+    pair = pa.list_(pa.float32(), 2)
+    column = pa.chunked_array([pa.array([[1, 2], None, [3, 4]], pair), pa.array([None, [5, 6]], pair).slice(1)])
+    made, feature = any_length(column, List(Value("float32"), length=2))
+    assert feature == List(Value("float32")) and made.to_pylist() == column.to_pylist()
+    assert [np.diff(chunk.offsets).tolist() for chunk in made.chunks] == [[2, 0, 2], [2]]

@@ -719,7 +719,9 @@ def test_an_image_that_one_process_cannot_decode_ends_both_with_a_line(small, tm
         assert "stopped because another process failed or was killed" in line
         (line,) = other_said.splitlines()
         assert line.startswith(f"hf-ltc: process 1: {named}")
-    assert (tmp_path / "out-0").read_text() == (tmp_path / "out-1").read_text() == ""
+    printed = [line for rank in (0, 1) for line in (tmp_path / f"out-{rank}").read_text().splitlines()]
+    # torch 2.9 tells there that the processes are connected.
+    assert [line for line in printed if not line.startswith("[Gloo] ")] == []
 
 
 def test_a_process_that_is_killed_ends_the_other_with_a_line(small, tmp_path):
