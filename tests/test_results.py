@@ -214,7 +214,7 @@ def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
         ("a", "el2n", "class", "no results of el2n, but of ltc, aum"),
         ("a", METHODS["levels-losses-class"].family, "class", "no results of levels-losses-class"),
         ("a", "loss", "class", "no results of loss, but of ltc, aum"),
-        ("a", "aum", "none", "of --balance class, the coresets pushed are of none"),
+        ("a", "aum", "none", "of `balance` class, the coresets pushed are of none"),
     ],
 )
 def test_results_of_something_else_are_refused(digest, scorer, balance, said):
