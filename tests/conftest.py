@@ -9,10 +9,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from datasets import Dataset, DatasetDict, disable_progress_bars
+from hypothesis import settings
 
 from hf_ltc.demo import digits
 
 disable_progress_bars()
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any time", deadline=None)
+settings.load_profile("any time")
 
 
 @pytest.fixture(scope="session")
