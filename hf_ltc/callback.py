@@ -20,6 +20,7 @@ from . import rundir
 from .collated import Collate, accepted_columns, check_signals, evaluate_rows, logits_of, rows_to_record
 from .data import one_line
 from .errors import InputError, LTCWarning
+from .paths import local
 from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, signals_of
 from .rowpositions import POSITION, Positioned, accept_positions, with_positions
 from .trainerpass import (
@@ -119,7 +120,7 @@ class TrajectoryCallback(TrainerCallback):
         if average_decay is not None and not 0 <= average_decay < 1:
             raise InputError(f"`average_decay` is {average_decay!r}: it must be inside [0, 1)")
         check_signals(signals)
-        self.path = rundir.local(output_dir)
+        self.path = local(output_dir, "output_dir")
         self.trajectories: Trajectories | None = None
         self._data = rows_to_record(
             train,

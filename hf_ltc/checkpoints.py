@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from . import models, rundir
 from .collated import Collate, accepted_columns, check_signals, evaluate_rows, rows_to_record
 from .errors import InputError, one_line
+from .paths import local
 from .recording import TRAIN, VALIDATION, signals_of
 from .torchstate import usual_torch
 from .trajectories import Trajectories
@@ -95,7 +96,7 @@ def record_checkpoints(
     numbers = list(range(1, len(checkpoints) + 1)) if epochs is None else [int(epoch) for epoch in epochs]
     _check_order(checkpoints, numbers)
     check_signals(signals)
-    done = rundir.published_epochs(rundir.local(output_dir))
+    done = rundir.published_epochs(local(output_dir, "output_dir"))
     waiting = [(epoch, checkpoint) for epoch, checkpoint in zip(numbers, checkpoints) if epoch not in done]
     for _, checkpoint in waiting:
         # Before anything is written, and before hours are spent on those that come first.

@@ -257,7 +257,7 @@ def check_signals(signals: Sequence[str]) -> None:
     """
     for signal in signals:
         if signal not in SIGNALS:
-            raise InputError(f"no signal {signal!r}: choose of {', '.join(SIGNALS)}")
+            raise InputError(f"`signals` has {signal!r}: it must be of {', '.join(SIGNALS)}")
 
 
 def _label_column(dataset: Dataset, name: str | None) -> str:

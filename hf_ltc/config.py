@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from .errors import InputError
+from .paths import local
 
 SIGNALS = ("margin", "correct", "el2n")
 _LARGEST_SEED = 2**32
@@ -287,8 +288,7 @@ def _check_options(config: Any) -> None:
     """Checks the types of all fields, and the ranges that go with a field's name in any configuration."""
     if isinstance(config.output_dir, str | os.PathLike) and config.output_dir != "":
         # Without a slash at its end, which names that are made of it would have in the middle.
-        place = os.path.expanduser(os.fspath(config.output_dir))
-        object.__setattr__(config, "output_dir", str(Path(place)) if isinstance(place, str) else place)
+        object.__setattr__(config, "output_dir", str(local(config.output_dir, "output_dir")))
     # Not the types of dataclasses.fields, which HfArgumentParser changes.
     kinds = type(config).__annotations__
     for name, kind in kinds.items():
@@ -319,7 +319,9 @@ def _check_different(config: Any, name: str) -> None:
 
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
     if not holds:
-        raise InputError(f"`{name}` is {value!r}: it must be {wanted}")
+        # A model or a dataset, say, is shown in many lines.
+        shown = repr(value) if "\n" not in repr(value) else f"a {type(value).__name__}"
+        raise InputError(f"`{name}` is {shown}: it must be {wanted}")
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import rundir
 from .errors import InputError
+from .paths import local
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +34,7 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
     Raises:
         InputError: for any other folder, and if another process is writing there.
     """
-    path = Path(output).resolve()
+    path = local(output, "output").resolve()
     for given in inputs:
         if given is not None and Path(given).expanduser().resolve().is_relative_to(path):
             raise InputError(f"`output` {output!r} holds {given!r}, which is read: give another folder")

@@ -17,6 +17,7 @@ from .config import RESUME_MAY_CHANGE
 from .errors import InputError, some_rows
 from .givenrows import Places, check_apart, class_numbers, row_numbers, sample_values
 from .identity import WHERE
+from .paths import local
 from .processes import together
 from .runfiles import LOSSES, VALIDATION_LOSS, write_rows
 from .trajectories import Trajectories
@@ -175,7 +176,7 @@ class TrajectoryRecorder:
         recipe: Mapping[str, Any] | None = None,
         accelerator: Accelerator | PartialState | None = None,
     ) -> None:
-        self.path = rundir.local(output_dir)
+        self.path = local(output_dir, "output_dir")
         self.accelerator = accelerator
         self.first_epoch = first_epoch
         device = accelerator.device if accelerator is not None else torch.device("cpu")

@@ -11,6 +11,7 @@ from . import rundir
 from .errors import InputError
 from .methods import FULL, METHODS, RANDOM
 from .models import architecture_name
+from .paths import local
 
 FORMAT = 1
 
@@ -64,7 +65,7 @@ class Evaluation:
         Raises:
             InputError: for a file that is missing, damaged or of another kind, naming it.
         """
-        values = rundir.read_json(rundir.local(path))
+        values = rundir.read_json(local(path, "path"))
         if values.pop("format", None) != FORMAT or not {"sources", "methods", "cells"} <= values.keys():
             raise InputError(f"{str(path)!r} holds no results of hf-ltc evaluate: give its results.json")
         parts = {name: values.pop(name) for name in ("sources", "methods", "cells")}

@@ -40,11 +40,6 @@ _MENDS = {
 }
 
 
-def local(path: str | Path) -> Path:
-    """A path as users write it, with `~` for their home."""
-    return Path(os.path.expanduser(path))
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path` that takes its place, on disk for good, once the block has ended well.

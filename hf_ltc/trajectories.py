@@ -16,6 +16,7 @@ from .columns import with_columns
 from .errors import InputError, some_rows
 from .givenrows import class_numbers
 from .joining import row_places
+from .paths import local
 from .runfiles import LOSSES, write_rows
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Trajectories:
         Raises:
             InputError: for a file that is missing, truncated or of another run, naming it.
         """
-        path = rundir.local(path)
+        path = local(path, "path")
         if not path.is_dir():
             raise InputError(f"no run directory {str(path)!r}: make one with hf-ltc record")
         if seeds := rundir.seed_folders(path):
@@ -132,7 +133,7 @@ class Trajectories:
         Args:
             path (`str` or `Path`): A new or empty folder.
         """
-        path = rundir.local(path)
+        path = local(path, "path")
         rundir.check_free(path, lambda _: False)
         runs = self.runs
         for number, run in enumerate(runs):
@@ -379,7 +380,7 @@ class Trajectories:
         Args:
             folder (`str` or `Path`): A new or empty folder.
         """
-        tables.write_parquet(self, rundir.local(folder))
+        tables.write_parquet(self, local(folder, "folder"))
 
     @classmethod
     def from_parquet(cls, folder: str | Path) -> "Trajectories":
@@ -394,7 +395,7 @@ class Trajectories:
         Raises:
             InputError: for a file that is missing or damaged, naming it.
         """
-        dataset, recipe = tables.read_parquet(rundir.local(folder))
+        dataset, recipe = tables.read_parquet(local(folder, "folder"))
         return cls.from_dataset(dataset, **recipe.pop(tables.LAYOUT, {}), recipe=recipe)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> "Pushed":

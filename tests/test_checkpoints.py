@@ -280,7 +280,7 @@ def test_bad_input_is_named(small, tmp_path):
         record_checkpoints(states, train, train.to_iterable_dataset(), output_dir=tmp_path / "run", model=network())
     record("epochs has 1 numbers for 2 checkpoints", states, epochs=[1])
     record("give increasing numbers from 0 on", states, epochs=[2, 1])
-    record("no signal 'hope'", states, signals=["hope"])
+    record("`signals` has 'hope'", states, signals=["hope"])
     record("needs model=", states, model=None)
     assert not (tmp_path / "run").exists()
     record("a checkpoint does not fit the model", [{"weight": torch.zeros(1)}])

@@ -13,6 +13,7 @@ from hf_ltc import (
     RecordConfig,
     Trajectories,
     TrajectoryCallback,
+    TrajectoryRecorder,
     baseline_scores,
     describe_coreset,
     evaluate_coresets,
@@ -134,5 +135,23 @@ def test_what_is_given_in_place_of_settings(given):
 @pytest.mark.parametrize("fraction", ["0.1", "10%", [0.1], float("nan")])
 def test_a_fraction_is_a_number(fraction):
     scored = SPLIT.add_column("ltc_score", [0.1, 0.2, 0.3, 0.4])
-    with pytest.raises(InputError, match=r"^fraction is "):
+    with pytest.raises(InputError, match=r"^`fraction` is "):
         select_coreset(scored, fraction)
+
+
+@pytest.mark.parametrize("given", ["x" * 300, "a\0b", 7, None, [], SPLIT], ids=lambda given: repr(given)[:12])
+def test_what_is_given_in_place_of_a_path(given):
+    entrances = {
+        "path": (lambda: Trajectories.load(given), lambda: make().save(given)),
+        "folder": (lambda: Trajectories.from_parquet(given), lambda: make().to_parquet(given)),
+        "output_dir": (
+            lambda: RecordConfig(output_dir=given),
+            lambda: TrajectoryCallback(given, SPLIT),
+            lambda: TrajectoryRecorder(given, rows=2, labels=[0, 1], validation_labels=[0]),
+        ),
+    }
+    for name, calls in entrances.items():
+        for call in calls:
+            with pytest.raises(InputError, match=rf"^`{name}` ") as told:
+                call()
+            assert "\n" not in str(told.value)
