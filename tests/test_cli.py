@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -721,3 +722,21 @@ def test_a_slash_at_the_end_of_a_folder_is_none_of_its_name(place, tmp_path, cap
     monkeypatch.chdir(tmp_path / "run")
     said = succeeds(capsys, "record", "--dataset", place / "data", *RECORD, "--output-dir", "./")
     assert f"--output {tmp_path}/run-scored" in said
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_the_umask_decides_who_reads_a_run_and_its_scores(place, tmp_path, capsys, umask):
+    before = os.umask(umask)
+    try:
+        line = ["record", "--dataset", place / "data", *RECORD, "--id-column", "row", "--output-dir", tmp_path / "run"]
+        rows = load_from_disk(place / "data")
+        rows.add_column("row", list(range(len(rows)))).save_to_disk(tmp_path / "data")
+        line[2] = tmp_path / "data"
+        succeeds(capsys, *line)
+        succeeds(capsys, "score", tmp_path / "run", "--output", tmp_path / "scored")
+    finally:
+        os.umask(before)
+    made = [path for name in ("run", "scored") for path in (tmp_path / name, *(tmp_path / name).rglob("*"))]
+    assert {path.name for path in made} >= {"ids.parquet", "rows.safetensors", "recipe.json", "model.safetensors"}
+    for path in made:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
