@@ -619,9 +619,9 @@ def test_what_cannot_be_recorded_is_named(tmp_path):
     (tmp_path / "run" / "thesis.tex").write_text("x")
     training("holds other files")
     for match, options in {
-        "losses is 'all'": {"losses": "all"},
-        "weights is 'mean'": {"weights": "mean"},
-        r"average_decay is 1.5: it must be inside \[0, 1\)": {"average_decay": 1.5},
+        "`losses` is 'all'": {"losses": "all"},
+        "`weights` is 'mean'": {"weights": "mean"},
+        r"`average_decay` is 1.5: it must be inside \[0, 1\)": {"average_decay": 1.5},
         "`signals` has 'hope': it must be of margin": {"signals": ["hope"]},
         "column 'text' holds strings": {"label_column": "text"},
         "no such column": {"label_column": "kind"},
