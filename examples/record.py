@@ -10,6 +10,8 @@
 `hf-ltc record --help` lists the options. Run again after an interruption, the same command resumes.
 """
 
+import logging
+
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
@@ -19,6 +21,9 @@ from hf_ltc.data import load_split
 
 
 def main() -> None:
+    # A line an epoch where no bar is drawn, as in the log of a job.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hf_ltc").setLevel(logging.INFO)
     data, config = HfArgumentParser((DataConfig, RecordConfig)).parse_args_into_dataclasses()
 
     # Any datasets.Dataset with an image and a class label column will do: change this to your own.
