@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from . import __version__, commands
 from .config import DataConfig, EvaluateConfig, RecordConfig
 from .errors import InputError
+from .paths import expanded
 from .terminal import Output, heard_news, spelled
 
 # Parameters of the functions that commands call, where the option has another name.
@@ -73,7 +74,7 @@ def _run(arguments: list[str] | None) -> int:
 
 def _path(value: str) -> str:
     """A path with `~` for a home, which shells leave in `--option=~/folder`, and without a slash at its end."""
-    return str(Path(os.path.expanduser(value))) if value else value
+    return str(Path(expanded(value))) if value else value
 
 
 def _check_text(options: argparse.Namespace) -> None:

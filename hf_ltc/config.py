@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from .errors import InputError
-from .paths import local
+from .paths import expanded, local
 
 SIGNALS = ("margin", "correct", "el2n")
 _LARGEST_SEED = 2**32
@@ -57,7 +57,7 @@ class DataConfig:
         """What finds the dataset again, for a recipe; a path in it never leaves this machine."""
         found: dict[str, Any] = {"split": self.split, "config": self.dataset_config, "revision": self.revision}
         found |= {"validation_split": self.validation_split} if self.validation_split else {}
-        local = Path(self.dataset).expanduser()
+        local = Path(expanded(self.dataset))
         return found | ({"path": str(local.resolve())} if local.exists() else {"repo_id": self.dataset})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,7 @@ from datasets.exceptions import DatasetGenerationError
 from .columns import read_column
 from .errors import InputError, one_line
 from .localfiles import check_path, check_saved, load_file, load_files
+from .paths import expanded, lock_fault
 
 _NAMED = 5
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
@@ -59,7 +61,7 @@ def load_split(
         InputError: if there is no such dataset, configuration or split, or if the Hub cannot be reached.
     """
     given = os.fspath(dataset)
-    place = os.path.expanduser(given)
+    place = expanded(given)
     # Spark gives folders this suffix too.
     parquet = place.lower().endswith(".parquet") and not os.path.isdir(place)
     saved = data_files is None and any((Path(place) / mark).is_file() for mark in _SAVED_TO_DISK)
@@ -78,6 +80,8 @@ def load_split(
         raise InputError(
             f"`data_files` is {data_files!r}, but the dataset {given!r} is a file itself: give its folder"
         )
+    if not saved:
+        _check_cache()
     try:
         if saved:
             check_path(place, variables=False)
@@ -104,6 +108,21 @@ def load_split(
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise InputError(f"cannot load the dataset {given!r}: {one_line(reason)}") from error
     return _take_split(loaded, split, given)
+
+
+def _check_cache() -> None:
+    """Checks that `datasets` can lock its cache: where the file system refuses, it would wait for ever."""
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        fault = lock_fault(cache)
+    except OSError as error:
+        fault = error
+    if fault is not None:
+        raise InputError(
+            f"cannot lock files in the cache of datasets, {str(cache)!r} ({fault.strerror or one_line(fault)}): set "
+            "HF_DATASETS_CACHE to a folder that you may write to, on a file system that locks files"
+        )
 
 
 def _take_split(loaded: DatasetDict, split: str, place: str) -> Dataset:

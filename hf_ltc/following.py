@@ -8,6 +8,7 @@ from typing import Any
 
 from .config import EvaluateConfig
 from .errors import InputError
+from .paths import expanded
 
 _FRACTIONS = (0.1, 0.3, 0.5, 1.0)
 
@@ -61,7 +62,7 @@ def found_anywhere(dataset: str | None) -> str | None:
     """A dataset as it was named on the command line, for a command in another folder."""
     if dataset is None:
         return None
-    local = Path(dataset).expanduser()
+    local = Path(expanded(dataset))
     return str(local.resolve()) if local.exists() else dataset
 
 

@@ -3,7 +3,6 @@
 import difflib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .errors import InputError, one_line
+from .paths import expanded
 
 TRANSFORMERS = "transformers:"
 # Up to here a stem that quarters the image before the first block leaves too little of it.
@@ -201,7 +201,7 @@ def _unstrided(old: nn.Conv2d) -> nn.Conv2d:
 def _transformers_model(name: str, num_classes: int, image_size: int, small: bool, pretrained: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    path = Path(name).expanduser()
+    path = Path(expanded(name))
     if not name or (not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)):
         raise InputError(
             f"`model` {TRANSFORMERS + name!r}: no such folder or file {name!r}: give the Hub id, the folder or the "
@@ -296,7 +296,7 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
     Raises:
         InputError: for a file that is missing or damaged, naming it.
     """
-    folder = Path(os.path.expanduser(folder))
+    folder = Path(expanded(folder))
     path = folder / ("averaged_model.safetensors" if averaged else "model.safetensors")
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import rundir
 from .errors import InputError
-from .paths import local
+from .paths import expanded, local
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +36,7 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
     """
     path = local(output, "output").resolve()
     for given in inputs:
-        if given is not None and Path(given).expanduser().resolve().is_relative_to(path):
+        if given is not None and Path(expanded(given)).resolve().is_relative_to(path):
             raise InputError(f"`output` {output!r} holds {given!r}, which is read: give another folder")
     rundir.put_back(path)
     for left in _unfinished(path):

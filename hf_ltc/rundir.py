@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .errors import InputError, one_line
+from .paths import lock_fault
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -159,6 +160,11 @@ def locked(path: Path, timeout: float = -1) -> FileLock:
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(fault := lock_fault(path.parent), PermissionError):
+            # A file could be made there, so that no other permission helps.
+            raise InputError(f"cannot lock {str(path)!r} ({fault.strerror}): {_NO_LOCKS}")
+        if fault is not None:
+            raise fault
         lock.acquire(timeout=timeout)
     except Timeout:
         raise

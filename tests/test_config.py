@@ -49,6 +49,12 @@ def test_a_folder_is_kept_as_it_is_called(config, given, kept, monkeypatch):
     assert config(output_dir=given).output_dir == kept
 
 
+@pytest.mark.parametrize("config", [RecordConfig, EvaluateConfig])
+def test_a_tilde_that_is_no_home_belongs_to_the_name(config):
+    kept = config(output_dir="~no-such-user/a").output_dir
+    assert kept == str(Path.cwd() / "~no-such-user" / "a") == config(output_dir=kept).output_dir
+
+
 # For each option values that are refused, and the last that are taken.
 BAD = {
     "epochs": [0, -1, 1, 2.5, "10", None, True, math.nan],

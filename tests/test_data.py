@@ -1,5 +1,6 @@
 """Loading splits, finding columns, reading labels and holding rows out."""
 
+import errno
 import io
 import os
 import subprocess
@@ -535,3 +536,19 @@ def test_one_line(text):
     assert one_line(ValueError("x" * 301)) == "x" * 297 + "..."
     assert one_line(KeyError("splits")) == "KeyError 'splits'"
     assert one_line(ValueError("a\n  b")) == "a b" and one_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOLCK])
+def test_a_cache_that_does_not_lock_is_told(tmp_path, monkeypatch, number):
+    digits(range(4)).to_parquet(tmp_path / "a.parquet")
+    digits(range(4)).save_to_disk(tmp_path / "saved")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match=rf"cannot lock .*/cache' \({os.strerror(number)}\): set HF_DATASETS_CACHE"):
+        load_split(tmp_path / "a.parquet")
+    # Which has no cache.
+    assert len(load_split(tmp_path / "saved")) == 4

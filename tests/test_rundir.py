@@ -445,6 +445,10 @@ def test_an_error_has_its_reason_and_what_helps_against_it(tmp_path, error, said
         (errno.ENOLCK, "(No locks available): its file system does not lock files"),
         (errno.EOPNOTSUPP, "(Operation not supported): its file system does not lock files"),
         (errno.EIO, "(Input/output error): give another folder"),
+        # Which filelock takes for a lock that another process holds.
+        (errno.EACCES, "(Permission denied): its file system does not lock files"),
+        (errno.EPERM, "(Operation not permitted): its file system does not lock files"),
+        (errno.EAGAIN, "(Resource temporarily unavailable): give another folder"),
     ],
 )
 def test_a_file_system_that_does_not_lock_is_told(tmp_path, monkeypatch, number, said):
