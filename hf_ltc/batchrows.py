@@ -95,6 +95,11 @@ def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> 
     Raises:
         InputError: if there is no such column, or for trajectories of another length.
     """
+    if not isinstance(batch, Mapping | pa.Table) and type(batch).__name__ != "DataFrame":
+        raise InputError(
+            f"a scorer got a {type(batch).__name__}, not rows of a dataset: give it to map, scored.map(scorer, "
+            "batched=True), or call it with a batch such as scored[:100]"
+        )
     if column not in columns_of(batch):
         mend = mend or "attach the recorded losses first, scored = run.attach(dataset)"
         raise InputError(f"no column {column!r} in the dataset, which has {listed(columns_of(batch))}: {mend}")

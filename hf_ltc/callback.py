@@ -85,6 +85,7 @@ class TrajectoryCallback(TrainerCallback):
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
             Take `validation` with samples whose images or texts are those of rows of `train`, as of blank tiles.
+            Images are compared as encoded: one that was saved again is not found.
 
     Attributes:
         train_dataset (`datasets.Dataset`): What the Trainer is to train on: rows that are not held out.

@@ -82,7 +82,7 @@ def record_checkpoints(
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
             Take `validation` with samples that are rows of `train`, equal in their images or texts: where rows are
-            alike by nature.
+            alike by nature. Images are compared as encoded: one that was saved again is not found.
         batch_size (`int`, *optional*, defaults to `256`): Rows a forward pass and process.
         num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
 
@@ -93,6 +93,11 @@ def record_checkpoints(
         InputError: for weights that are missing, do not fit or are not in the order of training; for data that cannot
             be recorded; for a folder with another recording.
     """
+    if not isinstance(checkpoints, Sequence) or isinstance(checkpoints, str | Mapping | nn.Module):
+        raise InputError(
+            f"`checkpoints` is a {type(checkpoints).__name__}, not a list: give the weights saved over a training, in "
+            "its order"
+        )
     numbers = list(range(1, len(checkpoints) + 1)) if epochs is None else [int(epoch) for epoch in epochs]
     _check_order(checkpoints, numbers)
     check_signals(signals)

@@ -54,7 +54,7 @@ def explain(
         InputError: for rows that were not recorded, and as [`ltc_scores`].
     """
     require_recorded(trajectories)
-    rows = np.asarray(rows, dtype=np.int64).reshape(-1)
+    rows = _integers(rows, "rows")
     asked = _asked(trajectories, trajectories.losses, _positions(trajectories, rows), of)
     found = _extremes(trajectories, asked, trajectories.validation_losses, k, of)
     return Explanation(rows, *found)
@@ -78,7 +78,7 @@ def explain_validation(
         InputError: for positions out of range, and as [`ltc_scores`].
     """
     require_recorded(trajectories)
-    samples = np.asarray(samples, dtype=np.int64).reshape(-1)
+    samples = _integers(samples, "samples")
     count = len(trajectories.validation_labels)
     if len(wrong := samples[(samples < 0) | (samples >= count)]):
         raise InputError(f"no validation samples {some_rows(wrong)}: the recording has {count}, numbered from 0")
@@ -105,12 +105,19 @@ def correlations(
     Raises:
         InputError: for rows that were not recorded, and as [`ltc_scores`].
     """
-    where = _positions(trajectories, np.asarray(rows, dtype=np.int64).reshape(-1))
+    where = _positions(trajectories, _integers(rows, "rows"))
     asked = _asked(trajectories, trajectories.losses, where, of)
     found = np.empty((len(where), len(trajectories.validation_labels)), dtype=np.float32)
     for left, block in _correlations(trajectories, asked, trajectories.validation_losses, of):
         found[:, left : left + block.shape[1]] = block
     return found
+
+
+def _integers(values: Any, name: str) -> np.ndarray:
+    given = np.asarray(values)
+    if given.size and given.dtype.kind not in "iu":
+        raise InputError(f"`{name}` is {values!r}: give integers, which others would be cut to")
+    return given.astype(np.int64).reshape(-1)
 
 
 def _positions(trajectories: Recorded, rows: np.ndarray) -> np.ndarray:

@@ -170,6 +170,9 @@ def as_array(values: Any, name: str) -> np.ndarray:
             # numpy has no bfloat16.
             plain = values.detach().cpu()
             return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+        if isinstance(values, np.ma.MaskedArray):
+            # What is masked is missing, whatever number lies under the mask.
+            return np.array(values.tolist(), dtype=object) if np.ma.is_masked(values) else values.data
         made = np.asarray(values)
         # Of numbers and strings together numpy would make strings of all.
         if isinstance(values, list | tuple) and made.dtype.kind in "US":

@@ -17,6 +17,7 @@ from .identity import cached_origin
 from .publishing import RECIPE, SELECTION, SPLITS, TRAJECTORIES
 from .repository import CARD, Pushed, Repository, check_repo_id, explained, hub_api, open_repository, patiently
 from .rundir import read_json
+from .scoring import require_recorded
 from .trajectories import Trajectories, losses_digest
 
 _WEIGHTS = ("model.safetensors", "averaged_model.safetensors")
@@ -108,6 +109,8 @@ def push_coreset(
             "`full` is an order of which coresets are the beginning: `coverage` and `min_per_class` give none"
         )
     require_dataset(scored, "scored")
+    if trajectories is not None:
+        require_recorded(trajectories)
     publishing.size_in_bytes(max_shard_size)
     for row in evaluation:
         _check_evaluation(row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Image, load_dataset_builder
-from datasets.data_files import FILES_TO_IGNORE, DataFilesDict, DataFilesList, _get_data_files_patterns
+from datasets.data_files import FILES_TO_IGNORE, SPLIT_KEYWORDS, DataFilesDict, DataFilesList, _get_data_files_patterns
 from datasets.load import infer_module_for_data_files
 from datasets.packaged_modules import (
     _MODULE_TO_EXTENSIONS,
@@ -31,6 +31,7 @@ _TABLES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
 _METADATA = frozenset(ImageFolder.METADATA_FILENAMES)
 # What systems and tools leave behind.
 _LITTER = frozenset({"__MACOSX", ".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".Trashes"})
+_SPLIT_OF = {word: str(split) for split, words in SPLIT_KEYWORDS.items() for word in words}
 # Of folders that save_to_disk wrote.
 _SAVED = "state.json"
 
@@ -70,6 +71,7 @@ def load_files(place: str, name: str | None, revision: str | None, data_files: D
             # A file whose path matches two patterns is taken twice.
             builder = load_dataset_builder(place, name, revision=revision, data_files=_exactly(taken))
         _check_all_taken(place, taken)
+        _check_splits(place, taken)
     for files in builder.config.data_files.values():
         for path in files:
             check_path(path)
@@ -114,6 +116,8 @@ def check_path(path: str, *, variables: bool = True) -> None:
     """
     if "::" in path:
         raise InputError(f"the path {path!r} has '::', which datasets reads as a file inside of another: rename it")
+    if variables and "\n" in path:
+        raise InputError(f"the path {path!r} has a line break, at which datasets' patterns end: rename it")
     if variables and (read := os.path.expandvars(path)) != path:
         raise InputError(f"the path {path!r} has a '$', and datasets reads it as {read!r}: rename it")
 
@@ -230,6 +234,18 @@ def _check_all_taken(place: str, taken: Mapping[str, Sequence[str]]) -> None:
         raise InputError(
             f"of the dataset folder {place!r} only a part would be taken ({would}), and not {_some(left)}, for their "
             "names or formats: move these elsewhere, or give the folder that has only what is meant"
+        )
+
+
+def _check_splits(place: str, taken: Mapping[str, Sequence[str]]) -> None:
+    """Checks that no folders or files named after splits become one: `datasets` knows these names in lower case."""
+    root = os.path.realpath(place)
+    tops = {os.path.relpath(path, root).split(os.sep)[0] for paths in taken.values() for path in paths}
+    named = {top: _SPLIT_OF.get(match[0].lower()) for top in sorted(tops) if (match := re.match("[A-Za-z]+", top))}
+    if len(taken) == 1 and len(named) == len(tops) and None not in named.values() and len(set(named.values())) > 1:
+        raise InputError(
+            f"{', '.join(map(repr, list(named)[:_NAMED]))} of the dataset folder {place!r} would be one split, "
+            f"{next(iter(taken))!r}: name them in lower case, as {', '.join(map(repr, dict.fromkeys(named.values())))}"
         )
 
 

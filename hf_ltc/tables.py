@@ -92,6 +92,11 @@ def read_dataset(dataset: DatasetDict) -> dict[str, Any]:
         InputError: for a split or column that is missing, a row without a trajectory or with one of another length,
             and rows that occur twice.
     """
+    if not isinstance(dataset, Mapping):
+        raise InputError(
+            f"`dataset` is a {type(dataset).__name__}: give a datasets.DatasetDict with the splits 'train' and "
+            "'validation'"
+        )
     for split in ("train", "validation"):
         if split not in dataset:
             raise InputError(f"no split {split!r} among {', '.join(dataset)}: trajectories have train and validation")

@@ -75,7 +75,7 @@ def received(loader: DataLoader) -> Iterator[Any]:
     except OSError as error:
         raise InputError(
             f"cannot start {loader.num_workers} worker processes ({one_line(error)}), which need room in /dev/shm: "
-            "make room there (docker run --shm-size), or give `num_workers`=0"
+            "make room there (docker run --shm-size), or give `num_workers` 0"
         ) from error
     for batch in batches:
         yield pickle.loads(batch.content) if isinstance(batch, _Packed) else batch

@@ -18,6 +18,7 @@ from hf_ltc import (
     describe_coreset,
     evaluate_coresets,
     explain,
+    explain_validation,
     load_coreset,
     ltc_scores,
     push_coreset,
@@ -108,6 +109,7 @@ def test_what_is_given_in_place_of_a_recording(tmp_path, given):
             lambda: LTCScorer.from_trajectories(given, preset="cld"),
             lambda: baseline_scores(given, "aum"),
             lambda: explain(given, [0]),
+            *([] if given is None else [lambda: push_coreset(SPLIT, "me/it", sizes=[1], trajectories=given)]),
         ),
         "runs": (
             lambda: reliability([given, given]),
@@ -122,6 +124,32 @@ def test_what_is_given_in_place_of_a_recording(tmp_path, given):
             message = str(told.value)
             assert message.startswith(f"`{name}` is a {type(given).__name__}, ") and "\n" not in message
             assert f"Trajectories.load({given!r})" in message or not isinstance(given, str)
+
+
+@pytest.mark.parametrize("given", [[0.5], np.array([1.0, 2.0]), ["a"], 1.5, [True, False]], ids=repr)
+def test_rows_asked_for_are_integers(given):
+    for name, call in (("rows", explain), ("samples", explain_validation)):
+        with pytest.raises(InputError, match=rf"^`{name}` is .*: give integers"):
+            call(make(), given)
+
+
+@pytest.mark.parametrize("given", [None, 5, [1, 2], "rows", np.zeros(3)], ids=repr)
+def test_what_is_given_to_a_scorer_in_place_of_rows(given):
+    with pytest.raises(InputError, match=rf"^a scorer got a {type(given).__name__}, not rows"):
+        LTCScorer.from_trajectories(make())(given)
+
+
+@pytest.mark.parametrize("given", [None, 3, "weights", torch.nn.Linear(1, 1), {"weight": torch.zeros(1)}], ids=str)
+def test_what_is_given_in_place_of_checkpoints(tmp_path, given):
+    with pytest.raises(InputError, match=rf"^`checkpoints` is a {type(given).__name__}, not a list"):
+        record_checkpoints(given, SPLIT, output_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", [None, SPLIT, "a/b"], ids=lambda given: type(given).__name__)
+def test_what_is_given_in_place_of_splits_of_trajectories(given):
+    with pytest.raises(InputError, match=rf"^`dataset` is a {type(given).__name__}: give a datasets.DatasetDict"):
+        Trajectories.from_dataset(given)
 
 
 @pytest.mark.parametrize("given", [{"epochs": 2}, None, "settings.json", RecordConfig], ids=repr)

@@ -255,6 +255,34 @@ def test_a_path_that_datasets_would_read_as_another(tmp_path, monkeypatch, name,
         load_split(place)
 
 
+@pytest.mark.parametrize("make", [image_folder, parquet_folder, parquet_file, saved])
+def test_a_line_break_in_a_path(tmp_path, make):
+    place = make(tmp_path / "two\nlines", "meant")
+    if make is saved:
+        assert marks(load_split(place)) == {"meant"}
+        return
+    with pytest.raises(InputError, match=r"two\\nlines.* has a line break"):
+        load_split(place)
+
+
+@pytest.mark.parametrize(
+    "tops", [("Train", "Test"), ("TRAIN", "VAL"), ("Training", "Testing", "Validation"), ("train_1", "Test_1")]
+)
+def test_splits_in_capitals_are_not_mixed_without_a_word(tmp_path, tops):
+    for level, top in enumerate(tops):
+        image(tmp_path / top / "ant" / "0.png", level)
+    for split in ("train", "test"):
+        with pytest.raises(InputError, match=tops[1]):
+            load_split(tmp_path, split)
+
+
+@pytest.mark.parametrize("tops", [("Train", "Bus"), ("Train", "Training"), ("Train",), ("Test1", "TEST2")])
+def test_classes_may_be_called_as_splits_are(tmp_path, tops):
+    for level, top in enumerate(tops):
+        image(tmp_path / top / "0.png", level)
+    assert len(load_split(tmp_path)) == len(tops)
+
+
 def test_a_file_that_datasets_would_read_as_another(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_LTC_NAME", "ant")
     image(tmp_path / "ant" / "0.png")

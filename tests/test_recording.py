@@ -279,6 +279,7 @@ def test_class_numbers_of_booleans():
         (["0", "1", "0", "1"], r"\(sample 0: '0', "),
         ([0, "dog", 1, 1], r"1 of 4 .*\(sample 1: 'dog'\)"),
         ([0, None, 1, 1], r"1 of 4 .*\(sample 1: None\)"),
+        (np.ma.array([0, 1, 7, 1], mask=[0, 0, 1, 0]), r"1 of 4 .*\(sample 2: None\)"),
         (pa.array([0, None, 1, 1]), r"1 of 4 .*\(sample 1: nan\)"),
         ([0, 1, 10**12, 10**30], r"2 of 4 .*\(sample 2: 1000000000000, sample 3: 1000"),
         (np.array(["2020-01-01"] * 4, dtype="datetime64[D]"), "4 of 4 "),
