@@ -71,7 +71,7 @@ BEST = (
 FINALISTS = (
     DEFAULT,
     "levels_and_dyn_unc",
-    "levels-losses-dataset",
+    "das",
     "dual_beta",
     "probabilities",
     "dataset_probabilities",
@@ -262,7 +262,7 @@ def windows() -> list[Cell]:
         Cell(dataset, method, fraction, seed, window=window)
         for seed in (0, 1)
         for dataset in DATASETS
-        for method in (DEFAULT, "levels-losses-dataset", "ltc")
+        for method in (DEFAULT, "das", "ltc")
         for fraction in (0.1, 0.3)
         for window in WINDOWS
     ]

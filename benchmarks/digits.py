@@ -16,7 +16,7 @@ from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.demo import digits
 
 MODEL, STEPS, BATCH, RATE = "test_resnet", 200, 64, 0.05
-MEMBERS = ["levels-losses-dataset-uncertainty", "levels-losses-dataset", "levels-losses-class", "ltc", "cld"]
+MEMBERS = ["weighted-das", "das", "levels-losses-class", "ltc", "cld"]
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ UNFINISHED = 75
 # What a stopped process needs to end its step and to let go of its files.
 GRACE = 20
 FRACTIONS = ["0.1", "0.2", "0.3", "0.5", "0.7"]
-MEMBERS = ["levels-losses-dataset-uncertainty", "levels-losses-dataset", "ltc", "cld"]
+MEMBERS = ["weighted-das", "das", "ltc", "cld"]
 BASELINES = ["random", "aum", "mean_loss", "el2n", "forgetting", "dyn_unc", "tdds", "dual_beta", "ccs"]
 
 

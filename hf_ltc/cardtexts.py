@@ -112,6 +112,14 @@ def _config_values(config: str, made: Mapping[str, Any], pool: int) -> dict[str,
     }
 
 
+_PRESETS = {
+    "ltc": "LTC",
+    "cld": "CLD",
+    "das": "DAS, AlignPrune, arXiv 2604.07306",
+    "weighted-das": "`weighted-das`: DAS, AlignPrune, arXiv 2604.07306, weighted by uncertainty",
+}
+
+
 def _what(name: str, entry: Mapping[str, Any]) -> str:
     source = source_text(entry["dataset"] or {}, link=True)
     family = entry.get("family")
@@ -121,7 +129,7 @@ def _what(name: str, entry: Mapping[str, Any]) -> str:
             return text + "Each row has a score from -1 to 1, the correlation of the two."
         # Without a weighting it was made before there was one.
         family = {"weighting": "none", **family}
-        preset = next((preset.upper() for preset, member in PRESETS.items() if member == family), None)
+        preset = next((_PRESETS[preset] for preset, variant in PRESETS.items() if variant == family), None)
         with_whom = "validation samples of its class" if family["scope"] == "class" else "validation samples"
         moves = "changes of a row's loss from epoch to epoch" if family["of"] == "differences" else "a row's losses"
         how = (

@@ -212,7 +212,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", choices=["ltc", "cld"], default=None, help="a published member of the family")
+    parser.add_argument(
+        "--preset", choices=["ltc", "cld", "das", "weighted-das"], default=None, help="a score variant by its name"
+    )
     parser.add_argument("--of", choices=["differences", "levels"], default=None, help="what is correlated")
     parser.add_argument(
         "--aggregate",

@@ -197,9 +197,9 @@ class EvaluateConfig:
     models: list[str] = option(["resnet18"], "Target models: as `RecordConfig.model`, one or more.")
     fractions: list[float] = option([0.1, 0.3], "Budgets, as shares of the rows that could be chosen, in (0, 1].")
     members: list[str] = option(
-        ["levels-losses-dataset-uncertainty"],
-        "Members of the family: ltc, cld, or OF-AGGREGATE-SCOPE such as levels-losses-class, or that with "
-        "-uncertainty; the default is that of hf-ltc score.",
+        ["weighted-das"],
+        "Score variants: ltc, cld, das, weighted-das (the default of hf-ltc score), or OF-AGGREGATE-SCOPE such as "
+        "levels-losses-class, or that with -uncertainty.",
     )
     baselines: list[str] = option(
         ["random"],

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetInfo, Features, Value
 from .baselines import BASELINES, baseline_scores
 from .errors import InputError
 from .order import Balance, Keep
-from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
+from .scoring import DEFAULT_PRESET, FAMILY, PRESETS, ltc_scores
 from .selection import Coverage, select_coreset
 from .tables import trajectory_column
 from .trajectories import Trajectories
@@ -55,9 +55,9 @@ def _methods() -> dict[str, Method]:
     return made
 
 
-DEFAULT_METHOD = _member_name(DEFAULT)
+DEFAULT_METHOD = DEFAULT_PRESET
 METHODS: dict[str, Method] = _methods()
-"""`ltc`, `cld`, members as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, the baselines, `ccs` and `dual_beta`."""
+"""`ltc`, `cld`, `das`, `weighted-das`, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, the baselines, `ccs` and `dual_beta`."""
 
 
 def find_method(name: str) -> Method:

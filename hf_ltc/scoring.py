@@ -21,9 +21,14 @@ from .passes import BLOCK, count_of, pass_over, run_spans, standardised
 PRESETS: dict[str, dict[str, str]] = {
     "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
     "cld": {"of": "differences", "aggregate": "losses", "scope": "class", "weighting": "none"},
+    "das": {"of": "levels", "aggregate": "losses", "scope": "dataset", "weighting": "none"},
+    "weighted-das": {"of": "levels", "aggregate": "losses", "scope": "dataset", "weighting": "uncertainty"},
 }
+"""Score variants that have a name: LTC (arXiv 2503.09721), CLD (arXiv 2508.20230), DAS, the dynamic alignment score
+of AlignPrune (arXiv 2604.07306), and DAS weighted by uncertainty."""
 # What won the benchmarks (docs/choosing.md).
-DEFAULT = {"of": "levels", "aggregate": "losses", "scope": "dataset", "weighting": "uncertainty"}
+DEFAULT_PRESET = "weighted-das"
+DEFAULT = PRESETS[DEFAULT_PRESET]
 
 _CHOICES = {
     "of": ("differences", "levels"),
@@ -76,6 +81,8 @@ def ltc_scores(
     `of="differences", aggregate="correlations", scope="dataset"` is LTC (arXiv 2503.09721): the mean Pearson
     correlation of a row's epoch-to-epoch loss changes with those of all validation samples. `aggregate="losses",
     scope="class"` is CLD (arXiv 2508.20230): the correlation with the mean validation losses of the row's class.
+    `of="levels", aggregate="losses", scope="dataset"` is DAS (AlignPrune, arXiv 2604.07306), and the default weights
+    it by uncertainty.
 
     Args:
         trajectories ([`Trajectories`]):
@@ -90,7 +97,7 @@ def ltc_scores(
         weighting (`str`, *optional*, defaults to `"uncertainty"`):
             `"uncertainty"`: the correlation times the square root of [`uncertainty`], so that of rows that move with
             the validation samples those come first that the model is long unsure of.
-        preset (`str`, *optional*): `"ltc"` or `"cld"`, instead of the four.
+        preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, instead of the four.
 
     Returns:
         `np.ndarray`: float32 `(N,)` in [-1, 1]. NaN where the row's trajectory is flat: its differences (levels) are

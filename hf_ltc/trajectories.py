@@ -302,7 +302,7 @@ class Trajectories:
 
         Args:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
-            preset (`str`, *optional*): `"ltc"` or `"cld"`, as for [`ltc_scores`].
+            preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
             balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
             **family: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].

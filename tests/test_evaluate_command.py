@@ -182,7 +182,7 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, pushed):
     assert "of --balance class, the coresets pushed are of none" in refused(
         capsys, *line, "--preset", "ltc", "--balance", "none"
     )
-    assert "no results of levels-" in refused(capsys, *line, "--of", "levels")
+    assert "no results of weighted-das or levels-" in refused(capsys, *line, "--of", "levels")
     line[1] = place / "split"
     assert "--evaluation is of other recordings" in refused(capsys, *line)
     line[-1] = tmp_path / "nothing.json"

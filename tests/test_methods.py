@@ -9,7 +9,7 @@ from hf_ltc.baselines import BASELINES, baseline_scores
 from hf_ltc.config import EvaluateConfig
 from hf_ltc.errors import InputError
 from hf_ltc.methods import DEFAULT_METHOD, METHODS, RANDOM, chosen_rows, find_method, method_scores
-from hf_ltc.scoring import ltc_scores
+from hf_ltc.scoring import PRESETS, ltc_scores
 from hf_ltc.trajectories import Trajectories
 
 from .test_agreement import make
@@ -43,7 +43,7 @@ def test_the_names_are_the_family_the_baselines_and_two_that_draw():
     members = [f"{of}-{a}-{s}" for of in ("differences", "levels") for a in ("correlations", "losses")
                for s in ("dataset", "class")]  # fmt: skip
     members += [f"{member}-uncertainty" for member in members]
-    assert METHODS.keys() == {"ltc", "cld", *members, *BASELINES, "ccs", "dual_beta"}
+    assert METHODS.keys() == {*PRESETS, *members, *BASELINES, "ccs", "dual_beta"}
     assert EvaluateConfig().members == [DEFAULT_METHOD]
     assert {name for name, method in METHODS.items() if method.is_drawn} == {RANDOM, "ccs", "dual_beta"}
     assert {name for name, method in METHODS.items() if method.keep == "lowest"} == {"mean_loss", "final_loss"}

@@ -176,8 +176,11 @@ def test_presets_are_the_papers_and_the_default_is_a_member():
     np.testing.assert_array_equal(
         ltc_scores(run, preset="cld"), ltc_scores(run, "differences", "losses", "class", "none")
     )
+    plain = ltc_scores(run, "levels", "losses", "dataset", "none")
+    np.testing.assert_array_equal(ltc_scores(run, preset="das"), plain)
     np.testing.assert_array_equal(ltc_scores(run), ltc_scores(run, **DEFAULT))
-    assert set(PRESETS) == {"ltc", "cld"}
+    np.testing.assert_array_equal(ltc_scores(run), ltc_scores(run, preset="weighted-das"))
+    assert set(PRESETS) == {"ltc", "cld", "das", "weighted-das"}
 
 
 @pytest.mark.parametrize("member", FAMILY + WEIGHED, ids="-".join)
