@@ -57,7 +57,7 @@ def _methods() -> dict[str, Method]:
 
 DEFAULT_METHOD = DEFAULT_PRESET
 METHODS: dict[str, Method] = _methods()
-"""`ltc`, `cld`, `das`, `weighted-das`, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, the baselines, `ccs` and `dual_beta`."""
+"""The presets, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, the baselines, `ccs`, `dual_beta`."""
 
 
 def find_method(name: str) -> Method:
