@@ -25,10 +25,11 @@ from torch.nn.functional import cross_entropy
 from hf_ltc.batches import image_batches
 from hf_ltc.data import find_image_column, find_label_column, load_split, read_labels
 from hf_ltc.demo import digits
+from hf_ltc.forward import evaluate
 from hf_ltc.images import image_size
+from hf_ltc.metrics import LossBuffer, per_sample_metrics
 from hf_ltc.models import create_model
-from hf_ltc.recording import LossBuffer, signals_of
-from hf_ltc.training import TrainingConfig, evaluate, prepare_training, steps_per_epoch, train_epoch
+from hf_ltc.training import TrainingConfig, prepare_training, steps_per_epoch, train_epoch
 
 NOTE = "epochs of the training loop alone: without validation losses, checkpoints and stability, which record adds"
 
@@ -81,7 +82,7 @@ def measure(options):
         rich.clear()
 
         def observe(at, losses, logits, classes):
-            rich.add(at, losses, *signals_of(rich.names[1:], logits, classes))
+            rich.add(at, losses, *per_sample_metrics(rich.names[1:], logits, classes))
 
         train_epoch(state, batches, config, accelerator, observe)
         rich.collect(accelerator, 1, rows)
@@ -143,7 +144,7 @@ def peak_memory(rows=20_000_000):
 
     code = f"""
 import numpy as np, torch
-from hf_ltc.recording import LossBuffer
+from hf_ltc.metrics import LossBuffer
 def memory(name):
     return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(name))
 rows = np.arange({rows})

@@ -31,9 +31,10 @@ from hf_ltc import Trajectories
 from hf_ltc.agreement import stability
 from hf_ltc.batches import ImageBatches, image_batches
 from hf_ltc.data import hold_out, load_split, read_labels
+from hf_ltc.forward import evaluate
+from hf_ltc.metrics import LossBuffer, per_sample_metrics
 from hf_ltc.models import create_model
-from hf_ltc.recording import LossBuffer, signals_of
-from hf_ltc.training import TrainingConfig, evaluate, plain_model, prepare_training, steps_per_epoch, train_epoch
+from hf_ltc.training import TrainingConfig, plain_model, prepare_training, steps_per_epoch, train_epoch
 
 ROWS = 10_000
 DATASETS = {"cifar100": 32, "fashion_mnist": 28}
@@ -149,7 +150,7 @@ def make(
         return buffer.collect(None, 0, np.arange(len(batches)))
 
     def add(buffer, at, losses, logits, labels):
-        buffer.add(at, losses, *signals_of(buffer.names[1:], logits, labels))
+        buffer.add(at, losses, *per_sample_metrics(buffer.names[1:], logits, labels))
 
     def keep(name: str, values: np.ndarray) -> None:
         tables.setdefault(name, []).append(values)

@@ -1,20 +1,29 @@
-"""The images of a dataset as batches on a device: decoded once where they fit into memory, streamed where not."""
+"""The rows of a dataset as batches on a device: images, decoded once or streamed, or what a collator makes of rows."""
 
+import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from . import images
 from .data import evenly_spaced
 from .errors import LTCWarning
 from .grey import find_grey_range
 from .imagefiles import GreyRange
+from .workers import Sending, received
 
+Collate = Callable[[list[Any]], Any]
+
+# What transformers' Trainer and its collators know as labels.
+LABELS = ("labels", "label", "label_ids")
 # Rows whose pixels give the channels' means and deviations; more change the third digit.
 _STATISTICS_ROWS = 2048
 _PADDING = 4
@@ -238,3 +247,50 @@ def _warn_of_constants(pixels: torch.Tensor, column: str) -> None:
         LTCWarning,
         stacklevel=3,
     )
+
+
+@dataclass(frozen=True)
+class CollatedBatches:
+    """The rows of any dataset as a collator makes batches of them, on a device.
+
+    Args:
+        dataset (`datasets.Dataset`): The rows.
+        labels (`torch.Tensor`): int64 `(N,)`, the labels as the model numbers them, on the device.
+        collate (`Callable`): Makes a batch of a list of rows: a mapping, or a tensor.
+        num_workers (`int`): Processes that read and collate.
+    """
+
+    dataset: Dataset
+    labels: torch.Tensor
+    collate: Collate
+    num_workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __call__(self, index_batches: Iterable[np.ndarray]) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
+        """Gives the batches asked for: inputs of the model, without labels; labels and positions, int64 `(B,)`."""
+        parts = [part.tolist() for part in index_batches]
+        loader: Any = DataLoader(
+            self.dataset,
+            batch_sampler=parts,
+            collate_fn=Sending(self.collate),
+            num_workers=self.num_workers,
+        )
+        for part, batch in zip(parts, received(loader)):
+            inputs = send_to_device(batch, self.labels.device)
+            if isinstance(inputs, Mapping):
+                inputs = {name: value for name, value in inputs.items() if name not in LABELS}
+            positions = torch.tensor(part, device=self.labels.device)
+            yield inputs, self.labels[positions], positions
+
+
+def accepted_columns(model: nn.Module, dataset: Dataset) -> Dataset:
+    """Leaves out the columns that a model's `forward` does not name, as transformers' Trainer does.
+
+    All are left in if it names none, as where a collator makes the inputs, and in a dataset with a transform.
+    """
+    named = set(inspect.signature(model.forward).parameters)
+    if dataset.format["type"] == "custom" or not named.intersection(dataset.column_names):
+        return dataset
+    return dataset.remove_columns([name for name in dataset.column_names if name not in {*named, *LABELS}])

@@ -17,11 +17,13 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from . import rundir
-from .collated import Collate, accepted_columns, check_signals, evaluate_rows, logits_of, rows_to_record
-from .data import one_line
-from .errors import InputError, LTCWarning
+from .batches import Collate, CollatedBatches, accepted_columns
+from .collated import rows_to_record
+from .errors import InputError, LTCWarning, one_line
+from .forward import AveragedWeights, averaging_decay, evaluate, logits_of, share_buffers
+from .metrics import check_metrics, per_sample_metrics
 from .paths import local
-from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, signals_of
+from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder
 from .rowpositions import POSITION, Positioned, accept_positions, with_positions
 from .trainerpass import (
     CHECKPOINT,
@@ -120,7 +122,7 @@ class TrajectoryCallback(TrainerCallback):
             raise InputError(f"`weights` is {weights!r}: it must be averaged or raw")
         if average_decay is not None and not 0 <= average_decay < 1:
             raise InputError(f"`average_decay` is {average_decay!r}: it must be inside [0, 1)")
-        check_signals(signals)
+        check_metrics(signals)
         self.path = local(output_dir, "output_dir")
         self.trajectories: Trajectories | None = None
         self._data = rows_to_record(
@@ -135,7 +137,7 @@ class TrajectoryCallback(TrainerCallback):
         )
         self.train_dataset = with_positions(self._data.train)
         self._kinds, self._signals = _KINDS[losses], list(signals)
-        self._initial, self._decay = initial_losses, average_decay
+        self._initial, self._weights, self._decay = initial_losses, weights, average_decay
         self._config = {
             "losses": losses,
             "weights": weights,
@@ -144,7 +146,7 @@ class TrajectoryCallback(TrainerCallback):
             "signals": self._signals,
         }
         self._recorder: TrajectoryRecorder | None = None
-        self._averaged: Any = None
+        self._averaged: AveragedWeights | None = None
         self._hook: Any = None
         self._observed = self._finished = False
         self._rest: RestOfEpoch | None = None
@@ -180,11 +182,11 @@ class TrajectoryCallback(TrainerCallback):
         stored = rundir.read_json(recipe) if recipe.exists() else {}
         self._finished = "epochs" in stored and step >= state.max_steps
         resumed = read_checkpoint(self._checkpoint(step), step) if step and not self._finished else {}
-        decay = 1 - 1 / self._steps if self._decay is None else self._decay
+        decay = averaging_decay(self._weights, self._decay, self._steps)
         self._training = {
             **self._data.sizes,
             **told,
-            "average_decay": decay if self._config["weights"] == "averaged" else None,
+            "average_decay": decay,
             "id": stored.get("training", {}).get("id") if step else uuid.uuid4().hex[:16],
         }
         if self._state.is_main_process:
@@ -220,11 +222,8 @@ class TrajectoryCallback(TrainerCallback):
             )
         }
         self._classes = max(int(targets.max()) for targets in self._targets.values()) + 1
-        if self._config["weights"] == "averaged":
-            # timm's import takes seconds, which raw weights need not wait for.
-            from .averaging import AveragedWeights
-
-            self._averaged = AveragedWeights(model, decay=decay)
+        if decay is not None:
+            self._averaged = AveragedWeights(model, decay)
         self._known.clear()
         self._rest = None
         if step:
@@ -242,7 +241,7 @@ class TrajectoryCallback(TrainerCallback):
         if self._hook is not None and not self._observed:
             raise InputError(f"the model was trained without {POSITION!r}: let compute_loss pass on all of the batch")
         if not self._finished and self._averaged is not None:
-            self._averaged.update(kwargs["model"])
+            self._averaged.update_parameters(kwargs["model"])
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -315,7 +314,7 @@ class TrajectoryCallback(TrainerCallback):
             logits = logits_of(outputs, self._classes)
             labels = self._targets[TRAIN][positions]
             losses = cross_entropy(logits, labels, reduction="none")
-            self._known.add(TRAIN, positions, losses, *signals_of(self._signals, logits, labels))
+            self._known.add(TRAIN, positions, losses, *per_sample_metrics(self._signals, logits, labels))
 
         return observe
 
@@ -369,29 +368,24 @@ class TrajectoryCallback(TrainerCallback):
 
     def _evaluated(self, model: nn.Module) -> nn.Module:
         module = model if self._averaged is None else self._averaged.module
-        if self._state.num_processes > 1:
-            # Running statistics are each process's own until the first one's are sent round before a forward pass.
-            for buffer in module.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+        # Running statistics are each process's own until the first one's are sent round before a forward pass.
+        share_buffers(module)
         return module
 
     def _evaluate(self, args: TrainingArguments, model: nn.Module, split: str) -> None:
         def observe(positions: torch.Tensor, losses: torch.Tensor, logits: Any, labels: Any) -> None:
-            made = signals_of(self._signals, logits, labels) if split == TRAIN else []
+            made = per_sample_metrics(self._signals, logits, labels) if split == TRAIN else []
             self._known.add(split, positions, losses, *made)
 
         rows = self._data.validation if split == VALIDATION else self._data.train
         try:
-            evaluate_rows(
-                model,
+            batches = CollatedBatches(
                 accepted_columns(model, rows) if args.remove_unused_columns else rows,
                 self._targets[VALIDATION if split == VALIDATION else TRAIN],
                 self._collate,
-                observe,
-                state=self._state,
-                batch_size=args.per_device_eval_batch_size,
-                num_workers=args.dataloader_num_workers,
+                args.dataloader_num_workers,
             )
+            evaluate(model, batches, self._state, observe, args.per_device_eval_batch_size)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise

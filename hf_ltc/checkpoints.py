@@ -16,10 +16,13 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from tqdm.auto import tqdm
 
 from . import models, rundir
-from .collated import Collate, accepted_columns, check_signals, evaluate_rows, rows_to_record
+from .batches import Collate, CollatedBatches, accepted_columns
+from .collated import rows_to_record
 from .errors import InputError, one_line
+from .forward import evaluate
+from .metrics import check_metrics, per_sample_metrics
 from .paths import local
-from .recording import TRAIN, VALIDATION, signals_of
+from .recording import TRAIN, VALIDATION
 from .torchstate import usual_torch
 from .trajectories import Trajectories
 
@@ -100,7 +103,7 @@ def record_checkpoints(
         )
     numbers = list(range(1, len(checkpoints) + 1)) if epochs is None else [int(epoch) for epoch in epochs]
     _check_order(checkpoints, numbers)
-    check_signals(signals)
+    check_metrics(signals)
     done = rundir.published_epochs(local(output_dir, "output_dir"))
     waiting = [(epoch, checkpoint) for epoch, checkpoint in zip(numbers, checkpoints) if epoch not in done]
     for _, checkpoint in waiting:
@@ -116,8 +119,9 @@ def record_checkpoints(
         validation_seed=validation_seed,
         allow_shared_rows=allow_shared_rows,
     )
-    # Not PartialState, which leaves the choice of processors over devices to its maker.
-    state = Accelerator()
+    # Not PartialState, which leaves the choice of processors over devices to its maker. In the models' own precision,
+    # whatever a launcher has set for training.
+    state = Accelerator(mixed_precision="no")
     recorder = data.recorder(
         output_dir,
         ["evaluation_loss", *signals],
@@ -142,20 +146,12 @@ def record_checkpoints(
             for split, rows in ((TRAIN, data.train), (VALIDATION, data.validation)):
 
                 def observe(positions: Any, losses: Any, logits: Any, labels: Any, split: str = split) -> None:
-                    made = signals_of(signals, logits, labels) if split == TRAIN else []
+                    made = per_sample_metrics(signals, logits, labels) if split == TRAIN else []
                     recorder.add(split, positions, losses, *made)
                     bar.update(len(positions) * state.num_processes)
 
-                evaluate_rows(
-                    loaded,
-                    accepted_columns(loaded, rows),
-                    targets[split],
-                    make_batch,
-                    observe,
-                    state=state,
-                    batch_size=batch_size,
-                    num_workers=num_workers,
-                )
+                batches = CollatedBatches(accepted_columns(loaded, rows), targets[split], make_batch, num_workers)
+                evaluate(loaded, batches, state, observe, batch_size)
     bar.close()
     return recorder.finish()
 

@@ -1,26 +1,18 @@
 """Rows of any dataset as a collator and a classifier take them: which are recorded, and a pass over them."""
 
-import inspect
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import send_to_device
 from datasets import ClassLabel, Dataset
-from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
+from .batches import LABELS
 from .columns import read_column
-from .config import SIGNALS
 from .data import class_names, find_label_column, hold_out, read_labels
 from .errors import InputError
 from .given import require_dataset
@@ -28,12 +20,6 @@ from .identity import dataset_identity
 from .provenance import hardware, versions
 from .recording import TrajectoryRecorder
 from .sharedrows import check_apart, input_columns
-from .workers import Sending, received, workers_watched
-
-Collate = Callable[[list[Any]], Any]
-Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
-# What transformers' Trainer and its collators know as labels.
-LABELS = ("labels", "label", "label_ids")
 
 
 @dataclass(frozen=True)
@@ -161,105 +147,6 @@ def rows_to_record(
     )
 
 
-@workers_watched()
-def evaluate_rows(
-    model: nn.Module,
-    dataset: Dataset,
-    targets: torch.Tensor,
-    collate: Collate,
-    observe: Observer,
-    *,
-    state: Accelerator | PartialState,
-    batch_size: int,
-    num_workers: int = 0,
-) -> None:
-    """Runs a model over all rows in evaluation mode, each process over its own part; no random state is changed.
-
-    Args:
-        model (`torch.nn.Module`): The model, not wrapped for several processes.
-        dataset (`datasets.Dataset`): The rows.
-        targets (`torch.Tensor`): int64 `(N,)`, the labels as the model numbers them, on the device.
-        collate (`Callable`): Makes a batch of a list of rows.
-        observe (`Callable`):
-            Called with positions `(B,)`, float32 cross-entropy losses `(B,)`, float32 logits `(B, C)` and labels
-            `(B,)` of every forward pass.
-        state (`accelerate.Accelerator` or `PartialState`): The processes.
-        batch_size (`int`): Rows a forward pass.
-        num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
-    """
-    mine = np.array_split(np.arange(len(dataset), dtype=np.int64), state.num_processes)[state.process_index]
-    if not len(mine):
-        return
-    loader: Any = DataLoader(
-        dataset.select(range(mine[0], mine[-1] + 1)),
-        batch_size,
-        collate_fn=Sending(collate),
-        num_workers=num_workers,
-    )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    done, classes = 0, int(targets.max()) + 1
-    with _random_state_kept(state.device), torch.no_grad():
-        for batch in received(loader):
-            batch = send_to_device(batch, state.device)
-            if isinstance(batch, Mapping):
-                outputs = model(**{key: value for key, value in batch.items() if key not in LABELS})
-            else:
-                outputs = model(batch)
-            logits = logits_of(outputs, classes)
-            positions = torch.arange(mine[0] + done, mine[0] + done + len(logits), device=state.device)
-            labels = targets[positions]
-            observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
-            done += len(logits)
-    for module, training in modes:
-        module.training = training
-    if done != len(mine):
-        raise InputError(f"the collator made {done} samples of {len(mine)} rows: it has to make one of each row")
-
-
-def logits_of(outputs: Any, classes: int) -> torch.Tensor:
-    """The float32 logits `(B, C)` among what a classifier returns.
-
-    Raises:
-        InputError: if there are none, or fewer than classes.
-    """
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        shown = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InputError(
-            f"the model returned {shown} where logits of shape (rows, classes) were expected: record a classifier "
-            "that returns its logits, or a mapping with them as 'logits'"
-        )
-    if logits.shape[1] < classes:
-        raise InputError(
-            f"the model returned {logits.shape[1]} logits a row for labels up to {classes - 1}: make it with "
-            f"num_labels={classes}"
-        )
-    return logits.float()
-
-
-def accepted_columns(model: nn.Module, dataset: Dataset) -> Dataset:
-    """Leaves out the columns that a model's `forward` does not name, as transformers' Trainer does.
-
-    All are left in if it names none, as where a collator makes the inputs, and in a dataset with a transform.
-    """
-    named = set(inspect.signature(model.forward).parameters)
-    if dataset.format["type"] == "custom" or not named.intersection(dataset.column_names):
-        return dataset
-    return dataset.remove_columns([name for name in dataset.column_names if name not in {*named, *LABELS}])
-
-
-def check_signals(signals: Sequence[str]) -> None:
-    """Checks the names of signals.
-
-    Raises:
-        InputError: for one that is unknown.
-    """
-    for signal in signals:
-        if signal not in SIGNALS:
-            raise InputError(f"`signals` has {signal!r}: it must be of {', '.join(SIGNALS)}")
-
-
 def _label_column(dataset: Dataset, name: str | None) -> str:
     known = [column for column in LABELS if column in dataset.column_names]
     return find_label_column(dataset, known[0] if name is None and known else name)
@@ -276,13 +163,3 @@ def _targets(dataset: Dataset, column: str, names: list[str]) -> np.ndarray:
             f"dataset.class_encode_column({column!r}) and train on that"
         )
     return np.array([{"False": 0, "True": 1}.get(name) if feature.dtype == "bool" else int(name) for name in names])
-
-
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """What a transform draws while rows are only evaluated, a training is not to notice."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)

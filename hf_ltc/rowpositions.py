@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, Value
 from torch import nn
 
-from .collated import Collate
+from .batches import Collate
 from .columns import with_columns
 from .errors import InputError
 

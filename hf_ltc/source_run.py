@@ -27,12 +27,14 @@ from .batches import ImageBatches, image_batches
 from .config import RecordConfig, require_config
 from .doubts import say_unknown
 from .errors import InputError, one_line
+from .forward import averaging_decay, evaluate
 from .grey import Images, find_grey_range, recorded_grey_range
 from .imagefiles import GreyRange
+from .metrics import per_sample_metrics
 from .processes import failing_together, stoppable, together
 from .provenance import hardware, versions
 from .recorded import RecordedDataset, recorded_dataset
-from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_hold, signals_of
+from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder, may_hold
 from .resuming import CHECKPOINT, is_finished, resume, write_checkpoint
 from .runfiles import write_rows
 from .torchstate import usual_torch
@@ -184,7 +186,7 @@ class _SourceRun:
             len(self.data.rows),
             self._training,
             accelerator,
-            average_decay=self._decay if config.weights == "averaged" else None,
+            average_decay=self._decay,
             channels_last=config.channels_last,
             compiled=config.compile,
         )
@@ -317,7 +319,7 @@ class _SourceRun:
                 self._add(also, positions, losses, logits, labels)
 
         batches = self.batches[VALIDATION if split == VALIDATION else TRAIN]
-        training.evaluate(model, batches, self.accelerator, observe, self.config.eval_batch_size)
+        evaluate(model, batches, self.accelerator, observe, self.config.eval_batch_size)
 
     def _observer(
         self, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
@@ -332,7 +334,7 @@ class _SourceRun:
         logits: torch.Tensor,
         labels: torch.Tensor,
     ) -> None:
-        signals = signals_of(self.config.signals, logits, labels) if split == TRAIN else []
+        signals = per_sample_metrics(self.config.signals, logits, labels) if split == TRAIN else []
         self.recorder.add(split, positions, losses, *signals)
 
     def _weights(self, state: training.TrainingState) -> nn.Module:
@@ -348,9 +350,8 @@ class _SourceRun:
         return training.steps_per_epoch(len(self.data.rows), self._training, self.accelerator.num_processes)
 
     @property
-    def _decay(self) -> float:
-        # A window of about one epoch: the jitter of single steps is averaged out, the epochs stay apart.
-        return 1 - 1 / self._steps if self.config.average_decay is None else self.config.average_decay
+    def _decay(self) -> float | None:
+        return averaging_decay(self.config.weights, self.config.average_decay, self._steps)
 
     def _read_images(self) -> None:
         if self.batches:
@@ -410,7 +411,6 @@ class _SourceRun:
 
     def _recipe(self) -> dict[str, Any]:
         config = self.config
-        averaged = config.weights == "averaged"
         return {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config": config.to_dict(),
@@ -420,7 +420,7 @@ class _SourceRun:
             "training": {
                 "processes": self.accelerator.num_processes,
                 "steps_per_epoch": self._steps,
-                "average_decay": self._decay if averaged else None,
+                "average_decay": self._decay,
                 "image_size": self.data.size,
                 "classes": len(self.data.names),
                 "rows": len(self.data.rows),

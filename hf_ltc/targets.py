@@ -12,8 +12,9 @@ from accelerate.utils import set_seed
 from . import models
 from .batches import ImageBatches
 from .errors import InputError
-from .recording import LossBuffer, signals_of
-from .training import TrainingConfig, evaluate, plain_model, prepare_training, release, train_epoch, training_epochs
+from .forward import evaluate
+from .metrics import LossBuffer, per_sample_metrics
+from .training import TrainingConfig, plain_model, prepare_training, release, train_epoch, training_epochs
 
 _EVAL_BATCH = 512
 
@@ -86,7 +87,7 @@ def accuracy(
     diverged = torch.zeros(1, dtype=torch.bool, device=accelerator.device)
 
     def observe(positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        buffer.add(positions, *signals_of(["correct"], logits, labels))
+        buffer.add(positions, *per_sample_metrics(["correct"], logits, labels))
         diverged.logical_or_(losses.isnan().any())
         if each_step is not None:
             each_step()

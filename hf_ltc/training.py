@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from .batches import ImageBatches
 from .errors import InputError, one_line
+from .forward import AveragedWeights, Observer, share_buffers
 from .models import own_weights
 
 # A batch norm needs two values a channel, which one row of 1x1 features would not give it.
@@ -28,8 +29,6 @@ _STEP_MILESTONES = (0.5, 0.75)
 _STEP_FACTOR = 0.1
 
 _MODEL, _REST = "model.safetensors", "training.pt"
-
-Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class TrainingState:
     model: nn.Module
     optimizer: Any
     scheduler: Any
-    averaged: Any = None
+    averaged: AveragedWeights | None = None
     epoch: int = 0
 
 
@@ -109,12 +108,7 @@ def prepare_training(
     model = model.to(accelerator.device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    averaged = None
-    if average_decay is not None:
-        # timm's import takes seconds, which a --help need not wait for.
-        from .averaging import AveragedWeights
-
-        averaged = AveragedWeights(model, decay=average_decay)
+    averaged = None if average_decay is None else AveragedWeights(model, average_decay)
     parameters = _parameter_groups(model, config.weight_decay)
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
@@ -259,9 +253,11 @@ def train_epoch(
         state.optimizer.zero_grad()
         state.scheduler.step()
         if state.averaged is not None:
-            state.averaged.update(plain_model(state, accelerator))
+            state.averaged.update_parameters(plain_model(state, accelerator))
     state.epoch = epoch
-    _share_buffers(state, accelerator)
+    share_buffers(plain_model(state, accelerator))
+    if state.averaged is not None:
+        share_buffers(state.averaged.module)
 
 
 def plain_model(state: TrainingState, accelerator: Accelerator) -> nn.Module:
@@ -269,44 +265,6 @@ def plain_model(state: TrainingState, accelerator: Accelerator) -> nn.Module:
     model = accelerator.unwrap_model(state.model, keep_torch_compile=False)
     # Inside the wrapper of several processes accelerate leaves that of torch.compile.
     return getattr(model, "_orig_mod", model)
-
-
-def _share_buffers(state: TrainingState, accelerator: Accelerator) -> None:
-    """Gives every process the first one's running statistics, so that all hold the same model after an epoch."""
-    if accelerator.num_processes == 1:
-        return
-    modules = [plain_model(state, accelerator)]
-    modules += [state.averaged.module] if state.averaged is not None else []
-    for module in modules:
-        for buffer in module.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, batches: ImageBatches, accelerator: Accelerator, observe: Observer, batch_size: int
-) -> None:
-    """Runs a model over all rows, in evaluation mode and without augmentation; each process over its own part.
-
-    Args:
-        model (`torch.nn.Module`): The model, not wrapped for several processes.
-        batches ([`ImageBatches`]): The rows.
-        accelerator (`accelerate.Accelerator`): The processes and their devices.
-        observe (`Callable`): As in [`train_epoch`].
-        batch_size (`int`): Rows a forward pass.
-    """
-    mine = np.array_split(np.arange(len(batches), dtype=np.int64), accelerator.num_processes)[
-        accelerator.process_index
-    ]
-    training = model.training
-    model.eval()
-    if len(mine):
-        for images, labels, positions in batches(np.array_split(mine, math.ceil(len(mine) / batch_size))):
-            with accelerator.autocast():
-                logits = model(images)
-            logits = logits.float()
-            observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
-    model.train(training)
 
 
 def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:

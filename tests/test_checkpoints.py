@@ -15,9 +15,10 @@ from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_ltc import models, rundir
+from hf_ltc.batches import CollatedBatches
 from hf_ltc.checkpoints import record_checkpoints
-from hf_ltc.collated import evaluate_rows
 from hf_ltc.errors import InputError
+from hf_ltc.forward import evaluate
 from hf_ltc.trajectories import Trajectories
 
 from .processes import finish, start
@@ -241,7 +242,7 @@ def test_models_keep_their_modes_and_random_states_their_draws(small):
     def observe(positions, *_):
         seen.extend(positions.tolist())
 
-    evaluate_rows(model, small["train"], targets, noisy, observe, state=PartialState(), batch_size=7)
+    evaluate(model, CollatedBatches(small["train"], targets, noisy), PartialState(), observe, batch_size=7)
     assert seen == list(range(150))
     assert (torch.rand(2).tolist(), np.random.random(2).tolist()) == expected
     assert [module.training for module in model] == [True, True, False, True]

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from hf_ltc import rundir
 from hf_ltc.errors import InputError
 from hf_ltc.givenrows import class_numbers
-from hf_ltc.recording import LossBuffer, TrajectoryRecorder, signals_of
+from hf_ltc.metrics import LossBuffer, per_sample_metrics
+from hf_ltc.recording import TrajectoryRecorder
 from hf_ltc.trajectories import Trajectories
 
 
@@ -83,7 +84,7 @@ def test_signals_by_their_definitions(batch, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, classes, generator=generator) * 3
     labels = torch.randint(classes, (batch,), generator=generator)
-    margin, correct, el2n = signals_of(["margin", "correct", "el2n"], logits, labels)
+    margin, correct, el2n = per_sample_metrics(["margin", "correct", "el2n"], logits, labels)
     for i in range(batch):
         y = int(labels[i])
         others = np.delete(logits[i].numpy(), y)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from hf_ltc import models, record_checkpoints
-from hf_ltc.averaging import AveragedWeights
 from hf_ltc.batches import image_batches
+from hf_ltc.forward import AveragedWeights
 from hf_ltc.training import TrainingConfig, load_checkpoint, prepare_training, save_checkpoint, train_epoch
 
 
@@ -74,7 +74,7 @@ def test_what_has_two_names_is_averaged_once_a_step():
     expected = {name: value.double() for name, value in copy.deepcopy(model).state_dict().items()}
     for step in steps:
         model.load_state_dict(step)
-        average.update(model)
+        average.update_parameters(model)
         expected = {name: 0.75 * value + 0.25 * model.state_dict()[name] for name, value in expected.items()}
     for name, value in average.module.state_dict().items():
         if name not in ("whole", "part"):

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hf_ltc.batches import image_batches
+from hf_ltc.forward import evaluate
 from hf_ltc.training import (
     TrainingConfig,
     epoch_shares,
-    evaluate,
     load_checkpoint,
     plain_model,
     prepare_training,

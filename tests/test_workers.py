@@ -7,8 +7,9 @@ HEAD = """
 import io, multiprocessing, os, resource, signal, sys
 import numpy as np, PIL.Image, torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from hf_ltc.collated import evaluate_rows
+from hf_ltc.batches import CollatedBatches
 from hf_ltc.errors import InputError
+from hf_ltc.forward import evaluate
 from hf_ltc.images import image_batches
 from hf_ltc.workers import Sending, received, workers_watched
 from accelerate import PartialState
@@ -49,10 +50,8 @@ def observe(positions, losses, logits, labels):
 
 numbers = Dataset.from_dict({"x": [float(row) for row in range(48)]})
 with workers_watched():
-    evaluate_rows(
-        Model(), numbers, torch.zeros(48, dtype=torch.int64), collate, observe,
-        state=PartialState(), batch_size=8, num_workers=2,
-    )
+    batches = CollatedBatches(numbers, torch.zeros(48, dtype=torch.int64), collate, num_workers=2)
+    evaluate(Model(), batches, PartialState(), observe, batch_size=8)
 """
 
 KILLED = """
