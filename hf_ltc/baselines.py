@@ -8,25 +8,18 @@ over seeds, and [`BaselineScorer`] is the same for `map`. The probability of the
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from .batchrows import read_rows
 from .errors import InputError
 from .passes import run_spans
-from .scoring import Recorded, not_finite, require_recorded
+from .scoring import RecordedColumns, not_finite, require_recorded
 from .uncertainty import uncertainty
 
 # Elements of a table that are worked on at once.
 _BLOCK = 2**22
-
-
-class RecordedSignals(Recorded, Protocol):
-    """What the baselines need of [`Trajectories`]: the recorded losses, and signals beside them."""
-
-    @property
-    def signals(self) -> Mapping[str, Any]: ...  # float32 (L, N) each
 
 
 def mean_loss(losses: np.ndarray) -> np.ndarray:
@@ -219,7 +212,7 @@ BASELINES: dict[str, Baseline] = {
 
 
 def baseline_scores(
-    trajectories: RecordedSignals, name: str, *, epochs: tuple[int, int | None] | None = None, **options: Any
+    trajectories: RecordedColumns, name: str, *, epochs: tuple[int, int | None] | None = None, **options: Any
 ) -> np.ndarray:
     """Scores every recorded row by a baseline.
 
@@ -286,7 +279,7 @@ class BaselineScorer:
     @classmethod
     def from_trajectories(
         cls,
-        trajectories: RecordedSignals,
+        trajectories: RecordedColumns,
         name: str,
         *,
         epochs: tuple[int, int | None] | None = None,

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.formatting.formatting import LazyRow
 
-from .errors import InputError, some_rows
-
-_NAMED = 5
+from .errors import InputError, listed, some_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +100,9 @@ def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> 
         )
     if column not in columns_of(batch):
         mend = mend or "attach the recorded losses first, scored = run.attach(dataset)"
-        raise InputError(f"no column {column!r} in the dataset, which has {listed(columns_of(batch))}: {mend}")
+        raise InputError(
+            f"no column {column!r} in the dataset, which has {listed(columns_of(batch), most=20)}: {mend}"
+        )
     stored = on_host(batch[column])
     if isinstance(stored, ARROW):
         return _read_arrow(stored, column, length)
@@ -164,8 +164,3 @@ def columns_of(batch: Any) -> list[str]:
     if isinstance(batch, pa.Table):
         return batch.column_names
     return [str(column) for column in (batch if isinstance(batch, Mapping) else batch.columns)]
-
-
-def listed(values: Any, show: Any = repr) -> str:
-    values = list(values)
-    return ", ".join(map(show, values[:20])) + (", ..." if len(values) > 20 else "")

@@ -23,11 +23,10 @@ from datasets.arrow_reader import ReadInstruction
 from datasets.exceptions import DatasetGenerationError
 
 from .columns import read_column
-from .errors import InputError, one_line
+from .errors import InputError, listed, one_line
 from .localfiles import check_path, check_saved, load_file, load_files
 from .paths import expanded, lock_fault
 
-_NAMED = 5
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
 
 
@@ -263,10 +262,10 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
             bad = pc.or_(bad, pc.fill_null(pc.less(stored, 0), False))
     rows = np.flatnonzero(bad.to_numpy())
     if len(rows):
-        shown = ", ".join(f"row {row}: {_shown_label(stored[int(row)])}" for row in rows[:_NAMED])
+        shown = listed(rows, lambda row: f"row {row}: {_shown_label(stored[int(row)])}")
         raise InputError(
-            f"column {label_column!r} has {_counted(len(rows), 'row')} without one of its {len(own)} classes ({shown}"
-            f"{', ...' if len(rows) > _NAMED else ''}): leave them out with dataset.filter, or mend their labels"
+            f"column {label_column!r} has {_counted(len(rows), 'row')} without one of its {len(own)} classes "
+            f"({shown}): leave them out with dataset.filter, or fix their labels"
         )
     labels = values.to_numpy().astype(np.int64)
     if names is not None and list(names) != own:
@@ -274,7 +273,7 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
         if unknown := [own[c] for c in np.unique(labels) if own[c] not in number]:
             raise InputError(
                 f"column {label_column!r} has classes that the train rows do not have: "
-                f"{', '.join(map(repr, unknown[:_NAMED]))}; they have {_listed(names)}"
+                f"{listed(unknown)}; they have {listed(names, count='in all')}"
             )
         labels = np.array([number.get(name, -1) for name in own], dtype=np.int64)[labels]
     elif names is None and len(np.unique(labels)) < 2:
@@ -313,7 +312,7 @@ def hold_out(
         raise InputError(f"`validation_per_class` is {per_class!r}: it must be 1 or more")
     classes, counts = np.unique(labels, return_counts=True)
     if (small := classes[counts < 2]).size:
-        shown = _listed([names[c] if names else str(c) for c in small])
+        shown = listed([names[c] if names else str(c) for c in small], count="in all")
         raise InputError(
             f"{_counted(small.size, 'class', 'classes')} of fewer than the two rows that holding out needs: {shown}; "
             "give a validation split (`validation`), or leave these rows out"
@@ -378,11 +377,6 @@ def _shown(feature: Any) -> str:
 
 def _shown_label(value: pa.Scalar) -> str:
     return "null" if value.as_py() is None else repr(value.as_py())
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:_NAMED]))
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > _NAMED else shown
 
 
 def _counted(n: int, one: str, more: str | None = None) -> str:

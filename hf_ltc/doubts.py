@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from .baselines import RecordedSignals, baseline_scores
+from .baselines import baseline_scores
 from .errors import LTCWarning
 from .rundir import finite
-from .scoring import family_member, ltc_scores
+from .scoring import RecordedColumns, family_member, ltc_scores
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def spearman_brown(one: float, count: int) -> float:
     return count * one / (1 + (count - 1) * one) if one > 0 else one
 
 
-def hard_first(scores: np.ndarray, trajectories: RecordedSignals) -> float:
+def hard_first(scores: np.ndarray, trajectories: RecordedColumns) -> float:
     """How far hard rows come first: the Spearman correlation, within classes, of scores with the mean loss.
 
     Args:
@@ -154,7 +154,7 @@ def say_unknown() -> None:
 
 
 def warn_of_scores(
-    trajectories: RecordedSignals, runs: Sequence[RecordedSignals], scores: np.ndarray, family: Mapping[str, Any]
+    trajectories: RecordedColumns, runs: Sequence[RecordedColumns], scores: np.ndarray, family: Mapping[str, Any]
 ) -> None:
     """Warns the caller's caller of what makes scores doubtful, each doubt once.
 
@@ -192,7 +192,7 @@ def doubt_of_hard(found: float) -> str | None:
     )
 
 
-def doubt_of_validation(runs: Sequence[RecordedSignals]) -> str | None:
+def doubt_of_validation(runs: Sequence[RecordedColumns]) -> str | None:
     """What to warn of where the mean validation loss, which scores follow, does not fall or rises again.
 
     Args:
@@ -210,7 +210,7 @@ def doubt_of_validation(runs: Sequence[RecordedSignals]) -> str | None:
     return None
 
 
-def _few_differences(runs: Sequence[RecordedSignals], family: Mapping[str, Any]) -> str | None:
+def _few_differences(runs: Sequence[RecordedColumns], family: Mapping[str, Any]) -> str | None:
     if min(length for run in runs for length in run.lengths) > 3 or family_member(**family)["of"] == "levels":
         return None
     return "Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."

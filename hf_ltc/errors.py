@@ -1,8 +1,7 @@
 """The one exception for what a user can mend, the one warning, and how their messages name rows."""
 
+from collections.abc import Callable
 from typing import Any
-
-_NAMED = 5
 
 
 class InputError(ValueError):
@@ -21,9 +20,24 @@ class LTCWarning(UserWarning):
     """
 
 
+def listed(values: Any, show: Callable[[Any], str] = repr, most: int = 5, count: str = "") -> str:
+    """The first of some values, for a message.
+
+    Args:
+        values (`Sequence` or `np.ndarray`): The values.
+        show (`Callable`, *optional*, defaults to `repr`): How one is written.
+        most (`int`, *optional*, defaults to `5`): How many are written.
+        count (`str`, *optional*): What follows the number of all values, where not all are written: `"in all"`.
+    """
+    shown = ", ".join(map(show, values[:most]))
+    if len(values) <= most:
+        return shown
+    return f"{shown}, ..." + (f" ({len(values)} {count})" if count else "")
+
+
 def some_rows(rows: Any) -> str:
     """The first row numbers of an array, for a message."""
-    return ", ".join(str(int(row)) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")
+    return listed(rows, lambda row: str(int(row)))
 
 
 def one_line(error: BaseException) -> str:

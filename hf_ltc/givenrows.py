@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from .errors import InputError, some_rows
+from .errors import InputError, listed, some_rows
 
-_NAMED = 5
 # Memory grows with the highest class number, which an id that is taken for one would make it run out of.
 _MOST_CLASSES = 2**24
 
@@ -41,11 +40,10 @@ def class_numbers(values: Any, name: str) -> np.ndarray:
         numbers = np.full(len(given), np.nan)
     wrong = np.flatnonzero(~((numbers >= 0) & (numbers < _MOST_CLASSES) & (numbers == np.floor(numbers))))
     if len(wrong):
-        shown = ", ".join(f"sample {place}: {given[[place]].tolist()[0]!r}" for place in wrong[:_NAMED])
+        shown = listed(wrong, lambda place: f"sample {place}: {given[[place]].tolist()[0]!r}")
         raise InputError(
-            f"{len(wrong)} of {len(given)} values of `{name}` are no class numbers ({shown}"
-            f"{', ...' if len(wrong) > _NAMED else ''}): number the classes from 0 on, and leave out samples without "
-            "one"
+            f"{len(wrong)} of {len(given)} values of `{name}` are no class numbers ({shown}): number the "
+            "classes from 0 on, and leave out samples without one"
         )
     return numbers.astype(np.int64)
 
@@ -68,7 +66,7 @@ def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.nda
             "one for each row"
         ) from error
     if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type) or pa.types.is_nested(values.type):
-        shown = ", ".join(repr(value.as_py()) for value in values[:_NAMED])
+        shown = listed(values, lambda value: repr(value.as_py()))
         raise InputError(f"`{name}` are {values.type} ({shown}, ...): give row numbers, which are integers, or ids")
     if len(values.unique()) < len(values) or values.null_count:
         raise InputError(f"`{name}` has ids that occur twice or are null: each row needs its own")
@@ -92,7 +90,7 @@ def check_apart(rows: np.ndarray, ids: pa.Array | None, held: np.ndarray, held_i
     if ids is not None and held_ids is not None:
         known = set(ids.to_pylist())
         both = [key for key in held_ids.to_pylist() if key in known]
-        shown = ", ".join(map(repr, both[:_NAMED])) + (", ..." if len(both) > _NAMED else "")
+        shown = listed(both)
     elif ids is None and held_ids is None:
         both = np.intersect1d(held, rows).tolist()
         shown = some_rows(both)
@@ -132,8 +130,9 @@ class Places:
             keys = asked.tolist()
         if (places < 0).any():
             unknown = [key for key, place in zip(keys, places) if place < 0]
-            shown = ", ".join(map(repr, unknown[:_NAMED]))
-            raise InputError(f"update got rows that the recorder was not made for: {shown} ({len(unknown)} in all)")
+            raise InputError(
+                f"update got rows that the recorder was not made for: {listed(unknown)} ({len(unknown)} in all)"
+            )
         return torch.from_numpy(places).to(self.device)
 
 

@@ -20,10 +20,9 @@ from fsspec.utils import glob_translate
 from huggingface_hub import DatasetCard
 
 from .columns import read_column
-from .errors import InputError
+from .errors import InputError, listed
 
 DataFiles = str | Sequence[str] | Mapping[str, Any]
-_NAMED = 3
 _IMAGES = frozenset(ImageFolder.EXTENSIONS)
 # What holds rows, beside images; of a table beside images one cannot say.
 _ROWS = frozenset({".parquet", ".geoparquet", ".gpq", ".arrow", ".tar", ".zip", ".h5", ".hdf5", ".lance"})
@@ -244,7 +243,7 @@ def _check_splits(place: str, taken: Mapping[str, Sequence[str]]) -> None:
     named = {top: _SPLIT_OF.get(match[0].lower()) for top in sorted(tops) if (match := re.match("[A-Za-z]+", top))}
     if len(taken) == 1 and len(named) == len(tops) and None not in named.values() and len(set(named.values())) > 1:
         raise InputError(
-            f"{', '.join(map(repr, list(named)[:_NAMED]))} of the dataset folder {place!r} would be one split, "
+            f"{listed(list(named))} of the dataset folder {place!r} would be one split, "
             f"{next(iter(taken))!r}: name them in lower case, as {', '.join(map(repr, dict.fromkeys(named.values())))}"
         )
 
@@ -276,6 +275,4 @@ def _extension(path: str) -> str:
 
 
 def _some(paths: Sequence[str], root: str | None = None) -> str:
-    names = [os.path.relpath(path, root) if root else path for path in paths[:_NAMED]]
-    shown = ", ".join(map(repr, names))
-    return f"{shown}, ... ({len(paths)} files)" if len(paths) > _NAMED else shown
+    return listed(paths, lambda path: repr(os.path.relpath(path, root) if root else path), most=3, count="files")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from . import rundir
 from .errors import InputError, one_line
-from .tables import RecordedColumns
+from .scoring import RecordedColumns
 
 LOSSES = ("training_loss", "evaluation_loss")
 VALIDATION_LOSS = "validation_loss"

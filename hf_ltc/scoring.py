@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .batchrows import ARROW, Rows, columns_of, listed, on_host, read_rows
-from .errors import InputError, some_rows
+from .batchrows import ARROW, Rows, columns_of, on_host, read_rows
+from .errors import InputError, listed, some_rows
 from .passes import BLOCK, count_of, pass_over, run_spans, standardised
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -40,12 +40,11 @@ FAMILY: list[dict[str, str]] = [dict(zip(_CHOICES, values)) for values in iterto
 """All members of the family."""
 
 _TRAJECTORY = "loss_trajectory"
-_NAMED = 5
 
 
 @runtime_checkable
 class Recorded(Protocol):
-    """What scoring needs of [`Trajectories`]: L checkpoints of N rows and of Q validation samples."""
+    """What LTC needs of a recording, [`Trajectories`]: L checkpoints of N rows and of Q validation samples."""
 
     @property
     def losses(self) -> Any: ...  # float32 (L, N), an array or read from disk epoch by epoch
@@ -65,6 +64,17 @@ class Recorded(Protocol):
     def lengths(self) -> tuple[int, ...]: ...  # checkpoints of each run, summing to L
     @property
     def recipe(self) -> dict[str, Any]: ...
+
+
+class RecordedColumns(Recorded, Protocol):
+    """All that a recording has: per-sample metrics beside its losses, and ids of its rows."""
+
+    @property
+    def signals(self) -> Mapping[str, Any]: ...  # float32 (L, N) each
+    @property
+    def ids(self) -> Any: ...  # pyarrow.Array (N,), or None
+    @property
+    def loss_name(self) -> str: ...
 
 
 def ltc_scores(
@@ -241,7 +251,7 @@ class LTCScorer:
     def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:
         if column not in columns_of(batch):
             raise InputError(
-                f"no label column {column!r} in the batch, which has {listed(columns_of(batch))}: scores by "
+                f"no label column {column!r} in the batch, which has {listed(columns_of(batch), most=20)}: scores by "
                 "class need the labels that the run was recorded with"
             )
         stored = on_host(batch[column])
@@ -263,7 +273,7 @@ class LTCScorer:
         if not known.all():
             wrong = sorted({repr(label) for label, good in zip(labels, known) if not good})
             raise InputError(
-                f"column {column!r} has labels without a reference trajectory ({listed(wrong, str)}): the "
+                f"column {column!r} has labels without a reference trajectory ({listed(wrong, str, most=20)}): the "
                 "run that the scorer was made from had no such class; score with scope='dataset', or record this one"
             )
         return groups
@@ -296,7 +306,7 @@ def family_member(
     if preset is None:
         return {**DEFAULT, **given}
     if preset not in PRESETS:
-        raise InputError(f"`preset` is {preset!r}: it must be one of {listed(PRESETS)}")
+        raise InputError(f"`preset` is {preset!r}: it must be one of {listed(list(PRESETS))}")
     for name, value in given.items():
         if value != PRESETS[preset][name]:
             raise InputError(f"`preset` {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")
@@ -448,6 +458,5 @@ def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) 
 
 def _classes(trajectories: Recorded, classes: np.ndarray) -> str:
     names = (trajectories.recipe.get("dataset") or {}).get("names")
-    shown = [repr(names[c]) if names and c < len(names) else str(c) for c in classes[:_NAMED]]
-    more = f", ... ({len(classes)} classes)" if len(classes) > _NAMED else ""
-    return f"{'class' if len(classes) == 1 else 'classes'} {', '.join(shown)}{more}"
+    shown = listed(classes, lambda c: repr(names[c]) if names and c < len(names) else str(c), count="classes")
+    return f"{'class' if len(classes) == 1 else 'classes'} {shown}"

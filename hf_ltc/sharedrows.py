@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 
 from .data import evenly_spaced
-from .errors import InputError
+from .errors import InputError, listed
 
 # Rows that are looked for: fewer are all looked for, and of more, what is shared is found among these.
 _LOOKED_FOR = 2**14
 _END = 64
-_NAMED = 3
 
 
 def check_apart(
@@ -38,10 +37,10 @@ def check_apart(
         return
     samples, rows, looked_for = shared_rows(validation, train, columns)
     if len(samples):
-        shown = ", ".join(f"sample {sample} is row {row}" for sample, row in zip(samples[:_NAMED], rows))
+        shown = listed(list(zip(samples, rows)), lambda pair: f"sample {pair[0]} is row {pair[1]}", most=3)
         raise InputError(
             f"{len(samples):,} of {looked_for:,} validation samples are train rows too ({shown}"
-            f"{', ...' if len(samples) > _NAMED else ''}), so scores would be measured against what was learned by "
+            f"), so scores would be measured against what was learned by "
             "heart: give other validation samples or leave these out, or set `allow_shared_rows` where rows are alike "
             "by nature, as blank tiles are"
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from . import rundir
 from .columns import read_column
 from .errors import InputError, one_line
-from .scoring import Recorded
+from .scoring import RecordedColumns
 
 LOSS_COLUMN = "loss_trajectory"
 # In the recipe of Parquet files: epochs, lengths, loss_name.
@@ -22,17 +22,6 @@ _SUFFIX = "_trajectory"
 _CHUNK = 65_536
 
 Column = tuple[Any, Any]
-
-
-class RecordedColumns(Recorded, Protocol):
-    """What is written of [`Trajectories`]."""
-
-    @property
-    def signals(self) -> Mapping[str, Any]: ...  # float32 (L, N) each
-    @property
-    def ids(self) -> pa.Array | None: ...  # (N,)
-    @property
-    def loss_name(self) -> str: ...
 
 
 def trajectory_column(table: Any, where: np.ndarray) -> Column:
