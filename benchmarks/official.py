@@ -148,14 +148,14 @@ def ours(folder, label, epochs):
     from hf_ltc import RecordConfig, models, record, source_run
 
     train = load_from_disk(str(folder / "train"))
-    train_epochs, create, seconds = source_run._SourceRun._train, models.create_model, []
+    train_epochs, create, seconds = source_run.SourceRun._train, models.create_model, []
 
     def timed(*arguments):
         start = time.perf_counter()
         train_epochs(*arguments)
         seconds.append(time.perf_counter() - start)
 
-    source_run._SourceRun._train = timed
+    source_run.SourceRun._train = timed
     models.create_model = lambda name, *rest, **options: linear() if name == LINEAR else create(name, *rest, **options)
 
     def run(model, seed, workers):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from .hub import push_coreset
     from .loading import load_coreset
     from .order import coreset_order
+    from .record_call import record
     from .recording import TrajectoryRecorder
     from .scoring import LTCScorer, ltc_scores
     from .selection import in_coreset, rank_coreset, select_coreset, split_coreset
-    from .source_run import record
     from .summary import describe_coreset
     from .trajectories import Trajectories
 
@@ -74,7 +74,7 @@ _MODULES = {
     "ltc_scores": "scoring",
     "push_coreset": "hub",
     "rank_coreset": "selection",
-    "record": "source_run",
+    "record": "record_call",
     "record_checkpoints": "checkpoints",
     "reliability": "agreement",
     "select_coreset": "selection",

@@ -10,21 +10,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from . import rundir
-from .batches import Collate, CollatedBatches, accepted_columns
-from .collated import rows_to_record
-from .errors import InputError, LTCWarning, one_line
-from .forward import AveragedWeights, averaging_decay, evaluate, logits_of, share_buffers
-from .metrics import check_metrics, per_sample_metrics
+from .epochs import LOSS_NAMES, EpochPasses
+from .errors import InputError, LTCWarning
+from .forward import AveragedWeights, averaging_decay, logits_of, share_buffers
+from .metrics import check_metrics
 from .paths import local
-from .recording import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder
+from .recording import TRAIN
 from .rowpositions import POSITION, Positioned, accept_positions, with_positions
+from .rows import RowOptions, input_rows
 from .trainerpass import (
     CHECKPOINT,
     RestOfEpoch,
@@ -32,19 +31,16 @@ from .trainerpass import (
     check_inside,
     check_resumed,
     check_rows,
+    memory_told,
     order_of,
     plain_loader,
     read_checkpoint,
     steps_of,
     tell,
+    write_checkpoint,
 )
 from .trajectories import Trajectories
 
-_KINDS = {
-    "training": ["training_loss"],
-    "evaluation": ["evaluation_loss"],
-    "both": ["training_loss", "evaluation_loss"],
-}
 _LEAST_CHECKPOINTS = 3
 # How close the initial losses of a training begun again have to be to those that were recorded.
 _SAME_LOSS = 1e-3
@@ -116,8 +112,8 @@ class TrajectoryCallback(TrainerCallback):
         validation_seed: int = 0,
         allow_shared_rows: bool = False,
     ) -> None:
-        if losses not in _KINDS:
-            raise InputError(f"`losses` is {losses!r}: it must be one of {', '.join(_KINDS)}")
+        if losses not in LOSS_NAMES:
+            raise InputError(f"`losses` is {losses!r}: it must be one of {', '.join(LOSS_NAMES)}")
         if weights not in ("averaged", "raw"):
             raise InputError(f"`weights` is {weights!r}: it must be averaged or raw")
         if average_decay is not None and not 0 <= average_decay < 1:
@@ -125,9 +121,7 @@ class TrajectoryCallback(TrainerCallback):
         check_metrics(signals)
         self.path = local(output_dir, "output_dir")
         self.trajectories: Trajectories | None = None
-        self._data = rows_to_record(
-            train,
-            validation,
+        options = RowOptions(
             label_column=label_column,
             id_column=id_column,
             validation_fraction=validation_fraction,
@@ -135,18 +129,17 @@ class TrajectoryCallback(TrainerCallback):
             validation_seed=validation_seed,
             allow_shared_rows=allow_shared_rows,
         )
-        self.train_dataset = with_positions(self._data.train)
-        self._kinds, self._signals = _KINDS[losses], list(signals)
-        self._initial, self._weights, self._decay = initial_losses, weights, average_decay
+        self._data = input_rows(train, validation, options)
+        self.train_dataset = with_positions(self._data.recorded.train)
+        self._losses, self._metrics, self._initial = losses, list(signals), initial_losses
+        self._weights, self._decay = weights, average_decay
         self._config = {
             "losses": losses,
             "weights": weights,
             "average_decay": average_decay,
             "initial_losses": initial_losses,
-            "signals": self._signals,
+            "signals": self._metrics,
         }
-        self._recorder: TrajectoryRecorder | None = None
-        self._averaged: AveragedWeights | None = None
         self._hook: Any = None
         self._observed = self._finished = False
         self._rest: RestOfEpoch | None = None
@@ -163,7 +156,7 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         inner = plain_loader(loader)
-        check_rows(args, model, inner.dataset, len(self._data.rows))
+        check_rows(args, model, inner.dataset, len(self._data.recorded.train))
         # Of a callback that was added after the Trainer was made, or of a model that was.
         accept_positions(model)
         self._state, step = PartialState(), state.global_step
@@ -178,26 +171,25 @@ class TrajectoryCallback(TrainerCallback):
         began, self._began = self._began, told["per_device_train_batch_size"]
         if args.auto_find_batch_size and not step and began is not None and began > self._began:
             begin_anew(self.path, began, self._began, self._state)
-        recipe = self.path / rundir.RECIPE
-        stored = rundir.read_json(recipe) if recipe.exists() else {}
+        place = self.path / rundir.RECIPE
+        stored = rundir.read_json(place) if place.exists() else {}
         self._finished = "epochs" in stored and step >= state.max_steps
-        resumed = read_checkpoint(self._checkpoint(step), step) if step and not self._finished else {}
+        resumed = read_checkpoint(self.path, step) if step and not self._finished else {}
         decay = averaging_decay(self._weights, self._decay, self._steps)
         self._training = {
-            **self._data.sizes,
+            **self._data.recorded.sizes,
             **told,
             "average_decay": decay,
             "id": stored.get("training", {}).get("id") if step else uuid.uuid4().hex[:16],
         }
         if self._state.is_main_process:
             rundir.clear_unfinished(self.path)
-        self._recorder = self._data.recorder(
-            self.path,
-            [*self._kinds, *self._signals],
-            self._state,
-            config={"model": type(model).__name__, "seed": args.seed, **self._config},
-            training=self._training,
-        )
+        recipe = self._data.recorded.recipe(self._state) | {
+            "config": {"model": type(model).__name__, "seed": args.seed, **self._config},
+            "training": self._training,
+        }
+        names = [*LOSS_NAMES[self._losses], *self._metrics]
+        self._recorder = self._data.recorded.recorder(self.path, names, self._state, recipe)
         if self._finished:
             return
         self._published = set(rundir.published_epochs(self.path))
@@ -212,25 +204,24 @@ class TrajectoryCallback(TrainerCallback):
             if step % self._steps:
                 check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
         tell(self.path, self._training, state, self._state)
-        self._collate: Collate = inner.collate_fn
-        inner.collate_fn = Positioned(self._collate)
-        self._targets = {
-            split: torch.from_numpy(targets).to(self._state.device)
-            for split, targets in (
-                (TRAIN, self._data.targets),
-                (VALIDATION, self._data.validation_targets),
-            )
-        }
-        self._classes = max(int(targets.max()) for targets in self._targets.values()) + 1
-        if decay is not None:
-            self._averaged = AveragedWeights(model, decay)
-        self._known.clear()
+        self._passes = EpochPasses(
+            self._recorder, self._losses, self._metrics, self._state, args.per_device_eval_batch_size
+        )
+        self._batches = self._data.batches(
+            inner.collate_fn,
+            self._state.device,
+            args.dataloader_num_workers,
+            model if args.remove_unused_columns else None,
+        )
+        inner.collate_fn = Positioned(inner.collate_fn)
+        self._averaged = None if decay is None else AveragedWeights(model, decay)
+        self._recorder.clear()
         self._rest = None
         if step:
             self._resume(args, state, model, resumed)
         elif self._initial:
             self._record_initial(args, model)
-        if "training_loss" in self._kinds:
+        if self._losses != "evaluation":
             if self._hook is not None:
                 self._hook.remove()
             self._hook = model.register_forward_hook(self._observer(model), with_kwargs=True)
@@ -255,26 +246,19 @@ class TrajectoryCallback(TrainerCallback):
             if self._state.is_main_process:
                 told = f"the epoch was broken off at {state.epoch:.2f}: its losses are not recorded"
                 warnings.warn(told, LTCWarning, stacklevel=2)
-            self._known.clear()
+            self._recorder.clear()
         self._rest = None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._finished:
             return
         values = {
-            "recorder": self._known.state_dict(),
+            "recorder": self._recorder.state_dict(),
             "averaged": None if self._averaged is None else self._averaged.state_dict(),
             "order": self._order,
         }
         if self._state.is_main_process:
-            # By a file of Python's, whose errors say why, which those of torch's own do not.
-            with rundir.replacing(self._checkpoint(state.global_step)) as temporary, temporary.open("wb") as file:
-                torch.save(values, file)
-            for old in self._checkpoint(0).parent.glob("step-*.pt"):
-                step = int(old.stem.removeprefix("step-"))
-                # The Trainer has rotated its own away.
-                if step != state.global_step and not (Path(args.output_dir or "") / f"checkpoint-{step}").exists():
-                    old.unlink()
+            write_checkpoint(self.path, state.global_step, values, Path(args.output_dir or ""))
         self._state.wait_for_everyone()
 
     def on_train_end(
@@ -287,21 +271,15 @@ class TrajectoryCallback(TrainerCallback):
         if self._finished:
             self.trajectories = Trajectories.load(self.path)
             return
-        self.trajectories = self._known.finish(training=self._training)
+        self.trajectories = self._recorder.finish(training=self._training)
         if self._state.is_main_process and state.global_step >= state.max_steps:
             # A training that was stopped before its last step can go on from here.
-            shutil.rmtree(self._checkpoint(0).parent, ignore_errors=True)
+            shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
         self._state.wait_for_everyone()
 
-    @property
-    def _known(self) -> TrajectoryRecorder:
-        assert self._recorder is not None
-        return self._recorder
-
-    def _checkpoint(self, step: int) -> Path:
-        return self.path / CHECKPOINT / f"step-{step:08d}.pt"
-
     def _observer(self, model: nn.Module) -> Callable[..., None]:
+        classes = max(int(batches.labels.max()) for batches in self._batches.values()) + 1
+
         # A function and no method: whoever copies the model deeply would copy this object with a method.
         @torch.no_grad()
         def observe(module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
@@ -311,35 +289,31 @@ class TrajectoryCallback(TrainerCallback):
             self._observed = True
             if self._rest is not None:
                 self._rest.check(positions)
-            logits = logits_of(outputs, self._classes)
-            labels = self._targets[TRAIN][positions]
-            losses = cross_entropy(logits, labels, reduction="none")
-            self._known.add(TRAIN, positions, losses, *per_sample_metrics(self._signals, logits, labels))
+            logits, labels = logits_of(outputs, classes), self._batches[TRAIN].labels[positions]
+            self._passes.observe_training(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
 
         return observe
 
     def _publish(self, args: TrainingArguments, epoch: int, model: nn.Module) -> None:
         # An older checkpoint of the Trainer leads through epochs again that are there already.
         if epoch not in self._published:
-            evaluated = self._evaluated(model)
-            self._evaluate(args, evaluated, VALIDATION)
-            if "evaluation_loss" in self._kinds:
-                self._evaluate(args, evaluated, EVALUATION if len(self._kinds) > 1 else TRAIN)
-            self._write(epoch, self._known.collect(epoch))
-        self._known.clear()
+            evaluated = model if self._averaged is None else self._averaged.module
+            # Running statistics are each process's own until the first one's are sent round before a forward pass.
+            share_buffers(evaluated)
+            with memory_told(args):
+                self._passes.validate(evaluated, self._batches)
+                self._passes.evaluate(evaluated, self._batches)
+            self._write(epoch, self._recorder.collect(epoch))
+        self._recorder.clear()
 
     def _write(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
-        if self._state.is_main_process:
-            self._known.write(epoch, arrays, rundir.epoch_path(self.path, epoch))
-        self._state.wait_for_everyone()
+        self._recorder.publish(epoch, arrays)
         self._published.add(epoch)
 
     def _record_initial(self, args: TrainingArguments, model: nn.Module) -> None:
-        self._evaluate(args, model, VALIDATION)
-        self._evaluate(args, model, TRAIN)
-        if len(self._kinds) > 1:
-            self._evaluate(args, model, EVALUATION)
-        arrays = self._known.collect(0)
+        with memory_told(args):
+            self._passes.before_training(model, self._batches)
+        arrays = self._recorder.collect(0)
         if 0 in self._published:
             # Begun and killed before: if it is another model now, its losses do not go together with these.
             before = rundir.read_arrays(rundir.epoch_path(self.path, 0), ["validation_loss"])["validation_loss"]
@@ -350,12 +324,11 @@ class TrajectoryCallback(TrainerCallback):
                 )
         else:
             self._write(0, arrays)
-        self._known.clear()
 
     def _resume(
         self, args: TrainingArguments, state: TrainerState, model: nn.Module, values: Mapping[str, Any]
     ) -> None:
-        self._known.load_state_dict(values["recorder"])
+        self._recorder.load_state_dict(values["recorder"])
         if self._averaged is not None:
             self._averaged.load_state_dict(values["averaged"])
         epoch, inside = divmod(state.global_step, self._steps)
@@ -365,32 +338,3 @@ class TrajectoryCallback(TrainerCallback):
         else:
             # Saved at the last step of an epoch, and killed before the epoch was written.
             self._publish(args, epoch, model)
-
-    def _evaluated(self, model: nn.Module) -> nn.Module:
-        module = model if self._averaged is None else self._averaged.module
-        # Running statistics are each process's own until the first one's are sent round before a forward pass.
-        share_buffers(module)
-        return module
-
-    def _evaluate(self, args: TrainingArguments, model: nn.Module, split: str) -> None:
-        def observe(positions: torch.Tensor, losses: torch.Tensor, logits: Any, labels: Any) -> None:
-            made = per_sample_metrics(self._signals, logits, labels) if split == TRAIN else []
-            self._known.add(split, positions, losses, *made)
-
-        rows = self._data.validation if split == VALIDATION else self._data.train
-        try:
-            batches = CollatedBatches(
-                accepted_columns(model, rows) if args.remove_unused_columns else rows,
-                self._targets[VALIDATION if split == VALIDATION else TRAIN],
-                self._collate,
-                args.dataloader_num_workers,
-            )
-            evaluate(model, batches, self._state, observe, args.per_device_eval_batch_size)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            # Or the Trainer would look for another batch size of the training, in vain.
-            raise InputError(
-                f"no memory to compute losses in batches of {args.per_device_eval_batch_size} "
-                f"({one_line(error)}): lower `per_device_eval_batch_size`"
-            ) from error

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,13 +15,12 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from tqdm.auto import tqdm
 
 from . import models, rundir
-from .batches import Collate, CollatedBatches, accepted_columns
-from .collated import rows_to_record
+from .batches import Collate
+from .epochs import LOSS_NAMES, EpochPasses
 from .errors import InputError, one_line
-from .forward import evaluate
-from .metrics import check_metrics, per_sample_metrics
+from .metrics import check_metrics
 from .paths import local
-from .recording import TRAIN, VALIDATION
+from .rows import RowOptions, input_rows
 from .torchstate import usual_torch
 from .trajectories import Trajectories
 
@@ -109,9 +107,7 @@ def record_checkpoints(
     for _, checkpoint in waiting:
         # Before anything is written, and before hours are spent on those that come first.
         _check_there(checkpoint, model)
-    data = rows_to_record(
-        train,
-        validation,
+    options = RowOptions(
         label_column=label_column,
         id_column=id_column,
         validation_fraction=validation_fraction,
@@ -119,39 +115,33 @@ def record_checkpoints(
         validation_seed=validation_seed,
         allow_shared_rows=allow_shared_rows,
     )
+    data = input_rows(train, validation, options)
     # Not PartialState, which leaves the choice of processors over devices to its maker. In the models' own precision,
     # whatever a launcher has set for training.
     state = Accelerator(mixed_precision="no")
-    recorder = data.recorder(
-        output_dir,
-        ["evaluation_loss", *signals],
-        state,
-        config={"losses": "evaluation", "signals": list(signals)},
-        training=data.sizes,
-    )
-    targets = {
-        TRAIN: torch.from_numpy(data.targets).to(state.device),
-        VALIDATION: torch.from_numpy(data.validation_targets).to(state.device),
+    recipe = data.recorded.recipe(state) | {
+        "config": {"losses": "evaluation", "signals": list(signals)},
+        "training": data.recorded.sizes,
     }
+    recorder = data.recorded.recorder(output_dir, [*LOSS_NAMES["evaluation"], *signals], state, recipe)
     bar = tqdm(
-        total=len(waiting) * (len(data.rows) + len(data.validation)),
+        total=len(waiting) * (len(data.recorded.train) + len(data.recorded.validation)),
         desc="recording checkpoints",
         unit="row",
         disable=None if state.is_main_process else True,
     )
+
+    def each_batch(rows: int) -> None:
+        bar.update(rows * state.num_processes)
+
+    passes = EpochPasses(recorder, "evaluation", signals, state, batch_size, each_batch)
     make_batch = _default_collate() if collate is None else collate
     for epoch, checkpoint in waiting:
         loaded = _load(checkpoint, model).to(state.device)
+        batches = data.batches(make_batch, state.device, num_workers, loaded)
         with recorder.epoch(epoch):
-            for split, rows in ((TRAIN, data.train), (VALIDATION, data.validation)):
-
-                def observe(positions: Any, losses: Any, logits: Any, labels: Any, split: str = split) -> None:
-                    made = per_sample_metrics(signals, logits, labels) if split == TRAIN else []
-                    recorder.add(split, positions, losses, *made)
-                    bar.update(len(positions) * state.num_processes)
-
-                batches = CollatedBatches(accepted_columns(loaded, rows), targets[split], make_batch, num_workers)
-                evaluate(loaded, batches, state, observe, batch_size)
+            passes.validate(loaded, batches)
+            passes.evaluate(loaded, batches)
     bar.close()
     return recorder.finish()
 

@@ -44,7 +44,7 @@ def record(options: argparse.Namespace) -> None:
     data: DataConfig = _config(options, DataConfig)
     from .data import load_split
     from .doubts import Reliability
-    from .source_run import record
+    from .record_call import record
 
     train = load_split(data.dataset, data.split, name=data.dataset_config, revision=data.revision)
     validation = None

@@ -18,8 +18,8 @@ from .doubts import Reliability, doubt_of_hard, hard_first
 from .errors import LTCWarning
 from .evaluation import evaluate_coresets
 from .methods import DEFAULT_METHOD, FULL, RANDOM
+from .record_call import record
 from .scoring import ltc_scores
-from .source_run import record
 
 # The smallest ResNet of timm: seconds where larger ones take minutes, on images of 8x8.
 _MODEL = "test_resnet"

@@ -137,14 +137,9 @@ class TrajectoryRecorder:
         number = self.next_epoch if number is None else number
         if number < self.next_epoch:
             raise InputError(f"epoch {number} is recorded already: epochs are not written again")
-        for buffer in self._buffers.values():
-            buffer.clear()
+        self.clear()
         yield
-        arrays = self.collect(number)
-        with together(self.accelerator):
-            if self.is_main:
-                self.write(number, arrays, rundir.epoch_path(self.path, number))
-        self.next_epoch = number + 1
+        self.publish(number, self.collect(number))
 
     def update(self, rows: Any, losses: Any, *, split: str = TRAIN, **signals: Any) -> None:
         """Adds the losses of a batch.
@@ -222,6 +217,13 @@ class TrajectoryRecorder:
     def write(self, epoch: int, arrays: Mapping[str, np.ndarray], path: Path) -> None:
         """Writes the file of an epoch; called on the main process."""
         rundir.write_arrays(path, arrays, {"run": self.run, "epoch": str(epoch)})
+
+    def publish(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes an epoch that was collected into the run directory; called on every process."""
+        with together(self.accelerator):
+            if self.is_main:
+                self.write(epoch, arrays, rundir.epoch_path(self.path, epoch))
+        self.next_epoch = epoch + 1
 
     def wait(self) -> None:
         """Waits for the other processes."""

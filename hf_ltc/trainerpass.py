@@ -4,7 +4,8 @@ import hashlib
 import math
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.data_loader import DataLoaderAdapter, get_sampler
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,7 +21,7 @@ from transformers import TrainerState, TrainingArguments
 
 from . import rundir
 from .columns import read_column
-from .errors import InputError, LTCWarning
+from .errors import InputError, LTCWarning, one_line
 from .rowpositions import POSITION, accepts_positions
 
 # Which rows a step trains on, by their names in the recipe and in messages.
@@ -132,18 +134,53 @@ def begin_anew(path: Path, before: int, now: int, processes: PartialState) -> No
     processes.wait_for_everyone()
 
 
+def write_checkpoint(path: Path, step: int, values: Mapping[str, Any], trainer_dir: Path) -> None:
+    """Writes what the callback keeps with a checkpoint of the Trainer, and deletes what goes with none any more."""
+    # By a file of Python's, whose errors say why, which those of torch's own do not.
+    with rundir.replacing(_checkpoint(path, step)) as temporary, temporary.open("wb") as file:
+        torch.save(values, file)
+    for old in (path / CHECKPOINT).glob("step-*.pt"):
+        other = int(old.stem.removeprefix("step-"))
+        # The Trainer has rotated its own away.
+        if other != step and not (trainer_dir / f"checkpoint-{other}").exists():
+            old.unlink()
+
+
 def read_checkpoint(path: Path, step: int) -> dict[str, Any]:
     """What the callback wrote with a checkpoint of the Trainer.
 
     Raises:
         InputError: if it is not there.
     """
-    if not path.is_file():
+    file = _checkpoint(path, step)
+    if not file.is_file():
         raise InputError(
-            f"cannot resume at step {step}: there is no {str(path)!r}, which the callback writes with every "
+            f"cannot resume at step {step}: there is no {str(file)!r}, which the callback writes with every "
             "checkpoint of the Trainer: put it back, or train again with another output_dir"
         )
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _checkpoint(path: Path, step: int) -> Path:
+    return path / CHECKPOINT / f"step-{step:08d}.pt"
+
+
+@contextmanager
+def memory_told(args: TrainingArguments) -> Iterator[None]:
+    """Names the batch size of evaluation where it is too large, which is not the one that the Trainer would lower.
+
+    Raises:
+        InputError: if there is no memory for it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise InputError(
+            f"no memory to compute losses in batches of {args.per_device_eval_batch_size} "
+            f"({one_line(error)}): lower `per_device_eval_batch_size`"
+        ) from error
 
 
 def check_resumed(path: Path, state: TrainerState, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

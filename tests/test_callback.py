@@ -247,7 +247,7 @@ def test_the_training_does_not_notice(small, tmp_path, kind):
             model, options = text_model(dropout=0.2), {}
         else:
             model, options = image_model(), {"collator": pixels_only, "remove_unused_columns": False}
-        plain = rows.select(callback._data.rows)
+        plain = rows.select(callback._data.recorded.rows)
         training = trainer(
             folder,
             callback if recorded else None,
@@ -630,8 +630,8 @@ def test_what_cannot_be_recorded_is_named(tmp_path):
         with pytest.raises(InputError, match=match):
             TrajectoryCallback(tmp_path / "other", train, **options)
     with pytest.raises(InputError, match="another recording"):
-        TrajectoryCallback(tmp_path / "a", train, signals=["margin"])._data.recorder(
-            tmp_path / "a", ["training_loss"], PartialState(), config={"seed": 0}
+        TrajectoryCallback(tmp_path / "a", train, signals=["margin"])._data.recorded.recorder(
+            tmp_path / "a", ["training_loss"], PartialState(), {"config": {"seed": 0}}
         )
         trainer(tmp_path, TrajectoryCallback(tmp_path / "a", train)).train()
 

@@ -10,10 +10,9 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_dat
 from torch import nn
 
 from hf_ltc import RecordConfig, TrajectoryCallback, record, record_checkpoints
-from hf_ltc.collated import rows_to_record
 from hf_ltc.columns import read_column
 from hf_ltc.errors import InputError
-from hf_ltc.recorded import recorded_dataset
+from hf_ltc.rows import RowOptions, image_rows, input_rows
 from hf_ltc.sharedrows import check_apart, shared_rows
 
 IMAGES = [("image", "image")]
@@ -118,9 +117,9 @@ def test_texts_and_lists_are_compared_too():
     train = texts(["rain", "snow", "a cold wind", "fog", "", "sun"])
     validation = texts(["hail", "fog", "snowy", "mud"], first=101)
     with pytest.raises(InputError, match=r"1 of 4 validation samples are train rows too \(sample 1 is row 3\)"):
-        rows_to_record(train, validation)
-    assert len(rows_to_record(train, validation, allow_shared_rows=True).validation) == 4
-    assert len(rows_to_record(train, validation.select([0, 2, 3])).validation) == 3
+        input_rows(train, validation, RowOptions())
+    assert len(input_rows(train, validation, RowOptions(allow_shared_rows=True)).recorded.validation) == 4
+    assert len(input_rows(train, validation.select([0, 2, 3]), RowOptions()).recorded.validation) == 3
     tokens = {"input_ids": List(Value("int64")), "attention_mask": List(Value("int8")), "idx": Value("int64")}
     encoded, other = (
         Dataset.from_dict(
@@ -135,7 +134,7 @@ def test_texts_and_lists_are_compared_too():
         for start, ids in ((0, [[1, 2], [3], [4, 5, 6], [2, 1]]), (50, [[1], [4, 5, 6], [2, 2], [2, 1]]))
     )
     with pytest.raises(InputError, match=r"2 of 4 .*\(sample 1 is row 2, sample 3 is row 3\)"):
-        rows_to_record(encoded, other)
+        input_rows(encoded, other, RowOptions())
 
 
 def test_rows_of_train_that_are_alike_are_no_fault_of_a_hold_out(small):
@@ -144,11 +143,11 @@ def test_rows_of_train_that_are_alike_are_no_fault_of_a_hold_out(small):
         {"image": read_column(tile, "image").to_pylist(), "label": [0, 1] * 20},
         Features({"image": Image(), "label": ClassLabel(num_classes=2)}),
     )
-    assert len(recorded_dataset(RecordConfig(epochs=2), tiles, None).validation) == 4
+    assert len(image_rows(RecordConfig(epochs=2), tiles, None).recorded.validation) == 4
     with pytest.raises(InputError, match=r"10 of 10 .*sample 2 is row 0, \.\.\.\).*as blank tiles are"):
-        recorded_dataset(RecordConfig(epochs=2), tiles, tiles.select(range(10)))
+        image_rows(RecordConfig(epochs=2), tiles, tiles.select(range(10)))
     allowed = RecordConfig(epochs=2, allow_shared_rows=True)
-    assert len(recorded_dataset(allowed, tiles, tiles.select(range(10))).validation) == 10
+    assert len(image_rows(allowed, tiles, tiles.select(range(10))).recorded.validation) == 10
 
 
 def test_many_are_looked_for_among_some(monkeypatch, small):

@@ -27,7 +27,7 @@ from hf_ltc.config import RecordConfig
 from hf_ltc.errors import InputError
 from hf_ltc.images import cache_images, channel_statistics, normalise
 from hf_ltc.models import load_model
-from hf_ltc.source_run import record
+from hf_ltc.record_call import record
 from hf_ltc.trajectories import Trajectories
 
 from .processes import finish, needs_compiler, start

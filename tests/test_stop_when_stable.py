@@ -9,7 +9,7 @@ from hf_ltc import source_run, training
 from hf_ltc.agreement import stability
 from hf_ltc.config import RecordConfig
 from hf_ltc.models import load_model
-from hf_ltc.source_run import record
+from hf_ltc.record_call import record
 from hf_ltc.trajectories import Trajectories
 
 from .processes import finish, start
@@ -80,7 +80,7 @@ def test_interrupted_it_ends_at_the_same_epoch(small, tmp_path, monkeypatch, who
         monkeypatch.setattr(training, "train_epoch", cut)
     else:
         # After the last epoch is written, and before it is said that it was the last.
-        monkeypatch.setattr(source_run._SourceRun, "_finish", lambda *_: (_ for _ in ()).throw(OSError("cable")))
+        monkeypatch.setattr(source_run.SourceRun, "_finish", lambda *_: (_ for _ in ()).throw(OSError("cable")))
     with pytest.raises(OSError, match="cable"):
         record(config, small["train"])
     assert Trajectories.load(tmp_path / "run").epochs[-1] == first - early
