@@ -89,30 +89,6 @@ def explain_validation(
     return Explanation(samples, helped, with_helped, hurt, with_hurt)
 
 
-def correlations(
-    trajectories: Recorded, rows: Sequence[int] | np.ndarray, of: str = PRESETS["ltc"]["of"]
-) -> np.ndarray:
-    """Pearson correlations of some rows' loss trajectories with those of each validation sample.
-
-    Args:
-        trajectories ([`Trajectories`]): The recording. Of several runs the mean over those where neither is flat.
-        rows (`Sequence[int]`): Row numbers in the source dataset: `(R, Q)` is what it takes in memory.
-        of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
-
-    Returns:
-        `np.ndarray`: float32 `(R, Q)` in [-1, 1], NaN where the row or the validation sample is flat.
-
-    Raises:
-        InputError: for rows that were not recorded, and as [`ltc_scores`].
-    """
-    where = _positions(trajectories, _integers(rows, "rows"))
-    asked = _asked(trajectories, trajectories.losses, where, of)
-    found = np.empty((len(where), len(trajectories.validation_labels)), dtype=np.float32)
-    for left, block in _correlations(trajectories, asked, trajectories.validation_losses, of):
-        found[:, left : left + block.shape[1]] = block
-    return found
-
-
 def _integers(values: Any, name: str) -> np.ndarray:
     given = np.asarray(values)
     if given.size and given.dtype.kind not in "iu":

@@ -59,7 +59,7 @@ def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.nda
             raise InputError(f"`{name}` is {rows}: give how many rows there are, or their numbers or ids")
         return np.arange(int(rows)), None
     try:
-        values = pa.array(as_array(rows, name) if isinstance(rows, np.ndarray | torch.Tensor) else list(rows))
+        values = pa.array(as_array(rows, name) if isinstance(rows, np.ndarray) or _is_tensor(rows) else list(rows))
     except (TypeError, pa.ArrowException) as error:
         raise InputError(
             f"`{name}` is no list of row numbers or ids ({' '.join(str(error).split())}): give integers, or strings, "
@@ -165,10 +165,10 @@ def as_array(values: Any, name: str) -> np.ndarray:
         InputError: if it makes none, as of rows of different lengths.
     """
     try:
-        if isinstance(values, torch.Tensor):
+        if _is_tensor(values):
             # numpy has no bfloat16.
             plain = values.detach().cpu()
-            return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+            return (plain.float() if str(plain.dtype) == "torch.bfloat16" else plain).numpy()
         if isinstance(values, np.ma.MaskedArray):
             # What is masked is missing, whatever number lies under the mask.
             return np.array(values.tolist(), dtype=object) if np.ma.is_masked(values) else values.data
@@ -186,5 +186,10 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 def _number(value: Any) -> float:
     """The number that an object is, if it is one."""
-    plain = value.item() if isinstance(value, torch.Tensor | np.generic) else value
+    plain = value.item() if isinstance(value, np.generic) or _is_tensor(value) else value
     return float(plain) if isinstance(plain, int | float) else np.nan
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether it is of torch, told by its name: who has arrays need not wait for torch."""
+    return type(value).__module__.partition(".")[0] == "torch"

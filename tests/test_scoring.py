@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 import warnings
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from scipy.stats import pearsonr
 from hf_ltc import scoring
 from hf_ltc.columns import read_column
 from hf_ltc.errors import InputError
-from hf_ltc.explanations import correlations, explain, explain_validation
+from hf_ltc.explanations import explain, explain_validation
 from hf_ltc.scoring import DEFAULT, PRESETS, LTCScorer, ltc_scores, references
 from hf_ltc.selection import rank_coreset
 
@@ -364,13 +365,28 @@ def test_a_table_on_disk_is_scored_without_holding_it(weighting):
     assert table.read == length + 2 + (length - 2 if weighting == "uncertainty" else 0)
 
 
+def correlations(run: Run, rows: Any, of: str = "differences") -> np.ndarray:
+    """Pearson correlations (R, Q) by numpy, of several runs the mean over them."""
+    where, found = np.searchsorted(run.rows, rows), []
+    for start, stop in pairwise(np.cumsum([0, *run.lengths])):
+        both = np.concatenate([run.losses[start:stop, where], run.validation_losses[start:stop]], axis=1)
+        both = both.astype(np.float64) if of == "levels" else np.diff(both.astype(np.float64), axis=0)
+        with np.errstate(invalid="ignore"):
+            found.append(np.corrcoef(both.T)[: len(where), len(where) :])
+    return np.mean(found, axis=0)
+
+
 @pytest.mark.parametrize("of", ["differences", "levels"])
 def test_correlations_are_the_terms_of_the_score(of):
     run = make_run(lengths=(6, 9))
     rows = [1, 5, 119]
-    found = correlations(run, rows, of)
-    assert found.shape == (3, 12)
-    assert found.dtype == np.float32
+    said = explain(run, rows, k=12, of=of)
+    assert said.helped_correlations.dtype == said.hurt_correlations.dtype == np.float32
+    found = np.full((3, 12), np.nan)
+    for places, values in ((said.helped, said.helped_correlations), (said.hurt, said.hurt_correlations)):
+        for i, q in zip(*np.nonzero(places >= 0)):
+            found[i, places[i, q]] = values[i, q]
+    np.testing.assert_allclose(found, correlations(run, rows, of), atol=1e-6)
     single = dataclasses.replace(
         run, validation_losses=run.validation_losses[:, 2:3], validation_labels=np.zeros(1, int)
     )
@@ -392,9 +408,9 @@ def test_explain_names_the_extremes():
         order = np.argsort(table[i], kind="stable")
         low = [q for q in order[:4] if table[i, q] < 0]
         np.testing.assert_array_equal(found.helped[i], order[::-1][:4])
-        np.testing.assert_array_equal(found.helped_correlations[i], table[i, order[::-1][:4]])
+        np.testing.assert_allclose(found.helped_correlations[i], table[i, order[::-1][:4]], atol=1e-6)
         assert found.hurt[i].tolist() == low + [-1] * (4 - len(low))
-        np.testing.assert_array_equal(found.hurt_correlations[i][: len(low)], table[i, low])
+        np.testing.assert_allclose(found.hurt_correlations[i][: len(low)], table[i, low], atol=1e-6)
     # The flat row neither helps nor hurts.
     assert (found.helped[1] == -1).all()
     assert np.isnan(found.helped_correlations[1]).all()
