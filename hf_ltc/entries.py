@@ -17,10 +17,9 @@ from .doubts import reliability_of
 from .errors import InputError
 from .given import require_dataset
 from .identity import dataset_identity
-from .scoring import DEFAULT, FAMILY, PRESETS, ltc_scores
+from .scoring import DEFAULT, FAMILY, PRESETS, RecordedColumns, ltc_scores
 from .selection import rank_coreset, select_coreset
 from .summary import describe_coreset
-from .trajectories import Trajectories
 
 ORIGIN = ("repo_id", "config", "split", "revision")
 _AGREE = 1e-5
@@ -33,7 +32,7 @@ def describe_scored(
     score_column: str,
     label_column: str | None,
     options: Mapping[str, Any],
-    run: Trajectories | None,
+    run: RecordedColumns | None,
 ) -> tuple[dict[str, Any], Dataset]:
     """What the recipe says of a scored dataset, and the dataset with ranks."""
     recorded = (run.recipe.get("dataset") or {}) if run is not None else {}
@@ -81,7 +80,7 @@ def _same(one: Dataset, other: Dataset, column: str) -> bool:
     return bool(read_column(one, column).equals(read_column(other, column)))
 
 
-def _family(run: Trajectories, scored: Dataset, score_column: str) -> dict[str, str] | None:
+def _family(run: RecordedColumns, scored: Dataset, score_column: str) -> dict[str, str] | None:
     """Checks that scores are those of a recording, and finds of which member of the family."""
     where = run.positions(scored)
     if score_column != "ltc_score":

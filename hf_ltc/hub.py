@@ -17,8 +17,10 @@ from .identity import cached_origin
 from .publishing import RECIPE, SELECTION, SPLITS, TRAJECTORIES
 from .repository import CARD, Pushed, Repository, check_repo_id, explained, hub_api, open_repository, patiently
 from .rundir import read_json
-from .scoring import require_recorded
-from .trajectories import Trajectories, losses_digest
+from .runfiles import read_run
+from .scoring import RecordedColumns, require_recorded
+from .tables import to_dataset
+from .trajectories import losses_digest
 
 _WEIGHTS = ("model.safetensors", "averaged_model.safetensors")
 
@@ -29,7 +31,7 @@ def push_coreset(
     fractions: Sequence[float] = (),
     sizes: Sequence[int] = (),
     *,
-    trajectories: Trajectories | None = None,
+    trajectories: RecordedColumns | None = None,
     scores_only: bool = False,
     full: bool = False,
     with_trajectories: bool = False,
@@ -139,7 +141,7 @@ def push_coreset(
         repo_id,
         tables,
         describe,
-        metadata=_metadata(entry["dataset"], carried, scored, license),
+        metadata=card_metadata(entry["dataset"], carried, scored, license),
         pictures=pictures,
         private=private,
         max_shard_size=max_shard_size,
@@ -147,7 +149,7 @@ def push_coreset(
 
 
 def push_trajectories(
-    run: Trajectories,
+    run: RecordedColumns,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -176,18 +178,18 @@ def push_trajectories(
     identity: dict[str, Any] = public.get("dataset") or {}
     entry = {
         "dataset": identity,
-        "rows": len(run),
+        "rows": len(run.rows),
         "validation_rows": len(run.validation_labels),
         "layout": {"epochs": run.epochs.tolist(), "lengths": list(run.lengths), "loss_name": run.loss_name},
         "digest": losses_digest(run),
         "run": public,
     }
-    tables = [Table(TRAJECTORIES, str(split), rows, TRAJECTORIES) for split, rows in run.to_dataset().items()]
+    tables = [Table(TRAJECTORIES, str(split), rows, TRAJECTORIES) for split, rows in to_dataset(run).items()]
 
     def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return {**there, "trajectories": entry}, []
 
-    metadata = _metadata(identity, {}, None, None)
+    metadata = card_metadata(identity, {}, None, None)
     return publish(api, repo_id, tables, describe, metadata=metadata, private=private, max_shard_size=max_shard_size)
 
 
@@ -218,7 +220,7 @@ def push_source_model(
     folder = source_model_folder(run)
     model = folder / "source_model"
     recipe = publishing.public_recipe(read_json(folder / RECIPE))
-    recipe["validation_loss"] = float(np.mean(Trajectories.load(folder, mmap=True).validation_losses[-1]))
+    recipe["validation_loss"] = float(np.mean(read_run(folder, mmap=True)["validation_losses"][-1]))
     if dataset_name is not None:
         recipe["dataset"] = {**recipe.get("dataset", {}), "name": dataset_name}
     settings = publishing.public_recipe(read_json(model / "config.json"))
@@ -307,7 +309,7 @@ def _alike(repo_id: str, other: str) -> bool:
     return one == two
 
 
-def _metadata(
+def card_metadata(
     identity: Mapping[str, Any], carried: Mapping[str, Any], scored: Dataset | None, license: str | None
 ) -> dict[str, Any]:
     """Metadata of the card; licence, task and language carried over from the source dataset."""

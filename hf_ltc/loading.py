@@ -1,7 +1,7 @@
 """Coresets and trajectories from the Hub, compared with what their recipe says of them."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,11 @@ from .given import require_dataset
 from .identity import check_identity
 from .publishing import RECIPE, SELECTION, TRAJECTORIES
 from .repository import Repository, damaged, explained, hub_api, read_repository
+from .scoring import Recorded
 from .selection import coreset_size, rank_coreset, select_coreset
-from .trajectories import Trajectories, losses_digest
+from .trajectories import losses_digest
+
+Loaded = TypeVar("Loaded", bound=Recorded)
 
 
 def load_coreset(
@@ -71,10 +74,13 @@ def load_coreset(
     return _rebuild(there, entry, rows, dataset, token)
 
 
-def load_trajectories(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Trajectories:
+def load_trajectories(
+    make: Callable[..., Loaded], repo_id: str, *, revision: str | None = None, token: str | None = None
+) -> Loaded:
     """Loads what [`push_trajectories`] pushed.
 
     Args:
+        make (`Callable`): [`Trajectories.from_dataset`].
         repo_id (`str`): The repository.
         revision (`str`, *optional*): A branch or commit; the newest if not given.
         token (`str`, *optional*): Access token; the one that is logged in if not given.
@@ -93,12 +99,12 @@ def load_trajectories(repo_id: str, *, revision: str | None = None, token: str |
             raise InputError(f"{repo_id!r} has no trajectories: push them with Trajectories.push_to_hub")
         loaded = load_dataset(repo_id, TRAJECTORIES, revision=there.head, token=token)
     try:
-        run = Trajectories.from_dataset(DatasetDict(loaded), **entry["layout"], recipe=entry["run"])
+        run = make(DatasetDict(loaded), **entry["layout"], recipe=entry["run"])
     except (KeyError, TypeError) as error:
         raise damaged(repo_id, f"of the trajectories it lacks {error}") from error
     if losses_digest(run) != entry["digest"]:
-        raise _disagrees(repo_id, "the losses are not those that its recipe is of")
-    _check_files(there, TRAJECTORIES, token)
+        raise disagrees(repo_id, "the losses are not those that its recipe is of")
+    check_files(there, TRAJECTORIES, token)
     return run
 
 
@@ -120,13 +126,13 @@ def _load_stored(
 ) -> Dataset:
     rows = _load(there, name, token)
     if len(rows) != made["size"] or _digest(rows, entry, there, entry["label_column"]) != made["digest"]:
-        raise _disagrees(there.repo_id, f"the labels, scores or ranks of {name!r} are not those of its recipe")
+        raise disagrees(there.repo_id, f"the labels, scores or ranks of {name!r} are not those of its recipe")
     found = publishing.features_digest(rows.features)
     # Older versions did not say it.
     if made.get("features", found) != found:
-        raise _disagrees(there.repo_id, f"the columns of {name!r}, their types or classes are not those of its recipe")
+        raise disagrees(there.repo_id, f"the columns of {name!r}, their types or classes are not those of its recipe")
     _check(rows, made["identity"], there, f"the rows of {name!r}")
-    _check_files(there, name, token)
+    check_files(there, name, token)
     return rows
 
 
@@ -140,15 +146,15 @@ def _load_beginning(there: Repository, entry: Mapping[str, Any], rows: int, toke
     position = np.empty(rows, dtype=np.int64)
     there_are = read_column(chosen, rank).to_numpy()
     if len(chosen) != rows or not np.array_equal(np.sort(there_are), np.arange(rows)):
-        raise _disagrees(there.repo_id, f"{entry['full']!r} does not have the ranks 0 to {rows - 1} once each")
+        raise disagrees(there.repo_id, f"{entry['full']!r} does not have the ranks 0 to {rows - 1} once each")
     position[there_are] = np.arange(rows)
     chosen = chosen.select(position[read_column(wanted, rank).to_numpy()])
     if _digest(chosen, entry, there, entry["label_column"]) != _digest(wanted, entry, there, "label"):
-        raise _disagrees(there.repo_id, f"the labels or scores of {entry['full']!r} and {entry['scores']!r} differ")
+        raise disagrees(there.repo_id, f"the labels or scores of {entry['full']!r} and {entry['scores']!r} differ")
     found = publishing.features_digest(chosen.features)
     if (entry.get("full_features") or found) != found:
-        raise _disagrees(there.repo_id, f"the columns of {entry['full']!r}, their types or classes are others")
-    _check_files(there, entry["full"], token)
+        raise disagrees(there.repo_id, f"the columns of {entry['full']!r}, their types or classes are others")
+    check_files(there, entry["full"], token)
     return chosen
 
 
@@ -185,7 +191,7 @@ def _rebuild(
     ranking = {name: options[name] for name in ("balance", "keep", "exclude_negative")}
     ranked = rank_coreset(scored, score_column=score, label_column=label, **ranking)
     if not read_column(ranked, rank).equals(read_column(scored, rank)):
-        raise _disagrees(there.repo_id, f"{rank!r} of {entry['scores']!r} is not the order of its scores")
+        raise disagrees(there.repo_id, f"{rank!r} of {entry['scores']!r} is not the order of its scores")
     coreset = select_coreset(scored, size=rows, score_column=score, label_column=label, **options)
     return coreset.remove_columns(mark)
 
@@ -206,10 +212,10 @@ def _load_scores(there: Repository, entry: Mapping[str, Any], token: str | None)
     if missing := [name for name in needed if name not in scores.column_names]:
         raise damaged(there.repo_id, f"{entry['scores']!r} has no column {missing[0]!r}")
     if _digest(scores, entry, there, "label") != entry["digest"]:
-        raise _disagrees(
+        raise disagrees(
             there.repo_id, f"the labels, scores or ranks of {entry['scores']!r} are not those of its recipe"
         )
-    _check_files(there, entry["scores"], token)
+    check_files(there, entry["scores"], token)
     return scores
 
 
@@ -254,7 +260,7 @@ def _digest(rows: Dataset, entry: Mapping[str, Any], there: Repository, label: s
         raise damaged(there.repo_id, one_line(error)) from error
 
 
-def _check_files(there: Repository, folder: str, token: str | None) -> None:
+def check_files(there: Repository, folder: str, token: str | None) -> None:
     """Compares the files of a configuration with those that were pushed, by their digests: nothing is read again."""
     files = (there.recipe or {}).get("files") or {}
     if not isinstance(files, Mapping):
@@ -268,12 +274,12 @@ def _check_files(there: Repository, folder: str, token: str | None) -> None:
         listed = {file.path: file for file in tree if isinstance(file, RepoFile)}
     for path, digest in recorded.items():
         if path not in listed:
-            raise _disagrees(there.repo_id, f"{path} is missing")
+            raise disagrees(there.repo_id, f"{path} is missing")
         if (stored := listed[path].lfs) is not None and stored.sha256 != digest:
-            raise _disagrees(there.repo_id, f"{path} is not the file that was pushed")
+            raise disagrees(there.repo_id, f"{path} is not the file that was pushed")
     if more := [path for path in listed if path not in recorded and path.endswith(".parquet")]:
-        raise _disagrees(there.repo_id, f"{more[0]} was not pushed with it")
+        raise disagrees(there.repo_id, f"{more[0]} was not pushed with it")
 
 
-def _disagrees(repo_id: str, reason: str) -> InputError:
+def disagrees(repo_id: str, reason: str) -> InputError:
     return InputError(f"refused, as recipe and data of {repo_id!r} disagree: {reason}; ask its owner to push again")

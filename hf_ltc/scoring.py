@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from datasets import Dataset
 
 from .batchrows import ARROW, Rows, columns_of, on_host, read_rows
 from .errors import InputError, listed, some_rows
@@ -67,7 +68,7 @@ class Recorded(Protocol):
 
 
 class RecordedColumns(Recorded, Protocol):
-    """All that a recording has: per-sample metrics beside its losses, and ids of its rows."""
+    """All that a recording has: per-sample metrics, ids of its rows, its runs, and its way back to the dataset."""
 
     @property
     def signals(self) -> Mapping[str, Any]: ...  # float32 (L, N) each
@@ -75,6 +76,11 @@ class RecordedColumns(Recorded, Protocol):
     def ids(self) -> Any: ...  # pyarrow.Array (N,), or None
     @property
     def loss_name(self) -> str: ...
+    @property
+    def runs(self) -> Sequence["RecordedColumns"]: ...
+    def positions(
+        self, dataset: Dataset
+    ) -> np.ndarray: ...  # int64 (len(dataset),), -1 for rows that were not recorded
 
 
 def ltc_scores(

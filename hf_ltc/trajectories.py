@@ -433,7 +433,7 @@ class Trajectories:
         """
         from .loading import load_trajectories
 
-        return load_trajectories(repo_id, revision=revision, token=token)
+        return load_trajectories(cls.from_dataset, repo_id, revision=revision, token=token)
 
     def _take(self, checkpoints: np.ndarray) -> "Trajectories":
         ends = np.cumsum(self.lengths)
@@ -448,7 +448,7 @@ class Trajectories:
         )
 
 
-def losses_digest(run: Trajectories) -> str:
+def losses_digest(run: scoring.Recorded) -> str:
     """Tells a recording from any other, to the bit; hexadecimal SHA-256.
 
     Args:
