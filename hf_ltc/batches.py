@@ -35,35 +35,30 @@ class ImageBatches:
     """The images and labels of a dataset, batch by batch, normalised, on a device.
 
     Args:
-        dataset (`datasets.Dataset`): The dataset.
-        column (`str`): Its image column.
+        stored ([`StoredImages`]): The images.
         labels (`torch.Tensor`): int64 `(N,)`, on the device.
-        size (`int`): Side of the images in pixels.
         mean (`torch.Tensor`): float32 `(3,)`, on the device.
         std (`torch.Tensor`): float32 `(3,)`, on the device.
         pixels (`torch.Tensor`, *optional*): uint8 `(N, 3, size, size)`, if the images are kept in memory.
-        device (`torch.device`): Where batches go.
-        channels_last (`bool`): Their memory format.
+        channels_last (`bool`): Memory format of the batches.
         num_workers (`int`): Processes that decode where images are not in memory.
-        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages.
-        grey_range (`tuple[float, float]`, *optional*): The values of deep images that become 0 and 255.
     """
 
-    dataset: Dataset
-    column: str
+    stored: images.StoredImages
     labels: torch.Tensor
-    size: int
     mean: torch.Tensor
     std: torch.Tensor
     pixels: torch.Tensor | None
-    device: torch.device
     channels_last: bool = False
     num_workers: int = 0
-    numbers: np.ndarray | None = None
-    grey_range: GreyRange | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.stored.size
 
     def take(self, positions: np.ndarray) -> "ImageBatches":
         """Some of the rows, as they are: not decoded again, and with the means and deviations of all.
@@ -80,10 +75,9 @@ class ImageBatches:
         where = torch.from_numpy(positions)
         return replace(
             self,
-            dataset=self.dataset.select(positions) if self.pixels is None else self.dataset,
-            labels=self.labels[where.to(self.device)],
+            stored=self.stored.take(positions),
+            labels=self.labels[where.to(self.labels.device)],
             pixels=None if self.pixels is None else self.pixels[where.to(self.pixels.device)],
-            numbers=positions if self.numbers is None else self.numbers[positions],
         )
 
     def __call__(
@@ -101,10 +95,10 @@ class ImageBatches:
         """
         draws = None
         if augmented is not None and self.size <= images.SMALL_SIDE:
-            draws = images.draw_augmentation(len(self), *augmented, padding=self._padding).to(self.device)
-        for stored, positions in self._stored(index_batches, augmented):
-            batch = stored.to(self.device, non_blocking=True)
-            positions = positions.to(self.device, non_blocking=True)
+            draws = images.draw_augmentation(len(self), *augmented, padding=self._padding).to(self.labels.device)
+        for stored, positions in self._pixels(index_batches, augmented):
+            batch = stored.to(self.labels.device, non_blocking=True)
+            positions = positions.to(self.labels.device, non_blocking=True)
             if draws is not None:
                 batch = images.augment(batch, draws[positions], padding=self._padding)
             batch = images.normalise(batch, self.mean, self.std)
@@ -117,24 +111,11 @@ class ImageBatches:
         # An eighth of the side, CIFAR's 4 of 32: as much of an 8x8 digit would push it out of the picture.
         return max(1, min(_PADDING, self.size // 8))
 
-    def _stored(
+    def _pixels(
         self, index_batches: Iterable[np.ndarray], augmented: tuple[int, int] | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self.pixels is None:
-            seed, epoch = augmented or (0, 0)
-            train = augmented is not None
-            yield from images.image_batches(
-                self.dataset,
-                self.column,
-                self.size,
-                index_batches,
-                train=train,
-                num_workers=self.num_workers,
-                seed=seed,
-                epoch=epoch,
-                numbers=self.numbers,
-                grey_range=self.grey_range,
-            )
+            yield from self.stored.batches(index_batches, self.num_workers, augmented=augmented)
             return
         for positions in index_batches:
             where = torch.from_numpy(positions).to(self.pixels.device, non_blocking=True)
@@ -186,26 +167,16 @@ def image_batches(
     """
     if grey_range == "data":
         grey_range = find_grey_range([(dataset, column, numbers)])
-    pixels = None
+    stored, pixels = images.StoredImages(dataset, column, size, numbers, grey_range), None
     if cache == "always" or (cache == "auto" and images.fits_cache(len(dataset), size, cache_budget * 2**30)):
         # Small images are decoded faster than they are passed between processes.
-        pixels = images.cache_images(dataset, column, size, progress, numbers=numbers, grey_range=grey_range)
+        pixels = stored.read(progress)
     if statistics is None:
         rows = evenly_spaced(len(dataset), _STATISTICS_ROWS)
         sample = pixels[torch.from_numpy(rows)] if pixels is not None else None
         if sample is None:
             parts = np.array_split(rows, max(1, len(rows) // 64))
-            batches = images.image_batches(
-                dataset,
-                column,
-                size,
-                parts,
-                train=False,
-                num_workers=num_workers,
-                numbers=numbers,
-                grey_range=grey_range,
-            )
-            sample = torch.cat([part for part, _ in batches])
+            sample = torch.cat([part for part, _ in stored.batches(parts, num_workers)])
         statistics = images.channel_statistics(sample)
         _warn_of_constants(sample if pixels is None else pixels, column)
     if pixels is not None and device.type == "cuda":
@@ -213,20 +184,7 @@ def image_batches(
         # The other half is the model's.
         pixels = pixels.to(device) if pixels.nbytes < free / 2 else pixels
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in statistics)
-    return ImageBatches(
-        dataset,
-        column,
-        torch.from_numpy(labels).to(device),
-        size,
-        mean,
-        std,
-        pixels,
-        device,
-        channels_last,
-        num_workers,
-        numbers,
-        grey_range,
-    )
+    return ImageBatches(stored, torch.from_numpy(labels).to(device), mean, std, pixels, channels_last, num_workers)
 
 
 def _warn_of_constants(pixels: torch.Tensor, column: str) -> None:

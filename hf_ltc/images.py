@@ -1,7 +1,7 @@
 """The images of a dataset as uint8 pixels: decoded once into memory or streamed, cropped and flipped per sample."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,127 +87,118 @@ def fits_cache(n: int, size: int, budget_bytes: float) -> bool:
     return size <= SMALL_SIDE and n * 3 * size * size <= budget_bytes
 
 
-def cache_images(
-    dataset: Dataset,
-    column: str,
-    size: int,
-    progress: Callable[[int], Any] | None = None,
-    num_workers: int = 0,
-    numbers: np.ndarray | None = None,
-    grey_range: GreyRange | None = None,
-) -> torch.Tensor:
-    """Decodes all images once.
+@dataclass(frozen=True)
+class StoredImages:
+    """The images of a column, decoded where and when they are asked for; the dataset is never held in memory.
 
     Args:
         dataset (`datasets.Dataset`): The dataset; its format, transform and row selection are handled.
         column (`str`): Its image column.
         size (`int`): Side in pixels.
-        progress (`Callable[[int], Any]`, *optional*): Called with the number of rows done since the last call.
-        num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
         numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
         grey_range (`tuple[float, float]`, *optional*): As in [`decode_image`].
-
-    Returns:
-        `torch.Tensor`: uint8 `(N, 3, size, size)`, in the dataset's row order.
-
-    Raises:
-        InputError: for an image that cannot be decoded, naming the row.
     """
-    pixels = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
-    chunks = np.split(np.arange(len(dataset)), range(_CHUNK, len(dataset), _CHUNK))
-    for decoded, positions in image_batches(
-        dataset, column, size, chunks, train=False, num_workers=num_workers, numbers=numbers, grey_range=grey_range
-    ):
-        pixels[positions] = decoded
-        if progress is not None:
-            progress(len(positions))
-    return pixels
 
+    dataset: Dataset
+    column: str
+    size: int
+    numbers: np.ndarray | None = None
+    grey_range: GreyRange | None = None
 
-def image_batches(
-    dataset: Dataset,
-    column: str,
-    size: int,
-    index_batches: Iterable[Sequence[int] | np.ndarray],
-    *,
-    train: bool,
-    num_workers: int = 0,
-    seed: int = 0,
-    epoch: int = 0,
-    numbers: np.ndarray | None = None,
-    grey_range: GreyRange | None = None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Decodes images batch by batch, in worker processes; the dataset is never held in memory.
+    def take(self, positions: np.ndarray) -> "StoredImages":
+        """Some of the rows, int64 `(n,)`, which keep their numbers."""
+        numbers = positions if self.numbers is None else self.numbers[positions]
+        return replace(self, dataset=self.dataset.select(positions), numbers=numbers)
 
-    With `train`, an image larger than 64 pixels (`size`) is cut out at random (8% to 100% of its area, sides from 3:4
-    to 4:3, as He et al., arXiv 1512.03385 and torchvision do it), resized and flipped by chance. The cut depends on
-    `seed`, `epoch` and the position alone, so a resumed epoch repeats it, with any number of workers. Smaller images
-    come as they are: [`augment`] crops and flips them on the device, whether cached or not.
+    def read(self, progress: Callable[[int], Any] | None = None, num_workers: int = 0) -> torch.Tensor:
+        """Decodes all images once.
 
-    Args:
-        dataset (`datasets.Dataset`): The dataset; its format, transform and row selection are handled.
-        column (`str`): Its image column.
-        size (`int`): Side in pixels.
-        index_batches (`Iterable`): The positions of each batch.
-        train (`bool`): Whether larger images are cut out at random.
-        num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
-        seed (`int`, *optional*, defaults to `0`): Seed of the cuts.
-        epoch (`int`, *optional*, defaults to `0`): Epoch of the cuts.
-        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
-        grey_range (`tuple[float, float]`, *optional*): As in [`decode_image`].
+        Args:
+            progress (`Callable[[int], Any]`, *optional*): Called with the number of rows done since the last call.
+            num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
 
-    Yields:
-        `tuple[torch.Tensor, torch.Tensor]`: uint8 `(B, 3, size, size)` and the positions, int64 `(B,)`.
+        Returns:
+            `torch.Tensor`: uint8 `(N, 3, size, size)`, in the dataset's row order.
 
-    Raises:
-        InputError: for an image that cannot be decoded, naming the row.
-    """
-    cut = (seed, epoch) if train and size > SMALL_SIDE else None
-    stored = _stored(dataset, column)
-    feature = stored.features[column]
-    # A column of bytes has none.
-    mode = feature.mode if isinstance(feature, Image) else None
-    loader: Any = torch.utils.data.DataLoader(
-        _Batches(stored, column, mode, size, cut, numbers, grey_range),  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=(np.asarray(positions, dtype=np.int64) for positions in index_batches),
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        # A loader draws a seed for its workers: from here, so that torch's own random state stays as it is.
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-    )
-    for pixels, positions, problem in received(loader):
-        # An error raised in a worker comes back wrapped in its traceback, so workers send the line instead.
-        if problem is not None:
-            raise InputError(problem)
-        yield torch.as_tensor(pixels), torch.from_numpy(positions)
+        Raises:
+            InputError: for an image that cannot be decoded, naming the row.
+        """
+        rows = len(self.dataset)
+        pixels = torch.empty((rows, 3, self.size, self.size), dtype=torch.uint8)
+        for decoded, positions in self.batches(np.split(np.arange(rows), range(_CHUNK, rows, _CHUNK)), num_workers):
+            pixels[positions] = decoded
+            if progress is not None:
+                progress(len(positions))
+        return pixels
+
+    def batches(
+        self,
+        index_batches: Iterable[Sequence[int] | np.ndarray],
+        num_workers: int = 0,
+        *,
+        augmented: tuple[int, int] | None = None,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Decodes images batch by batch, in worker processes.
+
+        To be augmented, an image larger than 64 pixels (`size`) is cut out at random (8% to 100% of its area, sides
+        from 3:4 to 4:3, as He et al., arXiv 1512.03385 and torchvision do it), resized and flipped by chance. The cut
+        depends on seed, epoch and position alone, so a resumed epoch repeats it, with any number of workers. Smaller
+        images come as they are: [`augment`] crops and flips them on the device, whether cached or not.
+
+        Args:
+            index_batches (`Iterable`): The positions of each batch.
+            num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
+            augmented (`tuple[int, int]`, *optional*): Seed and epoch of the cuts; none if not given.
+
+        Yields:
+            `tuple[torch.Tensor, torch.Tensor]`: uint8 `(B, 3, size, size)` and the positions, int64 `(B,)`.
+
+        Raises:
+            InputError: for an image that cannot be decoded, naming the row.
+        """
+        loader: Any = torch.utils.data.DataLoader(
+            _Decoding(
+                replace(self, dataset=_stored(self.dataset, self.column)),
+                augmented if self.size > SMALL_SIDE else None,
+            ),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=(np.asarray(positions, dtype=np.int64) for positions in index_batches),
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            # A loader draws a seed for its workers: from here, so that torch's own random state stays as it is.
+            generator=torch.Generator(),
+            pin_memory=torch.cuda.is_available(),
+        )
+        for pixels, positions, problem in received(loader):
+            # An error raised in a worker comes back wrapped in its traceback, so workers send the line instead.
+            if problem is not None:
+                raise InputError(problem)
+            yield torch.as_tensor(pixels), torch.from_numpy(positions)
 
 
 @dataclass(frozen=True)
-class _Batches:
-    stored: Dataset
-    column: str
-    mode: str | None
-    size: int
+class _Decoding:
+    images: StoredImages
     cut: tuple[int, int] | None
-    numbers: np.ndarray | None
-    grey_range: GreyRange | None
 
     def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor | np.ndarray, np.ndarray, str | None]:
-        pixels = torch.empty((len(positions), 3, self.size, self.size), dtype=torch.uint8)
-        for i, stored in enumerate(self.stored[positions].column(0)):
+        images = self.images
+        feature = images.dataset.features[images.column]
+        # A column of bytes has none.
+        mode = feature.mode if isinstance(feature, Image) else None
+        pixels = torch.empty((len(positions), 3, images.size, images.size), dtype=torch.uint8)
+        for i, stored in enumerate(images.dataset[positions].column(0)):
             # One after another: as Python's bytes all files would be held once more.
             value = stored.as_py()
             try:
                 if self.cut is None:
-                    pixels[i] = decode_image(value, self.size, self.mode, self.grey_range)
+                    pixels[i] = decode_image(value, images.size, mode, images.grey_range)
                 else:
                     draw = np.random.default_rng([*self.cut, int(positions[i])])
-                    pixels[i] = _to_tensor(_random_cut(rgb_image(value, self.mode, self.grey_range), self.size, draw))
+                    pixels[i] = _to_tensor(_random_cut(rgb_image(value, mode, images.grey_range), images.size, draw))
             except Exception as error:
-                row = positions[i] if self.numbers is None else self.numbers[positions[i]]
-                return pixels[:0].numpy(), positions, str(unreadable(int(row), self.column, value, error))
+                row = positions[i] if images.numbers is None else images.numbers[positions[i]]
+                return pixels[:0].numpy(), positions, str(unreadable(int(row), images.column, value, error))
         return sendable(pixels), positions, None
 
 

@@ -79,7 +79,7 @@ class SourceRun:
             if not self.batches:
                 self.batches.update(self.images.batches(config, accelerator, self._recorded_with))
         recorded = recorded_grey_range(self._recorded_with)
-        recipe["training"] |= {"grey_range": self.batches[TRAIN].grey_range} if recorded is None else recorded
+        recipe["training"] |= {"grey_range": self.batches[TRAIN].stored.grey_range} if recorded is None else recorded
         with self._alone():
             return self._run(model, recipe)
 
@@ -290,7 +290,7 @@ class SourceRun:
             "mean": self.batches[TRAIN].mean.tolist(),
             "std": self.batches[TRAIN].std.tolist(),
         }
-        if (grey_range := self.batches[TRAIN].grey_range) is not None:
+        if (grey_range := self.batches[TRAIN].stored.grey_range) is not None:
             settings["grey_range"] = list(grey_range)
         averaged = state.averaged and state.averaged.module
         final = self.path / _SOURCE_MODEL

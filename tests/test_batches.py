@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_ltc.batches import image_batches
-from hf_ltc.images import augment, cache_images, channel_statistics, draw_augmentation, normalise
+from hf_ltc.images import StoredImages, augment, channel_statistics, draw_augmentation, normalise
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def test_batches_are_the_images_augmented_by_row_and_normalised(small, cache, au
     train = small["train"]
     order = np.random.default_rng(0).permutation(150).astype(np.int64)
     pixels, labels, positions = gathered(made(train, cache), np.array_split(order, 7), augmented=augmented)
-    stored = cache_images(train, "image", 8)
+    stored = StoredImages(train, "image", 8).read()
     mean, std = channel_statistics(stored)
     expected = stored[torch.from_numpy(order)]
     if augmented is not None:
@@ -67,7 +67,7 @@ def test_validation_rows_take_the_statistics_of_the_train_rows(small):
     test = made(small["test"], statistics=statistics)
     assert torch.equal(test.mean, train.mean)
     ((pixels, _, _),) = test([np.arange(40)])
-    torch.testing.assert_close(pixels, normalise(cache_images(small["test"], "image", 8), *statistics))
+    torch.testing.assert_close(pixels, normalise(StoredImages(small["test"], "image", 8).read(), *statistics))
 
 
 def test_large_images_stream_and_are_cut_by_row(small):
@@ -94,7 +94,7 @@ def test_some_rows_are_those_rows_with_the_statistics_of_all(small, cache):
     ((wanted, wanted_labels, _),) = batches([rows])
     assert torch.equal(pixels, wanted) and torch.equal(labels, wanted_labels)
     assert len(part) == 30 and positions.tolist() == list(range(30))
-    assert part.numbers.tolist() == (1000 + rows).tolist()
+    assert part.stored.numbers.tolist() == (1000 + rows).tolist()
     # Of some of them again.
     again = part.take(np.array([3, 1]))
     ((pixels, _, _),) = again([np.arange(2)])

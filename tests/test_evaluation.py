@@ -19,7 +19,7 @@ from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, evaluation, 
 from hf_ltc.batches import image_batches
 from hf_ltc.data import read_labels
 from hf_ltc.errors import InputError
-from hf_ltc.images import cache_images
+from hf_ltc.images import StoredImages
 from hf_ltc.processes import apart, rank
 from hf_ltc.selection import select_coreset
 from hf_ltc.targets import accuracy, train_on
@@ -106,7 +106,7 @@ def trained(monkeypatch):
 
 def rows_in(pixels, dataset):
     """The rows of a dataset that have these images, found by their pixels alone."""
-    stored = {image.numpy().tobytes(): row for row, image in enumerate(cache_images(dataset, "image", 8))}
+    stored = {image.numpy().tobytes(): row for row, image in enumerate(StoredImages(dataset, "image", 8).read())}
     assert len(stored) == len(dataset)
     return [stored[image.numpy().tobytes()] for image in pixels]
 
@@ -136,7 +136,7 @@ def test_models_are_trained_on_the_chosen_rows(small, run, tmp_path, trained):
             assert rows == run.rows.tolist()
         elif scored is not None:
             wanted = select_coreset(scored, fraction=0.2)
-            assert torch.equal(pixels, cache_images(wanted, "image", 8))
+            assert torch.equal(pixels, StoredImages(wanted, "image", 8).read())
         else:
             counts = np.bincount(labels[rows], minlength=10)
             assert np.ptp(counts) <= 1

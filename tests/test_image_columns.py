@@ -17,7 +17,7 @@ from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.data import find_image_column, load_split
 from hf_ltc.errors import InputError
 from hf_ltc.identity import check_identity, dataset_identity
-from hf_ltc.images import cache_images, image_size
+from hf_ltc.images import StoredImages, image_size
 from hf_ltc.sharedrows import shared_rows
 
 ROWS = 24
@@ -62,9 +62,9 @@ def test_a_named_column_of_files_is_taken_as_images(tmp_path, kind):
         find_image_column(rows)
     assert find_image_column(rows, "photo") == "photo"
     assert image_size(rows, "photo") == 8
-    expected = cache_images(as_images(), "photo", 8)
+    expected = StoredImages(as_images(), "photo", 8).read()
     for view in (rows, rows.with_format("torch"), rows.select(range(ROWS))):
-        assert (cache_images(view, "photo", 8) == expected).all()
+        assert (StoredImages(view, "photo", 8).read() == expected).all()
 
     # The identity is of the files, in whichever form they are.
     found = dataset_identity(rows, "kind", "photo") | {"image_column": "photo"}

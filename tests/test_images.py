@@ -16,18 +16,21 @@ from sklearn.datasets import load_digits, load_sample_image
 
 from hf_ltc.errors import InputError
 from hf_ltc.images import (
+    StoredImages,
     augment,
-    cache_images,
     channel_statistics,
     decode_image,
     draw_augmentation,
     fits_cache,
-    image_batches,
     image_size,
     normalise,
 )
 
 ORIENTATION = 0x0112
+
+
+def cache_images(rows: Dataset, column: str, size: int, **options) -> torch.Tensor:
+    return StoredImages(rows, column, size).read(**options)
 
 
 def encoded(image: PIL.Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -373,7 +376,7 @@ def test_cache_equals_batches_equals_single_images(num_workers):
     rows = digits(70)
     cached = cache_images(rows, "image", 12, num_workers=num_workers)
     batches = [[5, 3], [], list(range(10, 70)), [5]]
-    found = list(image_batches(rows, "image", 12, batches, train=True, num_workers=num_workers))
+    found = list(StoredImages(rows, "image", 12).batches(batches, num_workers, augmented=(0, 0)))
     assert [positions.tolist() for _, positions in found] == batches
     for pixels, positions in found:
         assert pixels.dtype == torch.uint8 and positions.dtype == torch.int64
@@ -398,7 +401,7 @@ def test_progress_counts_every_row(n):
 def test_torch_random_state_is_left_alone(num_workers):
     rows = digits(20)
     before = torch.get_rng_state()
-    list(image_batches(rows, "image", 8, [range(20)], train=True, num_workers=num_workers))
+    list(StoredImages(rows, "image", 8).batches([range(20)], num_workers, augmented=(0, 0)))
     assert (torch.get_rng_state() == before).all()
 
 
@@ -441,9 +444,9 @@ def ramp() -> bytes:
     return encoded(PIL.Image.fromarray(pixels))
 
 
-def cuts(rows: Dataset, size: int = 96, *, batches=None, **options) -> torch.Tensor:
+def cuts(rows: Dataset, size: int = 96, *, batches=None, seed=0, epoch=0, num_workers=0) -> torch.Tensor:
     batches = [range(len(rows))] if batches is None else batches
-    found = list(image_batches(rows, "image", size, batches, train=True, **options))
+    found = list(StoredImages(rows, "image", size).batches(batches, num_workers, augmented=(seed, epoch)))
     order = torch.cat([positions for _, positions in found]).argsort()
     return torch.cat([pixels for pixels, _ in found])[order]
 
@@ -489,7 +492,7 @@ def test_images_too_narrow_for_a_cut_are_cut_at_the_centre():
 def test_no_cut_without_training_or_of_small_images():
     rows = rows_of([ramp()] * 2)
     whole = cache_images(rows, "image", 96)
-    ((pixels, _),) = image_batches(rows, "image", 96, [[0, 1]], train=False)
+    ((pixels, _),) = StoredImages(rows, "image", 96).batches([[0, 1]])
     assert (pixels == whole).all() and (whole[0] == whole[1]).all()
     assert (cuts(rows, 64) == cache_images(rows, "image", 64)).all()
 

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from hf_ltc.batches import CollatedBatches
 from hf_ltc.errors import InputError
 from hf_ltc.forward import evaluate
-from hf_ltc.images import image_batches
+from hf_ltc.images import StoredImages
 from hf_ltc.workers import Sending, received, workers_watched
 from accelerate import PartialState
 from torch.utils.data import DataLoader
@@ -28,7 +28,7 @@ batches = np.split(np.arange(48), 6)
 FULL = "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
 
 IMAGES = """
-for pixels, positions in image_batches(rows, "image", 224, batches, train=False, num_workers=2):
+for pixels, positions in StoredImages(rows, "image", 224).batches(batches, num_workers=2):
     assert pixels.dtype == torch.uint8 and (pixels[:, 1, 100, 100] == 2 * positions).all()
     print(*positions.tolist())
 """
@@ -102,9 +102,9 @@ def test_no_shared_memory_at_all_is_one_line():
 soft = len(os.listdir("/proc/self/fd")) + 1
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
 try:
-    next(image_batches(rows, "image", 224, batches, train=False, num_workers=2))
+    next(StoredImages(rows, "image", 224).batches(batches, num_workers=2))
 except InputError as error:
     print(error)
 """
     (line,) = run(code)
-    assert "cannot start 2 worker processes" in line and "/dev/shm" in line and "`num_workers`=0" in line
+    assert "cannot start 2 worker processes" in line and "/dev/shm" in line and "`num_workers` 0" in line
