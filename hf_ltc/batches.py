@@ -32,7 +32,7 @@ _CHANNELS = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """The images and labels of a dataset, batch by batch, normalised, on a device.
+    """The images and labels of a dataset, batch by batch, normalized, on a device.
 
     Args:
         stored ([`StoredImages`]): The images.
@@ -101,7 +101,7 @@ class ImageBatches:
             positions = positions.to(self.labels.device, non_blocking=True)
             if draws is not None:
                 batch = images.augment(batch, draws[positions], padding=self._padding)
-            batch = images.normalise(batch, self.mean, self.std)
+            batch = images.normalize(batch, self.mean, self.std)
             if self.channels_last:
                 batch = batch.to(memory_format=torch.channels_last)
             yield batch, self.labels[positions], positions

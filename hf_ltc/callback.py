@@ -22,11 +22,13 @@ from .forward import AveragedWeights, averaging_decay, logits_of, share_buffers
 from .metrics import check_metrics
 from .paths import local
 from .recording import TRAIN
-from .rowpositions import POSITION, Positioned, accept_positions, with_positions
 from .rows import RowOptions, input_rows
 from .trainerpass import (
     CHECKPOINT,
+    POSITION,
+    Positioned,
     RestOfEpoch,
+    accept_positions,
     begin_anew,
     check_inside,
     check_resumed,
@@ -37,6 +39,7 @@ from .trainerpass import (
     read_checkpoint,
     steps_of,
     tell,
+    with_positions,
     write_checkpoint,
 )
 from .trajectories import Trajectories
@@ -57,7 +60,7 @@ class TrajectoryCallback(TrainerCallback):
     ```
 
     For classifiers of images or text. Losses are computed of each sample from its float32 logits, whatever the Trainer
-    optimises (label smoothing, class weights), and training is what it would be without the callback. A row's position
+    optimizes (label smoothing, class weights), and training is what it would be without the callback. A row's position
     travels with it in a column of `train_dataset`. The Trainer's `resume_from_checkpoint` resumes the recording too,
     also within an epoch; an epoch that the Trainer breaks off (`max_steps`) is not recorded.
 
@@ -67,14 +70,14 @@ class TrajectoryCallback(TrainerCallback):
         validation (`datasets.Dataset`, *optional*):
             Validation samples in the same form; held out of `train` if not given.
         losses (`str`, *optional*, defaults to `"training"`):
-            `"training"`, as the optimiser saw them, `"evaluation"`, of an extra pass after each epoch, or `"both"`.
+            `"training"`, as the optimizer saw them, `"evaluation"`, of an extra pass after each epoch, or `"both"`.
         weights (`str`, *optional*, defaults to `"averaged"`):
             Weights that evaluation and validation losses are computed with: `"averaged"` over about one epoch, or
             `"raw"`.
         average_decay (`float`, *optional*):
             Decay a step of the averaged weights; 1 - 1 / (steps per epoch) if not given.
         initial_losses (`bool`, *optional*, defaults to `True`): Record the losses before training as epoch 0.
-        signals (`Sequence[str]`, *optional*): Further signals a row and epoch: `margin`, `correct`, `el2n`.
+        signals (`Sequence[str]`, *optional*): Further per-sample metrics of each epoch: `margin`, `correct`, `el2n`.
         label_column (`str`, *optional*):
             Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if none.
         id_column (`str`, *optional*): Column with a unique id a row, to attach by.
@@ -320,7 +323,7 @@ class TrajectoryCallback(TrainerCallback):
             if not np.allclose(before, arrays["validation_loss"], rtol=_SAME_LOSS, atol=_SAME_LOSS):
                 raise InputError(
                     f"{str(self.path)!r} holds the initial losses of a model with other weights: give another "
-                    "output_dir, or take this one away"
+                    "output_dir, or delete it"
                 )
         else:
             self._write(0, arrays)

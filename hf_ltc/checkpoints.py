@@ -20,8 +20,8 @@ from .epochs import LOSS_NAMES, EpochPasses
 from .errors import InputError, one_line
 from .metrics import check_metrics
 from .paths import local
+from .provenance import usual_torch
 from .rows import RowOptions, input_rows
-from .torchstate import usual_torch
 from .trajectories import Trajectories
 
 Checkpoint = nn.Module | Mapping[str, torch.Tensor] | str | Path | Callable[[], nn.Module]
@@ -75,7 +75,7 @@ def record_checkpoints(
             transformers' `default_data_collator` if not given. It gets the columns that the model's `forward` names,
             or all of them if there is no such column.
         epochs (`Sequence[int]`, *optional*): Training epochs before each checkpoint; 1, 2, ... if not given.
-        signals (`Sequence[str]`, *optional*): Further signals a row: `margin`, `correct`, `el2n`.
+        signals (`Sequence[str]`, *optional*): Further per-sample metrics: `margin`, `correct`, `el2n`.
         label_column (`str`, *optional*): Column with the labels: `labels`, `label` or the one `ClassLabel` column.
         id_column (`str`, *optional*): Column with a unique id a row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
@@ -225,7 +225,7 @@ def _weights(path: Path) -> Mapping[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    # Training loops keep the weights beside the optimiser, under one of these names.
+    # Training loops keep the weights beside the optimizer, under one of these names.
     nested = [
         stored[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(stored.get(key), Mapping)
     ]

@@ -30,12 +30,11 @@ from .identity import WHERE
 from .imagefiles import GreyRange
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
 from .processes import apart, heard, rank, stoppable
-from .provenance import hardware, versions
+from .provenance import hardware, usual_torch, versions
 from .report import write_results
 from .results import Evaluation
 from .scoring import require_recorded
 from .targets import train_on
-from .torchstate import usual_torch
 from .training import TrainingConfig, steps_per_epoch
 from .trajectories import Trajectories
 from .workers import workers_watched

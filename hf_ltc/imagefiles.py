@@ -83,8 +83,8 @@ def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None 
             image = _turned(content)
         else:
             image = _read(content, _turned)
-            if grey_range is not None and _is_deep_colour(content[:HEAD]):
-                image = _turned(_from_deep_colour(content, grey_range), _orientation(image))
+            if grey_range is not None and _is_deep_color(content[:HEAD]):
+                image = _turned(_from_deep_color(content, grey_range), _orientation(image))
         return _as_rgb(image, mode, grey_range)
 
 
@@ -108,8 +108,8 @@ def deep_pixels(value: Any) -> np.ndarray | None:
         `np.ndarray`: any shape; `None` for an image of 8 bits.
     """
     content = _content(value)
-    if isinstance(content, bytes) and _is_deep_colour(content[:HEAD]):
-        return _deep_colour(content)[0]
+    if isinstance(content, bytes) and _is_deep_color(content[:HEAD]):
+        return _deep_color(content)[0]
     image = content if isinstance(content, PIL.Image.Image) else _read(content, _loaded_if_deep)
     return _finite(image) if _is_deep(image.mode) else None
 
@@ -249,7 +249,7 @@ def _bare_jpeg(content: bytes) -> tuple[bytes, bytes | None]:
         segment = content[at : at + 2 + length]
         if segment[4:10] == b"Exif\0\0":
             exif = segment[4:]
-        # JFIF and Adobe say what the colours are.
+        # JFIF and Adobe say what the colors are.
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(segment)
         at += 2 + length
@@ -270,22 +270,22 @@ def _is_deep(mode: str) -> bool:
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
-def _is_deep_colour(head: bytes) -> bool:
+def _is_deep_color(head: bytes) -> bool:
     # Pillow has no mode for 16 bits of more than one channel: it leaves the upper 8.
     return head.startswith(_PNG) and head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x04", b"\x06")
 
 
-def _deep_colour(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    """Channels `(H, W, C)` of grey or colour, and of transparency, uint16."""
+def _deep_color(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """Channels `(H, W, C)` of grey or color, and of transparency, uint16."""
     pixels = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
     planes = pixels.permute(1, 2, 0).numpy()
     transparent = planes.shape[2] in (2, 4)
     return (planes[..., :-1], planes[..., -1]) if transparent else (planes, None)
 
 
-def _from_deep_colour(content: bytes, grey_range: GreyRange) -> PIL.Image.Image:
-    colour, alpha = _deep_colour(content)
-    image = PIL.Image.fromarray(_scaled(np.broadcast_to(colour, (*colour.shape[:2], 3)), grey_range))
+def _from_deep_color(content: bytes, grey_range: GreyRange) -> PIL.Image.Image:
+    color, alpha = _deep_color(content)
+    image = PIL.Image.fromarray(_scaled(np.broadcast_to(color, (*color.shape[:2], 3)), grey_range))
     if alpha is not None:
         image.putalpha(PIL.Image.fromarray(np.rint(alpha / 257).astype(np.uint8)))
     return image

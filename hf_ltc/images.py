@@ -59,7 +59,7 @@ def decode_image(value: Any, size: int, mode: str | None = None, grey_range: Gre
 
     Grey, palette, 1-bit, CMYK and YCbCr images become RGB; those of more than 8 bits are scaled, not clipped;
     transparent pixels are laid over white; the EXIF orientation is applied. An image up to 64 pixels (`size`) is
-    resized as a whole; a larger one so that its short side fits, and its centre is cut out.
+    resized as a whole; a larger one so that its short side fits, and its center is cut out.
 
     Args:
         value (`PIL.Image.Image`, `bytes` or `dict`): An image, a file's bytes, or `{"bytes": ..., "path": ...}`.
@@ -246,7 +246,7 @@ def augment(pixels: torch.Tensor, draws: torch.Tensor, padding: int = 4) -> torc
     return padded.gather(2, index.expand(-1, channels, -1)).view(batch, channels, height, width)
 
 
-def normalise(
+def normalize(
     pixels: torch.Tensor, mean: torch.Tensor | Sequence[float], std: torch.Tensor | Sequence[float]
 ) -> torch.Tensor:
     """Scales pixels to zero mean and unit deviation, on their device.
@@ -266,7 +266,7 @@ def normalise(
 
 
 def channel_statistics(pixels: torch.Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, for [`normalise`].
+    """Mean and standard deviation of each channel, for [`normalize`].
 
     Args:
         pixels (`torch.Tensor`): uint8 `(N, C, H, W)`: all images, or a sample.
@@ -313,7 +313,7 @@ def _random_cut(image: PIL.Image.Image, size: int, draw: np.random.Generator) ->
             left, top = int(draw.integers(width - w + 1)), int(draw.integers(height - h + 1))
             break
     else:
-        # A long narrow image may hold no such cut: take the largest one at its centre.
+        # A long narrow image may hold no such cut: take the largest one at its center.
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
     image = image.resize((size, size), PIL.Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))

@@ -107,15 +107,15 @@ def per_sample_metrics(names: Sequence[str], logits: torch.Tensor, labels: torch
     return made
 
 
-def check_metrics(signals: Sequence[str]) -> None:
+def check_metrics(names: Sequence[str]) -> None:
     """Checks the names of per-sample metrics.
 
     Raises:
         InputError: for one that is unknown.
     """
-    for signal in signals:
-        if signal not in SIGNALS:
-            raise InputError(f"`signals` has {signal!r}: it must be of {', '.join(SIGNALS)}")
+    for name in names:
+        if name not in SIGNALS:
+            raise InputError(f"`signals` has {name!r}: it must be of {', '.join(SIGNALS)}")
 
 
 def _where(mask: torch.Tensor) -> list[int]:

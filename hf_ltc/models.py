@@ -302,7 +302,7 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"cannot read the source model {str(path)!r} ({one_line(error)}): put it back") from error
+        raise InputError(f"cannot read the source model {str(path)!r} ({one_line(error)}): restore it") from error
     try:
         if _ARCHITECTURE in settings:
             model = _from_config(settings[_ARCHITECTURE])

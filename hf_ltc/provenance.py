@@ -1,7 +1,9 @@
-"""What a recording or an evaluation runs on and with, for its recipe."""
+"""What a recording or an evaluation runs on and with: for its recipe, and set back to what torch does by default."""
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -31,3 +33,15 @@ def hardware(state: Accelerator | PartialState) -> dict[str, Any]:
         "system": platform.system(),
         **precision,
     }
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Models are made in float32 and can be trained, whatever default dtype, `no_grad` or `inference_mode` is set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)

@@ -18,10 +18,10 @@ from .config import RecordConfig, require_config
 from .doubts import say_unknown
 from .errors import InputError, one_line
 from .processes import together
+from .provenance import usual_torch
 from .rows import image_rows
 from .runfiles import write_rows
 from .source_run import SourceRun
-from .torchstate import usual_torch
 from .trajectories import Trajectories
 from .workers import workers_watched
 
@@ -53,7 +53,7 @@ def record(
         [`Trajectories`]: losses float32 `(L, N)` in nats and validation losses `(L, Q)`; on every process.
 
     Raises:
-        InputError: for data, settings or a run directory that the user can mend.
+        InputError: for data, settings or a run directory that the user can fix.
     """
     require_config(config, RecordConfig)
     data = image_rows(config, train, validation, source)

@@ -54,7 +54,7 @@ class TrajectoryRecorder:
             Row numbers of the validation samples in the same dataset, or their unique ids; 0 to Q - 1 of a split of
             their own if not given.
         losses (`Sequence[str]`, *optional*, defaults to `("training_loss",)`):
-            `"training_loss"`, `"evaluation_loss"` or both, and further signals such as `"margin"`. With both,
+            `"training_loss"`, `"evaluation_loss"` or both, and per-sample metrics such as `"margin"`. With both,
             evaluation losses are passed as `split="evaluation"`.
         ids (`pyarrow.Array`, *optional*):
             `(N,)` unique ids of rows that are given by number, to attach by.
@@ -141,14 +141,14 @@ class TrajectoryRecorder:
         yield
         self.publish(number, self.collect(number))
 
-    def update(self, rows: Any, losses: Any, *, split: str = TRAIN, **signals: Any) -> None:
+    def update(self, rows: Any, losses: Any, *, split: str = TRAIN, **metrics: Any) -> None:
         """Adds the losses of a batch.
 
         Args:
             rows (`torch.Tensor`, `np.ndarray` or `Sequence`): `(B,)` row numbers or ids, as given to the recorder.
             losses (`torch.Tensor` or `np.ndarray`): `(B,)`, cross-entropy of each sample, natural logarithm.
             split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"`, or `"evaluation"`.
-            **signals: Further values of each sample, `(B,)`, for every name in `losses` of the recorder but the first.
+            **metrics: Further values of each sample, `(B,)`, for every name in `losses` of the recorder but the first.
 
         Raises:
             InputError: for rows that are not recorded, or losses of another shape, saying which.
@@ -156,7 +156,7 @@ class TrajectoryRecorder:
         if split not in self._buffers:
             raise InputError(f"split={split!r}: recorded are {', '.join(self._buffers)}")
         buffer = self._buffers[split]
-        given = {buffer.names[0]: losses, **signals}
+        given = {buffer.names[0]: losses, **metrics}
         if set(given) != set(buffer.names):
             raise InputError(f"update got {', '.join(given)} of each sample, recorded are {', '.join(buffer.names)}")
         positions = self._places[split](rows)
@@ -183,7 +183,7 @@ class TrajectoryRecorder:
         return {**{split: table.cpu() for split, table in tables.items()}, _PROCESSES: processes}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Puts back what [`state_dict`] gave; called on every process, of which one takes the values.
+        """Restores what [`state_dict`] gave; called on every process, of which one takes the values.
 
         Raises:
             InputError: if it is of another number of processes, to which the rows come in another order, or of

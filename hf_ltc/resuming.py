@@ -42,7 +42,7 @@ def is_finished(folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
 def resume(
     path: Path, state: training.TrainingState, accelerator: Accelerator, config: RecordConfig
 ) -> dict[str, float]:
-    """Puts a state back to the newest checkpoint of a run, if there is one; the seconds that it had taken by then."""
+    """Restores a state from the newest checkpoint of a run, if there is one; the seconds that it had taken by then."""
     folder = path / CHECKPOINT
     newest = max(folder.glob("epoch-*"), default=None)
     published = rundir.published_epochs(path)
@@ -50,7 +50,7 @@ def resume(
         if published and published[-1] > 0:
             raise InputError(
                 f"{str(path)!r} has epochs up to {published[-1]} but no {str(folder / 'epoch-*')!r} to "
-                "resume from: put it back, or record again into another folder"
+                "resume from: restore it, or record again into another folder"
             )
         return {}
     try:
@@ -58,7 +58,7 @@ def resume(
         seconds: dict[str, float] = json.loads((newest / "seconds.json").read_text(encoding="utf-8"))
     except Exception as error:
         raise InputError(
-            f"cannot resume from {str(newest)!r} ({one_line(error)}): put its files back, or record again into "
+            f"cannot resume from {str(newest)!r} ({one_line(error)}): restore its files, or record again into "
             "another `output_dir`"
         ) from error
     with together(accelerator):
@@ -99,7 +99,7 @@ def _check_published(path: Path, config: RecordConfig, last: int) -> None:
         if epoch <= last and epoch not in published:
             raise InputError(
                 f"no file {str(rundir.epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: "
-                "put it back, or record again into another folder"
+                "restore it, or record again into another folder"
             )
     if published:
         Trajectories.load(path)

@@ -1,28 +1,32 @@
-"""How a Trainer hands out its rows, and what one that resumes must have in common with the one recorded."""
+"""How a Trainer hands out its rows, with their positions among the recorded ones, and how it goes on when resumed."""
 
 import hashlib
+import inspect
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.data_loader import DataLoaderAdapter, get_sampler
 from accelerate.utils.memory import should_reduce_batch_size
-from datasets import Dataset
+from datasets import Dataset, Value
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerState, TrainingArguments
 
 from . import rundir
-from .columns import read_column
+from .batches import Collate
+from .columns import read_column, with_columns
 from .errors import InputError, LTCWarning, one_line
-from .rowpositions import POSITION, accepts_positions
 
 # Which rows a step trains on, by their names in the recipe and in messages.
 _STEPS = {
@@ -35,6 +39,70 @@ _HOW = ("num_train_epochs", "optim", "learning_rate", "lr_scheduler_type", "weig
 # Under which the Trainer's checkpoints, which keep a dictionary for callbacks, tell whose they are.
 _MARK = "hf_ltc"
 CHECKPOINT = "checkpoint"
+# The column with a row's position among the recorded rows, which travels with the batch into the model's forward.
+POSITION = "hf_ltc_position"
+
+
+@dataclass(frozen=True)
+class Positioned:
+    """A collator that passes the rows' positions on beside what another one makes of the rows."""
+
+    collate: Collate
+
+    def __call__(self, rows: list[Mapping[str, Any]]) -> Any:
+        if any(POSITION not in row for row in rows):
+            raise InputError(f"the rows lost the column {POSITION!r} on their way: leave it in")
+        batch = self.collate([{name: value for name, value in row.items() if name != POSITION} for row in rows])
+        batch[POSITION] = torch.tensor([int(row[POSITION]) for row in rows])
+        return batch
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """A transform that passes the rows' positions on beside what another one makes of the rows."""
+
+    transform: Callable[[dict[str, Any]], Mapping[str, Any]]
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        positions = rows.pop(POSITION)
+        return {**self.transform(rows), POSITION: positions}
+
+
+def with_positions(dataset: Dataset) -> Dataset:
+    positions = pa.array(np.arange(len(dataset), dtype=np.int64))
+    marked = with_columns(dataset, {POSITION: (positions, Value("int64"))})
+    shown = marked.format
+    if shown["type"] != "custom":
+        return marked
+    return marked.with_transform(
+        _Transform(shown["format_kwargs"]["transform"]), shown["columns"], shown["output_all_columns"]
+    )
+
+
+def accepts_positions(model: nn.Module) -> bool:
+    """Whether `forward` names the positions."""
+    return POSITION in inspect.signature(model.forward).parameters
+
+
+def accept_positions(model: nn.Module) -> None:
+    """Makes `forward` name the positions, so that the Trainer leaves their column in, and not pass them on."""
+    if accepts_positions(model):
+        return
+    signature = inspect.signature(model.forward)
+    plain = model.forward
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop(POSITION, None)
+        # A deep copy of the model is to run itself.
+        return plain.__func__(self, *args, **kwargs) if inspect.ismethod(plain) else plain(*args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    mine = inspect.Parameter(POSITION, inspect.Parameter.KEYWORD_ONLY, default=None)
+    others = list(signature.parameters.values())
+    place = next((i for i, one in enumerate(others) if one.kind is inspect.Parameter.VAR_KEYWORD), len(others))
+    shown: Any = forward
+    shown.__signature__ = inspect.Signature([own, *others[:place], mine, *others[place:]])
+    model.forward = MethodType(forward, model)
 
 
 def plain_loader(loader: Any) -> DataLoader[Any]:
@@ -94,17 +162,17 @@ def check_rows(args: TrainingArguments, model: nn.Module, dataset: Any, rows: in
         )
     if POSITION not in dataset.column_names:
         if accepts_positions(model):
-            mend = (
+            fix = (
                 "give train_dataset=callback.train_dataset, and remove_unused_columns=False for a model wrapped as by "
                 "PEFT"
             )
         else:
-            mend = (
+            fix = (
                 "the callback, or the model, came after the Trainer was made, so give Trainer(model=model, "
                 "train_dataset=callback.train_dataset, callbacks=[callback]) and neither trainer.add_callback nor "
                 "model_init, or set remove_unused_columns=False"
             )
-        raise InputError(f"the Trainer's rows have no column {POSITION!r}: {mend}")
+        raise InputError(f"the Trainer's rows have no column {POSITION!r}: {fix}")
     found = len(read_column(dataset, POSITION).unique())
     if found != rows:
         raise InputError(
@@ -116,7 +184,7 @@ def check_rows(args: TrainingArguments, model: nn.Module, dataset: Any, rows: in
 
 
 def begin_anew(path: Path, before: int, now: int, processes: PartialState) -> None:
-    """Takes away what was recorded of a training that ran out of memory, and that the Trainer begins again."""
+    """Deletes what was recorded of a training that ran out of memory, and that the Trainer begins again."""
     lost = max(rundir.published_epochs(path), default=0)
     processes.wait_for_everyone()
     if processes.is_main_process:
@@ -156,7 +224,7 @@ def read_checkpoint(path: Path, step: int) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(
             f"cannot resume at step {step}: there is no {str(file)!r}, which the callback writes with every "
-            "checkpoint of the Trainer: put it back, or train again with another output_dir"
+            "checkpoint of the Trainer: restore it, or train again with another output_dir"
         )
     return torch.load(file, map_location="cpu", weights_only=True)
 

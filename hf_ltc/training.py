@@ -35,7 +35,7 @@ _MODEL, _REST = "model.safetensors", "training.pt"
 class TrainingConfig:
     """How a model is trained; the fields mean what those of [`RecordConfig`] mean.
 
-    `iterations` are optimiser steps: where they are given, the schedule is of that many and the last epoch ends with
+    `iterations` are optimizer steps: where they are given, the schedule is of that many and the last epoch ends with
     the last of them, so that any two sets of rows are trained on for equally many steps.
     """
 
@@ -64,7 +64,7 @@ class TrainingState:
 
 
 def steps_per_epoch(rows: int, config: TrainingConfig, processes: int) -> int:
-    """Optimiser steps that see every row once: none is dropped, and the steps' sizes differ by one row at most."""
+    """Optimizer steps that see every row once: none is dropped, and the steps' sizes differ by one row at most."""
     return math.ceil(rows / (config.batch_size * config.gradient_accumulation_steps * processes))
 
 
@@ -85,7 +85,7 @@ def prepare_training(
     channels_last: bool = False,
     compiled: bool = False,
 ) -> TrainingState:
-    """Makes optimiser and schedule, wraps the model for the accelerator's processes, and starts the averaged weights.
+    """Makes optimizer and schedule, wraps the model for the accelerator's processes, and starts the averaged weights.
 
     Args:
         model (`torch.nn.Module`): The model, the same on every process.
@@ -109,12 +109,15 @@ def prepare_training(
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     averaged = None if average_decay is None else AveragedWeights(model, average_decay)
-    parameters = _parameter_groups(model, config.weight_decay)
+    # All of them decay, as in the papers' code.
+    parameters, decay = [p for p in model.parameters() if p.requires_grad], config.weight_decay
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True)
+        optimizer = torch.optim.SGD(
+            parameters, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True, weight_decay=decay
+        )
     else:
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=decay)
     scheduler = _schedule(optimizer, config, steps)
     if compiled:
         # For each size of a batch anew, of which an epoch has few: code for any size would be made once two were seen,
@@ -142,11 +145,6 @@ def check_compile(device: torch.device) -> None:
             f"`compile`: torch.compile does not work here ({reason}): install a C++ compiler such as g++, or "
             "record without `compile`"
         ) from error
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """All parameters decay, as in the papers' code."""
-    return [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": weight_decay}]
 
 
 def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int) -> Any:
@@ -244,7 +242,7 @@ def train_epoch(
                     objective = cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
                 else:
                     objective = losses
-                # The processes' gradients are averaged: weighed so, their mean is that of all rows of the step.
+                # The processes' gradients are averaged: weighted so, their mean is that of all rows of the step.
                 scale = accelerator.num_processes / total
                 accelerator.backward(objective[:count].sum() * scale)
             if observe is not None and count:
@@ -290,7 +288,7 @@ def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator
 
 
 def load_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator) -> None:
-    """Puts a state back as it was when [`save_checkpoint`] was called; called on every process."""
+    """Restores a state to what it was when [`save_checkpoint`] was called; called on every process."""
     rest = torch.load(folder / _REST, map_location="cpu", weights_only=True)
     plain_model(state, accelerator).load_state_dict(load_file(folder / _MODEL))
     state.optimizer.load_state_dict(rest["optimizer"])

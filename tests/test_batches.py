@@ -1,11 +1,11 @@
-"""Batches of images: the same from memory and from disk, augmented by row, normalised."""
+"""Batches of images: the same from memory and from disk, augmented by row, normalized."""
 
 import numpy as np
 import pytest
 import torch
 
 from hf_ltc.batches import image_batches
-from hf_ltc.images import StoredImages, augment, channel_statistics, draw_augmentation, normalise
+from hf_ltc.images import StoredImages, augment, channel_statistics, draw_augmentation, normalize
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_batches_are_the_images_augmented_by_row_and_normalised(small, cache, au
     expected = stored[torch.from_numpy(order)]
     if augmented is not None:
         expected = augment(expected, draw_augmentation(150, *augmented, padding=1)[torch.from_numpy(order)], padding=1)
-    torch.testing.assert_close(pixels, normalise(expected, mean, std))
+    torch.testing.assert_close(pixels, normalize(expected, mean, std))
     assert positions.tolist() == order.tolist()
     assert labels.tolist() == [train["label"][row] for row in order.tolist()]
     assert pixels.dtype == torch.float32
@@ -67,7 +67,7 @@ def test_validation_rows_take_the_statistics_of_the_train_rows(small):
     test = made(small["test"], statistics=statistics)
     assert torch.equal(test.mean, train.mean)
     ((pixels, _, _),) = test([np.arange(40)])
-    torch.testing.assert_close(pixels, normalise(StoredImages(small["test"], "image", 8).read(), *statistics))
+    torch.testing.assert_close(pixels, normalize(StoredImages(small["test"], "image", 8).read(), *statistics))
 
 
 def test_large_images_stream_and_are_cut_by_row(small):

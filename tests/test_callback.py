@@ -34,7 +34,7 @@ from transformers import (
 from hf_ltc import rundir
 from hf_ltc.callback import TrajectoryCallback
 from hf_ltc.errors import InputError, LTCWarning
-from hf_ltc.rowpositions import POSITION
+from hf_ltc.trainerpass import POSITION
 from hf_ltc.trajectories import Trajectories
 
 from .processes import finish, start

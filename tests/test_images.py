@@ -1,4 +1,4 @@
-"""Images as uint8 pixels: decoded, cached, streamed, augmented and normalised."""
+"""Images as uint8 pixels: decoded, cached, streamed, augmented and normalized."""
 
 import io
 import itertools
@@ -23,7 +23,7 @@ from hf_ltc.images import (
     draw_augmentation,
     fits_cache,
     image_size,
-    normalise,
+    normalize,
 )
 
 ORIENTATION = 0x0112
@@ -583,7 +583,7 @@ def test_augment_leaves_its_input_alone():
 def test_normalise(pixels, mean, std):
     expected = (pixels / 255 - np.reshape(mean, (2, 1, 1))) / np.reshape(std, (2, 1, 1))
     for m, s in ((mean, std), (torch.tensor(mean), torch.tensor(std))):
-        found = normalise(torch.from_numpy(pixels), m, s)
+        found = normalize(torch.from_numpy(pixels), m, s)
         assert found.dtype == torch.float32
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-4)
 
@@ -604,7 +604,7 @@ def test_channel_statistics_of_many_images_normalise_them():
     means, deviations = channel_statistics(pixels)
     np.testing.assert_allclose(means, values.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(deviations, values.std((0, 2, 3)), rtol=1e-12)
-    scaled = normalise(pixels, means, deviations).double()
+    scaled = normalize(pixels, means, deviations).double()
     np.testing.assert_allclose(scaled.mean((0, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std((0, 2, 3), correction=0), 1, rtol=1e-5)
     assert channel_statistics(torch.full((2, 3, 4, 4), 9, dtype=torch.uint8)) == ([9 / 255] * 3, [1 / 255] * 3)

@@ -25,7 +25,7 @@ from hf_ltc import batches, rundir, training
 from hf_ltc.cli import main
 from hf_ltc.config import RecordConfig
 from hf_ltc.errors import InputError
-from hf_ltc.images import StoredImages, channel_statistics, normalise
+from hf_ltc.images import StoredImages, channel_statistics, normalize
 from hf_ltc.models import load_model
 from hf_ltc.record_call import record
 from hf_ltc.trajectories import Trajectories
@@ -52,7 +52,7 @@ def recomputed(run_folder, train, rows, averaged):
     model = load_model(Path(run_folder) / "source_model", averaged=averaged)
     recorded_rows = rundir.read_arrays(Path(run_folder) / rundir.ROWS)["train_rows"]
     mean, std = channel_statistics(StoredImages(train.select(recorded_rows), "image", 8).read())
-    pixels = normalise(StoredImages(train.select(rows), "image", 8).read(), mean, std)
+    pixels = normalize(StoredImages(train.select(rows), "image", 8).read(), mean, std)
     with torch.no_grad():
         return cross_entropy(model(pixels), torch.tensor(train.select(rows)["label"][:]), reduction="none").numpy()
 
