@@ -20,6 +20,7 @@ quality: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/deptry hf_ltc
 	$(BIN)/deptry tests examples benchmarks model_cards --ignore DEP002,DEP004
 

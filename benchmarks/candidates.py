@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
-from hf_ltc.methods import METHODS
+from hf_ltc.evaluation.methods import METHODS
 
 # The members of the family that uncertainty does not weigh, and those that it does.
 MEMBERS, WEIGHTED = (

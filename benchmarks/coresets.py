@@ -36,12 +36,12 @@ from recordings import OPTIMIZERS, STEMS, WINDOWS, Data, path_of, provenance, st
 from tables import markdown, noise_tables, on_all_rows, ranked, transfer_table
 
 from hf_ltc import Trajectories
-from hf_ltc.cells import run_cells
-from hf_ltc.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
-from hf_ltc.order import coreset_order
-from hf_ltc.rundir import write_json
-from hf_ltc.targets import train_on
-from hf_ltc.training import TrainingConfig
+from hf_ltc.coresets.order import coreset_order
+from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
+from hf_ltc.evaluation.target import train_on
+from hf_ltc.evaluation.trials import run_cells
+from hf_ltc.training.loop import TrainingConfig
+from hf_ltc.utils.files import write_json
 
 # 500 steps are 1.7 epochs of all rows and 17 of a tenth of them: what is learned quickly is ahead. "longer" is held
 # against it.

@@ -17,7 +17,7 @@ import torch
 from written import write
 
 from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
-from hf_ltc.data import load_split
+from hf_ltc.data.load import load_split
 
 ROWS, EPOCHS = 6000, 15
 # The agreement of LTC of half of the epochs with that of all of them that ends the shorter recording.

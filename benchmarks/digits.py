@@ -13,7 +13,7 @@ import torch
 from written import write
 
 from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
-from hf_ltc.demo import digits
+from hf_ltc.cli.demo import digits
 
 MODEL, STEPS, BATCH, RATE = "test_resnet", 200, 64, 0.05
 MEMBERS = ["weighted-das", "das", "levels-losses-class", "ltc", "cld"]

@@ -44,7 +44,7 @@ def balanced(dataset, column, rows):
     """The first rows of each class, equally many, in the order of the dataset."""
     import numpy as np
 
-    from hf_ltc.data import read_labels
+    from hf_ltc.data.labels import read_labels
 
     labels = read_labels(dataset, column)
     order = np.argsort(labels, kind="stable")
@@ -62,7 +62,8 @@ def prepare(folder, dataset, label_column, rows):
     import numpy as np
     from datasets import disable_progress_bars
 
-    from hf_ltc.data import find_image_column, find_label_column, load_split, read_labels
+    from hf_ltc.data.labels import find_image_column, find_label_column, read_labels
+    from hf_ltc.data.load import load_split
 
     disable_progress_bars()
     train = load_split(dataset, "train")
@@ -96,7 +97,7 @@ def theirs(folder, official, epochs):
     import torch
     import torchvision
 
-    from hf_ltc.models import create_model
+    from hf_ltc.training.models import create_model
 
     # Their command line, which is not what is measured.
     sys.modules["fire"] = types.ModuleType("fire")
@@ -145,7 +146,9 @@ def ours(folder, label, epochs):
     """Gives a function that records and returns the seconds of the epochs, and of what comes once before them."""
     from datasets import load_from_disk
 
-    from hf_ltc import RecordConfig, models, record, source_run
+    from hf_ltc import RecordConfig, record
+    from hf_ltc.recording import source_run
+    from hf_ltc.training import models
 
     train = load_from_disk(str(folder / "train"))
     train_epochs, create, seconds = source_run.SourceRun._train, models.create_model, []
@@ -266,7 +269,7 @@ def main():
 
     from accelerate import Accelerator
 
-    from hf_ltc.provenance import hardware
+    from hf_ltc.utils.environment import hardware
 
     results = {}
     shared = {"epochs": given.epochs, "threads": given.threads}

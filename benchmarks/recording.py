@@ -22,14 +22,15 @@ import torch
 from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 
-from hf_ltc.batches import image_batches
-from hf_ltc.data import find_image_column, find_label_column, load_split, read_labels
-from hf_ltc.demo import digits
-from hf_ltc.forward import evaluate
-from hf_ltc.images import image_size
-from hf_ltc.metrics import LossBuffer, per_sample_metrics
-from hf_ltc.models import create_model
-from hf_ltc.training import TrainingConfig, prepare_training, steps_per_epoch, train_epoch
+from hf_ltc.cli.demo import digits
+from hf_ltc.data.labels import find_image_column, find_label_column, read_labels
+from hf_ltc.data.load import load_split
+from hf_ltc.training.batches import image_batches
+from hf_ltc.training.forward import evaluate
+from hf_ltc.training.images import image_size
+from hf_ltc.training.loop import TrainingConfig, prepare_training, steps_per_epoch, train_epoch
+from hf_ltc.training.metrics import LossBuffer, per_sample_metrics
+from hf_ltc.training.models import create_model
 
 NOTE = "epochs of the training loop alone: without validation losses, checkpoints and stability, which record adds"
 
@@ -144,7 +145,7 @@ def peak_memory(rows=20_000_000):
 
     code = f"""
 import numpy as np, torch
-from hf_ltc.metrics import LossBuffer
+from hf_ltc.training.metrics import LossBuffer
 def memory(name):
     return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(name))
 rows = np.arange({rows})

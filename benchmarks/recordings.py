@@ -4,8 +4,8 @@
 
 A source model is trained once a seed, and after each epoch losses are computed at its raw weights and at averages of
 them over several windows, so that what differs between two recordings is what is compared and not the training. The
-loop is the package's own (`hf_ltc.training`). Recordings that are there are not made again, and several processes may
-be started at once: each takes the next one that no other has begun.
+loop is the package's own (`hf_ltc.training.loop`). Recordings that are there are not made again, and several processes
+may be started at once: each takes the next one that no other has begun.
 
 DATA holds the folders cifar100 and fashion_mnist with Parquet files (train*, test*).
 """
@@ -28,13 +28,15 @@ from filelock import FileLock, Timeout
 from timm.utils import ModelEmaV3
 
 from hf_ltc import Trajectories
-from hf_ltc.agreement import stability
-from hf_ltc.batches import ImageBatches, image_batches
-from hf_ltc.data import hold_out, load_split, read_labels
-from hf_ltc.forward import evaluate
-from hf_ltc.metrics import LossBuffer, per_sample_metrics
-from hf_ltc.models import create_model
-from hf_ltc.training import TrainingConfig, plain_model, prepare_training, steps_per_epoch, train_epoch
+from hf_ltc.data.labels import read_labels
+from hf_ltc.data.load import load_split
+from hf_ltc.data.splits import hold_out
+from hf_ltc.training.batches import ImageBatches, image_batches
+from hf_ltc.training.forward import evaluate
+from hf_ltc.training.loop import TrainingConfig, plain_model, prepare_training, steps_per_epoch, train_epoch
+from hf_ltc.training.metrics import LossBuffer, per_sample_metrics
+from hf_ltc.training.models import create_model
+from hf_ltc.trajectories.compare import stability
 
 ROWS = 10_000
 DATASETS = {"cifar100": 32, "fashion_mnist": 28}

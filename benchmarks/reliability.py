@@ -26,12 +26,13 @@ from candidates import CANDIDATES, MEMBERS, WEIGHTED
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
-from hf_ltc.agreement import overlap, stability
-from hf_ltc.baselines import BASELINES
-from hf_ltc.doubts import doubt_of_validation, within_class_spearman
-from hf_ltc.errors import InputError
-from hf_ltc.methods import DEFAULT_METHOD, METHODS
-from hf_ltc.rundir import write_json
+from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS
+from hf_ltc.scores.baselines import BASELINES
+from hf_ltc.scores.diagnostics import doubt_of_validation
+from hf_ltc.scores.reliability import within_class_spearman
+from hf_ltc.trajectories.compare import overlap, stability
+from hf_ltc.utils.errors import InputError
+from hf_ltc.utils.files import write_json
 
 FIRST = (5, 10, 20)
 

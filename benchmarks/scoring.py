@@ -51,7 +51,7 @@ def table(rows, epochs, seed):
 def recording(size, seed):
     import numpy as np
 
-    from hf_ltc.trajectories import Trajectories
+    from hf_ltc.trajectories.value import Trajectories
 
     rows, epochs, classes, validation = (size[name] for name in ("rows", "epochs", "classes", "validation"))
     return Trajectories(
@@ -109,7 +109,7 @@ def read_once(losses):
 
 def scoring(size, repeats, seed):
     """Scores from an array in memory, beside one pass that reads the array."""
-    from hf_ltc.scoring import ltc_scores
+    from hf_ltc.scores.ltc import ltc_scores
 
     run = recording(size, seed)
     ltc_scores(run, preset="ltc")
@@ -129,7 +129,7 @@ def scoring(size, repeats, seed):
 
 def peak(size, seed, member):
     """Memory of the first call in a fresh process."""
-    from hf_ltc.scoring import ltc_scores
+    from hf_ltc.scores.ltc import ltc_scores
 
     run = recording(size, seed)
     small = recording({**size, "rows": 100, "validation": 2 * size["classes"]}, seed)
@@ -141,8 +141,8 @@ def peak(size, seed, member):
 
 def on_disk(size, repeats, seed):
     """Scores from a run directory, read epoch by epoch and never held."""
-    from hf_ltc.scoring import ltc_scores
-    from hf_ltc.trajectories import Trajectories
+    from hf_ltc.scores.ltc import ltc_scores
+    from hf_ltc.trajectories.value import Trajectories
 
     with tempfile.TemporaryDirectory() as folder:
         whole = recording(size, seed)
@@ -169,9 +169,9 @@ def ranking(size, repeats, seed):
     import pyarrow as pa
     from datasets import ClassLabel, Dataset, Features, Value, disable_caching, disable_progress_bars
 
-    from hf_ltc.order import coreset_order
-    from hf_ltc.scoring import ltc_scores
-    from hf_ltc.selection import in_coreset, select_coreset
+    from hf_ltc.coresets.order import coreset_order
+    from hf_ltc.coresets.select import in_coreset, select_coreset
+    from hf_ltc.scores.ltc import ltc_scores
 
     disable_progress_bars()
     disable_caching()
@@ -204,7 +204,7 @@ def growth(size, repeats, seed):
     """Processor seconds by N, T and Q, and the exponent that fits them: 1 is linear."""
     import numpy as np
 
-    from hf_ltc.scoring import ltc_scores, references
+    from hf_ltc.scores.ltc import ltc_scores, references
 
     def measured(name, values, function, other):
         seconds = []
@@ -321,8 +321,8 @@ def ours(folder, repeats):
     """The same from the run directory: read, score, sort within classes."""
     import numpy as np
 
-    from hf_ltc.scoring import ltc_scores
-    from hf_ltc.trajectories import Trajectories
+    from hf_ltc.scores.ltc import ltc_scores
+    from hf_ltc.trajectories.value import Trajectories
 
     def ranked(mmap):
         run = Trajectories.load(folder / "run", mmap=mmap)

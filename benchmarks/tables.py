@@ -5,7 +5,7 @@ import statistics
 
 from scipy.stats import rankdata
 
-from hf_ltc.methods import DEFAULT_METHOD, FULL, RANDOM
+from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM
 
 
 def ranked(results: list[dict]) -> list[dict]:

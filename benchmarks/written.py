@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from hf_ltc.report import RESULTS, markdown
-from hf_ltc.results import Evaluation
-from hf_ltc.rundir import write_json
+from hf_ltc.evaluation.pictures import RESULTS, markdown
+from hf_ltc.evaluation.results import Evaluation
+from hf_ltc.utils.files import write_json
 
 
 def write(found: Evaluation, script: Path, options: str) -> None:

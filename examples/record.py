@@ -17,7 +17,7 @@ from transformers import HfArgumentParser
 
 from hf_ltc import RecordConfig, record, reliability, select_coreset
 from hf_ltc.config import DataConfig
-from hf_ltc.data import load_split
+from hf_ltc.data.load import load_split
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hf_ltc import record_checkpoints, select_coreset
-from hf_ltc.demo import digits
+from hf_ltc.cli.demo import digits
 
 
 def make_model() -> nn.Module:

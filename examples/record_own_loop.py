@@ -24,8 +24,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hf_ltc import TrajectoryRecorder, select_coreset
-from hf_ltc.demo import digits
-from hf_ltc.identity import dataset_identity
+from hf_ltc.cli.demo import digits
+from hf_ltc.data.identity import dataset_identity
 
 
 def tensors(dataset) -> TensorDataset:

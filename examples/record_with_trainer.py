@@ -37,7 +37,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_ltc import TrajectoryCallback, select_coreset
-from hf_ltc.demo import digits
+from hf_ltc.cli.demo import digits
 
 MODULES = ("asyncio", "datetime", "email.message", "logging", "pathlib", "unittest")
 

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .agreement import reliability
-    from .baselines import BaselineScorer, baseline_scores
-    from .callback import TrajectoryCallback
-    from .checkpoints import record_checkpoints
     from .config import EvaluateConfig, RecordConfig
-    from .errors import InputError, LTCWarning
-    from .evaluation import evaluate_coresets
-    from .explanations import explain, explain_validation
-    from .hub import push_coreset
-    from .loading import load_coreset
-    from .order import coreset_order
-    from .record_call import record
-    from .recording import TrajectoryRecorder
-    from .scoring import LTCScorer, ltc_scores
-    from .selection import in_coreset, rank_coreset, select_coreset, split_coreset
-    from .summary import describe_coreset
-    from .trajectories import Trajectories
+    from .coresets.order import coreset_order
+    from .coresets.select import in_coreset, rank_coreset, select_coreset, split_coreset
+    from .coresets.summary import describe_coreset
+    from .evaluation.evaluate import evaluate_coresets
+    from .hub.load import load_coreset
+    from .hub.push import push_coreset
+    from .recording.checkpoints import record_checkpoints
+    from .recording.record import record
+    from .recording.recorder import TrajectoryRecorder
+    from .recording.trainer_callback import TrajectoryCallback
+    from .scores.explain import explain, explain_validation
+    from .scores.ltc import ltc_scores
+    from .scores.scorers import BaselineScorer, LTCScorer, baseline_scores
+    from .trajectories.compare import reliability
+    from .trajectories.value import Trajectories
+    from .utils.errors import InputError, LTCWarning
 
 __all__ = [
     "BaselineScorer",
@@ -54,31 +54,31 @@ __all__ = [
 
 # Imported when first used: torch and its like take seconds, which a scorer in a worker or a --help need not wait for.
 _MODULES = {
-    "BaselineScorer": "baselines",
+    "BaselineScorer": "scores.scorers",
     "EvaluateConfig": "config",
-    "InputError": "errors",
-    "LTCScorer": "scoring",
-    "LTCWarning": "errors",
+    "InputError": "utils.errors",
+    "LTCScorer": "scores.scorers",
+    "LTCWarning": "utils.errors",
     "RecordConfig": "config",
-    "Trajectories": "trajectories",
-    "TrajectoryCallback": "callback",
-    "TrajectoryRecorder": "recording",
-    "baseline_scores": "baselines",
-    "coreset_order": "order",
-    "describe_coreset": "summary",
-    "evaluate_coresets": "evaluation",
-    "explain": "explanations",
-    "explain_validation": "explanations",
-    "in_coreset": "selection",
-    "load_coreset": "loading",
-    "ltc_scores": "scoring",
-    "push_coreset": "hub",
-    "rank_coreset": "selection",
-    "record": "record_call",
-    "record_checkpoints": "checkpoints",
-    "reliability": "agreement",
-    "select_coreset": "selection",
-    "split_coreset": "selection",
+    "Trajectories": "trajectories.value",
+    "TrajectoryCallback": "recording.trainer_callback",
+    "TrajectoryRecorder": "recording.recorder",
+    "baseline_scores": "scores.scorers",
+    "coreset_order": "coresets.order",
+    "describe_coreset": "coresets.summary",
+    "evaluate_coresets": "evaluation.evaluate",
+    "explain": "scores.explain",
+    "explain_validation": "scores.explain",
+    "in_coreset": "coresets.select",
+    "load_coreset": "hub.load",
+    "ltc_scores": "scores.ltc",
+    "push_coreset": "hub.push",
+    "rank_coreset": "coresets.select",
+    "record": "recording.record",
+    "record_checkpoints": "recording.checkpoints",
+    "reliability": "trajectories.compare",
+    "select_coreset": "coresets.select",
+    "split_coreset": "coresets.select",
 }
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from .errors import InputError
-from .paths import expanded, local
+from .utils.errors import InputError
+from .utils.files import expanded, local
 
 SIGNALS = ("margin", "correct", "el2n")
 _LARGEST_SEED = 2**32

@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hf_ltc.demo import digits, run_demo
+from hf_ltc.cli.demo import digits, run_demo
 from tests.hub_server import Client, Hub
 
 _HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ _FRACTIONS = (0.1, 0.3)
 def push(run: str, choices: dict[str, dict[str, Any]], model: str, steps: int) -> None:
     """Runs in a process that sees the Hub on loopback."""
     from hf_ltc import Trajectories, push_coreset
-    from hf_ltc.hub import push_source_model
+    from hf_ltc.trajectories.hub import push_source_model
 
     train, test = digits()
     recorded = Trajectories.load(run)

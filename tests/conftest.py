@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, DatasetDict, disable_progress_bars
 from hypothesis import settings
 
-from hf_ltc.demo import digits
+from hf_ltc.cli.demo import digits
 
 disable_progress_bars()
 # How long an example takes depends on what else the machine does.

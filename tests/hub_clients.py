@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
 from hf_ltc import InputError, Trajectories, load_coreset, push_coreset
-from hf_ltc.identity import dataset_identity
+from hf_ltc.data.identity import dataset_identity
 
 CHECKPOINTS = 6
 

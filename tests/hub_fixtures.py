@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from . import hub_clients
-from .hub_server import Client, Hub
+from tests import hub_clients
+from tests.hub_server import Client, Hub
 
 
 @pytest.fixture(scope="module")

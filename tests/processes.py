@@ -13,7 +13,9 @@ needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler, such as g++"
 )
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["hf_ltc.record_call", "hf_ltc.callback", "timm", "tests.processes"])
+_context.set_forkserver_preload(
+    ["hf_ltc.recording.record", "hf_ltc.recording.trainer_callback", "timm", "tests.processes"]
+)
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import HfArgumentParser
 
 from hf_ltc.config import EVALUATION_MAY_ADD, RESUME_MAY_CHANGE, DataConfig, EvaluateConfig, RecordConfig
-from hf_ltc.errors import InputError
+from hf_ltc.utils.errors import InputError
 
 FIELDS = {f.name: f for f in dataclasses.fields(RecordConfig)}
 EVALUATE = {f.name: f for f in dataclasses.fields(EvaluateConfig)}

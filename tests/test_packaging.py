@@ -121,9 +121,9 @@ def test_nothing_that_it_imports_is_missing(installed, tmp_path):
 
 def test_an_extra_that_is_missing_is_one_line(installed, tmp_path, small):
     there = {"cwd": tmp_path, "env": environment(installed), "check": False}
-    code = "from hf_ltc.distributed import coreset_bounds; coreset_bounds(None, size=1)"
+    code = "from hf_ltc.coresets.ray_data import coreset_bounds; coreset_bounds(None, size=1)"
     said = run("python", "-c", code, **there).stderr.splitlines()[-1]
-    assert said.startswith("hf_ltc.errors.InputError: ") and said.endswith("pip install 'hf-ltc[ray]'")
+    assert said.startswith("hf_ltc.utils.errors.InputError: ") and said.endswith("pip install 'hf-ltc[ray]'")
     small["train"].save_to_disk(str(tmp_path / "data"))
     arguments = ["--dataset", "data", "--model", "test_resnet", "--epochs", "3", "--output-dir", "run"]
     done = run("hf-ltc", "record", *arguments, "--report-to", "tensorboard", **there)
@@ -134,7 +134,7 @@ def test_an_extra_that_is_missing_is_one_line(installed, tmp_path, small):
 
 
 def test_the_demo_begins(installed, tmp_path):
-    """Its first recording; tests/test_demo.py goes the whole way."""
+    """Its first recording; tests/cli/test_demo.py goes the whole way."""
     recorded = tmp_path / "runs" / "demo" / "seed-0" / "source_model" / "model.safetensors"
     said = tmp_path / "said"
     with said.open("w") as out:

@@ -1,0 +1,123 @@
+"""The coreset order, of which every prefix is the coreset of that size."""
+
+import heapq
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ..utils.errors import InputError
+
+Balance = Literal["class", "proportional", "none"]
+Keep = Literal["highest", "lowest"]
+
+
+def coreset_order(
+    scores: np.ndarray,
+    labels: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
+    balance: Balance = "class",
+    keep: Keep = "highest",
+) -> np.ndarray:
+    """Ranks rows so that every prefix of the order is the coreset of that size.
+
+    - `"class"` deals one row per class and round, the best of each class first; a class that runs out drops out.
+      Every prefix has equally many rows, to within one, of all classes that still have rows. Within a round the rows
+      come best first, so that a prefix that ends inside a round gives its last rows to the classes with the best ones.
+    - `"proportional"` keeps the share that each class has of the rows with a score: of a prefix of k rows it has fewer
+      than one row more or less than k times its share (the chairman assignment problem, Tijdeman 1980, solved by
+      taking the earliest deadline first). Divisor methods such as Webster's order are not as exact: with many small
+      classes they stray by more than a row.
+    - `"none"` goes by score alone.
+
+    Ties are broken by row number. Rows without a score come after all others: dealt in turn to the class that has the
+    fewest rows, or in proportion among themselves, or by row number.
+
+    Args:
+        scores (`np.ndarray`): float `(N,)`; NaN for a row that has no score, such as a flat trajectory.
+        labels (`np.ndarray`, *optional*): int `(N,)`, the class of every row; not needed for `"none"`.
+        rows (`np.ndarray`, *optional*): int `(N,)`, row numbers to break ties by; the positions if not given.
+        balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
+        keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
+
+    Returns:
+        `np.ndarray`: int32 `(N,)`, the rank of every row, 0 the first pick.
+
+    Raises:
+        InputError: for an unknown option, arrays of different lengths, or no labels where they are needed.
+    """
+    require_choice("balance", balance, ("class", "proportional", "none"))
+    require_choice("keep", keep, ("highest", "lowest"))
+    scores = np.asarray(scores)
+    for name, values in (("labels", labels), ("rows", rows)):
+        if values is not None and len(values) != len(scores):
+            raise InputError(f"{len(scores)} scores but {len(values)} {name}: give one of each a row")
+    first = np.argsort(rows, kind="stable") if rows is not None else np.arange(len(scores))
+    # Stable sorts in turn: by row number, then by score. NaN sorts last.
+    score = scores[first]
+    first = first[np.argsort(-score if keep == "highest" else score, kind="stable")]
+    scored = len(scores) - int(np.count_nonzero(np.isnan(score)))
+    if balance != "none":
+        if labels is None:
+            raise InputError(f"`balance` {balance!r} needs the labels: give them, or balance='none'")
+        classes = np.unique(labels, return_inverse=True)[1].reshape(-1)[first]
+        if balance == "class":
+            turn = turns(classes)
+            blocks = [stable_argsort(turn[:scored]), stable_argsort(turn[scored:])]
+        else:
+            blocks = [_in_proportion(classes[:scored]), _in_proportion(classes[scored:])]
+        first = np.concatenate([first[:scored][blocks[0]], first[scored:][blocks[1]]])
+    ranks = np.empty(len(scores), dtype=np.int32)
+    ranks[first] = np.arange(len(scores), dtype=np.int32)
+    return ranks
+
+
+def class_groups(classes: np.ndarray) -> list[np.ndarray]:
+    """Positions of each class, increasing."""
+    order = stable_argsort(classes)
+    return np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
+
+
+def turns(classes: np.ndarray) -> np.ndarray:
+    """How many rows of its class come before each row."""
+    order = stable_argsort(classes)
+    counts = np.bincount(classes)
+    turn = np.empty(len(classes), dtype=np.int64)
+    turn[order] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return turn
+
+
+def _in_proportion(classes: np.ndarray) -> np.ndarray:
+    """Order of rows, given best first, in which every prefix has each class's share to within a row."""
+    n = len(classes)
+    turn, count = turns(classes), np.bincount(classes)[classes]
+    # Shares stay within a row exactly if the j-th row of a class of c takes one of the places that overlap
+    # [j * n / c, (j + 1) * n / c). Such an order exists, and earliest deadline first finds it.
+    release, deadline = turn * n // count, -(-(turn + 1) * n // count)
+    order = stable_argsort(deadline)
+    if (release[order] <= np.arange(n)).all():
+        return order
+    due = np.empty(n, dtype=np.int64)
+    due[order] = np.arange(n)
+    by_release = stable_argsort(release)
+    waiting = due[by_release].tolist()
+    opens = np.searchsorted(release[by_release], np.arange(n), side="right").tolist()
+    ready: list[int] = []
+    picked, seen = [], 0
+    for until in opens:
+        for job in waiting[seen:until]:
+            heapq.heappush(ready, job)
+        seen = until
+        picked.append(heapq.heappop(ready))
+    return order[picked]
+
+
+def stable_argsort(keys: np.ndarray) -> np.ndarray:
+    """Stable argsort of non-negative integers; NumPy's radix sort takes those that fit 16 bits."""
+    fits = len(keys) == 0 or keys.max() < 1 << 16
+    return np.argsort(keys.astype(np.uint16) if fits else keys, kind="stable")
+
+
+def require_choice(option: str, value: Any, choices: Sequence[str | None]) -> None:
+    if value not in choices:
+        raise InputError(f"`{option}` is {value!r}: it must be one of {', '.join(map(str, choices))}")

@@ -1,0 +1,404 @@
+"""Datasets in coreset order, and the rows of them that a budget keeps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Value
+
+from ..data.columns import read_column, with_columns
+from ..data.inputs import require_dataset
+from ..data.labels import class_names, find_label_column, read_labels
+from ..scores.batches import ARROW, on_host
+from ..utils.errors import InputError
+from .order import Balance, Keep, coreset_order, require_choice, turns
+from .sampling import beta_drawn, stratified
+
+Coverage = Literal["stratified", "beta"]
+_TRAJECTORY = "loss_trajectory"
+
+
+def rank_coreset(
+    dataset: Dataset,
+    balance: Balance = "class",
+    *,
+    score_column: str = "ltc_score",
+    rank_column: str | None = None,
+    label_column: str | None = None,
+    keep: Keep = "highest",
+    exclude_negative: bool = False,
+) -> Dataset:
+    """Adds the rank of every row in the coreset order: the coreset of a size is `rank < size`.
+
+    See [`coreset_order`] for the order. No image is decoded and no row rewritten.
+
+    Args:
+        dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included. Ties are
+            broken by the position in it.
+        balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
+        score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
+        rank_column (`str`, *optional*):
+            The column to add or replace; `x_rank` for a score column `x_score` if not given.
+        label_column (`str`, *optional*): Column with the class labels; found by its feature type if not given.
+        keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
+        exclude_negative (`bool`, *optional*, defaults to `False`): Give rows with a negative score no rank.
+
+    Returns:
+        `datasets.Dataset`: with one more column, int32. It is null for rows that cannot be chosen: those held out as
+        validation samples (see [`recorded_rows`]), and those with a negative score if `exclude_negative`. Rows that
+        can be chosen but have no score, as their trajectory is flat, come last.
+
+    Raises:
+        InputError: if a column is missing or of another type, or a label is bad.
+    """
+    scores, recorded = read_scores(dataset, score_column, rank_column)
+    labels = _read_classes(dataset, label_column) if balance != "none" else None
+    ranks, choosable = _ranked(scores, recorded, labels, balance, keep, exclude_negative)
+    return _with_ranks(dataset, rank_column or rank_name(score_column), ranks, choosable)
+
+
+def in_coreset(ranks: Any, size: int) -> Any:
+    """Whether rows belong to the coreset of a size, by their rank: for `filter`, of streamed datasets too.
+
+        dataset.filter(in_coreset, fn_kwargs={"size": 5_000}, input_columns="ltc_rank", batched=True)
+
+    Args:
+        ranks (`int`, `None`, or a sequence of them):
+            One rank, or ranks in any format: a list, an array of NumPy, Arrow or torch, a series of pandas or polars.
+        size (`int`): Rows to keep.
+
+    Returns:
+        `bool`, or an array of them: false where the rank is null.
+
+    Raises:
+        InputError: if `size` is not a whole number of 1 or more.
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise InputError(f"`size` is {size!r}: it must be a whole number of rows, 1 or more (see select_coreset)")
+    if isinstance(ranks, pa.Scalar):
+        ranks = ranks.as_py()
+    ranks = on_host(ranks)
+    # Streams give NumPy arrays of objects, None among them, and lists of tensors.
+    if isinstance(ranks, (Sequence, pd.Series)) or (isinstance(ranks, np.ndarray) and ranks.dtype.kind == "O"):
+        ranks = pa.array([on_host(rank) for rank in ranks], from_pandas=True)
+    if isinstance(ranks, ARROW):
+        return pc.fill_null(pc.less(ranks, int(size)), False).to_numpy(zero_copy_only=False)
+    if ranks is None or ranks is pd.NA:
+        return False
+    # In NumPy, torch and pandas formats a null rank is NaN, which is less than nothing.
+    below = ranks < size
+    return bool(below) if np.ndim(ranks) == 0 else below
+
+
+def coreset_size(pool: int, fraction: float | None = None, size: int | None = None) -> int:
+    """The rows that a budget keeps, checked.
+
+    Args:
+        pool (`int`): Rows that could be chosen.
+        fraction (`float`, *optional*): A share of them in (0, 1], rounded to whole rows, halves to the even number.
+        size (`int`, *optional*): Or the rows to keep.
+
+    Returns:
+        `int`: from 1 to `pool`.
+
+    Raises:
+        InputError: if not exactly one of the two is given, or if it is out of range.
+    """
+    if (fraction is None) == (size is None):
+        given = "neither is" if size is None else f"fraction {fraction!r} and size {size!r} are both"
+        raise InputError(f"the budget is either a fraction or a size: {given} given")
+    if fraction is not None:
+        if not isinstance(fraction, Real) or not 0 < fraction <= 1:
+            raise InputError(f"`fraction` is {fraction!r}: it must be in (0, 1], or give a number of rows as size")
+        rows = round(fraction * pool)
+        if rows < 1:
+            raise InputError(f"`fraction` {fraction!r} of the {pool} rows that could be chosen is no row: raise it")
+        return rows
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise InputError(f"`size` is {size!r}: it must be a whole number of rows, 1 or more")
+    if size > pool:
+        raise InputError(f"`size` is {size}, but only {pool} rows could be chosen: lower it")
+    return int(size)
+
+
+def select_coreset(
+    dataset: Dataset,
+    fraction: float | None = None,
+    size: int | None = None,
+    *,
+    balance: Balance = "class",
+    score_column: str = "ltc_score",
+    rank_column: str | None = None,
+    label_column: str | None = None,
+    keep: Keep = "highest",
+    exclude_negative: bool = False,
+    min_per_class: int = 0,
+    coverage: Coverage | None = None,
+    cut: float = 0.1,
+    beta_exponent: float = 4.0,
+    seed: int = 0,
+) -> Dataset:
+    """Keeps the coreset of a budget: the first rows of the coreset order, or rows drawn from all over the scores.
+
+    Without `coverage` and `min_per_class` the coreset is the rows with `rank < size`, so those of different budgets
+    are nested. With `coverage`, every class keeps as many rows as it has in that coreset (with `balance="none"` and no
+    `min_per_class` all rows count as one class), but rows drawn among its own:
+
+    - `"stratified"` (CCS, Zheng et al. 2023, arXiv 2210.15809): the share `cut` of the rows at the far end of the
+      order, the hardest or mislabelled ones, is left out; the others are parted into 50 strata of equal score width,
+      which get equal budgets (a stratum with fewer rows leaves its budget to the larger ones), drawn at random.
+    - `"beta"` (DUAL, Cho et al. 2025, arXiv 2502.06905): rows are drawn one after another with odds of their score
+      times the density of Beta(16 - b, b) at their mean probability of the true class, exp(-loss) over
+      `loss_trajectory`, where b = 15 (1 - m) (1 - r ** `beta_exponent`), r is the share left out and m that mean
+      over the ten rows that score highest. The paper has exponents of 5.5, 4 and 11 for CIFAR-10, CIFAR-100 and
+      ImageNet. Scores of 0 and less have no odds: such rows are drawn after all others.
+
+    Args:
+        dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
+        fraction (`float`, *optional*): Share in (0, 1] of the rows that could be chosen (see [`coreset_size`]).
+        size (`int`, *optional*): Rows to keep, instead of a fraction.
+        balance (`str`, *optional*, defaults to `"class"`): As in [`rank_coreset`].
+        score_column (`str`, *optional*, defaults to `"ltc_score"`): As in [`rank_coreset`].
+        rank_column (`str`, *optional*): As in [`rank_coreset`].
+        label_column (`str`, *optional*): As in [`rank_coreset`].
+        keep (`str`, *optional*, defaults to `"highest"`): As in [`rank_coreset`].
+        exclude_negative (`bool`, *optional*, defaults to `False`): As in [`rank_coreset`].
+        min_per_class (`int`, *optional*, defaults to `0`):
+            Rows that each class keeps at least, or all of them if it has fewer; the rest of the budget goes by rank.
+        coverage (`str`, *optional*): `"stratified"` or `"beta"`.
+        cut (`float`, *optional*, defaults to `0.1`):
+            For `"stratified"`: the share of each class to leave out, in [0, 1), or less where the budget needs more.
+        beta_exponent (`float`, *optional*, defaults to `4.0`): For `"beta"`: how fast easier rows gain odds.
+        seed (`int`, *optional*, defaults to `0`): Seed of the draws.
+
+    Returns:
+        `datasets.Dataset`: the rows kept, in the order of the dataset, in its format. Their rank is that of
+        [`rank_coreset`] with the same options; a rank column that says otherwise is replaced.
+
+    Raises:
+        InputError: for a budget or an option out of range, and as [`rank_coreset`].
+    """
+    chosen = _choose(
+        dataset,
+        fraction,
+        size,
+        balance=balance,
+        score_column=score_column,
+        rank_column=rank_column,
+        label_column=label_column,
+        keep=keep,
+        exclude_negative=exclude_negative,
+        min_per_class=min_per_class,
+        coverage=coverage,
+        cut=cut,
+        beta_exponent=beta_exponent,
+        seed=seed,
+    )
+    return chosen.ranked.select(np.flatnonzero(chosen.kept))
+
+
+def split_coreset(
+    dataset: Dataset, fraction: float | None = None, size: int | None = None, **options: Any
+) -> DatasetDict:
+    """Parts a scored dataset into the coreset of a budget and what it leaves.
+
+    Args:
+        dataset (`datasets.Dataset`): A scored dataset.
+        fraction (`float`, *optional*): As in [`select_coreset`].
+        size (`int`, *optional*): As in [`select_coreset`].
+        **options: The further options of [`select_coreset`].
+
+    Returns:
+        `datasets.DatasetDict`: `coreset`, as [`select_coreset`] keeps it; of the rows it leaves, `conflicting`, those
+        with a negative score (their losses rise when those of the validation samples fall), and `rest`. Rows held
+        out as validation samples are in none of them. All in the order of the dataset, with their rank.
+
+    Raises:
+        InputError: as [`select_coreset`].
+    """
+    chosen = _choose(dataset, fraction, size, **options)
+    left = chosen.recorded & ~chosen.kept
+    negative = chosen.scores < 0
+    parts = {"coreset": chosen.kept, "rest": left & ~negative, "conflicting": left & negative}
+    return DatasetDict({name: chosen.ranked.select(np.flatnonzero(rows)) for name, rows in parts.items()})
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    ranked: Dataset
+    scores: np.ndarray
+    recorded: np.ndarray
+    kept: np.ndarray
+
+
+def _choose(
+    dataset: Dataset,
+    fraction: float | None = None,
+    size: int | None = None,
+    *,
+    balance: Balance = "class",
+    score_column: str = "ltc_score",
+    rank_column: str | None = None,
+    label_column: str | None = None,
+    keep: Keep = "highest",
+    exclude_negative: bool = False,
+    min_per_class: int = 0,
+    coverage: Coverage | None = None,
+    cut: float = 0.1,
+    beta_exponent: float = 4.0,
+    seed: int = 0,
+) -> _Chosen:
+    require_choice("coverage", coverage, (None, "stratified", "beta"))
+    if not 0 <= cut < 1:
+        raise InputError(f"`cut` is {cut!r}: it must be in [0, 1)")
+    if beta_exponent <= 0:
+        raise InputError(f"`beta_exponent` is {beta_exponent!r}: it must be above 0")
+    if min_per_class < 0:
+        raise InputError(f"`min_per_class` is {min_per_class!r}: it must be 0 or more")
+    if coverage == "beta" and keep != "highest":
+        raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
+    scores, recorded = read_scores(dataset, score_column, rank_column)
+    labels = None
+    if balance != "none" or min_per_class:
+        labels = _read_classes(dataset, label_column)
+    ranks, choosable = _ranked(scores, recorded, labels, balance, keep, exclude_negative)
+    rows = coreset_size(int(np.count_nonzero(choosable)), fraction, size)
+
+    # From here on only the rows that can be chosen, in coreset order.
+    order = np.empty(int(np.count_nonzero(choosable)), dtype=np.int64)
+    order[ranks[choosable]] = np.flatnonzero(choosable)
+    classes = np.zeros(len(order), dtype=np.int64) if labels is None else labels[order]
+    taken = np.arange(len(order)) < rows
+    if min_per_class:
+        taken = _with_minimum(classes, rows, min_per_class)
+    if coverage is not None:
+        groups = np.zeros_like(classes) if balance == "none" and not min_per_class else classes
+        draw = np.random.Generator(np.random.PCG64(seed))
+        if coverage == "stratified":
+            taken = stratified(scores[order], groups, taken, cut, draw)
+        else:
+            probability = _mean_probability(dataset)[order]
+            taken = beta_drawn(scores[order], groups, taken, probability, beta_exponent, draw)
+    kept = np.zeros(len(scores), dtype=bool)
+    kept[order[taken]] = True
+    ranked = _with_ranks(dataset, rank_column or rank_name(score_column), ranks, choosable)
+    return _Chosen(ranked, scores, recorded, kept)
+
+
+def _with_minimum(classes: np.ndarray, rows: int, minimum: int) -> np.ndarray:
+    """Which of the rows, given in coreset order, are kept if each class must keep a minimum."""
+    taken = turns(classes) < minimum
+    if (needed := np.count_nonzero(taken)) > rows:
+        raise InputError(
+            f"`min_per_class` {minimum} needs {needed} rows of the {len(np.unique(classes))} classes, but the budget "
+            f"is {rows}: lower it or raise the budget"
+        )
+    taken[np.flatnonzero(~taken)[: rows - needed]] = True
+    return taken
+
+
+def _mean_probability(dataset: Dataset) -> np.ndarray:
+    """Mean over epochs of the probability of the true class, float64 `(N,)`; NaN for rows without a trajectory."""
+    if _TRAJECTORY not in dataset.column_names:
+        raise InputError(f"coverage 'beta' needs the column {_TRAJECTORY!r}: run.attach(dataset) adds it")
+    stored = read_column(dataset, _TRAJECTORY)
+    if len(lengths := pc.unique(pc.list_value_length(stored).drop_null())) > 1:
+        shown = ", ".join(map(str, lengths.to_pylist()))
+        raise InputError(f"column {_TRAJECTORY!r} has lists of different lengths ({shown}): attach one recording")
+    means = []
+    for chunk in stored.chunks:
+        mean = np.full(len(chunk), np.nan)
+        known = chunk.is_valid().to_numpy(zero_copy_only=False)
+        losses = chunk.drop_null().flatten().to_numpy(zero_copy_only=False)
+        if known.any():
+            mean[known] = np.exp(-losses.reshape(int(known.sum()), -1)).mean(axis=1, dtype=np.float64)
+        means.append(mean)
+    return np.concatenate(means) if means else np.zeros(0)
+
+
+def _ranked(
+    scores: np.ndarray,
+    recorded: np.ndarray,
+    labels: np.ndarray | None,
+    balance: Balance,
+    keep: Keep,
+    exclude_negative: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks, int32 `(N,)`, -1 where a row cannot be chosen, and which can be, bool `(N,)`."""
+    choosable = recorded & ~(scores < 0) if exclude_negative else recorded
+    own = labels[choosable] if labels is not None and balance != "none" else None
+    ranks = np.full(len(scores), -1, dtype=np.int32)
+    ranks[choosable] = coreset_order(scores[choosable], own, None, balance, keep)
+    return ranks, choosable
+
+
+def _read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:
+    column = find_label_column(dataset, label_column)
+    # Named, since a dataset of one class can be ranked too.
+    return read_labels(dataset, column, class_names(dataset, column))
+
+
+def recorded_rows(
+    scores: pa.ChunkedArray, trajectories: pa.ChunkedArray | None, ranks: pa.ChunkedArray | None
+) -> pa.ChunkedArray:
+    """Which rows were recorded: all others were held out as validation samples, and are never chosen.
+
+    Flat rows, which can be chosen, have a null score as those held out have; trajectories tell the two apart. Without
+    them the ranks do, if there are any: a flat row has one. NaN, which formats of NumPy, torch and pandas make of
+    null, says nothing.
+
+    Args:
+        scores (`pyarrow.ChunkedArray`): The column of scores.
+        trajectories (`pyarrow.ChunkedArray`, *optional*): The column `loss_trajectory`, if there is one.
+        ranks (`pyarrow.ChunkedArray`, *optional*): The column of ranks by this score, if there is one.
+
+    Returns:
+        `pyarrow.ChunkedArray`: booleans, none of them null.
+    """
+    if trajectories is not None:
+        return trajectories.is_valid()
+    known = pc.invert(pc.is_nan(scores.cast(pa.float64(), safe=False)))
+    if ranks is None:
+        return pc.fill_null(known, False)
+    # Null where the score is.
+    return pc.coalesce(known, pc.invert(ranks.is_null(nan_is_null=True)))
+
+
+def read_scores(dataset: Dataset, column: str, rank_column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, NaN where there is none, and which rows can be chosen; see [`recorded_rows`]."""
+    require_dataset(dataset, "dataset")
+    if column not in dataset.column_names:
+        raise InputError(
+            f"no score column {column!r} in the dataset, which has {', '.join(map(repr, dataset.column_names))}: "
+            "score it first (run.score, or dataset.map with a scorer), or name another score column"
+        )
+    stored = read_column(dataset, column)
+    check_numbers(stored.type, column)
+    trajectories, ranks = (
+        read_column(dataset, name) if name in dataset.column_names else None
+        for name in (_TRAJECTORY, rank_column or rank_name(column))
+    )
+    scores = stored.cast(pa.float64(), safe=False).to_numpy() if stored.null_count else stored.to_numpy()
+    return scores.astype(np.float64, copy=False), recorded_rows(stored, trajectories, ranks).to_numpy()
+
+
+def check_numbers(held: pa.DataType, column: str) -> None:
+    # A column of nulls alone has no scores, and no other type.
+    if not (pa.types.is_floating(held) or pa.types.is_integer(held) or pa.types.is_null(held)):
+        raise InputError(f"column {column!r} holds {held}, not numbers: name another score column")
+
+
+def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray, choosable: np.ndarray) -> Dataset:
+    values = pa.array(ranks, mask=~choosable)
+    if dataset.features.get(column) == Value("int32") and read_column(dataset, column).combine_chunks() == values:
+        return dataset
+    return with_columns(dataset, {column: (values, Value("int32"))})
+
+
+def rank_name(score_column: str) -> str:
+    return f"{score_column.removesuffix('_score')}_rank"

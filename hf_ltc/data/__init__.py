@@ -1,0 +1,1 @@
+"""A dataset as it is stored: loading, columns, labels, splits, identity. Imports utils."""

@@ -1,0 +1,223 @@
+"""What tells one dataset from another, so that recorded losses are only attached to the rows they were recorded of."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Image, Value
+from datasets.table import list_table_cache_files
+from datasets.utils.file_utils import xopen
+
+from ..utils.errors import InputError, one_line
+from .columns import read_column
+from .labels import class_names, find_label_column, read_labels
+from .splits import evenly_spaced
+
+_SAMPLED_ROWS = 128
+# Where a dataset is kept, which does not make it another one.
+WHERE = frozenset({"repo_id", "config", "split", "revision", "path"})
+# load_dataset keeps a dataset of the Hub in OWNER___NAME/CONFIG/VERSION/REVISION/FILE; what map made is cache-*.
+_CACHED = re.compile(
+    r"[\\/]([^\\/]+?)___([^\\/]+)[\\/]([^\\/]+)[\\/][^\\/]+[\\/]([0-9a-f]{40})[\\/](?!cache-)[^\\/]+$"
+)
+
+
+def dataset_identity(
+    dataset: Dataset, label_column: str, image_column: str | None = None, **where: Any
+) -> dict[str, Any]:
+    """What tells this dataset from another one: rows, features, labels in row order, and bytes of some rows.
+
+    The bytes are those of the encoded images (the files', where a row holds only a path) of evenly spaced rows; in a
+    dataset without images, the values of its other columns. Nothing is decoded, and at most 128 rows are read beside
+    the labels.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
+        label_column (`str`): The column with the class labels.
+        image_column (`str`, *optional*): A column of images that is not told by its type.
+        **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
+
+    Returns:
+        `dict[str, Any]`: plain JSON values, the same on any machine.
+
+    Raises:
+        InputError: if the labels are bad or a sampled row's file cannot be read.
+    """
+    return {
+        "rows": len(dataset),
+        "features": {column: _feature(dataset, column) for column in sorted(dataset.column_names)},
+        "label_column": label_column,
+        **_label_digests(dataset, label_column),
+        "content": {
+            column: _content_digest(dataset, column, column == image_column)
+            for column in _content_columns(dataset, label_column, image_column)
+        },
+        **_origin(dataset),
+        **{key: value for key, value in where.items() if value is not None},
+    }
+
+
+def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: str | None = None) -> None:
+    """Checks that a dataset is the one that was recorded: the same rows in the same order.
+
+    What is in the rows decides: columns added since (scores, say), formats and transforms do not matter, nor do
+    columns left out or of another type, as long as one of those that were digested is still there and holds the same.
+    Where a dataset is kept (path, repository) does not matter either.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset at hand.
+        recorded (`Mapping[str, Any]`): What [`dataset_identity`] said of the recorded one.
+        label_column (`str`, *optional*): The column with the class labels; the recorded one's if not given.
+
+    Raises:
+        InputError: if it is another dataset, saying in what it differs.
+    """
+    mend = "give the dataset as it was recorded (same split, order and labels), or attach by id with `id_column`"
+    if len(dataset) != recorded["rows"]:
+        how = "filtered, or another split" if len(dataset) < recorded["rows"] else "another split or version"
+        raise InputError(
+            f"the dataset has {len(dataset)} rows, the recorded one had {recorded['rows']} ({how}?): {mend}"
+        )
+    label_column = find_label_column(dataset, label_column or recorded["label_column"])
+    shared = [column for column in recorded["content"] if column in dataset.column_names]
+    if not shared:
+        raise InputError(
+            f"the dataset has none of the recorded columns {', '.join(map(repr, recorded['content']))} to compare "
+            f"(it has {', '.join(map(repr, dataset.column_names))}): {mend}"
+        )
+    now = _label_digests(dataset, label_column)
+    changed = [
+        column
+        for column in shared
+        if _content_digest(dataset, column, column == recorded.get("image_column")) != recorded["content"][column]
+    ]
+    same_names = now["class_names"] == recorded["class_names"]
+    same_labels = same_names and now["labels"] == recorded["labels"]
+    if not changed:
+        if not same_names:
+            raise InputError(
+                f"column {label_column!r} has {now['classes']} classes with other names or in another order than the "
+                f"{recorded['classes']} of the recorded dataset, on the same rows (another label column, or "
+                f"relabelled?): {mend}"
+            )
+        if not same_labels:
+            raise InputError(
+                f"column {label_column!r} has other labels than in the recorded dataset, on the same rows "
+                f"(relabelled?): {mend}"
+            )
+        return
+    for column in changed:
+        if (kind := _feature(dataset, column)) != (was := recorded["features"][column]):
+            raise InputError(
+                f"column {column!r} of the dataset is {json.dumps(kind)}, in the recorded one it was "
+                f"{json.dumps(was)}: {mend}"
+            )
+    columns = ", ".join(map(repr, changed))
+    if same_labels:
+        problem = f"{columns} differs on the rows compared, though the labels agree (changed or reordered?)"
+    elif same_names and now["class_counts"] == recorded["class_counts"]:
+        problem = f"each class has as many rows, but labels and {columns} are in another order (shuffled?)"
+    else:
+        problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
+    raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
+
+
+def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:
+    names = class_names(dataset, label_column)
+    labels = read_labels(dataset, label_column)
+    counts = np.bincount(labels, minlength=len(names))
+    return {
+        "classes": len(names),
+        "class_names": _digest([json.dumps(names).encode()]),
+        "class_counts": _digest([counts.astype("<i8").tobytes()]),
+        "labels": _digest([labels.astype("<i8").tobytes()]),
+    }
+
+
+def _content_columns(dataset: Dataset, label_column: str, image_column: str | None) -> list[str]:
+    # Score columns come and go, so what they hold is no mark of a dataset: images are, or text, or what else there is.
+    columns = {column: feature for column, feature in dataset.features.items() if column != label_column}
+    images = [column for column, feature in columns.items() if isinstance(feature, Image) or column == image_column]
+    texts = [column for column, feature in columns.items() if isinstance(feature, Value) and "string" in feature.dtype]
+    return sorted(images or texts or columns)
+
+
+def _content_digest(dataset: Dataset, column: str, images: bool) -> str:
+    rows = evenly_spaced(len(dataset), _SAMPLED_ROWS)
+    values = read_column(dataset.with_format(None).select(rows), column)
+    # One after another: as Python's bytes all of them would be held once more.
+    return _digest(_content(value.as_py(), column, int(row), images) for row, value in zip(rows, values))
+
+
+def _content(value: Any, column: str, row: int, image: bool) -> bytes:
+    if image and not isinstance(value, dict):
+        # The same as in a struct, to which the column may be cast.
+        value = {"bytes": value, "path": None}
+    if isinstance(value, dict) and (value.keys() == {"bytes", "path"} or image):
+        if value["bytes"] is not None:
+            return value["bytes"]
+        if value.get("path") is not None:
+            try:
+                with xopen(value["path"], "rb") as file:
+                    return file.read()
+            except OSError as error:
+                raise InputError(
+                    f"row {row}: the file of column {column!r} cannot be read ({one_line(error)}): put it back"
+                ) from error
+        value = None
+    return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)).encode()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        # With its length before it, no part can be taken for the end of another.
+        whole.update(len(part).to_bytes(8, "little") + part)
+    return whole.hexdigest()
+
+
+def _feature(dataset: Dataset, column: str) -> Any:
+    described = dataset.features[column]
+    if isinstance(described, Image):
+        # Whether images are decoded when read is a matter of how the dataset is used.
+        described = Image(mode=described.mode)
+    if isinstance(described, ClassLabel):
+        # The names are in the digest, and may be thousands.
+        return {"_type": "ClassLabel", "classes": described.num_classes}
+    return json.loads(json.dumps(type(dataset.features)({column: described}).to_dict()[column]))
+
+
+def cached_origin(dataset: Dataset) -> dict[str, str]:
+    """Where `load_dataset` had a dataset from, as the place of its files in the cache tells.
+
+    Args:
+        dataset (`datasets.Dataset`): Any dataset.
+
+    Returns:
+        `dict[str, str]`: `repo_id` (in lower case), `revision`, and `config` where it has a name; empty for a dataset
+        that is not from the Hub, or that was changed since it was loaded.
+    """
+    # Of the rows alone: a selection of them may be in a file of its own.
+    files = list_table_cache_files(dataset.data)
+    found = {match.groups() if (match := _CACHED.search(file)) else None for file in files}
+    if len(found) != 1 or None in found:
+        return {}
+    ((owner, name, config, revision),) = found  # type: ignore[misc]
+    origin = {"repo_id": f"{owner}/{name}", "revision": revision}
+    return origin if config == "default" or config.startswith("default-") else {**origin, "config": config}
+
+
+def _origin(dataset: Dataset) -> dict[str, str]:
+    """Repo id, revision, config and split as the dataset itself knows them; never a path of this machine."""
+    origin = {"split": str(dataset.split)} if dataset.split else {}
+    for url in dataset.info.download_checksums or {}:
+        if url.startswith("hf://datasets/") and "@" in url:
+            repo, _, rest = url.removeprefix("hf://datasets/").partition("@")
+            origin |= {"repo_id": repo, "revision": rest.split("/")[0]}
+            if dataset.info.config_name:
+                origin["config"] = dataset.info.config_name
+            return origin
+    return origin | cached_origin(dataset)

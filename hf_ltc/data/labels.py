@@ -1,0 +1,199 @@
+"""The columns with images and labels, and the classes of rows, read without decoding an image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Image, Value
+
+from ..utils.errors import InputError, listed
+from .columns import read_column
+
+
+def find_image_column(dataset: Dataset, name: str | None = None) -> str:
+    """Finds the column with the images, by its feature type `Image`.
+
+    A column of files' bytes, alone or in a struct with their path, as other tools write into Parquet files, is taken
+    as images only where the caller names it.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        name (`str`, *optional*): The column, if the caller knows it.
+
+    Returns:
+        `str`: the name of a column of images.
+
+    Raises:
+        InputError: if there is no such column, none of that type, or several and no name.
+    """
+    found = [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
+    bytes_of = [column for column, feature in dataset.features.items() if _may_be_images(feature)]
+    if name is None:
+        if not found and bytes_of:
+            raise InputError(
+                "no column of type Image in the dataset: name the one that holds the images with `image_column`"
+                f"{_candidates(bytes_of)}"
+            )
+        return _only_one(dataset, found, "image", "Image")
+    _require_column(dataset, name, "`image_column`")
+    if name not in found and name not in bytes_of:
+        raise InputError(
+            f"column {name!r} holds {_shown(dataset.features[name])}, not images: choose another `image_column`"
+            f"{_candidates([*found, *bytes_of])} or cast it with dataset.cast_column({name!r}, datasets.Image())"
+        )
+    return name
+
+
+def find_label_column(dataset: Dataset, name: str | None = None) -> str:
+    """Finds the column with the class labels, by its feature type `ClassLabel`.
+
+    A column of strings, integers or booleans is taken as class labels only where the caller names it, since a column
+    of that type may hold anything.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        name (`str`, *optional*): The column, if the caller knows it.
+
+    Returns:
+        `str`: the name of a column that [`read_labels`] can read.
+
+    Raises:
+        InputError: if there is no such column, none of that type, or several and no name.
+    """
+    found = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    if name is None:
+        if not found and (castable := [c for c, feature in dataset.features.items() if _is_castable(feature)]):
+            raise InputError(
+                f"no column of type ClassLabel in the dataset: name the one that holds the classes with "
+                f"`label_column`{_candidates(castable)} or cast it with dataset.class_encode_column({castable[0]!r})"
+            )
+        return _only_one(dataset, found, "label", "ClassLabel")
+    _require_column(dataset, name, "`label_column`")
+    if name not in found and not _is_castable(dataset.features[name]):
+        raise InputError(
+            f"column {name!r} holds {_shown(dataset.features[name])}, not class labels: choose another "
+            f"`label_column`{_candidates(found)} or cast it to datasets.ClassLabel"
+        )
+    return name
+
+
+def class_names(dataset: Dataset, label_column: str) -> list[str]:
+    """Names of the classes, in the order of the numbers that [`read_labels`] gives them.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        label_column (`str`): A column of `ClassLabel`, strings, integers or booleans.
+
+    Returns:
+        `list[str]`: the names of a `ClassLabel`, or the distinct values of the column, sorted (integers by value).
+
+    Raises:
+        InputError: if the column cannot hold class labels.
+    """
+    feature = dataset.features[find_label_column(dataset, label_column)]
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    return [str(value) for value in _distinct(read_column(dataset, label_column))]
+
+
+def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None = None) -> np.ndarray:
+    """Reads the class of every row, in the dataset's row order, as stored: no image is decoded.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
+        label_column (`str`): A column of `ClassLabel`, strings, integers or booleans.
+        names (`Sequence[str]`, *optional*):
+            Classes to number by, e.g. [`class_names`] of the train split for the labels of a validation split, which
+            need not have rows of all of them; those of this dataset if not given.
+
+    Returns:
+        `np.ndarray`: int64 `(N,)`, numbers from 0 to the number of classes less 1.
+
+    Raises:
+        InputError: for a label that is null, -1, out of range or not in `names`, naming the first rows; and, if
+            `names` is not given, for rows of fewer than two classes.
+    """
+    own = class_names(dataset, label_column)
+    stored = read_column(dataset, label_column)
+    feature = dataset.features[label_column]
+    if isinstance(feature, ClassLabel):
+        values = stored.cast(pa.int64())
+        bad = pc.fill_null(pc.or_(pc.less(values, 0), pc.greater_equal(values, len(own))), True)
+    else:
+        values = pc.cast(pc.index_in(stored, value_set=pa.array(_distinct(stored), stored.type)), pa.int64())
+        bad = pc.is_null(stored)
+        if pa.types.is_integer(stored.type):
+            bad = pc.or_(bad, pc.fill_null(pc.less(stored, 0), False))
+    rows = np.flatnonzero(bad.to_numpy())
+    if len(rows):
+        shown = listed(rows, lambda row: f"row {row}: {_shown_label(stored[int(row)])}")
+        raise InputError(
+            f"column {label_column!r} has {_counted(len(rows), 'row')} without one of its {len(own)} classes "
+            f"({shown}): leave them out with dataset.filter, or fix their labels"
+        )
+    labels = values.to_numpy().astype(np.int64)
+    if names is not None and list(names) != own:
+        number = {name: i for i, name in enumerate(names)}
+        if unknown := [own[c] for c in np.unique(labels) if own[c] not in number]:
+            raise InputError(
+                f"column {label_column!r} has classes that the train rows do not have: "
+                f"{listed(unknown)}; they have {listed(names, count='in all')}"
+            )
+        labels = np.array([number.get(name, -1) for name in own], dtype=np.int64)[labels]
+    elif names is None and len(np.unique(labels)) < 2:
+        one = f"all {len(labels)} rows are {own[labels[0]]!r}" if len(labels) else "the dataset has no rows"
+        raise InputError(f"column {label_column!r} has fewer than two classes: {one}; choose another `label_column`")
+    return labels
+
+
+def _may_be_images(feature: Any) -> bool:
+    content = feature.get("bytes") if isinstance(feature, dict) else feature
+    return isinstance(content, Value) and "binary" in content.dtype
+
+
+def _is_castable(feature: Any) -> bool:
+    return isinstance(feature, Value) and (
+        feature.dtype in ("string", "large_string", "bool") or "int" in feature.dtype
+    )
+
+
+def _distinct(values: pa.ChunkedArray) -> list[Any]:
+    # Negative numbers mark rows without a label.
+    distinct = [value for value in pc.unique(values).to_pylist() if value is not None]
+    return sorted(value for value in distinct if isinstance(value, str) or value >= 0)
+
+
+def _require_column(dataset: Dataset, name: str, option: str) -> None:
+    if name not in dataset.column_names:
+        raise InputError(f"{option} {name!r}: no such column{_candidates(dataset.column_names, 'it has')}")
+
+
+def _only_one(dataset: Dataset, found: list[str], what: str, kind: str) -> str:
+    if len(found) == 1:
+        return found[0]
+    option = f"`{what}_column`"
+    if found:
+        raise InputError(f"several columns of type {kind}: choose one with {option}{_candidates(found)}")
+    shown = ", ".join(f"{column} ({_shown(feature)})" for column, feature in dataset.features.items())
+    raise InputError(
+        f"no column of type {kind} in the dataset, which has {shown or 'no columns'}: cast one to datasets.{kind} and "
+        f"name it with {option}"
+    )
+
+
+def _candidates(columns: Sequence[str], lead: str = "one of") -> str:
+    return f" ({lead} {', '.join(map(repr, columns))})" if columns else ""
+
+
+def _shown(feature: Any) -> str:
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
+def _shown_label(value: pa.Scalar) -> str:
+    return "null" if value.as_py() is None else repr(value.as_py())
+
+
+def _counted(n: int, one: str, more: str | None = None) -> str:
+    return f"{n} {one if n == 1 else more or one + 's'}"

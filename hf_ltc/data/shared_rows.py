@@ -1,0 +1,214 @@
+"""Which rows of a dataset are in another one too, to the byte; no image is decoded, and none is held."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Image, Value
+
+from ..utils.errors import InputError, listed
+from .splits import evenly_spaced
+
+# Rows that are looked for: fewer are all looked for, and of more, what is shared is found among these.
+_LOOKED_FOR = 2**14
+_END = 64
+
+
+def check_apart(
+    validation: Dataset, train: Dataset, columns: Sequence[tuple[str, str]], *, allow_shared_rows: bool
+) -> None:
+    """Checks that validation samples are no train rows.
+
+    Args:
+        validation (`datasets.Dataset`): The validation samples.
+        train (`datasets.Dataset`): The train rows.
+        columns (`Sequence[tuple[str, str]]`): As for [`shared_rows`].
+        allow_shared_rows (`bool`): Not to look.
+
+    Raises:
+        InputError: if some are, saying how many and which.
+    """
+    if allow_shared_rows:
+        return
+    samples, rows, looked_for = shared_rows(validation, train, columns)
+    if len(samples):
+        shown = listed(list(zip(samples, rows)), lambda pair: f"sample {pair[0]} is row {pair[1]}", most=3)
+        raise InputError(
+            f"{len(samples):,} of {looked_for:,} validation samples are train rows too ({shown}"
+            f"), so scores would be measured against what was learned by "
+            "heart: give other validation samples or leave these out, or set `allow_shared_rows` where rows are alike "
+            "by nature, as blank tiles are"
+        )
+
+
+def shared_rows(
+    dataset: Dataset, other: Dataset, columns: Sequence[tuple[str, str]]
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Finds the rows of a dataset that are in another one too: equal in some columns, images by their encoded bytes.
+
+    Of the other dataset the lengths and last bytes of images are read, and more only of those that agree in them.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset, of which at most 16,384 evenly spaced rows are looked for.
+        other (`datasets.Dataset`): The other one.
+        columns (`Sequence[tuple[str, str]]`): The columns that tell a row, by their names in the two.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray, int]`: positions of the rows that are shared, increasing; the first row of the
+        other dataset that is equal to each; how many rows were looked for.
+    """
+    rows = evenly_spaced(len(dataset), _LOOKED_FOR)
+    mine, others = [name for name, _ in columns], [name for _, name in columns]
+    # As stored, chunk by chunk: to take rows out would copy their images.
+    wanted = np.full(len(dataset), False)
+    wanted[rows] = True
+    keys: list[set[Any]] = [set() for _ in columns]
+    for positions, chunk in _stored(dataset, mine):
+        places = np.flatnonzero((positions >= 0) & wanted[positions])
+        for known, array in zip(keys, chunk):
+            known.update(_ends(array, _lengths(array), places))
+    likely = list(_likely(other, others, keys))
+    if not likely:
+        return np.empty(0, np.int64), np.empty(0, np.int64), len(rows)
+    first: dict[bytes, int] = {}
+    for positions, chunk, places in likely:
+        for place in places.tolist():
+            key, position = _digest(chunk, place), int(positions[place])
+            first[key] = min(position, first.get(key, position))
+    back: list[set[Any]] = [set() for _ in columns]
+    for _, chunk, places in likely:
+        for known, array in zip(back, chunk):
+            known.update(_ends(array, _lengths(array), places))
+    found = {}
+    for positions, chunk, places in _likely(dataset, mine, back):
+        for place in places[wanted[positions[places]]].tolist():
+            if (row := first.get(_digest(chunk, place))) is not None:
+                found[int(positions[place])] = row
+    samples = np.array(sorted(found), dtype=np.int64)
+    return samples, np.array([found[sample] for sample in samples.tolist()], dtype=np.int64), len(rows)
+
+
+def input_columns(train: Dataset, validation: Dataset, *but: str | None) -> list[tuple[str, str]]:
+    """The columns of both that tell rows apart: images, or else texts, lists, or whatever there is."""
+    features = {
+        name: feature
+        for name, feature in train.features.items()
+        if name in validation.column_names and name not in but and not isinstance(feature, ClassLabel)
+    }
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    texts = [name for name, feature in features.items() if isinstance(feature, Value) and "string" in feature.dtype]
+    # Beside lists, single numbers are those of a row as a rule.
+    lists = [name for name, feature in features.items() if not isinstance(feature, Value)]
+    return [(name, name) for name in images or texts or lists or features]
+
+
+def _stored(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
+    """The chunks of columns as stored, with the position that each row has in the dataset, -1 if it has none."""
+    table = dataset.data.table.select(list(columns))
+    places = np.arange(len(table))
+    if dataset._indices is not None:
+        stored = np.asarray(dataset._indices.column(0))
+        places = np.full(len(table), -1)
+        # Of a row that was selected several times, the first.
+        places[stored[::-1]] = np.arange(len(stored))[::-1]
+    start = 0
+    for batch in table.to_batches():
+        yield places[start : start + len(batch)], batch.columns
+        start += len(batch)
+
+
+def _likely(
+    dataset: Dataset, columns: Sequence[str], keys: Sequence[set[Any]]
+) -> Iterator[tuple[np.ndarray, list[pa.Array], np.ndarray]]:
+    """Chunks with the places of rows that end as known ones do, in every column."""
+    sizes_of = [np.unique([length for length, _ in known]) for known in keys]
+    for positions, chunk in _stored(dataset, columns):
+        places = np.flatnonzero(positions >= 0)
+        for known, sizes, array in zip(keys, sizes_of, chunk):
+            lengths = _lengths(array)
+            places = places[np.isin(lengths[places], sizes)]
+            ends = list(_ends(array, lengths, places))
+            places = places[np.array([end in known for end in ends], dtype=bool)]
+        if len(places):
+            yield positions, chunk, places
+
+
+def _encoded(array: pa.Array) -> tuple[pa.Array, pa.Array | None] | None:
+    """The encoded bytes of images, and the paths of those that are files; `None` for what is no image."""
+    if pa.types.is_struct(array.type) and {field.name for field in array.type} == {"bytes", "path"}:
+        return pc.struct_field(array, "bytes"), pc.struct_field(array, "path")
+    return (array, None) if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else None
+
+
+def _lengths(array: pa.Array) -> np.ndarray:
+    """Bytes of each image, where it is no file of another machine; of other values 0."""
+    if (encoded := _encoded(array)) is None:
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            return np.asarray(pc.fill_null(pc.binary_length(array), -1)).astype(np.int64)
+        if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+            return np.asarray(pc.fill_null(pc.list_value_length(array), -1)).astype(np.int64)
+        return np.zeros(len(array), dtype=np.int64)
+    content, paths = encoded
+    lengths = np.asarray(pc.fill_null(pc.binary_length(content), -1)).astype(np.int64)
+    if paths is not None:
+        for place in np.flatnonzero(lengths < 0).tolist():
+            lengths[place] = _size(paths[place].as_py())
+    return lengths
+
+
+def _size(path: str | None) -> int:
+    try:
+        return -1 if path is None else os.stat(path).st_size
+    except (OSError, ValueError):
+        # In an archive, or on the Hub.
+        return -1
+
+
+def _ends(array: pa.Array, lengths: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, Any]]:
+    """For rows of a column, what tells most of them apart at little cost: how long they are and how they end."""
+    encoded = _encoded(array)
+    for place in places.tolist():
+        length = int(lengths[place])
+        if encoded is None:
+            yield length, _value(array[place])
+            continue
+        content, path = encoded[0][place].as_buffer(), None if encoded[1] is None else encoded[1][place].as_py()
+        if content is not None:
+            yield length, content[max(0, length - _END) : length].to_pybytes()
+        else:
+            yield length, path if length < 0 else _read(path, max(0, length - _END))
+
+
+def _read(path: Any, start: int = 0) -> Any:
+    """A file's bytes from a place on; its path where it cannot be read, which is told where it is recorded."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read()
+    except OSError:
+        return path
+
+
+def _value(value: pa.Scalar) -> bytes:
+    return hashlib.sha256(json.dumps(value.as_py(), default=str).encode()).digest()
+
+
+def _digest(chunk: Sequence[pa.Array], place: int) -> bytes:
+    """What a row holds, in all its columns."""
+    parts = []
+    for array in chunk:
+        if (encoded := _encoded(array)) is None:
+            parts.append(_value(array[place]))
+            continue
+        content, path = encoded[0][place].as_buffer(), None if encoded[1] is None else encoded[1][place].as_py()
+        if content is not None:
+            parts.append(hashlib.sha256(content).digest())
+        else:
+            held = path if _size(path) < 0 else _read(path)
+            parts.append(hashlib.sha256(held if isinstance(held, bytes) else repr(held).encode()).digest())
+    return b"".join(parts)

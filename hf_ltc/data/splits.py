@@ -1,0 +1,58 @@
+"""Rows that are held out, and rows spread over a dataset."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..utils.errors import InputError, listed
+from .labels import _counted
+
+
+def hold_out(
+    labels: np.ndarray,
+    fraction: float = 0.1,
+    per_class: int = 50,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Holds rows out of every class, as validation samples.
+
+    Of a class with n rows `min(max(round(fraction * n), 1), per_class)` are held out; at least one row stays.
+
+    Args:
+        labels (`np.ndarray`): int `(N,)`, the class of every row.
+        fraction (`float`, *optional*, defaults to `0.1`): Share of each class, inside (0, 1).
+        per_class (`int`, *optional*, defaults to `50`): At most so many rows of a class.
+        seed (`int`, *optional*, defaults to `0`): The same seed and labels hold out the same rows on any machine.
+        names (`Sequence[str]`, *optional*): Names of the classes, for messages.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: the positions that stay and those held out, int64, each sorted.
+
+    Raises:
+        InputError: if a class has fewer than two rows, naming the classes.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"`validation_fraction` is {fraction!r}: it must be inside (0, 1)")
+    if per_class < 1:
+        raise InputError(f"`validation_per_class` is {per_class!r}: it must be 1 or more")
+    classes, counts = np.unique(labels, return_counts=True)
+    if (small := classes[counts < 2]).size:
+        shown = listed([names[c] if names else str(c) for c in small], count="in all")
+        raise InputError(
+            f"{_counted(small.size, 'class', 'classes')} of fewer than the two rows that holding out needs: {shown}; "
+            "give a validation split (`validation`), or leave these rows out"
+        )
+    # A large fraction of a small class must not take all of its rows.
+    wanted = np.minimum(np.clip(np.rint(fraction * counts), 1, per_class), counts - 1)
+    # The draws of a bit generator are the same in every numpy release, those of Generator's methods are not.
+    order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    held = np.zeros(len(labels), dtype=bool)
+    held[order[place < np.repeat(wanted, counts)]] = True
+    return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)
+
+
+def evenly_spaced(n: int, count: int) -> np.ndarray:
+    """At most `count` of the positions 0 to n - 1, first and last among them: int64, increasing."""
+    return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)) if n else np.zeros(0, np.int64)

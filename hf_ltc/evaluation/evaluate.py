@@ -1,0 +1,376 @@
+"""What coresets are worth: target models on the rows that methods choose, a cell each, and what they reach."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+
+from ..config import EVALUATION_MAY_ADD, EvaluateConfig, require_config
+from ..data.identity import WHERE
+from ..scores.protocol import require_recorded
+from ..training import models
+from ..training.batches import ImageBatches, image_batches
+from ..training.grey import find_grey_range, recorded_grey_range
+from ..training.image_files import GreyRange
+from ..training.loop import TrainingConfig, steps_per_epoch
+from ..training.workers import workers_watched
+from ..trajectories.value import Trajectories
+from ..utils import files
+from ..utils.environment import hardware, usual_torch, versions
+from ..utils.errors import InputError, one_line
+from ..utils.processes import apart, heard, rank, stoppable
+from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
+from .pictures import write_results
+from .results import Evaluation
+from .rows import EvaluatedDataset, evaluated_dataset, subset_size
+from .scores import Scores, methods_told, methods_told_before, score_all, source_model, source_of
+from .store import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
+from .target import train_on
+from .trials import done_cells, run_cells
+
+_CELLS = "cells"
+_NEEDED = (
+    *("model", "method", "source", "fraction", "seed", "rows"),
+    *("accuracy", "steps", "training", "device", "seconds"),
+)
+# Settings that only say which cells a call asks for, and where.
+_ASKED = ("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir")
+# Peak learning rate and weight decay.
+_RATES = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One model, trained on the rows that one method chose."""
+
+    model: str
+    method: str
+    seed: int
+    rows: int
+    fraction: float | None = None
+    source: str | None = None
+
+    @property
+    def name(self) -> str:
+        parts = [_file_name(self.model), self.method]
+        parts += [_file_name(self.source)] if self.source is not None else []
+        parts += [f"{self.fraction!r}"] if self.fraction is not None else []
+        return "+".join([*parts, f"seed{self.seed}"])
+
+
+@workers_watched()
+@usual_torch()
+def evaluate_coresets(
+    config: EvaluateConfig,
+    runs: Trajectories | Mapping[str, Trajectories],
+    train: Dataset,
+    test: Dataset,
+    validation: Dataset | None = None,
+    *,
+    accelerator: Accelerator | None = None,
+) -> Evaluation:
+    """Trains models on coresets, on random subsets as large and on all rows, and tests each after its last step.
+
+    Results are kept in `config.output_dir`, a cell (one model, method, budget and seed) at a time: the same call goes
+    on where it was stopped, and one with other models, methods, budgets, seeds or recordings trains what is new.
+    Several processes of a launcher, or several commands, share the cells. When all are done there are `results.json`,
+    `results.md` and `accuracy.png`, of all cells that the folder has.
+
+    Args:
+        config ([`EvaluateConfig`]): The settings; `output_dir` must be given.
+        runs ([`Trajectories`] or `Mapping[str, Trajectories]`):
+            The recording that rows are chosen by, or several of other source models, by name.
+        train (`datasets.Dataset`): The recorded dataset. Rows that were held out of it are never trained on.
+        test (`datasets.Dataset`): Rows that no recording has seen.
+        validation (`datasets.Dataset`, *optional*):
+            The validation samples, needed where they are no rows of `train`: test rows must not be among them.
+        accelerator (`accelerate.Accelerator`, *optional*):
+            Of this process alone; made from `config` for each cell if not given.
+
+    Returns:
+        [`Evaluation`]: of all cells in the folder; on every process, but `methods`, which takes time, on the first.
+
+    Raises:
+        InputError: for data, settings, methods or an output folder that the user can mend, before anything is trained.
+    """
+    require_config(config, EvaluateConfig)
+    if config.output_dir is None:
+        raise InputError("evaluate_coresets needs a folder for its results: give EvaluateConfig(output_dir=...)")
+    folder = Path(config.output_dir)
+    methods = _methods(config)
+    # Of the recordings as they are, before their rows are put into the order of the dataset.
+    recordings = named_recordings(folder, _named(runs))
+    data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
+    sizes = {fraction: subset_size(data, fraction) for fraction in config.fractions}
+    scored = score_all(methods, data.sources)
+    settings = _settings(config, data, {name: source_of(name, *each) for name, each in recordings.items()})
+    check_folder(folder, settings)
+    cells = {cell.name: cell for cell in _cells(config, methods, data, sizes)}
+    accelerators = partial(_accelerator, config, accelerator)
+    here = accelerators()
+    if here.num_processes > 1:
+        raise InputError(
+            f"the accelerator joins {here.num_processes} processes, but each trains models of its own: give "
+            "evaluate_coresets none, or call it before any other Accelerator is made"
+        )
+    process, processes = rank()
+    with heard(process), stoppable(folder, "models") as stop:
+        bench = _Bench(
+            config=config,
+            data=data,
+            scored=scored,
+            training=cache(partial(_training, config, data)),
+            images=cache(partial(_images, config, data, here.device)),
+            accelerators=accelerators,
+            stop=stop,
+        )
+        # Before anything is written, so that an unknown model or a bad image leaves no folder behind.
+        left = [cell for name, cell in cells.items() if not (folder / _CELLS / f"{name}.json").exists()]
+        for cell in left:
+            bench.training(cell.model)
+        if left:
+            bench.images()
+        claim(folder, settings, list(cells))
+        work = {name: partial(_train_cell, bench, cell) for name, cell in cells.items()}
+        run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
+        told = {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **{name: value for name, value in settings.items() if name not in ("format", "sources")},
+            "config": {name: value for name, value in config.to_dict().items() if name not in _ASKED},
+            "classes": len(data.names),
+            "test_rows": len(data.test),
+            "versions": versions(),
+            "hardware": {**hardware(here), "processes": processes},
+        }
+        # Of several commands the last one to write has seen what all others did.
+        with locked(folder) if process == 0 else nullcontext():
+            evaluation = _gathered(folder, told, data, scored, process == 0)
+            if process == 0:
+                write_results(evaluation, folder)
+    return evaluation
+
+
+def _gathered(
+    folder: Path, settings: dict[str, Any], data: EvaluatedDataset, scored: Scores, scores: bool
+) -> Evaluation:
+    """What the folder has, of whichever calls, in the order in which it was first asked for."""
+    stored, found = files.read_json(folder / SETTINGS), done_cells(folder / _CELLS, _NEEDED)
+    order = dict.fromkeys([*stored["cells"], *found])
+    cells = [found[name] for name in order if name in found and found[name]["source"] in (None, *stored["sources"])]
+    used = {*data.sources, *(cell["source"] for cell in cells)}
+    devices = list(dict.fromkeys(cell["device"] for cell in cells))
+    shared = {name: value for name, value in settings["hardware"].items() if name != "device"}
+    methods: list[dict[str, Any]] = []
+    if scores:
+        methods = [*methods_told(data, scored, cells), *methods_told_before(folder, used - data.sources.keys())]
+    return Evaluation(
+        settings={**settings, "hardware": {"devices": devices, **shared}},
+        sources={name: each for name, each in stored["sources"].items() if name in used},
+        methods=methods,
+        cells=cells,
+    )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every cell is trained with."""
+
+    config: EvaluateConfig
+    data: EvaluatedDataset
+    scored: Scores
+    training: Callable[[str], dict[str, Any]]
+    images: Callable[[], tuple[ImageBatches, ImageBatches]]
+    accelerators: Callable[[], Accelerator]
+    stop: Callable[[], None]
+
+
+def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Trajectories]:
+    if isinstance(runs, Trajectories):
+        return {source_model(runs) or "run": runs}
+    if not isinstance(runs, Mapping):
+        require_recorded(runs, "runs")
+    if not runs:
+        raise InputError("evaluate_coresets needs a recording to choose rows by: give one or more")
+    for run in runs.values():
+        require_recorded(run, "runs")
+    return dict(runs)
+
+
+def _methods(config: EvaluateConfig) -> list[str]:
+    for option, names, of_family in (("members", config.members, True), ("baselines", config.baselines, False)):
+        for name in names:
+            if bool(find_method(name).family) != of_family:
+                have = ", ".join(each for each, method in METHODS.items() if bool(method.family) == of_family)
+                raise InputError(f"`{option}` has {name!r}: there are {have}")
+    return [*config.members, *config.baselines]
+
+
+def _cells(
+    config: EvaluateConfig, methods: Sequence[str], data: EvaluatedDataset, sizes: Mapping[float, int]
+) -> list[_Cell]:
+    """In the order in which they are trained: every choice of rows and model once before any has its second seed."""
+    cells = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        for model in config.models:
+            if config.full:
+                cells.append(_Cell(model, FULL, seed, len(data.rows)))
+            for fraction, size in sizes.items():
+                for method in methods:
+                    sources = [None] if method == RANDOM else list(data.sources)
+                    cells += [_Cell(model, method, seed, size, fraction, source) for source in sources]
+    return cells
+
+
+def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str) -> dict[str, Any]:
+    """Makes a model, which is refused here if it is at all, and decides how models of its kind are trained."""
+    model = models.create_model(name, len(data.names), data.size, stem=config.stem, pretrained=config.pretrained)
+    normed = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    optimizer = ("sgd" if normed else "adamw") if config.optimizer == "auto" else config.optimizer
+    rate, decay = _RATES[optimizer]
+    return {
+        "optimizer": optimizer,
+        "learning_rate": rate if config.learning_rate is None else config.learning_rate,
+        "weight_decay": decay if config.weight_decay is None else config.weight_decay,
+    }
+
+
+def _accelerator(config: EvaluateConfig, given: Accelerator | None) -> Accelerator:
+    if given is not None:
+        return given
+    try:
+        # For each cell: a gradient scaler of one model is none of the next one's.
+        with apart():
+            return Accelerator(mixed_precision=config.mixed_precision)
+    except ValueError as error:
+        raise InputError(
+            f"accelerate refuses `mixed_precision` {config.mixed_precision}: {one_line(error)}"
+        ) from error
+
+
+def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device) -> tuple[ImageBatches, ImageBatches]:
+    total = len(data.rows) + len(data.test)
+    options: dict[str, Any] = {
+        "device": device,
+        "cache": config.cache_images,
+        "num_workers": config.num_workers,
+        "channels_last": config.channels_last,
+    }
+    options["grey_range"] = _grey_range(data)
+    budget = config.cache_budget * len(data.rows) / total
+    train = image_batches(
+        data.train, data.image_column, data.labels, data.size, numbers=data.rows, cache_budget=budget, **options
+    )
+    options |= {"statistics": (train.mean.tolist(), train.std.tolist()), "cache_budget": config.cache_budget - budget}
+    try:
+        return train, image_batches(data.test, data.test_image_column, data.test_labels, data.size, **options)
+    except InputError as error:
+        raise InputError(f"test rows: {error}") from error
+
+
+def _grey_range(data: EvaluatedDataset) -> GreyRange | None:
+    """The range of deep images that the rows were recorded with, or else that of the rows that can be chosen."""
+    recorded = recorded_grey_range(run.recipe for run in data.sources.values())
+    if recorded == {}:
+        return None
+    found = recorded["grey_range"] if recorded else find_grey_range([(data.train, data.image_column, data.rows)])
+    return found or find_grey_range([(data.test, data.test_image_column, None)])
+
+
+def _steps(config: EvaluateConfig, rows: int) -> int | None:
+    """Optimiser steps of every model, by the protocol of iterations."""
+    if config.protocol != "iterations" or config.iterations is not None:
+        return config.iterations
+    return config.epochs * steps_per_epoch(rows, TrainingConfig(config.epochs, config.batch_size), 1)
+
+
+def _settings(
+    config: EvaluateConfig, data: EvaluatedDataset, sources: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """All that a cell's result depends on beside what its name says."""
+
+    def mark(identity: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in identity.items() if name not in WHERE}
+
+    settings = {
+        "format": FORMAT,
+        "config": {name: value for name, value in config.to_dict().items() if name not in EVALUATION_MAY_ADD},
+        "iterations": _steps(config, len(data.rows)),
+        "epochs": config.epochs if config.protocol == "epochs" else None,
+        "image_size": data.size,
+        "image_column": data.image_column,
+        "pool": {"rows": len(data.rows), "digest": hashlib.sha256(data.rows.astype("<i8").tobytes()).hexdigest()},
+        "train": mark(data.train_identity),
+        "test": mark(data.test_identity),
+        "sources": sources,
+    }
+    return json.loads(json.dumps(files.finite(settings)))
+
+
+def _train_cell(bench: _Bench, cell: _Cell) -> dict[str, Any]:
+    config, data = bench.config, bench.data
+    (train, test), training = bench.images(), bench.training(cell.model)
+    started = time.perf_counter()
+    rows = _chosen(bench, cell)
+    chosen = time.perf_counter()
+    settings = TrainingConfig(
+        epochs=config.epochs,
+        iterations=_steps(config, len(data.rows)),
+        batch_size=config.batch_size,
+        schedule=config.schedule,
+        label_smoothing=config.label_smoothing,
+        augment=config.augment,
+        seed=cell.seed,
+        **training,
+    )
+    accelerator = bench.accelerators()
+    found = train_on(
+        cell.model,
+        train.take(rows),
+        test,
+        len(data.names),
+        settings,
+        accelerator,
+        stem=config.stem,
+        pretrained=config.pretrained,
+        each_step=bench.stop,
+    )
+    seconds = {"choosing": chosen - started, "training": time.perf_counter() - chosen}
+    return {
+        **dataclasses.asdict(cell),
+        "accuracy": found,
+        "steps": settings.iterations or config.epochs * steps_per_epoch(len(rows), settings, 1),
+        "training": training,
+        "device": hardware(accelerator)["device"],
+        # To the microsecond: of what took no time at all there would be no share.
+        "seconds": {phase: round(taken, 6) for phase, taken in seconds.items()},
+    }
+
+
+def _chosen(bench: _Bench, cell: _Cell) -> np.ndarray:
+    """The rows of a cell, as positions among those that can be chosen, increasing."""
+    sources, balance = bench.data.sources, bench.config.balance
+    if cell.method == FULL:
+        return np.arange(cell.rows)
+    if cell.source is None:
+        # Of the number of a row and the seed alone, and so the same by any recording of these rows.
+        return chosen_rows(cell.method, next(iter(sources.values())), cell.rows, seed=cell.seed, balance=balance)
+    scores, _ = bench.scored[cell.source, cell.method]
+    return chosen_rows(cell.method, sources[cell.source], cell.rows, seed=cell.seed, balance=balance, scores=scores)
+
+
+def _file_name(name: str) -> str:
+    """A name as part of a file's; one that cannot be it as it is gets a digest, so that no two share a file."""
+    plain = re.sub(r"[^\w.-]+", "-", name)[-40:]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

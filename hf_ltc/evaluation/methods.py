@@ -1,0 +1,143 @@
+"""Ways of choosing rows by name: members of the family, baselines, and chance, as rows of a recording."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetInfo, Features, Value
+
+from ..coresets.order import Balance, Keep
+from ..coresets.select import Coverage, select_coreset
+from ..scores.baselines import BASELINES
+from ..scores.ltc import DEFAULT_PRESET, FAMILY, PRESETS, ltc_scores
+from ..scores.scorers import baseline_scores
+from ..trajectories.tables import trajectory_column
+from ..trajectories.value import Trajectories
+from ..utils.errors import InputError
+
+FULL, RANDOM = "full", "random"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of choosing rows.
+
+    Args:
+        family (`dict[str, str]`):
+            `of`, `aggregate`, `scope` and `weighting` of a member of the family; empty for a baseline.
+        baseline (`str`): One of [`BASELINES`]; empty for a member of the family.
+        keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
+        coverage (`str`, *optional*): As for [`select_coreset`].
+    """
+
+    family: dict[str, str] = field(default_factory=dict)
+    baseline: str = ""
+    keep: Keep = "highest"
+    coverage: Coverage | None = None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether another seed chooses other rows."""
+        return self.coverage is not None or self.baseline == RANDOM
+
+
+def _member_name(member: dict[str, str]) -> str:
+    return "-".join(value for value in member.values() if value != "none")
+
+
+def _methods() -> dict[str, Method]:
+    made = {name: Method(family=member) for name, member in PRESETS.items()}
+    made |= {_member_name(member): Method(family=member) for member in FAMILY}
+    made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
+    # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
+    made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")
+    made["dual_beta"] = Method(baseline="dual", keep=BASELINES["dual"].keeps, coverage="beta")
+    return made
+
+
+DEFAULT_METHOD = DEFAULT_PRESET
+METHODS: dict[str, Method] = _methods()
+"""The presets, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, the baselines, `ccs`, `dual_beta`."""
+
+
+def find_method(name: str) -> Method:
+    """Looks a method up.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if name not in METHODS:
+        raise InputError(f"no method {name!r}: there are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def method_scores(name: str, run: Trajectories, seed: int = 0) -> np.ndarray:
+    """Scores of every recorded row.
+
+    Args:
+        name (`str`): One of [`METHODS`].
+        run ([`Trajectories`]): The recording; of several seeds the mean of their scores.
+        seed (`int`, *optional*, defaults to `0`): Of `"random"`.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`, NaN where a row has none.
+
+    Raises:
+        InputError: for an unknown name, or a signal that was not recorded.
+    """
+    method = find_method(name)
+    if method.baseline == RANDOM:
+        return baseline_scores(run, RANDOM, seed=seed)
+    return baseline_scores(run, method.baseline) if method.baseline else ltc_scores(run, **method.family)
+
+
+def chosen_rows(
+    name: str, run: Trajectories, size: int, *, seed: int = 0, balance: Balance = "class", scores: Any = None
+) -> np.ndarray:
+    """The rows that a method keeps.
+
+    Args:
+        name (`str`): One of [`METHODS`].
+        run ([`Trajectories`]): The recording.
+        size (`int`): Rows to keep.
+        seed (`int`, *optional*, defaults to `0`): Of the draws, where the method has any.
+        balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`], for every method, chance included.
+        scores (`np.ndarray`, *optional*): float32 `(N,)`, what [`method_scores`] gave, if it is at hand.
+
+    Returns:
+        `np.ndarray`: int64 `(size,)`, positions among the recorded rows, increasing.
+
+    Raises:
+        InputError: for an unknown name, a signal that was not recorded, or a size out of range.
+    """
+    method = find_method(name)
+    if scores is None:
+        scores = method_scores(name, run, seed)
+    everything = np.arange(len(run))
+    # Its trajectory beside it, so that a row whose trajectory is flat counts as one that could be chosen, which it is.
+    losses, kind = trajectory_column(run.losses, everything)
+    columns = {
+        "position": pa.array(everything),
+        "label": pa.array(run.labels),
+        "score": pa.array(scores, mask=np.isnan(scores)),
+        "loss_trajectory": losses,
+    }
+    features = {
+        "position": Value("int64"),
+        "label": Value("int64"),
+        "score": Value("float32"),
+        "loss_trajectory": kind,
+    }
+    table = Dataset(pa.table(columns), info=DatasetInfo(features=Features(features)))
+    kept = select_coreset(
+        table,
+        size=size,
+        score_column="score",
+        label_column="label",
+        balance=balance,
+        keep=method.keep,
+        coverage=method.coverage,
+        seed=seed,
+    )
+    return np.asarray(kept.with_format("numpy")["position"][:], dtype=np.int64)

@@ -1,0 +1,167 @@
+"""A dataset as it is evaluated: which rows can be chosen, which are tested on, and that these are apart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from ..config import EvaluateConfig
+from ..coresets.select import coreset_size
+from ..data.identity import dataset_identity
+from ..data.inputs import require_dataset
+from ..data.labels import class_names, find_image_column, find_label_column, read_labels
+from ..data.shared_rows import shared_rows
+from ..training.images import image_size
+from ..trajectories.value import Trajectories
+from ..utils.errors import InputError
+
+# Of some datasets a row or two is in both splits; of a wrong split it is many.
+_SHARED = 0.05
+
+
+@dataclass(frozen=True)
+class EvaluatedDataset:
+    """What all models of an evaluation share: rows that can be chosen, test rows, and the recordings."""
+
+    train: Dataset
+    test: Dataset
+    image_column: str
+    test_image_column: str
+    names: list[str]
+    rows: np.ndarray
+    labels: np.ndarray
+    test_labels: np.ndarray
+    size: int
+    train_identity: dict[str, Any]
+    test_identity: dict[str, Any]
+    sources: dict[str, Trajectories]
+
+
+def evaluated_dataset(
+    config: EvaluateConfig,
+    runs: dict[str, Trajectories],
+    train: Dataset,
+    test: Dataset,
+    validation: Dataset | None,
+) -> EvaluatedDataset:
+    """Finds the columns, reads the labels, and checks that rows are the recorded ones and test rows none of them.
+
+    Raises:
+        InputError: for a dataset that cannot be evaluated on, naming the column, row, class or split.
+    """
+    for name, dataset in (("train", train), ("test", test), ("validation", validation)):
+        if name != "validation" or dataset is not None:
+            require_dataset(dataset, name)
+    recorded = next(iter(runs.values())).recipe.get("dataset") or {}
+    image_column = find_image_column(train, config.image_column or recorded.get("image_column"))
+    label_column = find_label_column(train, config.label_column or recorded.get("label_column"))
+    names = list(recorded.get("names") or class_names(train, label_column))
+    labels = read_labels(train, label_column, names)
+    rows, sources = _pool(config, runs, train, labels)
+    try:
+        test_image = find_image_column(test, _if_there(test, image_column))
+        test_label = find_label_column(test, _if_there(test, label_column))
+        test_labels = read_labels(test, test_label, names)
+        test_identity = dataset_identity(test, test_label, test_image)
+    except InputError as error:
+        raise InputError(f"test rows: {error}") from error
+    for name, run in runs.items():
+        if _same_rows(run.recipe.get("validation") or {}, test_identity):
+            raise InputError(
+                f"the test rows are the validation samples of the recording {name!r}, which had a part in the scores: "
+                "give other `test` rows"
+            )
+        if not config.allow_shared_rows and (run.validation_rows < 0).any():
+            held, given = len(run.validation_labels), "none" if validation is None else f"{len(validation):,}"
+            if given != f"{held:,}":
+                raise InputError(
+                    f"the {held:,} validation samples of the recording {name!r} are no rows of the recorded dataset, "
+                    f"and test rows may be among them: give them too (`validation`; {given} were)"
+                    ", or `allow_shared_rows`"
+                )
+    for what, other in (("the recorded dataset", train), ("the validation samples", validation)):
+        if other is not None and not config.allow_shared_rows:
+            other_image = find_image_column(other, _if_there(other, image_column))
+            found, _, looked_for = shared_rows(test, other, [(test_image, other_image)])
+            share = len(found) / max(1, looked_for)
+            if share > _SHARED:
+                raise InputError(
+                    f"{share:.0%} of the test rows are in {what} too, so they would test what was learned by heart: "
+                    "give other `test` rows, or `allow_shared_rows` if these are images that many rows share"
+                )
+    return EvaluatedDataset(
+        train=train.with_format(None).select(rows),
+        test=test.with_format(None),
+        image_column=image_column,
+        test_image_column=test_image,
+        names=names,
+        rows=rows,
+        labels=labels[rows],
+        test_labels=test_labels,
+        size=image_size(train, image_column, config.image_size),
+        train_identity=dataset_identity(train, label_column, image_column),
+        test_identity=test_identity,
+        sources=sources,
+    )
+
+
+def _pool(
+    config: EvaluateConfig, runs: Mapping[str, Trajectories], train: Dataset, labels: np.ndarray
+) -> tuple[np.ndarray, dict[str, Trajectories]]:
+    """The rows of train that can be chosen, increasing, and the recordings with these as their rows."""
+    pool: np.ndarray | None = None
+    aligned = {}
+    first = next(iter(runs))
+    for name, run in runs.items():
+        where = run.positions(train, config.id_column if run.ids is not None else None)
+        rows = np.flatnonzero(where >= 0)
+        aligned[name] = _aligned(run, rows, where[rows])
+        if (labels[rows] != aligned[name].labels).any():
+            raise InputError(
+                f"the recording {name!r} has other labels than the dataset: give the dataset as it was recorded"
+            )
+        pool = rows if pool is None else pool
+        if not np.array_equal(rows, pool):
+            raise InputError(
+                f"the recordings {first!r} and {name!r} are of different rows ({len(pool)} and {len(rows)}): record "
+                "both with the same validation samples (`RecordConfig.validation_seed`, or the same validation split)"
+            )
+    assert pool is not None
+    return pool, aligned
+
+
+def _aligned(run: Trajectories, rows: np.ndarray, places: np.ndarray) -> Trajectories:
+    """A recording with its rows in another order, or some of them, under other numbers."""
+    if np.array_equal(run.rows, rows) and np.array_equal(places, np.arange(len(run))):
+        return run
+    return replace(
+        run,
+        losses=np.asarray(run.losses)[:, places],
+        labels=run.labels[places],
+        rows=rows,
+        signals={name: np.asarray(values)[:, places] for name, values in run.signals.items()},
+        ids=None if run.ids is None else run.ids.take(pa.array(places)),
+    )
+
+
+def _if_there(dataset: Dataset, column: str) -> str | None:
+    return column if column in dataset.column_names else None
+
+
+def _same_rows(recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    keys = ("rows", "labels", "content")
+    return "content" in recorded and all(recorded.get(key) == identity[key] for key in keys)
+
+
+def subset_size(data: EvaluatedDataset, fraction: float) -> int:
+    """The rows of a budget, of which every class can have one."""
+    size, classes = coreset_size(len(data.rows), fraction), len(np.unique(data.labels))
+    if size < classes:
+        raise InputError(
+            f"`fractions` {fraction:g} of the {len(data.rows)} rows that could be chosen is {size} rows, fewer than "
+            f"the {classes} classes: raise it"
+        )
+    return size

@@ -1,0 +1,97 @@
+"""Target models: trained from scratch on some rows, tested on others after the last step."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from ..training import models
+from ..training.batches import ImageBatches
+from ..training.forward import evaluate
+from ..training.loop import TrainingConfig, plain_model, prepare_training, release, train_epoch, training_epochs
+from ..training.metrics import LossBuffer, per_sample_metrics
+from ..utils.errors import InputError
+
+_EVAL_BATCH = 512
+
+
+def train_on(
+    model: str,
+    train: ImageBatches,
+    test: ImageBatches,
+    classes: int,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    *,
+    stem: str = "auto",
+    pretrained: bool = False,
+    each_step: Callable[[], Any] | None = None,
+) -> float:
+    """Trains a model from scratch and tests it after the last step.
+
+    Args:
+        model (`str`): As for [`create_model`].
+        train ([`ImageBatches`]): Rows to train on.
+        test ([`ImageBatches`]): Rows to test on.
+        classes (`int`): Number of classes.
+        config ([`TrainingConfig`]): How it is trained.
+        accelerator (`accelerate.Accelerator`): The processes.
+        stem (`str`, *optional*, defaults to `"auto"`): As for [`create_model`].
+        pretrained (`bool`, *optional*, defaults to `False`): As for [`create_model`].
+        each_step (`Callable[[], Any]`, *optional*): As for [`train_epoch`].
+
+    Returns:
+        `float`: the share of test rows whose class is predicted after the last step, in [0, 1].
+
+    Raises:
+        InputError: if the model diverged.
+    """
+    set_seed(config.seed)
+    network = models.create_model(model, classes, train.size, stem=stem, pretrained=pretrained)
+    channels_last = train.channels_last
+    state = prepare_training(network, len(train), config, accelerator, channels_last=channels_last)
+    for _ in range(training_epochs(len(train), config, accelerator.num_processes)):
+        train_epoch(state, train, config, accelerator, each_step=each_step)
+    found = accuracy(plain_model(state, accelerator), test, accelerator, each_step)
+    if math.isnan(found):
+        raise InputError(
+            f"{model} with seed {config.seed} diverged, its losses on test rows are not numbers: lower "
+            f"`learning_rate`, which was {config.learning_rate:g}, or leave the model out; what is finished is kept"
+        )
+    release(state, accelerator)
+    return found
+
+
+def accuracy(
+    model: torch.nn.Module,
+    batches: ImageBatches,
+    accelerator: Accelerator,
+    each_step: Callable[[], Any] | None = None,
+) -> float:
+    """Share of rows whose class has the highest logit.
+
+    Args:
+        model (`torch.nn.Module`): A classifier.
+        batches ([`ImageBatches`]): The rows.
+        accelerator (`accelerate.Accelerator`): The processes.
+        each_step (`Callable[[], Any]`, *optional*): Called after every forward pass; it may raise to stop.
+
+    Returns:
+        `float`: in [0, 1]; NaN if the loss of any row is.
+    """
+    buffer = LossBuffer(["correct"], len(batches), accelerator.device)
+    diverged = torch.zeros(1, dtype=torch.bool, device=accelerator.device)
+
+    def observe(positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        buffer.add(positions, *per_sample_metrics(["correct"], logits, labels))
+        diverged.logical_or_(losses.isnan().any())
+        if each_step is not None:
+            each_step()
+
+    evaluate(model, batches, accelerator, observe, _EVAL_BATCH)
+    found = buffer.collect(accelerator, 0, np.arange(len(batches)))["correct"]
+    return math.nan if accelerator.gather(diverged).any() else float(found.mean())

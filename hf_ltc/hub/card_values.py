@@ -1,0 +1,309 @@
+"""What cards say, as the values of their templates."""
+
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from ..scores.ltc import PRESETS
+from ..scores.reliability import LOW
+
+MUSES = """@article{nagaraj2025muses,
+  title   = {Finding the Muses: Identifying Coresets through Loss Trajectories},
+  author  = {Nagaraj, Manish and Ravikumar, Deepak and Soufleri, Efstathia and Roy, Kaushik},
+  journal = {arXiv preprint arXiv:2503.09721},
+  year    = {2025}
+}"""
+_CLD = """@article{nagaraj2025coresets,
+  title   = {Coresets from Trajectories: Selecting Data via Correlation of Loss Differences},
+  author  = {Nagaraj, Manish and Ravikumar, Deepak and Roy, Kaushik},
+  journal = {arXiv preprint arXiv:2508.20230},
+  year    = {2025}
+}"""
+_LOSSES = {
+    "training": "as the optimiser saw them",
+    "evaluation": "of an evaluation pass after each epoch",
+    "both": "as the optimiser saw them, and of an evaluation pass after each epoch",
+}
+_AS_CODE = "source model"
+# Of more classes no one reads a table.
+_MOST_CLASSES = 1000
+_WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "as they were after the epoch"}
+
+
+def dataset_values(repo_id: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    coresets = recipe.get("coresets") or {}
+    trajectories = recipe.get("trajectories")
+    first = next(iter(coresets.values()), None) or trajectories or {}
+    source = first.get("dataset") or {}
+    what = "Coresets" if coresets else "Loss trajectories"
+    return {
+        "title": f"{what} of {source_text(source, link=False)}",
+        "repo_id": repo_id,
+        "coresets": [_coreset_values(name, entry) for name, entry in coresets.items()],
+        "trajectories": _trajectory_values(trajectories, bool(coresets)) if trajectories else None,
+        "limits": _limits(coresets.values()),
+        "citation": "\n\n".join([MUSES, _CLD] if _uses_cld(coresets.values()) else [MUSES]),
+    }
+
+
+def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    configs = entry["configs"]
+    summaries = {config: made["summary"] for config, made in configs.items()}
+    pool = entry["pool"]
+    pool_classes = next((s["pool_classes"] for s in summaries.values()), entry.get("pool_classes") or {})
+    selection = entry["selection"]
+    recording = recording_rows(entry["run"]) if entry.get("run") else []
+    first = next(iter(configs.values()), {"fraction": 0.1, "size": max(1, round(0.1 * entry["pool"]))})
+    return {
+        "heading": f"Chosen by {_score_title(name)}",
+        "what": _what(name, entry),
+        "configs": [_config_values(config, made, pool) for config, made in configs.items()],
+        "pool": _pool_text(entry),
+        "how": _how(selection),
+        "recording": recording,
+        "warning": _warning(name, entry.get("run") or {}),
+        "evaluation": [_evaluation_row(row) for row in entry.get("evaluation") or []],
+        "stored": next((string(config) for config, made in configs.items() if made["stored"]), None),
+        "full": code(entry["full"]) if entry.get("full") else None,
+        "full_string": string(entry.get("full")),
+        "rank_string": string(entry["rank_column"]),
+        "scorer_string": None if name == "ltc" else string(name),
+        "rebuilt": bool((entry["dataset"] or {}).get("repo_id")),
+        "scores": code(entry["scores"]),
+        "score_column": code(entry["score_column"]),
+        "chosen": code(f"{entry['rank_column']} < n"),
+        "rank_column": code(entry["rank_column"]),
+        "ids": bool(entry.get("id_column")),
+        "trajectories": bool(entry.get("trajectories")),
+        "prefix": selection.get("coverage") is None and not selection.get("min_per_class"),
+        "example_size": first["size"],
+        "example_fraction": first["fraction"] or round(first["size"] / pool, 3),
+        "classes": [
+            {
+                "name": plain(label),
+                "pool": count,
+                "counts": [summary["classes"].get(label, 0) for summary in summaries.values()],
+            }
+            for label, count in list(pool_classes.items())[:_MOST_CLASSES]
+        ],
+        "more_classes": f"{len(pool_classes) - _MOST_CLASSES:,}" if len(pool_classes) > _MOST_CLASSES else None,
+    }
+
+
+def _config_values(config: str, made: Mapping[str, Any], pool: int) -> dict[str, str]:
+    summary = made["summary"]
+    counts = list(summary["classes"].values())
+    each = (
+        ""
+        if not counts
+        else f"{min(counts):,}"
+        if min(counts) == max(counts)
+        else f"{min(counts):,} to {max(counts):,}"
+    )
+    scores = summary["score_range"]
+    return {
+        "name": code(config, cell=True),
+        "rows": f"{made['size']:,}",
+        "share": f"{100 * made['size'] / pool:.3g}%",
+        "per_class": each,
+        "scores": "{:.3g} to {:.3g}".format(*scores) if scores else "",
+    }
+
+
+_PRESETS = {
+    "ltc": "LTC",
+    "cld": "CLD",
+    "das": "DAS, AlignPrune, arXiv 2604.07306",
+    "weighted-das": "`weighted-das`: DAS, AlignPrune, arXiv 2604.07306, weighted by uncertainty",
+}
+
+
+def _what(name: str, entry: Mapping[str, Any]) -> str:
+    source = source_text(entry["dataset"] or {}, link=True)
+    family = entry.get("family")
+    if name == "ltc":
+        text = f"Rows of {source} whose loss over training moves with that of validation samples. "
+        if family is None:
+            return text + "Each row has a score from -1 to 1, the correlation of the two."
+        # Without a weighting it was made before there was one.
+        family = {"weighting": "none", **family}
+        preset = next((_PRESETS[preset] for preset, variant in PRESETS.items() if variant == family), None)
+        with_whom = "validation samples of its class" if family["scope"] == "class" else "validation samples"
+        moves = "changes of a row's loss from epoch to epoch" if family["of"] == "differences" else "a row's losses"
+        how = (
+            f"mean Pearson correlation of the {moves} with those of all {with_whom}"
+            if family["aggregate"] == "correlations"
+            else f"Pearson correlation of the {moves} with the mean of those of the {with_whom}"
+        )
+        how = how.replace("the a row's", "a row's")
+        named = f" ({preset})" if preset else ""
+        if family["weighting"] == "uncertainty":
+            how += ", times the square root of how much the probability of the row's label varied"
+            how += " (Dyn-Unc, arXiv 2306.05175)"
+        member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
+        return f"{text}The score{named} is the {how}: `{member}`."
+    keeps = "lowest" if entry["selection"]["keep"] == "lowest" else "highest"
+    return f"Rows of {source} with the {keeps} {code(entry['score_column'])}."
+
+
+def _score_title(name: str) -> str:
+    known = {"ltc": "LTC", "el2n": "EL2N", "aum": "AUM", "tdds": "TDDS", "dual": "DUAL", "dyn_unc": "Dyn-Unc"}
+    return known.get(name, plain(name.replace("_", " ")))
+
+
+def _how(selection: Mapping[str, Any]) -> str:
+    balance = {
+        "class": "Classes take turns, each giving its best row, so that they have equally many rows to within one.",
+        "proportional": "Every class keeps its share of the rows.",
+        "none": "Rows are taken by score alone, whatever their class.",
+    }[selection["balance"]]
+    said = [balance]
+    if selection["keep"] == "lowest":
+        said.append("The lowest scores are kept.")
+    if selection.get("exclude_negative"):
+        said.append("Rows with a negative score are never chosen.")
+    if selection.get("min_per_class"):
+        said.append(f"Each class keeps {selection['min_per_class']} rows at least.")
+    if selection.get("coverage") == "stratified":
+        said.append(f"Rows are drawn from strata of equal score width, the last {selection['cut']:.0%} left out.")
+    elif selection.get("coverage") == "beta":
+        said.append(f"Rows are drawn by score and a Beta density (exponent {selection['beta_exponent']:g}).")
+    else:
+        said.append("Coresets of different sizes are nested.")
+    return " ".join(said)
+
+
+def _pool_text(entry: Mapping[str, Any]) -> str:
+    rows, pool, held_out, flat = entry["dataset"]["rows"], entry["pool"], entry["held_out"], entry["flat"]
+    said = f"Of {rows:,} rows {pool:,} could be chosen"
+    said += f"; {held_out:,} were held out as validation samples or have no score" if held_out else ""
+    said += f"; {flat:,} have a flat trajectory, no score, and come last" if flat else ""
+    return said + "."
+
+
+def recording_rows(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    config, training = recipe.get("config") or {}, recipe.get("training") or {}
+    versions, hardware = recipe.get("versions") or {}, recipe.get("hardware") or {}
+    seeds = recipe.get("seeds") or ([config["seed"]] if "seed" in config else [])
+    seconds = recipe.get("seconds") or {}
+    reliability = recipe.get("reliability")
+    said: dict[str, Any] = {
+        _AS_CODE: code(config["model"], cell=True) if config.get("model") else None,
+        "parameters": f"{recipe['parameters']:,}" if recipe.get("parameters") else None,
+        "epochs": config.get("epochs"),
+        "image side": f"{training['image_size']} pixels" if training.get("image_size") else None,
+        "losses of rows": _LOSSES.get(config.get("losses", "")),
+        "weights for validation losses": _WEIGHTS.get(config.get("weights", "")),
+        "validation samples": f"{training['validation_rows']:,}" if training.get("validation_rows") else None,
+        "optimiser": f"{config['optimizer']}, peak learning rate {config['learning_rate']:g}, {config['schedule']}, "
+        f"batch size {config['batch_size']}"
+        if "optimizer" in config
+        else None,
+        "runs (seeds)": f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else None,
+        "reliability": _reliability(reliability) if reliability else None,
+        "seconds": f"{sum(seconds.values()):,.0f} on {hardware.get('device', 'unknown')}" if seconds else None,
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or None,
+    }
+    return [(name, str(value) if name == _AS_CODE else plain(value)) for name, value in said.items() if value]
+
+
+def _reliability(found: Mapping[str, Any]) -> str:
+    if found["one"] is None or found["mean"] is None:
+        return "undefined: no class has two rows with different scores"
+    said = f"{found['one']:.2f} for one run"
+    said += f", {found['mean']:.2f} for the mean of {found['runs']}" if found["runs"] > 1 else ""
+    return said + " (Spearman correlation, within classes, with the scores of other seeds)"
+
+
+def _warning(scorer: str, recipe: Mapping[str, Any]) -> str | None:
+    if not recipe:
+        return "It is not known how the scores were made: no recording was given."
+    found = recipe.get("reliability")
+    if found is None and scorer != "ltc":
+        return None
+    if found is None:
+        return "One run was recorded, so it is not known how far another seed would choose other rows."
+    if found["mean"] is None or found["mean"] < LOW:
+        return f"The reliability is below {LOW}: another seed would choose quite other rows."
+    return None
+
+
+def _evaluation_row(row: Mapping[str, Any]) -> dict[str, str]:
+    values = [100 * float(value) for value in row["accuracy"]]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    number = row.get("number")
+    return {
+        "rows": plain(row["rows"]),
+        "number": f"{number:,}" if number is not None else "",
+        "model": code(row["model"], cell=True),
+        "accuracy": f"{statistics.mean(values):.1f}%{spread}",
+        "seeds": str(len(values)),
+        "protocol": plain(row.get("protocol", "")),
+    }
+
+
+def _trajectory_values(entry: Mapping[str, Any], told: bool) -> dict[str, Any]:
+    lengths = entry["layout"]["lengths"]
+    return {
+        "rows": f"{entry['rows']:,}",
+        "validation_rows": f"{entry['validation_rows']:,}",
+        "checkpoints": " + ".join(map(str, lengths)),
+        "recording": [] if told else recording_rows(entry.get("run") or {}),
+    }
+
+
+def _limits(entries: Any) -> list[str]:
+    said = [
+        "A coreset carries the biases of its source dataset, and may add to them: rows that are rare, hard or wrongly "
+        "labelled are the ones most likely left out.",
+        "Rows were chosen for one task, by the labels of the column that was scored, with one source model.",
+    ]
+    if any(entry["held_out"] for entry in entries):
+        said.append("Rows that were held out as validation samples are in no coreset.")
+    return said
+
+
+def _uses_cld(entries: Any) -> bool:
+    return any((entry.get("family") or {}).get("aggregate") == "losses" for entry in entries)
+
+
+def source_text(dataset: Mapping[str, Any], *, link: bool) -> str:
+    repo_id = dataset.get("repo_id")
+    if not repo_id:
+        return plain(dataset.get("name") or "a dataset")
+    if not link:
+        return plain(repo_id)
+    revision = dataset.get("revision")
+    where = ", ".join(f"{name} {code(dataset[name])}" for name in ("config", "split", "revision") if dataset.get(name))
+    url = f"https://huggingface.co/datasets/{repo_id}" + (f"/tree/{revision}" if revision else "")
+    return f"[{plain(repo_id)}]({url})" + (f" ({where})" if where else "")
+
+
+def plain(value: Any) -> str:
+    """A text that Markdown, in a table too, takes for nothing but text."""
+    text = re.sub(r"\s+", " ", _written(value)).strip()
+    return re.sub(r"([\\`*_\[\]|<>~$&#])", r"\\\1", text)
+
+
+def code(value: Any, *, cell: bool = False) -> str:
+    """A text as code in Markdown, or in a `cell` of a table; of line breaks and tabs spaces are left."""
+    text = re.sub(r"\s", " ", _written(value))
+    if not text.strip():
+        return plain(repr(value))
+    # A mark longer than any inside it, and spaces which Markdown takes away again.
+    mark = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text[0] in "` " or text[-1] in "` " else ""
+    written = f"{mark}{space}{text}{space}{mark}"
+    return written.replace("|", "\\|") if cell else written
+
+
+def string(value: Any) -> str:
+    """A text as a string of Python and JSON."""
+    return json.dumps(_written(value), ensure_ascii=False)
+
+
+def _written(value: Any) -> str:
+    """Without characters that are no text: of a class whose name is that of a folder in another encoding."""
+    return str(value).encode(errors="replace").decode()

@@ -1,0 +1,221 @@
+"""Cards: what a person reads about a coreset or a source model, made from its recipe."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from huggingface_hub import CardData
+from huggingface_hub.repocard import RepoCard
+
+from .. import __version__
+from ..utils.errors import InputError, one_line
+from .card_values import MUSES, dataset_values, plain, recording_rows, source_text, string
+
+BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
+END = "<!-- hf_ltc: end -->"
+TAGS = ("coreset", "ltc")
+_TEMPLATES = Path(__file__).parent / "templates"
+_SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+# Keys of the metadata that a card has once for each configuration.
+_BY_CONFIG = ("configs", "dataset_info")
+# What YAML 1.2, which the Hub reads, takes for a number and PyYAML does not (1e3, 0o7); and line breaks of Unicode, of
+# which PyYAML writes some as they are and does not read them so.
+_QUOTED = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|0o[0-7]+|.*[\x85\u2028\u2029\ufeff].*", re.DOTALL)
+
+
+def dataset_card(
+    repo_id: str,
+    recipe: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    *,
+    existing: str | None = None,
+    previous: Mapping[str, Any] | None = None,
+    removed: Sequence[str] = (),
+    pictures: Sequence[str] = (),
+) -> str:
+    """The card of a repository with coresets or trajectories.
+
+    Args:
+        repo_id (`str`): The repository.
+        recipe (`Mapping`): Its recipe, which has all that the card says.
+        metadata (`Mapping`): Metadata for its head; `configs` and `dataset_info` as lists with one entry each.
+        existing (`str`, *optional*):
+            The card that is there. Of its text only the generated block is replaced; of its metadata, entries of our
+            configurations, and values that nobody has changed since they were generated.
+        previous (`Mapping`, *optional*): The metadata that were generated last time.
+        removed (`Sequence[str]`, *optional*): Configurations of ours that are there no more.
+        pictures (`Sequence[str]`, *optional*): Paths of pictures in the repository.
+
+    Returns:
+        `str`: Markdown with its YAML head.
+
+    Raises:
+        InputError: if the head of the existing card is no valid YAML.
+    """
+    values = dataset_values(repo_id, recipe)
+    values["pictures"] = [{"path": quote(path), "text": plain(Path(path).stem.replace("_", " "))} for path in pictures]
+    return _written("coreset_card.md", values, metadata, repo_id, existing, previous, removed)
+
+
+def source_model_card(
+    place: str,
+    recipe: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    averaged: bool,
+    local: bool = False,
+    existing: str | None = None,
+    previous: Mapping[str, Any] | None = None,
+) -> str:
+    """The card of a source model.
+
+    Args:
+        place (`str`): The repository, or the folder that the model is in.
+        recipe (`Mapping`): The recipe of the run, with the mean `validation_loss` after its last epoch.
+        settings (`Mapping`): The `config.json` of the model.
+        averaged (`bool`): Whether averaged weights are there.
+        local (`bool`, *optional*, defaults to `False`): Whether `place` is a folder.
+        existing (`str`, *optional*): As for [`dataset_card`].
+        previous (`Mapping`, *optional*): Likewise.
+
+    Returns:
+        `str`: Markdown with its YAML head.
+    """
+    loss = recipe.get("validation_loss")
+    values = {
+        "title": f"Source model of {source_text(recipe.get('dataset') or {}, link=False)}",
+        "place": string(place),
+        "local": local,
+        "recording": recording_rows(recipe),
+        "validation_loss": f"{loss:.3f}" if isinstance(loss, float) else None,
+        "averaged": averaged,
+        "side": settings.get("image_size"),
+        "classes": settings.get("num_classes"),
+        "limits": [
+            "It was trained for its losses, on the rows that could be chosen: validation samples were held out.",
+            "Losses depend on the seed: scores are best taken from several such models.",
+        ],
+        "citation": MUSES,
+    }
+    metadata = model_metadata(recipe)
+    return _written("source_model_card.md", values, metadata, place, existing, previous, ())
+
+
+def model_metadata(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a source model's card."""
+    repo_id = (recipe.get("dataset") or {}).get("repo_id")
+    known = {"datasets": [repo_id]} if repo_id else {}
+    return {"pipeline_tag": "image-classification", "library_name": "hf_ltc", "tags": list(TAGS), **known}
+
+
+def config_names(card: str, repo_id: str) -> set[str]:
+    """The configurations that a card has in its head.
+
+    Raises:
+        InputError: if that is no valid YAML.
+    """
+    data = head(card, repo_id)
+    entries = [entry for key in _BY_CONFIG for entry in _entries(data.get(key))]
+    return {entry.get("config_name", "default") for entry in entries}
+
+
+def head(card: str, repo_id: str) -> dict[str, Any]:
+    """The metadata in the head of a card.
+
+    Raises:
+        InputError: if that is no valid YAML.
+    """
+    return dict(_parsed(card, repo_id).data.to_dict())
+
+
+def size_category(rows: int) -> str:
+    """The Hub's category of a number of rows."""
+    return next((name for most, name in _SIZES if rows < most), "10M<n<100M")
+
+
+def splice(existing: str, block: str) -> str:
+    """Puts a generated block in the place of the one that a text has, or after the text if it has none.
+
+    Args:
+        existing (`str`): The text of a card.
+        block (`str`): From [`BEGIN`] to [`END`].
+
+    Returns:
+        `str`
+    """
+    start, end = existing.find(BEGIN), existing.find(END)
+    if start < 0 or end < start:
+        # A person may have taken the marks away: what is theirs is not touched.
+        return f"{existing.rstrip()}\n\n{block}\n"
+    return existing[:start] + block + existing[end + len(END) :]
+
+
+def _written(
+    template: str,
+    values: dict[str, Any],
+    metadata: Mapping[str, Any],
+    repo_id: str,
+    existing: str | None,
+    previous: Mapping[str, Any] | None,
+    removed: Sequence[str],
+) -> str:
+    there = None if existing is None else _parsed(existing, repo_id)
+    data = _merged({} if there is None else there.data.to_dict(), metadata, previous or {}, removed)
+    fixed = {"begin": BEGIN, "end": END, "version": __version__}
+    template_text = (_TEMPLATES / template).read_text(encoding="utf-8")
+    made = RepoCard.from_template(CardData(), template_str=template_text, **values, **fixed)
+    text = "\n" + re.sub(r"\n{3,}", "\n\n", made.text).strip() + "\n"
+    if there is not None:
+        text = splice(there.text, text[text.index(BEGIN) : text.index(END) + len(END)])
+    # Not by the card itself, whose YAML does not keep every text.
+    written = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return f"---\n{written}---\n{text}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts so that every reader of YAML takes them for the same texts."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _QUOTED.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+# Anchors and aliases, which PyYAML writes where the same object is there twice, are of no use to a person.
+_Dumper.ignore_aliases = lambda *_: True
+
+
+def _parsed(card: str, repo_id: str) -> RepoCard:
+    try:
+        return RepoCard(card)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = one_line(error)
+        raise InputError(
+            f"the head of README.md of {repo_id!r} is not valid YAML ({reason}): mend it first"
+        ) from error
+
+
+def _merged(
+    old: Mapping[str, Any], new: Mapping[str, Any], previous: Mapping[str, Any], removed: Sequence[str]
+) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        if key in _BY_CONFIG:
+            ours = {entry["config_name"] for entry in value} | set(removed)
+            stays = [entry for entry in _entries(old.get(key)) if entry.get("config_name", "default") not in ours]
+            merged[key] = [*stays, *value]
+        elif key == "tags":
+            kept = old.get(key) or []
+            merged[key] = [*kept, *(tag for tag in value if tag not in kept and tag not in previous.get(key, []))]
+        elif old.get(key) is None or old[key] == previous.get(key):
+            merged[key] = value
+    return {key: value for key, value in merged.items() if value not in (None, [])}
+
+
+def _entries(value: Any) -> list[dict[str, Any]]:
+    """A repository with one configuration may have its entry without a list around it."""
+    return [dict(value)] if isinstance(value, Mapping) else list(value or [])

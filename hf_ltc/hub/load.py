@@ -1,0 +1,247 @@
+"""Coresets and trajectories from the Hub, compared with what their recipe says of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from ..coresets.select import coreset_size, rank_coreset, select_coreset
+from ..data.columns import read_column, with_columns
+from ..data.identity import check_identity
+from ..data.inputs import require_dataset
+from ..data.load import load_split
+from ..utils.errors import InputError, one_line
+from . import parquet
+from .parquet import RECIPE, SELECTION
+from .repository import Repository, damaged, explained, hub_api, read_repository
+
+
+def load_coreset(
+    repo_id: str,
+    fraction: float | None = None,
+    size: int | None = None,
+    *,
+    scorer: str = "ltc",
+    revision: str | None = None,
+    dataset: Dataset | None = None,
+    token: str | None = None,
+) -> Dataset:
+    """Loads the coreset of any budget from a repository that [`push_coreset`] wrote.
+
+    The rows come from the repository if it has them, else from the source dataset at the revision that was scored.
+    Either way they are compared with what the recipe says of them.
+
+    Args:
+        repo_id (`str`): The repository.
+        fraction (`float`, *optional*): Share in (0, 1] of the rows that could be chosen.
+        size (`int`, *optional*): Rows to keep, instead of a fraction.
+        scorer (`str`, *optional*, defaults to `"ltc"`): Whose coreset, where there are several: `el2n`, `aum`, ...
+        revision (`str`, *optional*): A branch or commit; the newest if not given.
+        dataset (`datasets.Dataset`, *optional*): The source dataset, where it is at hand, to take the rows from.
+        token (`str`, *optional*): Access token; the one that is logged in if not given. For a private or gated source
+            dataset one has to be logged in.
+
+    Returns:
+        `datasets.Dataset`: the rows that [`select_coreset`] chose, in the same order, with score and rank.
+
+    Raises:
+        InputError: if there is no such repository or scorer, if its files and its recipe disagree, or if the source
+            dataset is not the one that was scored.
+    """
+    if dataset is not None:
+        require_dataset(dataset, "dataset")
+    api = hub_api(token)
+    with explained(repo_id, "load from"):
+        there = read_repository(api, repo_id, revision)
+    entry = _entry(there, scorer)
+    rows = coreset_size(entry["pool"], fraction, size)
+    if dataset is None:
+        for name, made in entry["configs"].items():
+            if made["size"] == rows and made["stored"]:
+                return _load_stored(there, entry, name, made, token)
+        if entry["full"] and parquet.is_prefix(entry["selection"]):
+            return _load_beginning(there, entry, rows, token)
+    return _rebuild(there, entry, rows, dataset, token)
+
+
+def _entry(there: Repository, scorer: str) -> dict[str, Any]:
+    coresets = (there.recipe or {}).get("coresets") or {}
+    if scorer not in coresets:
+        raise InputError(
+            f"{there.repo_id!r} has no coreset by {scorer!r}, it has {', '.join(coresets) or 'none'}: name another"
+        )
+    entry = coresets[scorer]
+    needed = ("score_column", "rank_column", "label_column", "selection", "dataset", "pool", "digest", "scores")
+    if missing := [name for name in (*needed, "configs", "full", "id_column") if name not in entry]:
+        raise damaged(there.repo_id, f"of the coreset by {scorer!r} it lacks {missing[0]!r}")
+    return entry
+
+
+def _load_stored(
+    there: Repository, entry: Mapping[str, Any], name: str, made: Mapping[str, Any], token: str | None
+) -> Dataset:
+    rows = _load(there, name, token)
+    if len(rows) != made["size"] or _digest(rows, entry, there, entry["label_column"]) != made["digest"]:
+        raise disagrees(there.repo_id, f"the labels, scores or ranks of {name!r} are not those of its recipe")
+    found = parquet.features_digest(rows.features)
+    # Older versions did not say it.
+    if made.get("features", found) != found:
+        raise disagrees(there.repo_id, f"the columns of {name!r}, their types or classes are not those of its recipe")
+    _check(rows, made["identity"], there, f"the rows of {name!r}")
+    check_files(there, name, token)
+    return rows
+
+
+def _load_beginning(there: Repository, entry: Mapping[str, Any], rows: int, token: str | None) -> Dataset:
+    rank = entry["rank_column"]
+    scores = _load_scores(there, entry, token)
+    chosen = _load(there, entry["full"], token, filters=[(rank, "<", rows)])
+    # From coreset order into the order of the source dataset.
+    ranks = read_column(scores, rank).fill_null(-1).to_numpy()
+    wanted = scores.select(np.flatnonzero((ranks >= 0) & (ranks < rows)))
+    position = np.empty(rows, dtype=np.int64)
+    there_are = read_column(chosen, rank).to_numpy()
+    if len(chosen) != rows or not np.array_equal(np.sort(there_are), np.arange(rows)):
+        raise disagrees(there.repo_id, f"{entry['full']!r} does not have the ranks 0 to {rows - 1} once each")
+    position[there_are] = np.arange(rows)
+    chosen = chosen.select(position[read_column(wanted, rank).to_numpy()])
+    if _digest(chosen, entry, there, entry["label_column"]) != _digest(wanted, entry, there, "label"):
+        raise disagrees(there.repo_id, f"the labels or scores of {entry['full']!r} and {entry['scores']!r} differ")
+    found = parquet.features_digest(chosen.features)
+    if (entry.get("full_features") or found) != found:
+        raise disagrees(there.repo_id, f"the columns of {entry['full']!r}, their types or classes are others")
+    check_files(there, entry["full"], token)
+    return chosen
+
+
+def _rebuild(
+    there: Repository, entry: Mapping[str, Any], rows: int, dataset: Dataset | None, token: str | None
+) -> Dataset:
+    """Takes the rows from the source dataset, and chooses as was chosen when the coreset was pushed."""
+    recorded = entry["dataset"]
+    scores = _load_scores(there, entry, token)
+    if dataset is None:
+        if not recorded.get("repo_id") or not recorded.get("revision"):
+            budgets = ", ".join(name for name, made in entry["configs"].items() if made["stored"])
+            raise InputError(
+                f"{there.repo_id!r} has no coreset of {rows} rows (it has {budgets or 'none'}) and does not say where "
+                "its source dataset is: give that as `dataset`"
+            )
+        dataset = _load_source(recorded, there)
+    if entry["id_column"]:
+        dataset = _by_id(dataset, entry["id_column"], scores)
+    _check(dataset, recorded, there, "the source dataset")
+    score, rank, label = entry["score_column"], entry["rank_column"], entry["label_column"]
+    columns = {name: (read_column(scores, name), scores.features[name]) for name in (score, rank)}
+    known = pc.or_(pc.is_valid(columns[score][0]), pc.is_valid(columns[rank][0]))
+    mark = "loss_trajectory"
+    if mark in scores.column_names:
+        columns[mark] = (read_column(scores, mark), scores.features[mark])
+    else:
+        # Rows that are flat, which can be chosen, and rows held out have no score both: this tells them apart.
+        columns[mark] = (pa.array(np.ones(len(scores), dtype=bool), mask=~known.to_numpy()), Value("bool"))
+    options = {name: entry["selection"][name] for name in SELECTION}
+    scored = with_columns(
+        dataset.remove_columns([c for c in (score, rank, mark) if c in dataset.column_names]), columns
+    )
+    ranking = {name: options[name] for name in ("balance", "keep", "exclude_negative")}
+    ranked = rank_coreset(scored, score_column=score, label_column=label, **ranking)
+    if not read_column(ranked, rank).equals(read_column(scored, rank)):
+        raise disagrees(there.repo_id, f"{rank!r} of {entry['scores']!r} is not the order of its scores")
+    coreset = select_coreset(scored, size=rows, score_column=score, label_column=label, **options)
+    return coreset.remove_columns(mark)
+
+
+def _load(there: Repository, config: str, token: str | None, **options: Any) -> Dataset:
+    with explained(there.repo_id, "load from"):
+        try:
+            return load_dataset(there.repo_id, config, split="train", revision=there.head, token=token, **options)
+        except (ValueError, DatasetGenerationError, RuntimeError) as error:
+            # A RuntimeError is how datasets refuses to run the code of a repository.
+            reason = error.__cause__ or error
+            raise damaged(there.repo_id, f"{config!r} cannot be loaded: {one_line(reason)}") from error
+
+
+def _load_scores(there: Repository, entry: Mapping[str, Any], token: str | None) -> Dataset:
+    scores = _load(there, entry["scores"], token)
+    needed = ["row", "label", entry["score_column"], entry["rank_column"], *(["id"] if entry["id_column"] else [])]
+    if missing := [name for name in needed if name not in scores.column_names]:
+        raise damaged(there.repo_id, f"{entry['scores']!r} has no column {missing[0]!r}")
+    if _digest(scores, entry, there, "label") != entry["digest"]:
+        raise disagrees(
+            there.repo_id, f"the labels, scores or ranks of {entry['scores']!r} are not those of its recipe"
+        )
+    check_files(there, entry["scores"], token)
+    return scores
+
+
+def _load_source(recorded: Mapping[str, Any], there: Repository) -> Dataset:
+    with explained(str(recorded["repo_id"]), "load the source dataset from"):
+        validate_repo_id(recorded["repo_id"])
+        return load_split(
+            recorded["repo_id"],
+            recorded.get("split", "train"),
+            name=recorded.get("config"),
+            revision=recorded["revision"],
+        )
+
+
+def _by_id(dataset: Dataset, column: str, scores: Dataset) -> Dataset:
+    """The rows of a dataset whose ids were scored, in the order of the scores."""
+    have, wanted = read_column(dataset, column), read_column(scores, "id")
+    if have.type != wanted.type or pc.count_distinct(have).as_py() < len(have):
+        raise InputError(f"column {column!r} of the source dataset has other or repeated ids than when it was scored")
+    where = pc.index_in(wanted, value_set=have)
+    if where.null_count:
+        raise InputError(
+            f"{where.null_count} of the {len(wanted)} scored ids are not in column {column!r} of the source dataset: "
+            "give the dataset that was scored"
+        )
+    return dataset.select(where.to_numpy())
+
+
+def _check(dataset: Dataset, recorded: Mapping[str, Any], there: Repository, what: str) -> None:
+    try:
+        check_identity(dataset, recorded)
+    except InputError as error:
+        raise InputError(f"{what} and {RECIPE} of {there.repo_id!r} disagree: {error}") from error
+    except KeyError as error:
+        raise damaged(there.repo_id, f"of the dataset it lacks {error}") from error
+
+
+def _digest(rows: Dataset, entry: Mapping[str, Any], there: Repository, label: str) -> str:
+    try:
+        return parquet.digest(rows, label, entry["score_column"], entry["rank_column"])
+    except (InputError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise damaged(there.repo_id, one_line(error)) from error
+
+
+def check_files(there: Repository, folder: str, token: str | None) -> None:
+    """Compares the files of a configuration with those that were pushed, by their digests: nothing is read again."""
+    files = (there.recipe or {}).get("files") or {}
+    if not isinstance(files, Mapping):
+        raise damaged(there.repo_id, f"its files are {type(files).__name__}")
+    recorded = {path: digest for path, digest in files.items() if path.startswith(f"{folder}/")}
+    if not recorded:
+        # Older versions did not say it.
+        return
+    with explained(there.repo_id, "load from"):
+        tree = hub_api(token).list_repo_tree(there.repo_id, folder, revision=there.head, repo_type="dataset")
+        listed = {file.path: file for file in tree if isinstance(file, RepoFile)}
+    for path, digest in recorded.items():
+        if path not in listed:
+            raise disagrees(there.repo_id, f"{path} is missing")
+        if (stored := listed[path].lfs) is not None and stored.sha256 != digest:
+            raise disagrees(there.repo_id, f"{path} is not the file that was pushed")
+    if more := [path for path in listed if path not in recorded and path.endswith(".parquet")]:
+        raise disagrees(there.repo_id, f"{more[0]} was not pushed with it")
+
+
+def disagrees(repo_id: str, reason: str) -> InputError:
+    return InputError(f"refused, as recipe and data of {repo_id!r} disagree: {reason}; ask its owner to push again")

@@ -1,0 +1,241 @@
+"""Trajectories from saved weights, after the fact: any classifier, any dataset that a collator makes inputs of."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import load_checkpoint_in_model
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+from tqdm.auto import tqdm
+
+from ..training import models
+from ..training.batches import Collate
+from ..training.metrics import check_metrics
+from ..trajectories import run_dir
+from ..trajectories.value import Trajectories
+from ..utils import files
+from ..utils.environment import usual_torch
+from ..utils.errors import InputError, one_line
+from ..utils.files import local
+from .epochs import LOSS_NAMES, EpochPasses
+from .rows import RowOptions, input_rows
+
+Checkpoint = nn.Module | Mapping[str, torch.Tensor] | str | Path | Callable[[], nn.Module]
+_STEP = re.compile(r"(\d+)$")
+
+
+def record_checkpoints(
+    checkpoints: Sequence[Checkpoint],
+    train: Dataset,
+    validation: Dataset | None = None,
+    *,
+    output_dir: str | Path,
+    model: nn.Module | None = None,
+    collate: Collate | None = None,
+    epochs: Sequence[int] | None = None,
+    signals: Sequence[str] = (),
+    label_column: str | None = None,
+    id_column: str | None = None,
+    validation_fraction: float = 0.1,
+    validation_per_class: int = 50,
+    validation_seed: int = 0,
+    allow_shared_rows: bool = False,
+    batch_size: int = 256,
+    num_workers: int = 0,
+) -> Trajectories:
+    """Records evaluation losses with weights that were saved while a model was trained, as CLD's code does
+    (arXiv 2508.20230): one pass over the rows for each of them.
+
+    ```python
+    paths = [f"out/checkpoint-{step}" for step in range(100, 1100, 100)]
+    collate = DataCollatorWithPadding(tokenizer)
+    run = record_checkpoints(paths, train, validation, output_dir="runs/mine", collate=collate)
+    ```
+
+    A checkpoint is written when all of its rows are there. The same call goes on after an interruption; what is
+    recorded is not loaded again, and a list that has grown is recorded from there on.
+
+    Args:
+        checkpoints (`Sequence`):
+            In the order of training: folders of `save_pretrained` or of the Trainer, files of weights (`.safetensors`,
+            or `.pt` and `.bin` without code in them), state dicts, models, or functions that make a model.
+        train (`datasets.Dataset`): Rows with what the model takes and a class label.
+        validation (`datasets.Dataset`, *optional*):
+            Validation samples, which the models were not trained on; held out of `train` if not given.
+        output_dir (`str` or `Path`): The run directory.
+        model (`torch.nn.Module`, *optional*):
+            What state dicts and files are loaded into; folders of transformers' models need none.
+        collate (`Callable`, *optional*):
+            Makes a batch of a list of rows: a mapping, passed to the model by name without its labels, or a tensor.
+            transformers' `default_data_collator` if not given. It gets the columns that the model's `forward` names,
+            or all of them if there is no such column.
+        epochs (`Sequence[int]`, *optional*): Training epochs before each checkpoint; 1, 2, ... if not given.
+        signals (`Sequence[str]`, *optional*): Further per-sample metrics: `margin`, `correct`, `el2n`.
+        label_column (`str`, *optional*): Column with the labels: `labels`, `label` or the one `ClassLabel` column.
+        id_column (`str`, *optional*): Column with a unique id a row, to attach by.
+        validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
+        validation_per_class (`int`, *optional*, defaults to `50`): At most so many rows of a class.
+        validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
+        allow_shared_rows (`bool`, *optional*, defaults to `False`):
+            Take `validation` with samples that are rows of `train`, equal in their images or texts: where rows are
+            alike by nature. Images are compared as encoded: one that was saved again is not found.
+        batch_size (`int`, *optional*, defaults to `256`): Rows a forward pass and process.
+        num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
+
+    Returns:
+        [`Trajectories`]: evaluation losses float32 `(L, N)` in nats and validation losses `(L, Q)`, on every process.
+
+    Raises:
+        InputError: for weights that are missing, do not fit or are not in the order of training; for data that cannot
+            be recorded; for a folder with another recording.
+    """
+    if not isinstance(checkpoints, Sequence) or isinstance(checkpoints, str | Mapping | nn.Module):
+        raise InputError(
+            f"`checkpoints` is a {type(checkpoints).__name__}, not a list: give the weights saved over a training, in "
+            "its order"
+        )
+    numbers = list(range(1, len(checkpoints) + 1)) if epochs is None else [int(epoch) for epoch in epochs]
+    _check_order(checkpoints, numbers)
+    check_metrics(signals)
+    done = run_dir.published_epochs(local(output_dir, "output_dir"))
+    waiting = [(epoch, checkpoint) for epoch, checkpoint in zip(numbers, checkpoints) if epoch not in done]
+    for _, checkpoint in waiting:
+        # Before anything is written, and before hours are spent on those that come first.
+        _check_there(checkpoint, model)
+    options = RowOptions(
+        label_column=label_column,
+        id_column=id_column,
+        validation_fraction=validation_fraction,
+        validation_per_class=validation_per_class,
+        validation_seed=validation_seed,
+        allow_shared_rows=allow_shared_rows,
+    )
+    data = input_rows(train, validation, options)
+    # Not PartialState, which leaves the choice of processors over devices to its maker. In the models' own precision,
+    # whatever a launcher has set for training.
+    state = Accelerator(mixed_precision="no")
+    recipe = data.recorded.recipe(state) | {
+        "config": {"losses": "evaluation", "signals": list(signals)},
+        "training": data.recorded.sizes,
+    }
+    recorder = data.recorded.recorder(output_dir, [*LOSS_NAMES["evaluation"], *signals], state, recipe)
+    bar = tqdm(
+        total=len(waiting) * (len(data.recorded.train) + len(data.recorded.validation)),
+        desc="recording checkpoints",
+        unit="row",
+        disable=None if state.is_main_process else True,
+    )
+
+    def each_batch(rows: int) -> None:
+        bar.update(rows * state.num_processes)
+
+    passes = EpochPasses(recorder, "evaluation", signals, state, batch_size, each_batch)
+    make_batch = _default_collate() if collate is None else collate
+    for epoch, checkpoint in waiting:
+        loaded = _load(checkpoint, model).to(state.device)
+        batches = data.batches(make_batch, state.device, num_workers, loaded)
+        with recorder.epoch(epoch):
+            passes.validate(loaded, batches)
+            passes.evaluate(loaded, batches)
+    bar.close()
+    return recorder.finish()
+
+
+def _check_order(checkpoints: Sequence[Checkpoint], epochs: Sequence[int]) -> None:
+    if not checkpoints:
+        raise InputError("no checkpoints: give one or more, in the order of training")
+    if len(epochs) != len(checkpoints):
+        raise InputError(f"epochs has {len(epochs)} numbers for {len(checkpoints)} checkpoints")
+    if any(later <= earlier for earlier, later in pairwise(epochs)) or epochs[0] < 0:
+        raise InputError(f"`epochs` is {list(epochs)}: give increasing numbers from 0 on, one of each checkpoint")
+    paths = [Path(path) for path in checkpoints if isinstance(path, str | Path)]
+    steps = [(int(match[1]), path) for path in paths if (match := _STEP.search(path.stem))]
+    if len(steps) == len(checkpoints):
+        for (earlier, first), (later, second) in pairwise(steps):
+            if later <= earlier:
+                raise InputError(
+                    f"checkpoint {first.name!r} comes before {second.name!r}: give them in the order of training "
+                    "(sorted by number, not by name)"
+                )
+
+
+def _check_there(checkpoint: Checkpoint, model: nn.Module | None) -> None:
+    if isinstance(checkpoint, str | Path):
+        path = Path(checkpoint)
+        if not path.exists():
+            raise InputError(f"no checkpoint {str(path)!r}: check the path")
+        if model is None and not (path / "config.json").is_file():
+            raise InputError(
+                f"the checkpoint {str(path)!r} is no folder with a config.json: give model= for its weights"
+            )
+    elif isinstance(checkpoint, Mapping) and model is None:
+        raise InputError("a state dict needs model=, which it is loaded into")
+
+
+def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
+    if isinstance(checkpoint, nn.Module):
+        return checkpoint
+    if isinstance(checkpoint, str | Path):
+        path = Path(checkpoint)
+        try:
+            if model is None:
+                return _from_folder(path)
+            if path.is_dir():
+                load_checkpoint_in_model(model, str(path), strict=True)
+                return model
+            checkpoint = _weights(path)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"cannot load the checkpoint {str(path)!r} ({one_line(error)}): give weights that fit the model, as "
+                "safetensors or as a state dict"
+            ) from error
+    elif not isinstance(checkpoint, Mapping):
+        return checkpoint()
+    assert model is not None
+    try:
+        model.load_state_dict(models.all_weights(model, checkpoint))
+    except RuntimeError as error:
+        raise InputError(
+            f"a checkpoint does not fit the model ({one_line(error)}): give the model it is of"
+        ) from error
+    return model
+
+
+@usual_torch()
+def _from_folder(path: Path) -> nn.Module:
+    made = files.read_json(path / "config.json").get("architectures")
+    if not made:
+        return models.load_model(path)
+    import transformers
+
+    model, found = getattr(transformers, made[0]).from_pretrained(path, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(f"the checkpoint {str(path)!r} has no weights for {missing[0]} ({len(missing)} missing)")
+    return model
+
+
+def _weights(path: Path) -> Mapping[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    # Training loops keep the weights beside the optimizer, under one of these names.
+    nested = [
+        stored[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(stored.get(key), Mapping)
+    ]
+    weights = dict(nested[0] if nested else stored)
+    consume_prefix_in_state_dict_if_present(weights, "module.")
+    return weights
+
+
+def _default_collate() -> Collate:
+    from transformers import default_data_collator
+
+    return default_data_collator

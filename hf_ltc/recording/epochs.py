@@ -1,0 +1,82 @@
+"""What is recorded of an epoch and when: by the training itself, and by passes over the rows before and after it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch import nn
+
+from ..training.forward import Batches, evaluate
+from ..training.metrics import per_sample_metrics
+from .recorder import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder
+
+# What is recorded of a row by the choice of `losses`.
+LOSS_NAMES = {
+    "training": ["training_loss"],
+    "evaluation": ["evaluation_loss"],
+    "both": ["training_loss", "evaluation_loss"],
+}
+
+
+@dataclass(frozen=True)
+class EpochPasses:
+    """The passes over the rows whose losses go into a recorder.
+
+    Training losses are a by-product of training: [`observe_training`] takes them. Validation losses, and evaluation
+    losses where they are asked for, are those of the model that an epoch leaves, of its averaged weights as a rule.
+    Before training both kinds of losses are those of the model that it begins with. Further per-sample metrics go with
+    the training losses, or with evaluation losses where these are the only ones.
+
+    Args:
+        recorder ([`TrajectoryRecorder`]): Where they go, of `LOSS_NAMES[losses]` and the metrics.
+        losses (`str`): `"training"`, `"evaluation"` or `"both"`.
+        metrics (`Sequence[str]`): Further per-sample metrics.
+        state (`accelerate.Accelerator` or `PartialState`): The processes.
+        batch_size (`int`): Rows a forward pass, where the model does not train.
+        each_batch (`Callable[[int], Any]`, *optional*):
+            Called before those of a batch are taken, with its number of rows; it may raise to stop.
+    """
+
+    recorder: TrajectoryRecorder
+    losses: str
+    metrics: Sequence[str]
+    state: Accelerator | PartialState
+    batch_size: int
+    each_batch: Callable[[int], Any] | None = None
+
+    def observe_training(
+        self, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+    ) -> None:
+        """Takes the losses of a batch that the model trains on; an [`Observer`]."""
+        self._add(TRAIN, positions, losses, logits, labels)
+
+    def before_training(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
+        """The passes of epoch 0: over the validation samples and, once for both kinds of losses, the rows."""
+        self.validate(model, batches)
+        self._pass(model, batches[TRAIN], TRAIN, *([EVALUATION] if self.losses == "both" else []))
+
+    def validate(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
+        """The pass over the validation samples after an epoch."""
+        self._pass(model, batches[VALIDATION], VALIDATION)
+
+    def evaluate(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
+        """The pass over the rows after an epoch; none where only training losses are recorded."""
+        if self.losses != "training":
+            self._pass(model, batches[TRAIN], EVALUATION if self.losses == "both" else TRAIN)
+
+    def _pass(self, model: nn.Module, batches: Batches, *splits: str) -> None:
+        def observe(positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+            if self.each_batch is not None:
+                self.each_batch(len(positions))
+            for split in splits:
+                self._add(split, positions, losses, logits, labels)
+
+        evaluate(model, batches, self.state, observe, self.batch_size)
+
+    def _add(
+        self, split: str, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+    ) -> None:
+        further = per_sample_metrics(self.metrics, logits, labels) if split == TRAIN else []
+        self.recorder.add(split, positions, losses, *further)

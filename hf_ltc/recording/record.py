@@ -1,0 +1,127 @@
+"""Records a dataset: a source model is trained, or several of them from different seeds into one run directory."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, PartialState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+from datasets import Dataset
+
+from ..config import RecordConfig, require_config
+from ..scores.reliability import say_unknown
+from ..training.batches import ImageBatches
+from ..training.workers import workers_watched
+from ..trajectories import run_dir
+from ..trajectories.compare import reliability
+from ..trajectories.run_dir import write_rows
+from ..trajectories.value import Trajectories
+from ..utils import files
+from ..utils.environment import usual_torch
+from ..utils.errors import InputError, one_line
+from ..utils.processes import together
+from .rows import image_rows
+from .source_run import SourceRun
+
+
+@workers_watched()
+@usual_torch()
+def record(
+    config: RecordConfig,
+    train: Dataset,
+    validation: Dataset | None = None,
+    *,
+    source: Mapping[str, Any] | None = None,
+    accelerator: Accelerator | None = None,
+) -> Trajectories:
+    """Trains a source model and records every row's loss and the validation samples' losses after each epoch.
+
+    The first step of "Finding the Muses" (arXiv 2503.09721). The run directory is `config.output_dir`; the same call
+    resumes an interrupted run at the epoch boundary, and returns at once if it is finished.
+
+    Args:
+        config ([`RecordConfig`]): The settings.
+        train (`datasets.Dataset`): Rows with an image and a class label.
+        validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
+        source (`Mapping[str, Any]`, *optional*):
+            Where the dataset comes from (`repo_id`, `config`, `split`, `revision`), for the recipe.
+        accelerator (`accelerate.Accelerator`, *optional*): The processes; made from `config` if not given.
+
+    Returns:
+        [`Trajectories`]: losses float32 `(L, N)` in nats and validation losses `(L, Q)`; on every process.
+
+    Raises:
+        InputError: for data, settings or a run directory that the user can fix.
+    """
+    require_config(config, RecordConfig)
+    data = image_rows(config, train, validation, source)
+    if config.runs == 1:
+        recorded = SourceRun(config, data, accelerator or _accelerator(config)).run()
+        if PartialState().is_main_process:
+            say_unknown()
+        return recorded
+    folder = Path(config.output_dir)
+    if (folder / run_dir.TRAJECTORIES).exists():
+        raise InputError(f"`output_dir` {str(folder)!r} holds a single run: give another one for `runs` {config.runs}")
+    files.check_free(folder, lambda path: bool(run_dir.seed_folders(path)))
+    cached: dict[str, ImageBatches] = {}
+    seeds = [
+        dataclasses.replace(config, seed=seed, runs=1, output_dir=str(folder / f"seed-{seed}"))
+        for seed in range(config.seed, config.seed + config.runs)
+    ]
+    for one in seeds:
+        # A gradient scaler of one seed is none of the next one's, hence an accelerator each.
+        run = SourceRun(one, data, accelerator or _accelerator(one), cached)
+        for other in run_dir.seed_folders(folder):
+            run.check_same(other)
+        run.run()
+    state = PartialState()
+    with together(state):
+        if state.is_main_process:
+            _write_together(config, folder)
+    return Trajectories.load(folder)
+
+
+def _write_together(config: RecordConfig, folder: Path) -> None:
+    """Writes what the finished seeds of a folder are together."""
+    finished = [path for path in run_dir.seed_folders(folder) if "epochs" in files.read_json(path / files.RECIPE)]
+    runs = [Trajectories.load(path) for path in finished]
+    average = Trajectories.average(runs)
+    write_rows(folder, average)
+    recipe = {key: value for key, value in average.recipe.items() if key != "runs"}
+    recipe |= {"config": config.to_dict(), "seeds": [run.recipe["config"]["seed"] for run in runs]}
+    recipe["seconds"] = _sum([run.recipe["seconds"] for run in runs])
+    recipe["reliability"] = reliability(average).to_dict()
+    files.write_json(folder / files.RECIPE, recipe)
+
+
+def _accelerator(config: RecordConfig) -> Accelerator:
+    # Asked before accelerate is, which leaves out trackers that are not installed, with a warning or without a word.
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for name in config.report_to:
+        if name in LoggerType.list() and name not in (installed and [*installed, "all"]):
+            what = f"{name} is not installed: pip install {name}, or" if name != "all" else "no tracker is installed:"
+            raise InputError(f"`report_to` is {' '.join(config.report_to)}: {what} leave it out")
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=config.report_to or None,
+            project_dir=str(Path(config.output_dir) / "logs") if config.report_to else None,
+        )
+    except ValueError as error:
+        option = f"`report_to` {' '.join(config.report_to)}, `mixed_precision` {config.mixed_precision}"
+        raise InputError(f"accelerate refuses {option}: {one_line(error)}") from error
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise InputError(
+            f"{started} processes were started, but accelerate joins {accelerator.num_processes}: without GPUs set "
+            "ACCELERATE_USE_CPU=1, or they would all write the same files"
+        )
+    return accelerator
+
+
+def _sum(seconds: list[dict[str, float]]) -> dict[str, float]:
+    return {phase: round(sum(each.get(phase, 0.0) for each in seconds), 2) for phase in seconds[0]}

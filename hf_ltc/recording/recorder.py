@@ -1,0 +1,336 @@
+"""What is recorded of an epoch: kept on the device, joined across processes once, checked, and published."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator, PartialState
+
+from ..config import RESUME_MAY_CHANGE
+from ..data.identity import WHERE
+from ..data.inputs import as_array, check_apart, class_numbers, row_numbers
+from ..training.metrics import LossBuffer, sample_values
+from ..trajectories import run_dir
+from ..trajectories.run_dir import LOSSES, VALIDATION_LOSS, write_rows
+from ..trajectories.value import Trajectories
+from ..utils import files
+from ..utils.errors import InputError, listed
+from ..utils.files import local
+from ..utils.processes import together
+
+TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
+_PROCESSES = "processes"
+
+
+class TrajectoryRecorder:
+    """Records losses in a training loop of one's own.
+
+    ```python
+    recorder = TrajectoryRecorder("runs/mine", rows=len(train), labels=train_labels, validation_labels=labels)
+    for epoch in range(epochs):
+        with recorder.epoch():
+            for rows, batch in loader:
+                losses = cross_entropy(model(batch), ..., reduction="none")
+                recorder.update(rows, losses)
+            for rows, batch in validation_loader:
+                recorder.update(rows, ..., split="validation")
+    trajectories = recorder.finish()
+    ```
+
+    An epoch is written when its block ends well: whole, or not at all. Made again with the same arguments, the
+    recorder goes on after the epochs that are there (`next_epoch`).
+
+    Args:
+        output_dir (`str` or `Path`): The run directory.
+        rows (`int` or `Sequence`): How many rows the dataset has, or the row numbers or unique ids that are recorded.
+        labels (`np.ndarray`): int64 `(N,)`, their classes.
+        validation_labels (`np.ndarray`): int64 `(Q,)`, classes of the validation samples.
+        validation_rows (`Sequence`, *optional*):
+            Row numbers of the validation samples in the same dataset, or their unique ids; 0 to Q - 1 of a split of
+            their own if not given.
+        losses (`Sequence[str]`, *optional*, defaults to `("training_loss",)`):
+            `"training_loss"`, `"evaluation_loss"` or both, and per-sample metrics such as `"margin"`. With both,
+            evaluation losses are passed as `split="evaluation"`.
+        ids (`pyarrow.Array`, *optional*):
+            `(N,)` unique ids of rows that are given by number, to attach by.
+        first_epoch (`int`, *optional*, defaults to `0`): Number of the first recorded epoch, 0 for an untrained model.
+        recipe (`dict`, *optional*): Anything worth keeping with it; `recipe["dataset"]` is what `attach` checks.
+        accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
+
+    Raises:
+        InputError: if the folder holds something else, or a recording made with other arguments.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        rows: int | Sequence[Any] | np.ndarray,
+        labels: Any,
+        validation_labels: Any,
+        validation_rows: Sequence[Any] | np.ndarray | None = None,
+        losses: Sequence[str] = ("training_loss",),
+        ids: pa.Array | None = None,
+        first_epoch: int = 0,
+        recipe: Mapping[str, Any] | None = None,
+        accelerator: Accelerator | PartialState | None = None,
+    ) -> None:
+        self.path = local(output_dir, "output_dir")
+        self.accelerator = accelerator
+        self.first_epoch = first_epoch
+        device = accelerator.device if accelerator is not None else torch.device("cpu")
+        self.labels = class_numbers(labels, "labels")
+        self.validation_labels = class_numbers(validation_labels, "validation_labels")
+        numbers, self._ids = row_numbers(rows, "rows", or_count=True)
+        own_split = validation_rows is None
+        asked = np.arange(len(self.validation_labels)) if validation_rows is None else validation_rows
+        held, held_ids = row_numbers(asked, "validation_rows")
+        for what, count, expected in (
+            ("labels", len(self.labels), len(numbers)),
+            ("validation_labels", len(self.validation_labels), len(held)),
+        ):
+            if count != expected:
+                raise InputError(f"`{what}` has {count} values for {expected} rows")
+        self._held_ids = held_ids
+        if not own_split:
+            check_apart(numbers, ids if ids is not None and held_ids is not None else self._ids, held, held_ids)
+        order = np.argsort(numbers)
+        self.rows = numbers = numbers[order]
+        if ids is not None:
+            self._ids = ids.take(pa.array(order))
+        self.labels = self.labels[order]
+        # Of another split, or told by an id, a validation sample has no row number in the dataset.
+        self.validation_rows = np.full(len(held), -1, np.int64) if own_split or held_ids is not None else held
+        train = Places(numbers, self._ids if ids is None else None, device)
+        self._places = {TRAIN: train, EVALUATION: train, VALIDATION: Places(held, held_ids, device)}
+        self._known = {TRAIN: numbers, EVALUATION: numbers, VALIDATION: held}
+        self._names = list(losses)
+        both = set(LOSSES) <= set(losses)
+        names = {TRAIN: [name for name in losses if not both or name != LOSSES[1]], VALIDATION: [VALIDATION_LOSS]}
+        if both:
+            names[EVALUATION] = [LOSSES[1]]
+        self._buffers = {split: LossBuffer(names[split], len(self._known[split]), device) for split in names}
+        self._recipe = dict(recipe or {})
+        self._open()
+        self.next_epoch = self._next()
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator is None or self.accelerator.is_main_process
+
+    @property
+    def _processes(self) -> int:
+        return 1 if self.accelerator is None else self.accelerator.num_processes
+
+    @contextmanager
+    def epoch(self, number: int | None = None) -> Iterator[None]:
+        """Records one epoch: what `update` gets inside the block is joined, checked and written at its end.
+
+        Args:
+            number (`int`, *optional*): The epoch; the one after the last written if not given.
+        """
+        number = self.next_epoch if number is None else number
+        if number < self.next_epoch:
+            raise InputError(f"epoch {number} is recorded already: epochs are not written again")
+        self.clear()
+        yield
+        self.publish(number, self.collect(number))
+
+    def update(self, rows: Any, losses: Any, *, split: str = TRAIN, **metrics: Any) -> None:
+        """Adds the losses of a batch.
+
+        Args:
+            rows (`torch.Tensor`, `np.ndarray` or `Sequence`): `(B,)` row numbers or ids, as given to the recorder.
+            losses (`torch.Tensor` or `np.ndarray`): `(B,)`, cross-entropy of each sample, natural logarithm.
+            split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"`, or `"evaluation"`.
+            **metrics: Further values of each sample, `(B,)`, for every name in `losses` of the recorder but the first.
+
+        Raises:
+            InputError: for rows that are not recorded, or losses of another shape, saying which.
+        """
+        if split not in self._buffers:
+            raise InputError(f"split={split!r}: recorded are {', '.join(self._buffers)}")
+        buffer = self._buffers[split]
+        given = {buffer.names[0]: losses, **metrics}
+        if set(given) != set(buffer.names):
+            raise InputError(f"update got {', '.join(given)} of each sample, recorded are {', '.join(buffer.names)}")
+        positions = self._places[split](rows)
+        values = [sample_values(given[name], positions, name) for name in buffer.names]
+        buffer.add(positions, *values)
+
+    def add(self, split: str, positions: torch.Tensor, *values: torch.Tensor) -> None:
+        """As `update`, by position among the recorded rows, int64 on the device, and without checks."""
+        self._buffers[split].add(positions, *values)
+
+    def clear(self) -> None:
+        """Forgets what was added since the last epoch was collected."""
+        for buffer in self._buffers.values():
+            buffer.clear()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What all processes added since the last epoch was collected, to go on in the middle of an epoch with
+        [`load_state_dict`]; called on every process."""
+        tables = {split: buffer.table.clone() for split, buffer in self._buffers.items()}
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            for table in tables.values():
+                torch.distributed.all_reduce(table)
+        processes = torch.tensor(self._processes)
+        return {**{split: table.cpu() for split, table in tables.items()}, _PROCESSES: processes}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restores what [`state_dict`] gave; called on every process, of which one takes the values.
+
+        Raises:
+            InputError: if it is of another number of processes, to which the rows come in another order, or of
+                another recorder.
+        """
+        tables = {split: table for split, table in state.items() if split != _PROCESSES}
+        if (was := int(state.get(_PROCESSES, self._processes))) != self._processes:
+            raise InputError(
+                f"the state is of an epoch begun on {was} processes, now {self._processes} go on with it, and rows "
+                f"come in another order: start {was}, or begin the epoch again without load_state_dict"
+            )
+        shapes = {split: tuple(table.shape) for split, table in tables.items()}
+        if shapes != (own := {split: tuple(buffer.table.shape) for split, buffer in self._buffers.items()}):
+            raise InputError(
+                f"the state is of another recorder (it has {shapes}, this one {own}): make the recorder with the same "
+                "rows, losses and validation samples"
+            )
+        self.clear()
+        if self.is_main:
+            for split, table in tables.items():
+                self._buffers[split].table.copy_(table)
+
+    def collect(self, epoch: int) -> dict[str, np.ndarray]:
+        """Joins and checks what was added; called on every process. Returns float32 `(N,)` and `(Q,)` by name."""
+        return {
+            name: values
+            for split, buffer in self._buffers.items()
+            for name, values in buffer.collect(self.accelerator, epoch, self._known[split]).items()
+        }
+
+    def write(self, epoch: int, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+        """Writes the file of an epoch; called on the main process."""
+        files.write_arrays(path, arrays, {"run": self.run, "epoch": str(epoch)})
+
+    def publish(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes an epoch that was collected into the run directory; called on every process."""
+        with together(self.accelerator):
+            if self.is_main:
+                self.write(epoch, arrays, run_dir.epoch_path(self.path, epoch))
+        self.next_epoch = epoch + 1
+
+    def wait(self) -> None:
+        """Waits for the other processes."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def finish(self, **recipe: Any) -> Trajectories:
+        """Marks the recording as complete.
+
+        Args:
+            **recipe: More for the recipe.
+
+        Returns:
+            [`Trajectories`]
+        """
+        if self.is_main:
+            published = run_dir.published_epochs(self.path)
+            files.write_json(self.path / files.RECIPE, {**self._recipe, **recipe, "epochs": published})
+        self.wait()
+        return Trajectories.load(self.path)
+
+    def _open(self) -> None:
+        marks = {key: value for key, value in self._recipe.items() if key in ("config", "dataset", "validation")}
+        # Neither how fast it runs nor where the dataset is kept makes it another recording.
+        for name, left_out in (("config", RESUME_MAY_CHANGE), ("dataset", WHERE)):
+            if name in marks:
+                marks[name] = {k: v for k, v in marks[name].items() if k not in left_out}
+        made = sha256(json.dumps([marks, self._names], sort_keys=True, default=str).encode())
+        for numbers in (self.rows, self.labels, self.validation_rows, self.validation_labels):
+            made.update(len(numbers).to_bytes(8, "little") + numbers.astype("<i8").tobytes())
+        for ids in (self._ids, self._held_ids):
+            made.update(repr(None if ids is None else ids.to_pylist()).encode())
+        self.run = made.hexdigest()[:16]
+        recipe = self.path / files.RECIPE
+        files.check_free(self.path, may_hold)
+        if recipe.exists():
+            stored = files.read_json(recipe)
+            if stored.get("run") != self.run:
+                raise InputError(
+                    f"{str(self.path)!r} holds another recording (other rows, labels, losses or settings): give "
+                    "another folder, or make the recorder with the same arguments"
+                )
+            self._recipe = stored
+        else:
+            self._recipe = {"format": run_dir.FORMAT, "run": self.run, **self._recipe}
+        self.wait()
+        with together(self.accelerator):
+            if self.is_main and not recipe.exists():
+                write_rows(self.path, self._rows())
+                files.write_json(recipe, self._recipe)
+
+    def _rows(self) -> Trajectories:
+        n, q = len(self.labels), len(self.validation_labels)
+        nothing = np.empty(0, np.int64)
+        return Trajectories(
+            losses=np.empty((0, n), np.float32),
+            validation_losses=np.empty((0, q), np.float32),
+            labels=self.labels,
+            validation_labels=self.validation_labels,
+            rows=self.rows,
+            validation_rows=self.validation_rows,
+            epochs=nothing,
+            lengths=(),
+            ids=self._ids,
+        )
+
+    def _next(self) -> int:
+        published = run_dir.published_epochs(self.path)
+        return published[-1] + 1 if published else self.first_epoch
+
+
+def may_hold(path: Path) -> bool:
+    """Whether a folder holds a recording, or no more than a start that was cut off left in it."""
+    return (path / files.RECIPE).exists() or all(
+        entry.name.startswith(".") or entry.name == run_dir.ROWS for entry in path.iterdir()
+    )
+
+
+class Places:
+    """Where a row number or id stands among the recorded ones."""
+
+    def __init__(self, numbers: np.ndarray, ids: pa.Array | None, device: torch.device) -> None:
+        self.device = device
+        self.of_id = None if ids is None else {key: place for place, key in enumerate(ids.to_pylist())}
+        self.order = np.argsort(numbers)
+        self.numbers = numbers[self.order]
+
+    def __call__(self, rows: Any) -> torch.Tensor:
+        if self.of_id is not None:
+            keys = rows.tolist() if isinstance(rows, torch.Tensor | np.ndarray) else list(rows)
+            try:
+                places = np.array([self.of_id.get(key, -1) for key in keys], dtype=np.int64)
+            except TypeError as error:
+                raise InputError(f"rows are no ids ({error}): give one id a sample") from error
+        else:
+            asked = as_array(rows, "rows")
+            if asked.ndim != 1:
+                raise InputError(f"rows have shape {asked.shape}: give one number a sample")
+            if len(asked) and asked.dtype.kind not in "iu":
+                raise InputError(f"rows are {asked.dtype}: row numbers are integers, which floats would round")
+            at = np.minimum(np.searchsorted(self.numbers, asked), len(self.numbers) - 1)
+            places = np.where(self.numbers[at] == asked, self.order[at], -1)
+            keys = asked.tolist()
+        if (places < 0).any():
+            unknown = [key for key, place in zip(keys, places) if place < 0]
+            raise InputError(
+                f"update got rows that the recorder was not made for: {listed(unknown)} ({len(unknown)} in all)"
+            )
+        return torch.from_numpy(places).to(self.device)

@@ -1,0 +1,125 @@
+"""What an interrupted run goes on from: its checkpoint, and the run directory that is to hold the same run."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from ..config import RESUME_MAY_CHANGE, RecordConfig
+from ..data.identity import WHERE
+from ..training import loop
+from ..trajectories import run_dir
+from ..trajectories.value import Trajectories
+from ..utils import files
+from ..utils.errors import InputError, one_line
+from ..utils.processes import together
+from .recorder import TrajectoryRecorder
+
+logger = logging.getLogger(__name__)
+CHECKPOINT = "checkpoint"
+_PENDING = "losses.safetensors"
+
+
+def is_finished(folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
+    """Whether a run directory holds this run, complete; checks that it holds no other."""
+    path = folder / files.RECIPE
+    if not path.exists():
+        return False
+    stored = files.read_json(path)
+    differ = _differences(stored, json.loads(json.dumps(recipe, default=str)), {*RESUME_MAY_CHANGE, *but})
+    if differ:
+        raise InputError(
+            f"`output_dir` {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
+            "`output_dir`, or the settings of that run to resume it"
+        )
+    return "epochs" in stored
+
+
+def resume(path: Path, state: loop.TrainingState, accelerator: Accelerator, config: RecordConfig) -> dict[str, float]:
+    """Restores a state from the newest checkpoint of a run, if there is one; the seconds that it had taken by then."""
+    folder = path / CHECKPOINT
+    newest = max(folder.glob("epoch-*"), default=None)
+    published = run_dir.published_epochs(path)
+    if newest is None:
+        if published and published[-1] > 0:
+            raise InputError(
+                f"{str(path)!r} has epochs up to {published[-1]} but no {str(folder / 'epoch-*')!r} to "
+                "resume from: restore it, or record again into another folder"
+            )
+        return {}
+    try:
+        loop.load_checkpoint(newest, state, accelerator)
+        seconds: dict[str, float] = json.loads((newest / "seconds.json").read_text(encoding="utf-8"))
+    except Exception as error:
+        raise InputError(
+            f"cannot resume from {str(newest)!r} ({one_line(error)}): restore its files, or record again into "
+            "another `output_dir`"
+        ) from error
+    with together(accelerator):
+        if accelerator.is_main_process:
+            _publish(newest, path, state.epoch)
+            _check_published(path, config, state.epoch)
+            logger.info("resuming %s after epoch %d of %d", path, state.epoch, config.epochs)
+    return seconds
+
+
+def write_checkpoint(
+    path: Path,
+    state: loop.TrainingState,
+    accelerator: Accelerator,
+    recorder: TrajectoryRecorder,
+    arrays: Mapping[str, np.ndarray],
+    seconds: Mapping[str, float],
+) -> None:
+    """Writes a checkpoint with the epoch's losses in it, and only then publishes them: both or none survive."""
+    folder = path / CHECKPOINT
+    final = folder / f"epoch-{state.epoch:05d}"
+    with files.replacing(final) as temporary:
+        temporary.mkdir()
+        loop.save_checkpoint(temporary, state, accelerator)
+        (temporary / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+        if arrays:
+            recorder.write(state.epoch, arrays, temporary / _PENDING)
+    _publish(final, path, state.epoch)
+    for old in folder.glob("epoch-*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_published(path: Path, config: RecordConfig, last: int) -> None:
+    """Checks that the epochs before a resume are all there and whole: a hole could not be filled later."""
+    published = run_dir.published_epochs(path)
+    for epoch in config.recorded_epochs():
+        if epoch <= last and epoch not in published:
+            raise InputError(
+                f"no file {str(run_dir.epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: "
+                "restore it, or record again into another folder"
+            )
+    if published:
+        Trajectories.load(path)
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Set[str]) -> list[str]:
+    differ = []
+    for name, value in wanted["config"].items():
+        if name not in may_differ and stored.get("config", {}).get(name) != value:
+            differ.append(f"`{name}` was {stored.get('config', {}).get(name)!r}, now {value!r}")
+    for name, value in wanted["dataset"].items():
+        if stored.get("dataset", {}).get(name) != value and name not in WHERE:
+            differ.append(f"another dataset: its {name} differs")
+    if stored.get("validation") != wanted["validation"]:
+        differ.append("other validation samples")
+    was, now = stored.get("training", {}).get("processes"), wanted["training"]["processes"]
+    if was != now:
+        differ.append(f"it ran on {was} processes, now on {now}")
+    return differ
+
+
+def _publish(checkpoint: Path, run: Path, epoch: int) -> None:
+    if (checkpoint / _PENDING).exists():
+        run_dir.publish(checkpoint / _PENDING, run_dir.epoch_path(run, epoch))

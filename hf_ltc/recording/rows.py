@@ -1,0 +1,334 @@
+"""Which rows of a dataset are recorded: the candidate rows and the validation samples, with what is known of them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator, PartialState
+from datasets import ClassLabel, Dataset
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..config import RecordConfig
+from ..data.columns import read_column
+from ..data.identity import dataset_identity
+from ..data.inputs import require_dataset
+from ..data.labels import class_names, find_image_column, find_label_column, read_labels
+from ..data.shared_rows import check_apart, input_columns
+from ..data.splits import hold_out
+from ..training.batches import LABELS, Collate, CollatedBatches, ImageBatches, accepted_columns, image_batches
+from ..training.grey import Images, find_grey_range, recorded_grey_range
+from ..training.image_files import GreyRange
+from ..training.images import image_size
+from ..utils.environment import hardware, versions
+from ..utils.errors import InputError
+from .recorder import TRAIN, VALIDATION, TrajectoryRecorder
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How rows are recorded; the fields mean what those of [`RecordConfig`] mean, which has them too."""
+
+    label_column: str | None = None
+    id_column: str | None = None
+    validation_fraction: float = 0.1
+    validation_per_class: int = 50
+    validation_seed: int = 0
+    allow_shared_rows: bool = False
+
+
+@dataclass(frozen=True)
+class RecordedRows:
+    """The candidate rows and the validation samples of a recording, with their labels, numbered by class."""
+
+    train: Dataset
+    validation: Dataset
+    names: list[str]
+    rows: np.ndarray
+    labels: np.ndarray
+    validation_rows: np.ndarray | None
+    validation_labels: np.ndarray
+    ids: pa.Array | None
+    identity: dict[str, Any]
+    validation_identity: dict[str, Any]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """For the recipe."""
+        return {
+            "classes": len(self.names),
+            "rows": len(self.rows),
+            "validation_rows": len(self.validation_labels),
+        }
+
+    def recipe(self, state: Accelerator | PartialState) -> dict[str, Any]:
+        """What a recipe says of these rows and of the machine."""
+        return {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "dataset": self.identity,
+            "validation": self.validation_identity,
+            "hardware": hardware(state),
+            "versions": versions(),
+        }
+
+    def recorder(
+        self,
+        output_dir: str | Path,
+        losses: Sequence[str],
+        state: Accelerator | PartialState,
+        recipe: Mapping[str, Any],
+    ) -> TrajectoryRecorder:
+        """The recorder of these rows."""
+        return TrajectoryRecorder(
+            output_dir,
+            rows=self.rows,
+            labels=self.labels,
+            validation_rows=self.validation_rows,
+            validation_labels=self.validation_labels,
+            losses=losses,
+            ids=self.ids,
+            accelerator=state,
+            recipe=recipe,
+        )
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Recorded rows with images: the columns that hold them, and the side in pixels that they are trained on with."""
+
+    recorded: RecordedRows
+    column: str
+    validation_column: str
+    size: int
+
+    def batches(
+        self, config: RecordConfig, state: Accelerator, recipes: Sequence[Mapping[str, Any]]
+    ) -> dict[str, ImageBatches]:
+        """Reads the images, or what is needed to stream them.
+
+        Args:
+            config ([`RecordConfig`]): The settings.
+            state (`accelerate.Accelerator`): The processes and their devices.
+            recipes (`Sequence[Mapping]`): Of recordings of the same rows, for the range of deep images.
+
+        Returns:
+            `dict[str, ImageBatches]`: the rows and the validation samples.
+
+        Raises:
+            InputError: for an image that cannot be decoded, naming the row.
+        """
+        rows = self.recorded
+        total = len(rows.train) + len(rows.validation)
+        share = config.cache_budget * len(rows.train) / total
+        # Images are looked through for their range, and read.
+        shown = None if state.is_main_process else True
+        with tqdm(total=2 * total, desc="decoding images", unit="image", disable=shown, leave=False) as bar:
+            options: dict[str, Any] = {
+                "device": state.device,
+                "cache": config.cache_images,
+                "num_workers": config.num_workers,
+                "channels_last": config.channels_last,
+                "progress": bar.update,
+                "grey_range": self._grey_range(recipes, bar.update),
+            }
+            train = image_batches(
+                rows.train, self.column, rows.labels, self.size, numbers=rows.rows, cache_budget=share, **options
+            )
+            try:
+                validation = image_batches(
+                    rows.validation,
+                    self.validation_column,
+                    rows.validation_labels,
+                    self.size,
+                    statistics=(train.mean.tolist(), train.std.tolist()),
+                    numbers=rows.validation_rows,
+                    cache_budget=config.cache_budget - share,
+                    **options,
+                )
+            except InputError as error:
+                raise InputError(f"validation samples: {error}") from error
+        return {TRAIN: train, VALIDATION: validation}
+
+    def _grey_range(self, recipes: Sequence[Mapping[str, Any]], progress: Callable[[int], Any]) -> GreyRange | None:
+        """The range of deep images: that of the recording, where there is one already, of this seed or another."""
+        if (recorded := recorded_grey_range(recipes)) is not None:
+            return recorded.get("grey_range")
+        train: Images = (self.recorded.train, self.column, self.recorded.rows)
+        validation: Images = (self.recorded.validation, self.validation_column, self.recorded.validation_rows)
+        # Rows held out are of the same column. Those of another split only say what the train rows leave open.
+        parts = [[train], [validation]] if self.recorded.validation_rows is None else [[train, validation]]
+        return next((found for part in parts if (found := find_grey_range(part, progress)) is not None), None)
+
+
+@dataclass(frozen=True)
+class InputRows:
+    """Recorded rows of whatever a collator makes inputs of.
+
+    `targets` are the labels as the model was given them: they are not those numbered by class where a column of
+    integers leaves some out.
+    """
+
+    recorded: RecordedRows
+    targets: np.ndarray
+    validation_targets: np.ndarray
+
+    def batches(
+        self, collate: Collate, device: torch.device, num_workers: int, model: nn.Module | None
+    ) -> dict[str, CollatedBatches]:
+        """The rows and the validation samples in batches, of the columns that a model accepts if one is given."""
+        parts = {
+            TRAIN: (self.recorded.train, self.targets),
+            VALIDATION: (self.recorded.validation, self.validation_targets),
+        }
+        return {
+            split: CollatedBatches(
+                dataset if model is None else accepted_columns(model, dataset),
+                torch.from_numpy(targets).to(device),
+                collate,
+                num_workers,
+            )
+            for split, (dataset, targets) in parts.items()
+        }
+
+
+def image_rows(
+    config: RecordConfig, train: Dataset, validation: Dataset | None, source: Mapping[str, Any] | None = None
+) -> ImageRows:
+    """Finds the columns, reads the labels and holds validation samples out; nothing is decoded.
+
+    Args:
+        config ([`RecordConfig`]): The settings.
+        train (`datasets.Dataset`): The dataset.
+        validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
+        source (`Mapping[str, Any]`, *optional*): Where they come from, for their identity.
+
+    Raises:
+        InputError: for a dataset that cannot be recorded, naming the column, row or class.
+    """
+    _require(train, validation)
+    where = dict(source or {})
+    validation_split = where.pop("validation_split", None)
+    label, column = find_label_column(train, config.label_column), find_image_column(train, config.image_column)
+    size = image_size(train, column, config.image_size)
+    # Images are read as they are stored.
+    part, other, other_column = _Part(train.with_format(None), label, column, where), None, column
+    if validation is not None:
+        other_label = find_label_column(validation, config.label_column)
+        other_column = find_image_column(validation, config.image_column)
+        other = _Part(validation, other_label, other_column, {"split": validation_split})
+    rows = _recorded_rows(part, other, [(other_column, column)], config)
+    rows.identity["image_column"] = column
+    return ImageRows(rows, column, other_column, size)
+
+
+def input_rows(train: Dataset, validation: Dataset | None, options: RowOptions) -> InputRows:
+    """Reads the labels and holds validation samples out.
+
+    Beside labels a few rows are read for the identity, and of validation samples that are given what tells that they
+    are no train rows.
+
+    Args:
+        train (`datasets.Dataset`): The dataset.
+        validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
+        options ([`RowOptions`]): The options.
+
+    Raises:
+        InputError: for a column or labels that cannot be recorded.
+    """
+    _require(train, validation)
+    label = _label_column(train, options.label_column)
+    numbers = _model_labels(train, label)
+    part, other, compared = _Part(train, label), None, []
+    if validation is not None:
+        other = _Part(validation, _label_column(validation, label if label in validation.column_names else None))
+        compared = input_columns(train, validation, label, options.id_column)
+    rows = _recorded_rows(part, other, compared, options)
+    return InputRows(rows, numbers[rows.labels], numbers[rows.validation_labels])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A dataset, its columns, and where it comes from."""
+
+    dataset: Dataset
+    label: str
+    image: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        return dataset_identity(self.dataset, self.label, self.image, **self.where)
+
+
+def _require(train: Dataset, validation: Dataset | None) -> None:
+    require_dataset(train, "train")
+    if validation is not None:
+        require_dataset(validation, "validation")
+
+
+def _recorded_rows(
+    train: _Part, validation: _Part | None, compared: Sequence[tuple[str, str]], options: RecordConfig | RowOptions
+) -> RecordedRows:
+    """The rows of a dataset less those held out; all of them where there are `validation` samples, by whose columns
+    `compared` they are told to be other rows."""
+    dataset, names = train.dataset, class_names(train.dataset, train.label)
+    labels = read_labels(dataset, train.label)
+    identity = train.identity() | {"id_column": options.id_column, "names": names}
+    ids = None if options.id_column is None else _read_ids(dataset, options.id_column)
+    if validation is not None:
+        other_labels = read_labels(validation.dataset, validation.label, names)
+        check_apart(validation.dataset, dataset, compared, allow_shared_rows=options.allow_shared_rows)
+        rows, held = np.arange(len(dataset)), None
+        other, other_identity = validation.dataset, validation.identity()
+    else:
+        fraction, per_class, seed = options.validation_fraction, options.validation_per_class, options.validation_seed
+        rows, held = hold_out(labels, fraction, per_class, seed, names)
+        other, other_labels = dataset.select(held), labels[held]
+        other_identity = {
+            "held_out": len(held),
+            "validation_fraction": fraction,
+            "validation_per_class": per_class,
+            "validation_seed": seed,
+        }
+        dataset, ids = dataset.select(rows), None if ids is None else ids.take(pa.array(rows))
+    return RecordedRows(
+        train=dataset,
+        validation=other,
+        names=names,
+        rows=rows,
+        labels=labels[rows],
+        validation_rows=held,
+        validation_labels=other_labels,
+        ids=ids,
+        identity=identity,
+        validation_identity=other_identity,
+    )
+
+
+def _read_ids(dataset: Dataset, column: str) -> pa.Array:
+    ids = read_column(dataset, column).combine_chunks()
+    if ids.null_count or len(ids.unique()) < len(ids):
+        raise InputError(f"`id_column` {column!r} has ids that occur twice or are null: rows need their own")
+    return ids
+
+
+def _label_column(dataset: Dataset, name: str | None) -> str:
+    known = [column for column in LABELS if column in dataset.column_names]
+    return find_label_column(dataset, known[0] if name is None and known else name)
+
+
+def _model_labels(dataset: Dataset, column: str) -> np.ndarray:
+    """The number that the model was given for each class."""
+    feature, names = dataset.features[column], class_names(dataset, column)
+    if isinstance(feature, ClassLabel):
+        return np.arange(len(names))
+    if "string" in feature.dtype:
+        raise InputError(
+            f"column {column!r} holds strings, and how the model numbers them is not known: encode them with "
+            f"dataset.class_encode_column({column!r}) and train on that"
+        )
+    return np.array([{"False": 0, "True": 1}.get(name) if feature.dtype == "bool" else int(name) for name in names])

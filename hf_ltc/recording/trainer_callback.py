@@ -1,0 +1,344 @@
+"""Trajectories recorded by transformers' Trainer, while it trains as it would without."""
+
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..training.forward import AveragedWeights, averaging_decay, logits_of, share_buffers
+from ..training.metrics import check_metrics
+from ..trajectories import run_dir
+from ..trajectories.value import Trajectories
+from ..utils import files
+from ..utils.errors import InputError, LTCWarning
+from ..utils.files import local
+from .epochs import LOSS_NAMES, EpochPasses
+from .recorder import TRAIN
+from .rows import RowOptions, input_rows
+from .trainer_pass import (
+    CHECKPOINT,
+    POSITION,
+    Positioned,
+    RestOfEpoch,
+    accept_positions,
+    begin_anew,
+    check_inside,
+    check_resumed,
+    check_rows,
+    memory_told,
+    order_of,
+    plain_loader,
+    read_checkpoint,
+    steps_of,
+    tell,
+    with_positions,
+    write_checkpoint,
+)
+
+_LEAST_CHECKPOINTS = 3
+# How close the initial losses of a training begun again have to be to those that were recorded.
+_SAME_LOSS = 1e-3
+
+
+class TrajectoryCallback(TrainerCallback):
+    """Records every row's loss and the validation samples' losses after each epoch of a `transformers.Trainer`.
+
+    ```python
+    callback = TrajectoryCallback("runs/mine", train, validation)
+    trainer = Trainer(model, arguments, train_dataset=callback.train_dataset, callbacks=[callback])
+    trainer.train()
+    scored = callback.trajectories.score(train)
+    ```
+
+    For classifiers of images or text. Losses are computed of each sample from its float32 logits, whatever the Trainer
+    optimizes (label smoothing, class weights), and training is what it would be without the callback. A row's position
+    travels with it in a column of `train_dataset`. The Trainer's `resume_from_checkpoint` resumes the recording too,
+    also within an epoch; an epoch that the Trainer breaks off (`max_steps`) is not recorded.
+
+    Args:
+        output_dir (`str` or `Path`): The run directory; not the Trainer's `output_dir`.
+        train (`datasets.Dataset`): Rows with what the model or the data collator takes and a class label.
+        validation (`datasets.Dataset`, *optional*):
+            Validation samples in the same form; held out of `train` if not given.
+        losses (`str`, *optional*, defaults to `"training"`):
+            `"training"`, as the optimizer saw them, `"evaluation"`, of an extra pass after each epoch, or `"both"`.
+        weights (`str`, *optional*, defaults to `"averaged"`):
+            Weights that evaluation and validation losses are computed with: `"averaged"` over about one epoch, or
+            `"raw"`.
+        average_decay (`float`, *optional*):
+            Decay a step of the averaged weights; 1 - 1 / (steps per epoch) if not given.
+        initial_losses (`bool`, *optional*, defaults to `True`): Record the losses before training as epoch 0.
+        signals (`Sequence[str]`, *optional*): Further per-sample metrics of each epoch: `margin`, `correct`, `el2n`.
+        label_column (`str`, *optional*):
+            Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if none.
+        id_column (`str`, *optional*): Column with a unique id a row, to attach by.
+        validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
+        validation_per_class (`int`, *optional*, defaults to `50`): At most so many rows held out of a class.
+        validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
+        allow_shared_rows (`bool`, *optional*, defaults to `False`):
+            Take `validation` with samples whose images or texts are those of rows of `train`, as of blank tiles.
+            Images are compared as encoded: one that was saved again is not found.
+
+    Attributes:
+        train_dataset (`datasets.Dataset`): What the Trainer is to train on: rows that are not held out.
+        trajectories ([`Trajectories`], *optional*): What was recorded, once the training has ended.
+
+    Raises:
+        InputError: for data that cannot be recorded; in training, for a Trainer that leaves rows out, a model that
+            returns no logits, losses that are not finite, or a folder with another recording.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        train: Dataset,
+        validation: Dataset | None = None,
+        *,
+        losses: Literal["training", "evaluation", "both"] = "training",
+        weights: Literal["averaged", "raw"] = "averaged",
+        average_decay: float | None = None,
+        initial_losses: bool = True,
+        signals: Sequence[str] = (),
+        label_column: str | None = None,
+        id_column: str | None = None,
+        validation_fraction: float = 0.1,
+        validation_per_class: int = 50,
+        validation_seed: int = 0,
+        allow_shared_rows: bool = False,
+    ) -> None:
+        if losses not in LOSS_NAMES:
+            raise InputError(f"`losses` is {losses!r}: it must be one of {', '.join(LOSS_NAMES)}")
+        if weights not in ("averaged", "raw"):
+            raise InputError(f"`weights` is {weights!r}: it must be averaged or raw")
+        if average_decay is not None and not 0 <= average_decay < 1:
+            raise InputError(f"`average_decay` is {average_decay!r}: it must be inside [0, 1)")
+        check_metrics(signals)
+        self.path = local(output_dir, "output_dir")
+        self.trajectories: Trajectories | None = None
+        options = RowOptions(
+            label_column=label_column,
+            id_column=id_column,
+            validation_fraction=validation_fraction,
+            validation_per_class=validation_per_class,
+            validation_seed=validation_seed,
+            allow_shared_rows=allow_shared_rows,
+        )
+        self._data = input_rows(train, validation, options)
+        self.train_dataset = with_positions(self._data.recorded.train)
+        self._losses, self._metrics, self._initial = losses, list(signals), initial_losses
+        self._weights, self._decay = weights, average_decay
+        self._config = {
+            "losses": losses,
+            "weights": weights,
+            "average_decay": average_decay,
+            "initial_losses": initial_losses,
+            "signals": self._metrics,
+        }
+        self._hook: Any = None
+        self._observed = self._finished = False
+        self._rest: RestOfEpoch | None = None
+        # The batch size of a training that has begun and not ended.
+        self._began: int | None = None
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        accept_positions(kwargs["model"])
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, loader = kwargs["model"], kwargs["train_dataloader"]
+        inner = plain_loader(loader)
+        check_rows(args, model, inner.dataset, len(self._data.recorded.train))
+        # Of a callback that was added after the Trainer was made, or of a model that was.
+        accept_positions(model)
+        self._state, step = PartialState(), state.global_step
+        told = steps_of(args, loader, self._state.num_processes)
+        self._steps, self._order = told["steps_per_epoch"], order_of(args, loader, inner.dataset)
+        planned = state.max_steps // self._steps + self._initial
+        if planned < _LEAST_CHECKPOINTS:
+            raise InputError(
+                f"this training records {planned} checkpoints (max_steps {state.max_steps}, {self._steps} steps an "
+                f"epoch): a correlation needs {_LEAST_CHECKPOINTS} or more, so raise num_train_epochs"
+            )
+        began, self._began = self._began, told["per_device_train_batch_size"]
+        if args.auto_find_batch_size and not step and began is not None and began > self._began:
+            begin_anew(self.path, began, self._began, self._state)
+        place = self.path / files.RECIPE
+        stored = files.read_json(place) if place.exists() else {}
+        self._finished = "epochs" in stored and step >= state.max_steps
+        resumed = read_checkpoint(self.path, step) if step and not self._finished else {}
+        decay = averaging_decay(self._weights, self._decay, self._steps)
+        self._training = {
+            **self._data.recorded.sizes,
+            **told,
+            "average_decay": decay,
+            "id": stored.get("training", {}).get("id") if step else uuid.uuid4().hex[:16],
+        }
+        if self._state.is_main_process:
+            run_dir.clear_unfinished(self.path)
+        recipe = self._data.recorded.recipe(self._state) | {
+            "config": {"model": type(model).__name__, "seed": args.seed, **self._config},
+            "training": self._training,
+        }
+        names = [*LOSS_NAMES[self._losses], *self._metrics]
+        self._recorder = self._data.recorded.recorder(self.path, names, self._state, recipe)
+        if self._finished:
+            return
+        self._published = set(run_dir.published_epochs(self.path))
+        if not step and ("epochs" in stored or max(self._published, default=0) > 0):
+            raise InputError(
+                f"{str(self.path)!r} holds a recording up to epoch {max(self._published, default=0)}, and this "
+                "training starts from the beginning: resume it with trainer.train(resume_from_checkpoint=True), load "
+                "what is there with Trajectories.load, or give another output_dir"
+            )
+        if step:
+            check_resumed(self.path, state, stored.get("training", {}), told)
+            if step % self._steps:
+                check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
+        tell(self.path, self._training, state, self._state)
+        self._passes = EpochPasses(
+            self._recorder, self._losses, self._metrics, self._state, args.per_device_eval_batch_size
+        )
+        self._batches = self._data.batches(
+            inner.collate_fn,
+            self._state.device,
+            args.dataloader_num_workers,
+            model if args.remove_unused_columns else None,
+        )
+        inner.collate_fn = Positioned(inner.collate_fn)
+        self._averaged = None if decay is None else AveragedWeights(model, decay)
+        self._recorder.clear()
+        self._rest = None
+        if step:
+            self._resume(args, state, model, resumed)
+        elif self._initial:
+            self._record_initial(args, model)
+        if self._losses != "evaluation":
+            if self._hook is not None:
+                self._hook.remove()
+            self._hook = model.register_forward_hook(self._observer(model), with_kwargs=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._hook is not None and not self._observed:
+            raise InputError(f"the model was trained without {POSITION!r}: let compute_loss pass on all of the batch")
+        if not self._finished and self._averaged is not None:
+            self._averaged.update_parameters(kwargs["model"])
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._finished:
+            return
+        # Steps over steps of an epoch: whole only when no step of it was left out.
+        if state.epoch is not None and float(state.epoch).is_integer():
+            self._publish(args, int(state.epoch), kwargs["model"])
+        else:
+            if self._state.is_main_process:
+                told = f"the epoch was broken off at {state.epoch:.2f}: its losses are not recorded"
+                warnings.warn(told, LTCWarning, stacklevel=2)
+            self._recorder.clear()
+        self._rest = None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._finished:
+            return
+        values = {
+            "recorder": self._recorder.state_dict(),
+            "averaged": None if self._averaged is None else self._averaged.state_dict(),
+            "order": self._order,
+        }
+        if self._state.is_main_process:
+            write_checkpoint(self.path, state.global_step, values, Path(args.output_dir or ""))
+        self._state.wait_for_everyone()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self._began = None
+        if self._finished:
+            self.trajectories = Trajectories.load(self.path)
+            return
+        self.trajectories = self._recorder.finish(training=self._training)
+        if self._state.is_main_process and state.global_step >= state.max_steps:
+            # A training that was stopped before its last step can go on from here.
+            shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
+        self._state.wait_for_everyone()
+
+    def _observer(self, model: nn.Module) -> Callable[..., None]:
+        classes = max(int(batches.labels.max()) for batches in self._batches.values()) + 1
+
+        # A function and no method: whoever copies the model deeply would copy this object with a method.
+        @torch.no_grad()
+        def observe(module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+            if module is not model or not module.training or POSITION not in kwargs:
+                return
+            positions = kwargs[POSITION]
+            self._observed = True
+            if self._rest is not None:
+                self._rest.check(positions)
+            logits, labels = logits_of(outputs, classes), self._batches[TRAIN].labels[positions]
+            self._passes.observe_training(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
+
+        return observe
+
+    def _publish(self, args: TrainingArguments, epoch: int, model: nn.Module) -> None:
+        # An older checkpoint of the Trainer leads through epochs again that are there already.
+        if epoch not in self._published:
+            evaluated = model if self._averaged is None else self._averaged.module
+            # Running statistics are each process's own until the first one's are sent round before a forward pass.
+            share_buffers(evaluated)
+            with memory_told(args):
+                self._passes.validate(evaluated, self._batches)
+                self._passes.evaluate(evaluated, self._batches)
+            self._write(epoch, self._recorder.collect(epoch))
+        self._recorder.clear()
+
+    def _write(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        self._recorder.publish(epoch, arrays)
+        self._published.add(epoch)
+
+    def _record_initial(self, args: TrainingArguments, model: nn.Module) -> None:
+        with memory_told(args):
+            self._passes.before_training(model, self._batches)
+        arrays = self._recorder.collect(0)
+        if 0 in self._published:
+            # Begun and killed before: if it is another model now, its losses do not go together with these.
+            before = files.read_arrays(run_dir.epoch_path(self.path, 0), ["validation_loss"])["validation_loss"]
+            if not np.allclose(before, arrays["validation_loss"], rtol=_SAME_LOSS, atol=_SAME_LOSS):
+                raise InputError(
+                    f"{str(self.path)!r} holds the initial losses of a model with other weights: give another "
+                    "output_dir, or delete it"
+                )
+        else:
+            self._write(0, arrays)
+
+    def _resume(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module, values: Mapping[str, Any]
+    ) -> None:
+        self._recorder.load_state_dict(values["recorder"])
+        if self._averaged is not None:
+            self._averaged.load_state_dict(values["averaged"])
+        epoch, inside = divmod(state.global_step, self._steps)
+        if inside:
+            seen = (values["recorder"][TRAIN][-1] > 0).to(self._state.device)
+            self._rest = RestOfEpoch(self.path, state.global_step, self._training, seen)
+        else:
+            # Saved at the last step of an epoch, and killed before the epoch was written.
+            self._publish(args, epoch, model)

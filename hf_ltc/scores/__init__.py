@@ -1,0 +1,1 @@
+"""Scores of rows, from arrays to arrays, without torch. Imports data and utils."""

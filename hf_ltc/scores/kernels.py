@@ -1,0 +1,316 @@
+"""One pass over a table of losses: each row's correlation with a reference trajectory, run by run."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+# A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million
+# checkpoints, and more than float64 needs to give the score to 1e-5.
+_FLAT = 2.0**-34
+# Sums of squares of float32 values that neither underflow nor overflow.
+_TINY, _HUGE = 1e-20, 1e30
+# Bytes of a thread's working block (it stays in cache), the epochs in it, and bytes read of a table on disk at once.
+BLOCK, _STEP, _READ = 2**21, 16, 2**25
+_THREADS = 8
+
+
+def pass_over(
+    table: Any,
+    lengths: Sequence[int],
+    runs: Sequence[np.ndarray],
+    groups: np.ndarray | None,
+    of: str,
+    trained: Sequence[int] | None,
+) -> tuple[np.ndarray, bool]:
+    """Mean over runs of u . r_g, weighed by uncertainty or not, float32 (N,), and whether all losses are finite.
+
+    `table` (L, N) is read epoch by epoch, and memory is O(N).
+    """
+    parts = [
+        _Run(table, start, stop, reference, groups, of == "levels", None if trained is None else trained[number])
+        for number, ((start, stop), reference) in enumerate(zip(run_spans(lengths), runs))
+    ]
+    if len(parts) == 1:
+        scores, finite = _run_scores(parts[0])
+    else:
+        scores, finite = np.zeros(table.shape[1]), True
+        defined = np.zeros(table.shape[1], dtype=np.int32)
+        for part in parts:
+            one, fine = _run_scores(part)
+            found = ~np.isnan(one)
+            np.add(scores, one, out=scores, where=found)
+            defined += found
+            finite &= fine
+        with np.errstate(invalid="ignore"):
+            scores /= defined
+    return np.clip(scores, -1, 1, out=scores).astype(np.float32), finite
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of a table (L, N), from checkpoint `start` to before `stop`, and what its rows are multiplied with."""
+
+    table: Any
+    start: int
+    stop: int
+    reference: np.ndarray  # float64 (T, G), or (T + 1, G) of levels
+    groups: np.ndarray | None  # which of the G is a row's
+    levels: bool
+    trained: int | None = None  # checkpoints of the untrained model, where uncertainty weighs
+
+
+def _run_scores(run: _Run) -> tuple[np.ndarray, bool]:
+    """Scores of one run, float64 (N,), and whether all losses are finite."""
+    scores, finite = _correlations(run)
+    if run.trained is not None:
+        scores *= np.sqrt(uncertainty(run.table, run.start + run.trained, run.stop))
+    return scores, finite
+
+
+def _correlations(run: _Run) -> tuple[np.ndarray, bool]:
+    """u . r_g of one run, float64 (N,), and whether all losses are finite.
+
+    Float32 is twice as fast and gives rows of an ordinary recording to about 1e-7. Rows that it may not give to 1e-6
+    (nearly flat, tiny or huge losses) are told by their sums, and are done again in float64.
+    """
+    n, count = run.table.shape[1], len(run.reference)
+    first, last = np.asarray(run.table[run.start]), np.asarray(run.table[run.stop - 1])
+    # Levels are taken relative to the last one. A member of the data as the shift keeps the sum of squares within a
+    # factor T of the centred one, so float64 has nothing to lose in one pass.
+    shift = last if run.levels else None
+    sums = _Sums(np.zeros(n), np.zeros(n), np.zeros(n if run.levels else 0))
+    rough = np.zeros(n, dtype=bool)
+
+    def divide(part: slice) -> None:
+        square = sums.square[part]
+        total = sums.total[part] if run.levels else np.subtract(last[part], first[part], dtype=np.float64)
+        norm = square - total * total / count
+        # Cancellation may double the error of a sum, not more.
+        rough[part] = ~((norm > 0.25 * square) & (square > _TINY) & (square < _HUGE))
+        sums.product[part] /= np.sqrt(norm)
+
+    _add_up(run, sums, np.dtype(np.float32), shift, then=divide)
+    scores, again = sums.product, np.flatnonzero(rough)
+    if not len(again):
+        return scores, True
+    first, last = first[again].astype(np.float64), last[again].astype(np.float64)
+    sums = _Sums(np.zeros(len(again)), np.zeros(len(again)), np.zeros(len(again) if run.levels else 0))
+    with np.errstate(invalid="ignore", over="ignore"):
+        shift = last if run.levels else (last - first) / count
+        _add_up(run, sums, np.dtype(np.float64), shift, rows=again)
+        # Differences are shifted by their mean, which the first and the last loss give.
+        norm = sums.square - sums.total**2 / count if run.levels else sums.square
+        finite = bool(np.isfinite(norm).all())
+        scale = np.abs(last) if run.levels else np.maximum(np.abs(first), np.abs(last))
+        norm[norm <= count * (_FLAT * scale) ** 2] = np.nan
+        scores[again] = sums.product / np.sqrt(norm)
+    return scores, finite
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over t, float64 (N,), of x r_g, of x x and, of levels, of x."""
+
+    product: np.ndarray
+    square: np.ndarray
+    total: np.ndarray
+
+
+def _add_up(
+    run: _Run,
+    sums: _Sums,
+    dtype: np.dtype,
+    shift: np.ndarray | None,
+    *,
+    rows: np.ndarray | None = None,
+    then: Callable[[slice], None] | None = None,
+) -> None:
+    """Adds to the sums of all rows, or some, what x (float32 or float64) gives; calls `then` on rows that are done."""
+    n = len(sums.product)
+    weights = np.ascontiguousarray(run.reference, dtype=dtype)
+    groups = run.groups[rows] if run.groups is not None and rows is not None else run.groups
+    width = BLOCK // (_STEP * dtype.itemsize)
+
+    def work(block: np.ndarray, t: int, begin: int, end: int) -> None:
+        count = len(block) if run.levels else len(block) - 1
+        done = t + count == len(weights)
+        held = np.empty((min(_STEP, count), min(width, end - begin)), dtype=dtype)
+        gathered = np.empty(held.shape if groups is not None else (0, 0), dtype=dtype)
+        with np.errstate(all="ignore"):
+            for left in range(begin, end, width):
+                part = slice(left, min(left + width, end))
+                for step in range(0, count, _STEP):
+                    # Sums of a few epochs in the precision asked for, of all epochs in float64.
+                    size = min(_STEP, count - step)
+                    x = held[:size, : part.stop - left]
+                    losses = block[step : step + size + (0 if run.levels else 1)]
+                    losses = losses[:, part] if rows is None else losses[:, rows[part]]
+                    if run.levels:
+                        assert shift is not None
+                        np.subtract(losses, shift[part], out=x, dtype=dtype)
+                        sums.total[part] += x.sum(axis=0)
+                    else:
+                        np.subtract(losses[1:], losses[:-1], out=x, dtype=dtype)
+                        if shift is not None:
+                            x -= shift[part]
+                    sums.square[part] += np.einsum("tc,tc->c", x, x)
+                    if groups is None:
+                        sums.product[part] += np.einsum("t,tc->c", weights[t + step : t + step + size, 0], x)
+                    else:
+                        w = gathered[:size, : part.stop - left]
+                        for i in range(size):
+                            # Groups are in range, and this is the mode that takes them fastest.
+                            np.take(weights[t + step + i], groups[part], out=w[i], mode="wrap")
+                        sums.product[part] += np.einsum("tc,tc->c", x, w)
+                if done and then is not None:
+                    then(part)
+
+    # A thread costs as much as a million losses.
+    threads = max(1, min(os.cpu_count() or 1, _THREADS, n * len(weights) // 2**20))
+    ends = [n * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        for t, block in _blocks(run):
+            if threads == 1:
+                work(block, t, 0, n)
+            else:
+                list(pool.map(partial(work, block, t), ends[:-1], ends[1:]))
+
+
+def _blocks(run: _Run) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of consecutive epochs `(t, block)`; of differences each begins with the epoch the last one ended with."""
+    if isinstance(run.table, np.ndarray):
+        yield 0, run.table[run.start : run.stop]
+        return
+    n, length = run.table.shape[1], run.stop - run.start
+    overlap = 0 if run.levels else 1
+    size = max(2, min(_STEP, _READ // max(1, 4 * n))) + overlap
+    block = np.empty((min(size, length), n), dtype=np.float32)
+    filled = 0
+    for t in range(length):
+        block[filled] = run.table[run.start + t]
+        filled += 1
+        if filled == len(block) or t == length - 1:
+            yield t - filled + 1, block[:filled]
+            block[:overlap] = block[filled - overlap : filled]
+            filled = overlap
+
+
+def standardised(table: np.ndarray, of: str) -> np.ndarray:
+    """u: differences (or levels) of trajectories, centred, of norm one; in two passes.
+
+    Args:
+        table (`np.ndarray`): `(L, N)` losses of one run.
+        of (`str`): `"differences"` or `"levels"`.
+
+    Returns:
+        `np.ndarray`: float64 `(T, N)`, or `(T + 1, N)` of levels; NaN where the trajectory is flat.
+    """
+    table = table.astype(np.float64)
+    x = np.diff(table, axis=0) if of == "differences" else table.copy()
+    x -= x.mean(axis=0)
+    square = np.einsum("tc,tc->c", x, x)
+    scale = np.maximum(np.abs(table[0]), np.abs(table[-1])) if of == "differences" else np.abs(table[0])
+    square[square <= len(x) * (_FLAT * scale) ** 2] = np.nan
+    x /= np.sqrt(square)
+    return x
+
+
+def count_of(length: int, of: str) -> int:
+    return length if of == "levels" else length - 1
+
+
+def run_spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """First checkpoint of each run, and the one after its last.
+
+    Args:
+        lengths (`Sequence[int]`): Checkpoints of each run.
+
+    Returns:
+        `list[tuple[int, int]]`
+    """
+    ends = np.cumsum([0, *lengths]).tolist()
+    return list(itertools.pairwise(ends))
+
+
+# Epochs of a window, as on CIFAR in the paper.
+WINDOW = 10
+# Rows of a block that stays in the cache.
+_BLOCK = 2**14
+_THREADS = 8
+
+
+def uncertainty(table: Any, start: int, stop: int, window: int = WINDOW) -> np.ndarray:
+    """The mean deviation of the label's probability within sliding windows of checkpoints.
+
+    He et al., Large-scale Dataset Pruning with Dynamic Uncertainty, CVPR workshops 2024 (arXiv 2306.05175): of J
+    successive probabilities exp(-loss) the standard deviation (J - 1 in the denominator), the mean of it over all
+    windows but the one that ends with the last checkpoint. A run of J checkpoints or fewer is one window.
+
+    Args:
+        table (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy, or read from disk epoch by epoch.
+        start (`int`): The first checkpoint that counts.
+        stop (`int`): The one after the last.
+        window (`int`, *optional*, defaults to `10`): J.
+
+    Returns:
+        `np.ndarray`: float64 `(N,)`; NaN for fewer than two checkpoints.
+    """
+    n, count = table.shape[1], stop - start
+    found = np.full(n, np.nan)
+    if count < 2:
+        return found
+    window = min(window, count)
+    used = max(1, count - window) + window - 1
+    if not isinstance(table, np.ndarray):
+        # Read once, in order.
+        _fill(found, (table[start + t] for t in range(used)), window, slice(0, n))
+        return found
+
+    def work(left: int) -> None:
+        part = slice(left, min(left + _BLOCK, n))
+        _fill(found, (table[start + t, part] for t in range(used)), window, part)
+
+    threads = max(1, min(os.cpu_count() or 1, _THREADS, n * used // 2**20))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(0, n, _BLOCK)))
+    return found
+
+
+def _fill(found: np.ndarray, epochs: Any, window: int, part: slice) -> None:
+    n = part.stop - part.start
+    recent = np.empty((window, n), dtype=np.float32)
+    first, total = np.empty(n), np.zeros(n)
+    summed, squared = np.zeros(n), np.zeros(n)
+
+    def probability(losses: np.ndarray) -> np.ndarray:
+        # Relative to the first one: a row whose probability hardly varies then has nothing to cancel.
+        p = np.exp(-losses.astype(np.float64))
+        return np.subtract(p, first, out=p)
+
+    windows = 0
+    # Losses that are not finite are the caller's to name.
+    with np.errstate(all="ignore"):
+        for t, losses in enumerate(epochs):
+            losses = np.asarray(losses, dtype=np.float32)
+            if t == 0:
+                np.exp(-losses.astype(np.float64), out=first)
+            if t >= window:
+                gone = probability(recent[t % window])
+                summed -= gone
+                squared -= np.multiply(gone, gone, out=gone)
+            recent[t % window] = losses
+            p = probability(losses)
+            summed += p
+            squared += np.multiply(p, p, out=p)
+            if t >= window - 1:
+                windows += 1
+                variance = squared - summed * summed / window
+                # What rounding leaves of windows in which nothing varies may be negative.
+                total += np.sqrt(np.maximum(variance, 0, out=variance) / (window - 1))
+    found[part] = total / windows

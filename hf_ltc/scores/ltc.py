@@ -1,0 +1,215 @@
+"""LTC and its family: each row's loss trajectory correlated with those of the validation samples.
+
+Every score of the family is u(z) . r_g: u(z) is the row's centred trajectory of norm one, r_g the reference
+trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
+of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` it is
+multiplied by the square root of how much the model's probability of the row's label varies, which takes a second read.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..utils.errors import InputError, listed
+from .kernels import BLOCK, count_of, pass_over, run_spans, standardised
+from .protocol import Recorded, _classes, _not_finite, check_finite, check_recorded, require_recorded
+
+PRESETS: dict[str, dict[str, str]] = {
+    "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
+    "cld": {"of": "differences", "aggregate": "losses", "scope": "class", "weighting": "none"},
+    "das": {"of": "levels", "aggregate": "losses", "scope": "dataset", "weighting": "none"},
+    "weighted-das": {"of": "levels", "aggregate": "losses", "scope": "dataset", "weighting": "uncertainty"},
+}
+"""Score variants that have a name: LTC (arXiv 2503.09721), CLD (arXiv 2508.20230), DAS, the dynamic alignment score
+of AlignPrune (arXiv 2604.07306), and DAS weighted by uncertainty."""
+# What won the benchmarks (docs/choosing.md).
+DEFAULT_PRESET = "weighted-das"
+DEFAULT = PRESETS[DEFAULT_PRESET]
+_CHOICES = {
+    "of": ("differences", "levels"),
+    "aggregate": ("correlations", "losses"),
+    "scope": ("dataset", "class"),
+    "weighting": ("none", "uncertainty"),
+}
+FAMILY: list[dict[str, str]] = [dict(zip(_CHOICES, values)) for values in itertools.product(*_CHOICES.values())]
+"""All members of the family."""
+_TRAJECTORY = "loss_trajectory"
+
+
+def ltc_scores(
+    trajectories: Recorded,
+    of: str | None = None,
+    aggregate: str | None = None,
+    scope: str | None = None,
+    weighting: str | None = None,
+    *,
+    preset: str | None = None,
+) -> np.ndarray:
+    """Scores every recorded row by the correlation of its loss trajectory with those of the validation samples.
+
+    `of="differences", aggregate="correlations", scope="dataset"` is LTC (arXiv 2503.09721): the mean Pearson
+    correlation of a row's epoch-to-epoch loss changes with those of all validation samples. `aggregate="losses",
+    scope="class"` is CLD (arXiv 2508.20230): the correlation with the mean validation losses of the row's class.
+    `of="levels", aggregate="losses", scope="dataset"` is DAS (AlignPrune, arXiv 2604.07306), and the default weights
+    it by uncertainty.
+
+    Args:
+        trajectories ([`Trajectories`]):
+            The recording. Of several runs the score is the mean over those in which the row is not flat.
+        of (`str`, *optional*, defaults to `"levels"`):
+            What is correlated: `"differences"` of the loss from checkpoint to checkpoint, or `"levels"`, the loss.
+        aggregate (`str`, *optional*, defaults to `"losses"`):
+            `"correlations"`: the mean correlation with the validation samples; `"losses"`: the correlation with their
+            mean loss.
+        scope (`str`, *optional*, defaults to `"dataset"`):
+            With which validation samples: all of the `"dataset"`, or those of the row's `"class"`.
+        weighting (`str`, *optional*, defaults to `"uncertainty"`):
+            `"uncertainty"`: the correlation times the square root of [`uncertainty`], so that of rows that move with
+            the validation samples those come first that the model is long unsure of.
+        preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, instead of the four.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)` in [-1, 1]. NaN where the row's trajectory is flat: its differences (levels) are
+        all the same, or deviate by less than 2**-34 of the loss in root mean square, which is less than float32 losses
+        can show.
+
+    Raises:
+        InputError: without validation samples (in a class, with `scope="class"`), with fewer than two differences, for
+            losses that are not finite, and for validation samples that are all flat.
+    """
+    require_recorded(trajectories)
+    member = family_member(of, aggregate, scope, weighting, preset=preset)
+    groups = trajectories.labels if member["scope"] == "class" else None
+    runs = _references(trajectories, member)
+    trained = _trained(trajectories, member)
+    scores, finite = pass_over(trajectories.losses, trajectories.lengths, runs, groups, member["of"], trained)
+    if not finite:
+        raise _not_finite(trajectories, trajectories.losses)
+    return scores
+
+
+def references(
+    trajectories: Recorded,
+    of: str | None = None,
+    aggregate: str | None = None,
+    scope: str | None = None,
+    weighting: str | None = None,
+    *,
+    preset: str | None = None,
+) -> tuple[np.ndarray, ...]:
+    """The reference trajectories r_g that [`ltc_scores`] multiplies rows with: a few kilobytes that stand for all Q.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
+
+    Returns:
+        `tuple[np.ndarray, ...]`: for each run float64 `(T, G)`, T differences (or T + 1 levels), G = 1 or the number
+        of classes; each column sums to zero. NaN for a class that has neither rows nor validation samples.
+
+    Raises:
+        InputError: as [`ltc_scores`].
+    """
+    return _references(trajectories, family_member(of, aggregate, scope, weighting, preset=preset))
+
+
+def family_member(
+    of: str | None = None,
+    aggregate: str | None = None,
+    scope: str | None = None,
+    weighting: str | None = None,
+    *,
+    preset: str | None = None,
+) -> dict[str, str]:
+    """Checks the choices of a score, or looks them up.
+
+    Args:
+        of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
+
+    Returns:
+        `dict[str, str]`: `of`, `aggregate`, `scope` and `weighting`.
+
+    Raises:
+        InputError: for an unknown value, and for a preset together with a choice that contradicts it.
+    """
+    choices = {"of": of, "aggregate": aggregate, "scope": scope, "weighting": weighting}
+    given = {name: value for name, value in choices.items() if value is not None}
+    for name, value in given.items():
+        if value not in _CHOICES[name]:
+            raise InputError(f"`{name}` is {value!r}: it must be one of {listed(_CHOICES[name])}")
+    if preset is None:
+        return {**DEFAULT, **given}
+    if preset not in PRESETS:
+        raise InputError(f"`preset` is {preset!r}: it must be one of {listed(list(PRESETS))}")
+    for name, value in given.items():
+        if value != PRESETS[preset][name]:
+            raise InputError(f"`preset` {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")
+    return PRESETS[preset]
+
+
+def _trained(trajectories: Recorded, member: Mapping[str, str]) -> tuple[int, ...] | None:
+    if member["weighting"] == "none":
+        return None
+    return tuple(int(trajectories.epochs[start] == 0) for start, _ in run_spans(trajectories.lengths))
+
+
+def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
+    check_recorded(trajectories)
+    labels, validation_labels = trajectories.labels, trajectories.validation_labels
+    if member["scope"] == "class":
+        groups = np.asarray(validation_labels)
+        count = int(max(groups.max(), labels.max() if len(labels) else 0)) + 1
+        has = np.bincount(groups, minlength=count) > 0
+        if len(missing := np.flatnonzero(~has & (np.bincount(labels, minlength=count) > 0))):
+            raise InputError(
+                f"no validation samples in {_classes(trajectories, missing)}: score with scope='dataset', or record "
+                "with validation samples of every class"
+            )
+    else:
+        groups, count = np.zeros(len(validation_labels), dtype=np.int64), 1
+        has = np.ones(1, dtype=bool)
+    found = []
+    for start, stop in run_spans(trajectories.lengths):
+        table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
+        check_finite(trajectories, trajectories.validation_losses, table)
+        build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
+        reference = build(table, groups, count, member["of"])
+        if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):
+            where = f" of {_classes(trajectories, flat)}" if member["scope"] == "class" else ""
+            raise InputError(
+                f"the validation losses{where} are flat: they change by the same amount in every epoch, so nothing "
+                "correlates with them; record with a model that learns, or with more epochs"
+            )
+        found.append(reference)
+    return tuple(found)
+
+
+def _mean_correlations(table: np.ndarray, groups: np.ndarray, count: int, of: str) -> np.ndarray:
+    """r_g = mean of u(q) over the samples of the group that are not flat: float64 (T, G)."""
+    summed = np.zeros((count_of(len(table), of), count))
+    used = np.zeros(count)
+    width = max(64, BLOCK // (8 * len(table)))
+    for left in range(0, table.shape[1], width):
+        part = slice(left, left + width)
+        u = standardised(table[:, part], of)
+        sharp = ~np.isnan(u[0])
+        group = groups[part]
+        if not sharp.all():
+            u, group = u[:, sharp], group[sharp]
+        used += np.bincount(group, minlength=count)
+        if count == 1:
+            summed[:, 0] += u.sum(axis=1)
+            continue
+        for t in range(len(u)):
+            summed[t] += np.bincount(group, weights=u[t], minlength=count)
+    with np.errstate(invalid="ignore"):
+        return summed / used
+
+
+def _mean_trajectories(table: np.ndarray, groups: np.ndarray, count: int, of: str) -> np.ndarray:
+    """r_g = u of the group's mean losses: float64 (T, G)."""
+    size = np.bincount(groups, minlength=count)
+    with np.errstate(invalid="ignore"):
+        mean = np.stack([np.bincount(groups, weights=losses, minlength=count) for losses in table]) / size
+    return standardised(mean, of)

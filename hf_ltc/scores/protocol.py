@@ -1,0 +1,145 @@
+"""What scores need of a recording, and how its faults are named."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from datasets import Dataset
+
+from ..utils.errors import InputError, listed, some_rows
+from .kernels import run_spans
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """What LTC needs of a recording, [`Trajectories`]: L checkpoints of N rows and of Q validation samples."""
+
+    @property
+    def losses(self) -> Any: ...  # float32 (L, N), an array or read from disk epoch by epoch
+    @property
+    def validation_losses(self) -> Any: ...  # float32 (L, Q)
+    @property
+    def labels(self) -> np.ndarray: ...  # int64 (N,)
+    @property
+    def validation_labels(self) -> np.ndarray: ...  # int64 (Q,)
+    @property
+    def rows(self) -> np.ndarray: ...  # int64 (N,)
+    @property
+    def validation_rows(self) -> np.ndarray: ...  # int64 (Q,)
+    @property
+    def epochs(self) -> np.ndarray: ...  # int64 (L,)
+    @property
+    def lengths(self) -> tuple[int, ...]: ...  # checkpoints of each run, summing to L
+    @property
+    def recipe(self) -> dict[str, Any]: ...
+
+
+class RecordedColumns(Recorded, Protocol):
+    """All that a recording has: per-sample metrics, ids of its rows, its runs, and its way back to the dataset."""
+
+    @property
+    def signals(self) -> Mapping[str, Any]: ...  # float32 (L, N) each
+    @property
+    def ids(self) -> Any: ...  # pyarrow.Array (N,), or None
+    @property
+    def loss_name(self) -> str: ...
+    @property
+    def runs(self) -> Sequence["RecordedColumns"]: ...
+    def positions(
+        self, dataset: Dataset
+    ) -> np.ndarray: ...  # int64 (len(dataset),), -1 for rows that were not recorded
+
+
+def require_recorded(value: Any, name: str = "trajectories") -> None:
+    """Checks that what was given is a recording.
+
+    Args:
+        value: What was given.
+        name (`str`, *optional*, defaults to `"trajectories"`): The parameter that it was given as.
+
+    Raises:
+        InputError: if it is anything else, as the path of one.
+    """
+    if not isinstance(value, Recorded):
+        place = repr(str(value)) if isinstance(value, str | os.PathLike) else "RUN"
+        raise InputError(f"`{name}` is a {type(value).__name__}, not a recording: give Trajectories.load({place})")
+
+
+def check_recorded(trajectories: Recorded) -> None:
+    require_recorded(trajectories)
+    short = [length for length in trajectories.lengths if length < 3]
+    if short or not len(trajectories.lengths):
+        raise InputError(
+            f"a run of {short[0] if short else 0} checkpoints has fewer than two differences, which have no "
+            "correlation: record more epochs"
+        )
+    if not len(trajectories.validation_labels):
+        raise InputError(
+            "the recording has no validation samples to correlate rows with: record with a validation split, or "
+            "with a `RecordConfig.validation_fraction` of the train rows"
+        )
+
+
+def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray) -> None:
+    if not np.isfinite(losses).all():
+        raise _not_finite(trajectories, table)
+
+
+def _not_finite(trajectories: Recorded, table: Any) -> InputError:
+    if table is trajectories.validation_losses:
+        return not_finite(trajectories, table, trajectories.validation_rows, "validation losses")
+    return not_finite(trajectories, table, trajectories.rows, "losses")
+
+
+def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) -> InputError:
+    """The error that names the first epoch with values that are not finite, and their rows.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        table (`np.ndarray`): `(L, N)`, one of its tables.
+        rows (`np.ndarray`): `(N,)`, the rows of that table.
+        name (`str`): What is in the table.
+
+    Returns:
+        `InputError`
+    """
+    for run, (start, stop) in enumerate(run_spans(trajectories.lengths)):
+        for t in range(start, stop):
+            bad = np.flatnonzero(~np.isfinite(np.asarray(table[t])))
+            if not len(bad):
+                continue
+            # Validation samples that are a split of their own have no row numbers, but a position.
+            which = rows[bad] if (rows[bad] >= 0).all() else bad
+            epoch = int(trajectories.epochs[t])
+            of_run = f" of run {run}" if len(trajectories.lengths) > 1 else ""
+            before = (
+                f", or score the epochs before it with trajectories.truncate({epoch - 1})" if t - start > 2 else ""
+            )
+            return InputError(
+                f"epoch {epoch}{of_run} has {len(bad)} {name} that are not finite (rows {some_rows(which)}): record "
+                f"again with a lower learning rate{before}"
+            )
+    return InputError(f"{name} are too large to score: record again with a lower learning rate")
+
+
+def _classes(trajectories: Recorded, classes: np.ndarray) -> str:
+    names = (trajectories.recipe.get("dataset") or {}).get("names")
+    shown = listed(classes, lambda c: repr(names[c]) if names and c < len(names) else str(c), count="classes")
+    return f"{'class' if len(classes) == 1 else 'classes'} {shown}"
+
+
+def losses_digest(run: Recorded) -> str:
+    """Tells a recording from any other, to the bit; hexadecimal SHA-256.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+    """
+    whole = hashlib.sha256()
+    for values in (run.rows, run.labels, run.validation_labels):
+        whole.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
+    for t in range(len(run.epochs)):
+        for table in (run.losses, run.validation_losses):
+            whole.update(np.ascontiguousarray(table[t], dtype="<f4").tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,348 @@
+"""Scores as columns: callables for `map` of any engine."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..utils.errors import InputError, listed
+from .baselines import BASELINES, Baseline, random
+from .batches import ARROW, Rows, columns_of, on_host, read_rows
+from .kernels import count_of, pass_over, run_spans
+from .ltc import _TRAJECTORY, _references, _trained, family_member
+from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
+
+
+@dataclass(frozen=True, eq=False)
+class LTCScorer:
+    """Adds a score of the family to batches of rows: a callable for `map` of any engine, picklable and without state.
+
+    It reads `loss_trajectory`, and the label column with `scope="class"`, and nothing else. It takes the batches of
+    `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. Of a mapping it returns
+    the score column alone, which `datasets` adds to the row; of an Arrow table or a frame of pandas or polars it
+    returns that with the score column added. Rows without a trajectory, and flat ones, have no score.
+
+    Make one with [`LTCScorer.from_trajectories`].
+
+    Args:
+        reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].
+        lengths (`tuple[int, ...]`): Checkpoints of each run.
+        of (`str`): `"differences"` or `"levels"`.
+        label_column (`str`, *optional*): The column that says which reference is a row's; there is one if not given.
+        class_names (`tuple[str, ...]`, *optional*): Where that column does not hold the numbers of the classes.
+        column (`str`): The column that is added.
+        trained (`tuple[int, ...]`, *optional*):
+            Of each run the first checkpoint that is not of the untrained model, where uncertainty weighs.
+    """
+
+    reference: np.ndarray
+    lengths: tuple[int, ...]
+    of: str
+    label_column: str | None = None
+    class_names: tuple[str, ...] | None = None
+    column: str = "ltc_score"
+    trained: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_trajectories(
+        cls,
+        trajectories: Recorded,
+        of: str | None = None,
+        aggregate: str | None = None,
+        scope: str | None = None,
+        weighting: str | None = None,
+        *,
+        preset: str | None = None,
+        column: str = "ltc_score",
+        class_names: Sequence[str] | None = None,
+    ) -> "LTCScorer":
+        """Makes the scorer of a recording.
+
+        Args:
+            trajectories ([`Trajectories`]): The recording.
+            of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
+            column (`str`, *optional*, defaults to `"ltc_score"`): The column that it adds.
+            class_names (`Sequence[str]`, *optional*):
+                With `scope="class"`, where the label column holds strings (or integers that are not a `ClassLabel`):
+                the classes in the order of their numbers, `hf_ltc.data.labels.class_names(dataset, label_column)`.
+
+        Returns:
+            [`LTCScorer`]
+
+        Raises:
+            InputError: as [`ltc_scores`].
+        """
+        member = family_member(of, aggregate, scope, weighting, preset=preset)
+        reference = np.concatenate(_references(trajectories, member))
+        lengths = tuple(int(length) for length in trajectories.lengths)
+        trained = _trained(trajectories, member)
+        if member["scope"] == "dataset":
+            return cls(reference, lengths, member["of"], column=column, trained=trained)
+        dataset = trajectories.recipe.get("dataset") or {}
+        label_column = dataset.get("label_column") or "label"
+        stored = (dataset.get("features") or {}).get(label_column)
+        if isinstance(stored, Mapping):
+            class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.get("names")
+        names = None if class_names is None else tuple(str(name) for name in class_names)
+        return cls(reference, lengths, member["of"], label_column, names, column, trained)
+
+    def __call__(self, batch: Any) -> Any:
+        """Scores the rows of a batch.
+
+        Args:
+            batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
+
+        Returns:
+            `{column: scores}` of a mapping: float32, `None` where there is no score; else the table with the column.
+
+        Raises:
+            InputError: without a trajectory column, for trajectories of another length or that are not finite, and for
+                labels without a reference trajectory.
+        """
+        rows = read_rows(batch, _TRAJECTORY, sum(self.lengths))
+        groups = None if self.label_column is None else self._groups(batch, rows, self.label_column)
+        runs = _split(self.reference, [count_of(length, self.of) for length in self.lengths])
+        scores, finite = pass_over(rows.values, self.lengths, runs, groups, self.of, self.trained)
+        if not finite:
+            raise rows.not_finite(_TRAJECTORY)
+        return rows.with_scores(batch, self.column, scores)
+
+    def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:
+        if column not in columns_of(batch):
+            raise InputError(
+                f"no label column {column!r} in the batch, which has {listed(columns_of(batch), most=20)}: scores by "
+                "class need the labels that the run was recorded with"
+            )
+        stored = on_host(batch[column])
+        labels = [stored] if rows.single else stored.to_pylist() if isinstance(stored, ARROW) else list(stored)
+        labels = [label for label, present in zip(labels, rows.present) if present]
+        if self.class_names is not None:
+            number = {name: i for i, name in enumerate(self.class_names)}
+            groups = np.array([number.get(str(label), -1) for label in labels], dtype=np.int64)
+        else:
+            if text := [label for label in labels if isinstance(label, str)]:
+                raise InputError(
+                    f"column {column!r} holds text ({text[0]!r}), not class numbers: give "
+                    "class_names=hf_ltc.data.labels.class_names(dataset, label_column) to LTCScorer.from_trajectories"
+                )
+            # A null is None, or NaN in pandas.
+            groups = np.array([-1 if label is None or label != label else int(label) for label in labels], dtype=int)
+        known = (groups >= 0) & (groups < self.reference.shape[1])
+        known[known] = ~np.isnan(self.reference[0, groups[known]])
+        if not known.all():
+            wrong = sorted({repr(label) for label, good in zip(labels, known) if not good})
+            raise InputError(
+                f"column {column!r} has labels without a reference trajectory ({listed(wrong, str, most=20)}): the "
+                "run that the scorer was made from had no such class; score with scope='dataset', or record this one"
+            )
+        return groups
+
+
+def _split(reference: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+    return np.split(reference, np.cumsum(counts)[:-1])
+
+
+# Elements of a table that are worked on at once.
+_BLOCK = 2**22
+
+
+def baseline_scores(
+    trajectories: RecordedColumns, name: str, *, epochs: tuple[int, int | None] | None = None, **options: Any
+) -> np.ndarray:
+    """Scores every recorded row by a baseline.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording; of several runs the score is the mean over them.
+        name (`str`): One of [`BASELINES`]: `"mean_loss"`, `"final_loss"`, `"forgetting"`, `"el2n"`, `"aum"`,
+            `"dyn_unc"`, `"tdds"`, `"dual"`, `"random"`.
+        epochs (`tuple[int, int or None]`, *optional*):
+            First and last epoch to look at; the baseline's own if not given.
+        **options: Options of the baseline's function, e.g. `window=10`.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`; `BASELINES[name].keeps` says whether the highest or the lowest are kept.
+
+    Raises:
+        InputError: for an unknown name or option, a signal that was not recorded, values that are not finite, and
+            fewer checkpoints than the baseline needs.
+    """
+    scorer = BaselineScorer.from_trajectories(trajectories, name, epochs=epochs, **options)
+    baseline = BASELINES[name]
+    if baseline.signal is None:
+        return baseline.function(trajectories.rows, **dict(scorer.options)).astype(np.float32)
+    table = trajectories.losses if baseline.signal == "loss" else trajectories.signals[baseline.signal]
+    n = len(trajectories.rows)
+    scores = np.empty(n, dtype=np.float32)
+    width = max(1, _BLOCK // scorer.length)
+    for left in range(0, n, width):
+        part = slice(left, left + width)
+        runs = [np.stack([np.asarray(table[t])[part] for t in run]) for run in scorer.checkpoints]
+        if not all(np.isfinite(run).all() for run in runs):
+            raise not_finite(trajectories, table, trajectories.rows, _plural(baseline.signal))
+        scores[part] = scorer.score(runs)
+    return scores
+
+
+@dataclass(frozen=True)
+class BaselineScorer:
+    """Adds a baseline's score to batches of rows: a callable for `map` of any engine, picklable and without state.
+
+    It reads one trajectory column (`loss_trajectory`, or `<signal>_trajectory`), of the kinds of batches that
+    [`LTCScorer`] takes, and gives back what that gives.
+
+    `"random"` needs row numbers: map with `with_indices=True`, or have them in a column (`row_column`), which is
+    right for shuffled datasets too.
+
+    Make one with [`BaselineScorer.from_trajectories`].
+
+    Args:
+        name (`str`): One of [`BASELINES`].
+        checkpoints (`tuple[tuple[int, ...], ...]`): Positions in the trajectory that are used, for each run.
+        length (`int`): Length of the trajectory.
+        options (`tuple[tuple[str, Any], ...]`): Options of the baseline's function.
+        column (`str`): The column that is added.
+        row_column (`str`, *optional*): The column with the row numbers, for `"random"`.
+    """
+
+    name: str
+    checkpoints: tuple[tuple[int, ...], ...]
+    length: int
+    options: tuple[tuple[str, Any], ...]
+    column: str
+    row_column: str | None = None
+
+    @classmethod
+    def from_trajectories(
+        cls,
+        trajectories: RecordedColumns,
+        name: str,
+        *,
+        epochs: tuple[int, int | None] | None = None,
+        column: str | None = None,
+        row_column: str | None = None,
+        **options: Any,
+    ) -> "BaselineScorer":
+        """Makes the scorer of a recording.
+
+        Args:
+            trajectories ([`Trajectories`]): The recording.
+            name (`str`): One of [`BASELINES`].
+            epochs (`tuple[int, int or None]`, *optional*):
+                First and last epoch to look at; the baseline's own if not given.
+            column (`str`, *optional*): The column that it adds; `<name>_score` if not given.
+            row_column (`str`, *optional*): For `"random"`, the column with the row numbers.
+            **options: Options of the baseline's function.
+
+        Returns:
+            [`BaselineScorer`]
+
+        Raises:
+            InputError: as [`baseline_scores`].
+        """
+        require_recorded(trajectories)
+        if not isinstance(name, str) or name not in BASELINES:
+            raise InputError(f"no baseline {name!r}: there are {', '.join(map(repr, BASELINES))}")
+        baseline = BASELINES[name]
+        settings = _settings(name, baseline, options)
+        if baseline.signal not in (None, "loss") and baseline.signal not in trajectories.signals:
+            raise InputError(
+                f"{name} needs the signal {baseline.signal!r}, which was not recorded (there are: "
+                f"{', '.join(trajectories.signals) or 'none'}): record again with `RecordConfig.signals` "
+                f"{baseline.signal}"
+            )
+        first, last = epochs or baseline.epochs
+        used: list[tuple[int, ...]] = []
+        for start, stop in run_spans(trajectories.lengths):
+            number = trajectories.epochs[start:stop]
+            wanted = (number >= max(first, 1)) & (number <= (np.inf if last is None else last))
+            used.append(tuple((start + np.flatnonzero(wanted)).tolist()))
+            need = settings.get("window", 1) + baseline.more_than_window
+            if baseline.signal is not None and len(used[-1]) < need:
+                smaller = " or a smaller window" if need > 1 else ""
+                raise InputError(
+                    f"{name} needs {need} checkpoints or more, but only {len(used[-1])} were recorded "
+                    f"{_between(first, last)}: give other epochs{smaller}, or record more epochs"
+                )
+        length = len(trajectories.epochs)
+        return cls(name, tuple(used), length, tuple(settings.items()), column or f"{name}_score", row_column)
+
+    @property
+    def keeps(self) -> str:
+        """Which scores are kept: `"highest"` or `"lowest"`."""
+        return BASELINES[self.name].keeps
+
+    def score(self, runs: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean of the baseline over runs.
+
+        Args:
+            runs (`Sequence[np.ndarray]`): `(K, N)` for each run, the signal at the checkpoints that are used.
+
+        Returns:
+            `np.ndarray`: float32 `(N,)`.
+        """
+        function, options = BASELINES[self.name].function, dict(self.options)
+        return np.mean([function(run, **options) for run in runs], axis=0).astype(np.float32)
+
+    def __call__(self, batch: Any, indices: Any = None) -> Any:
+        """Scores the rows of a batch.
+
+        Args:
+            batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
+            indices (`int` or `Sequence[int]`, *optional*): Row numbers, which `with_indices=True` gives.
+
+        Returns:
+            `{column: scores}` of a mapping: float32, `None` where there is no score; else the table with the column.
+
+        Raises:
+            InputError: without the trajectory column, or for trajectories of another length or that are not finite.
+        """
+        signal = BASELINES[self.name].signal
+        if signal is None:
+            # Held-out rows cannot be chosen, by chance no more than otherwise.
+            rows = read_rows(batch, "loss_trajectory", self.length)
+            numbers = self._row_numbers(batch, indices)[rows.present]
+            scores = random(numbers, **dict(self.options)).astype(np.float32)
+            return rows.with_scores(batch, self.column, scores)
+        column = f"{signal}_trajectory"
+        mend = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
+        rows = read_rows(batch, column, self.length, mend)
+        runs = [rows.values[list(run)] for run in self.checkpoints]
+        if not all(np.isfinite(run).all() for run in runs):
+            raise rows.not_finite(column)
+        return rows.with_scores(batch, self.column, self.score(runs))
+
+    def _row_numbers(self, batch: Any, indices: Any) -> np.ndarray:
+        if self.row_column is not None:
+            indices = batch[self.row_column]
+        elif indices is None:
+            raise InputError("random scores are made of row numbers: map with with_indices=True, or give row_column")
+        return np.asarray(indices, dtype=np.int64).reshape(-1)
+
+
+def _settings(name: str, baseline: Baseline, options: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {
+        key: parameter.default
+        for key, parameter in inspect.signature(baseline.function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    if unknown := [key for key in options if key not in defaults]:
+        known = f"it has {', '.join(defaults)}" if defaults else "it has none but epochs"
+        raise InputError(f"{name} has no option {unknown[0]!r}: {known}")
+    settings = {**defaults, **options}
+    if settings.get("window", 2) < 2:
+        raise InputError(f"`window` is {settings['window']!r}: it must be 2 or more")
+    if not 0 < settings.get("decay", 1) <= 1:
+        raise InputError(f"`decay` is {settings['decay']!r}: it must be inside (0, 1]")
+    if settings.get("seed", 0) < 0:
+        raise InputError(f"`seed` is {settings['seed']!r}: it must be 0 or more")
+    return settings
+
+
+def _between(first: int, last: int | None) -> str:
+    return f"from epoch {max(first, 1)} on" if last is None else f"in epochs {max(first, 1)} to {last}"
+
+
+def _plural(signal: str | None) -> str:
+    return "losses" if signal == "loss" else f"values of {signal}"

@@ -1,0 +1,253 @@
+"""The rows of a dataset as batches on a device: images, decoded once or streamed, or what a collator makes of rows."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..data.splits import evenly_spaced
+from ..utils.errors import LTCWarning
+from . import images
+from .grey import find_grey_range
+from .image_files import GreyRange
+from .workers import Sending, received
+
+Collate = Callable[[list[Any]], Any]
+# What transformers' Trainer and its collators know as labels.
+LABELS = ("labels", "label", "label_ids")
+# Rows whose pixels give the channels' means and deviations; more change the third digit.
+_STATISTICS_ROWS = 2048
+_PADDING = 4
+_CHANNELS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """The images and labels of a dataset, batch by batch, normalized, on a device.
+
+    Args:
+        stored ([`StoredImages`]): The images.
+        labels (`torch.Tensor`): int64 `(N,)`, on the device.
+        mean (`torch.Tensor`): float32 `(3,)`, on the device.
+        std (`torch.Tensor`): float32 `(3,)`, on the device.
+        pixels (`torch.Tensor`, *optional*): uint8 `(N, 3, size, size)`, if the images are kept in memory.
+        channels_last (`bool`): Memory format of the batches.
+        num_workers (`int`): Processes that decode where images are not in memory.
+    """
+
+    stored: images.StoredImages
+    labels: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    pixels: torch.Tensor | None
+    channels_last: bool = False
+    num_workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.stored.size
+
+    def take(self, positions: np.ndarray) -> "ImageBatches":
+        """Some of the rows, as they are: not decoded again, and with the means and deviations of all.
+
+        Args:
+            positions (`np.ndarray`): int64 `(n,)`.
+
+        Returns:
+            [`ImageBatches`]: row `i` is row `positions[i]` of this one.
+        """
+        if np.array_equal(positions, np.arange(len(self))):
+            # All of them in their order: no second copy of all pixels.
+            return self
+        where = torch.from_numpy(positions)
+        return replace(
+            self,
+            stored=self.stored.take(positions),
+            labels=self.labels[where.to(self.labels.device)],
+            pixels=None if self.pixels is None else self.pixels[where.to(self.pixels.device)],
+        )
+
+    def __call__(
+        self, index_batches: Iterable[np.ndarray], *, augmented: tuple[int, int] | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Gives the batches asked for.
+
+        Args:
+            index_batches (`Iterable[np.ndarray]`): The positions of each batch, int64.
+            augmented (`tuple[int, int]`, *optional*): Seed and epoch of the crops and flips; none if not given.
+
+        Yields:
+            `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: pixels, float32 `(B, 3, size, size)`, labels and
+            positions, int64 `(B,)`.
+        """
+        draws = None
+        if augmented is not None and self.size <= images.SMALL_SIDE:
+            draws = images.draw_augmentation(len(self), *augmented, padding=self._padding).to(self.labels.device)
+        for stored, positions in self._pixels(index_batches, augmented):
+            batch = stored.to(self.labels.device, non_blocking=True)
+            positions = positions.to(self.labels.device, non_blocking=True)
+            if draws is not None:
+                batch = images.augment(batch, draws[positions], padding=self._padding)
+            batch = images.normalize(batch, self.mean, self.std)
+            if self.channels_last:
+                batch = batch.to(memory_format=torch.channels_last)
+            yield batch, self.labels[positions], positions
+
+    @property
+    def _padding(self) -> int:
+        # An eighth of the side, CIFAR's 4 of 32: as much of an 8x8 digit would push it out of the picture.
+        return max(1, min(_PADDING, self.size // 8))
+
+    def _pixels(
+        self, index_batches: Iterable[np.ndarray], augmented: tuple[int, int] | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self.pixels is None:
+            yield from self.stored.batches(index_batches, self.num_workers, augmented=augmented)
+            return
+        for positions in index_batches:
+            where = torch.from_numpy(positions).to(self.pixels.device, non_blocking=True)
+            yield self.pixels[where], where
+
+
+def image_batches(
+    dataset: Dataset,
+    column: str,
+    labels: np.ndarray,
+    size: int,
+    *,
+    device: torch.device,
+    statistics: tuple[list[float], list[float]] | None = None,
+    cache: str = "auto",
+    cache_budget: float = 4.0,
+    num_workers: int = 0,
+    channels_last: bool = False,
+    progress: Callable[[int], Any] | None = None,
+    numbers: np.ndarray | None = None,
+    grey_range: GreyRange | Literal["data"] | None = "data",
+) -> ImageBatches:
+    """Prepares the batches of a dataset: reads its images into memory if they fit, and the channels' statistics.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        column (`str`): Its image column.
+        labels (`np.ndarray`): int64 `(N,)`.
+        size (`int`): Side of the images in pixels.
+        device (`torch.device`): Where batches go.
+        statistics (`tuple[list[float], list[float]]`, *optional*):
+            Means and deviations of the channels, those of the train rows for validation rows; from the dataset if not
+            given.
+        cache (`str`, *optional*, defaults to `"auto"`): Keep images in memory: `auto`, `always` or `never`.
+        cache_budget (`float`, *optional*, defaults to `4.0`): GiB that `auto` may take.
+        num_workers (`int`, *optional*, defaults to `0`): Processes that decode.
+        channels_last (`bool`, *optional*, defaults to `False`): Memory format.
+        progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
+        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
+        grey_range (`tuple[float, float]`, *optional*):
+            The values of deep images that become 0 and 255, those of the train rows for validation rows; those of the
+            dataset if not given, and by the bits of each image if `None`.
+
+    Returns:
+        [`ImageBatches`]
+
+    Raises:
+        InputError: for an image that cannot be decoded, naming the row.
+    """
+    if grey_range == "data":
+        grey_range = find_grey_range([(dataset, column, numbers)])
+    stored, pixels = images.StoredImages(dataset, column, size, numbers, grey_range), None
+    if cache == "always" or (cache == "auto" and images.fits_cache(len(dataset), size, cache_budget * 2**30)):
+        # Small images are decoded faster than they are passed between processes.
+        pixels = stored.read(progress)
+    if statistics is None:
+        rows = evenly_spaced(len(dataset), _STATISTICS_ROWS)
+        sample = pixels[torch.from_numpy(rows)] if pixels is not None else None
+        if sample is None:
+            parts = np.array_split(rows, max(1, len(rows) // 64))
+            sample = torch.cat([part for part, _ in stored.batches(parts, num_workers)])
+        statistics = images.channel_statistics(sample)
+        _warn_of_constants(sample if pixels is None else pixels, column)
+    if pixels is not None and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # The other half is the model's.
+        pixels = pixels.to(device) if pixels.nbytes < free / 2 else pixels
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in statistics)
+    return ImageBatches(stored, torch.from_numpy(labels).to(device), mean, std, pixels, channels_last, num_workers)
+
+
+def _warn_of_constants(pixels: torch.Tensor, column: str) -> None:
+    """Names the channels from which nothing can be learned."""
+    if not len(pixels):
+        return
+    ends = [pixels[:, channel].aminmax() for channel in range(len(_CHANNELS))]
+    constant = {name: int(low) for name, (low, high) in zip(_CHANNELS, ends) if low == high}
+    if not constant:
+        return
+    those = f"the channel{'s' if len(constant) > 1 else ''} {', '.join(constant)}"
+    which = "all channels" if len(constant) == len(_CHANNELS) else those
+    never = "never varies" if len(constant) == 1 else "never vary"
+    warnings.warn(
+        f"{which} of the images of column {column!r} {never}: as 8 bits each pixel of {len(pixels):,} rows is "
+        f"{', '.join(map(str, dict.fromkeys(constant.values())))}, and a model learns nothing from that; look at the "
+        "files, or name another `image_column`",
+        LTCWarning,
+        stacklevel=3,
+    )
+
+
+@dataclass(frozen=True)
+class CollatedBatches:
+    """The rows of any dataset as a collator makes batches of them, on a device.
+
+    Args:
+        dataset (`datasets.Dataset`): The rows.
+        labels (`torch.Tensor`): int64 `(N,)`, the labels as the model numbers them, on the device.
+        collate (`Callable`): Makes a batch of a list of rows: a mapping, or a tensor.
+        num_workers (`int`): Processes that read and collate.
+    """
+
+    dataset: Dataset
+    labels: torch.Tensor
+    collate: Collate
+    num_workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __call__(self, index_batches: Iterable[np.ndarray]) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
+        """Gives the batches asked for: inputs of the model, without labels; labels and positions, int64 `(B,)`."""
+        parts = [part.tolist() for part in index_batches]
+        loader: Any = DataLoader(
+            self.dataset,
+            batch_sampler=parts,
+            collate_fn=Sending(self.collate),
+            num_workers=self.num_workers,
+        )
+        for part, batch in zip(parts, received(loader)):
+            inputs = send_to_device(batch, self.labels.device)
+            if isinstance(inputs, Mapping):
+                inputs = {name: value for name, value in inputs.items() if name not in LABELS}
+            positions = torch.tensor(part, device=self.labels.device)
+            yield inputs, self.labels[positions], positions
+
+
+def accepted_columns(model: nn.Module, dataset: Dataset) -> Dataset:
+    """Leaves out the columns that a model's `forward` does not name, as transformers' Trainer does.
+
+    All are left in if it names none, as where a collator makes the inputs, and in a dataset with a transform.
+    """
+    named = set(inspect.signature(model.forward).parameters)
+    if dataset.format["type"] == "custom" or not named.intersection(dataset.column_names):
+        return dataset
+    return dataset.remove_columns([name for name in dataset.column_names if name not in {*named, *LABELS}])

@@ -1,0 +1,139 @@
+"""Forward passes that losses are taken from: with which weights, and over which rows of which process."""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel
+
+from ..utils.errors import InputError
+from .workers import workers_watched
+
+# Called with positions `(B,)`, float32 cross-entropy losses `(B,)` without label smoothing, float32 logits `(B, C)`
+# and labels `(B,)` of a forward pass, all detached and on the device.
+Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Any]
+
+
+class Batches(Protocol):
+    """Rows that a model runs over.
+
+    Called with the positions of each batch, they give on the device what the model takes (a tensor, or a mapping of
+    its parameters), and labels and positions, int64 `(B,)`.
+    """
+
+    @property
+    def labels(self) -> torch.Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, index_batches: Iterable[np.ndarray], /) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]: ...
+
+
+class AveragedWeights(AveragedModel):
+    """An exponential moving average of weights and buffers, from the weights at its start on.
+
+    Args:
+        model (`torch.nn.Module`): The model, of which a copy is made.
+        decay (`float`): Share of the average that a step keeps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        def average(averages: Any, current: Any, _: Any) -> None:
+            if averages[0].is_floating_point():
+                torch._foreach_lerp_(averages, current, 1 - decay)
+            else:
+                torch._foreach_copy_(averages, current)
+
+        super().__init__(model, multi_avg_fn=average, use_buffers=True)
+        # Torch's own would copy the weights of the first step, and keep the count of steps among the weights.
+        self.register_buffer("n_averaged", torch.tensor(1), persistent=False)
+        self.eval()
+
+
+def averaging_decay(weights: str, decay: float | None, steps_per_epoch: int) -> float | None:
+    """Decay a step of the averaged weights, `None` for raw ones: a window of about one epoch if it is not given, so
+    that the jitter of single steps is averaged out and the epochs stay apart."""
+    if weights != "averaged":
+        return None
+    return 1 - 1 / steps_per_epoch if decay is None else decay
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Gives every process the first one's running statistics, so that all evaluate the same model."""
+    broadcast(list(model.buffers()))
+
+
+@workers_watched()
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Batches, state: Accelerator | PartialState, observe: Observer, batch_size: int
+) -> None:
+    """Runs a model over all rows in evaluation mode, each process over its own part; no random state is changed.
+
+    Args:
+        model (`torch.nn.Module`): The model, not wrapped for several processes.
+        batches ([`Batches`]): The rows, without augmentation.
+        state (`accelerate.Accelerator` or `PartialState`): The processes; an accelerator's precision is used.
+        observe (`Callable`): An [`Observer`] of every forward pass.
+        batch_size (`int`): Rows a forward pass.
+
+    Raises:
+        InputError: if the model does not return logits, or not one row of them for each row.
+    """
+    mine = np.array_split(np.arange(len(batches), dtype=np.int64), state.num_processes)[state.process_index]
+    if not len(mine):
+        return
+    classes = int(batches.labels.max()) + 1
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with _random_state_kept(state.device):
+        for inputs, labels, positions in batches(np.array_split(mine, math.ceil(len(mine) / batch_size))):
+            with state.autocast() if isinstance(state, Accelerator) else nullcontext():
+                outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+            logits = logits_of(outputs, classes)
+            if len(logits) != len(positions):
+                raise InputError(
+                    f"the collator made {len(logits)} samples of {len(positions)} rows: it has to make one of each row"
+                )
+            observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
+    for module, training in modes:
+        module.training = training
+
+
+def logits_of(outputs: Any, classes: int) -> torch.Tensor:
+    """The float32 logits `(B, C)` among what a classifier returns.
+
+    Raises:
+        InputError: if there are none, or fewer than classes.
+    """
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        shown = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(
+            f"the model returned {shown} where logits of shape (rows, classes) were expected: record a classifier "
+            "that returns its logits, or a mapping with them as 'logits'"
+        )
+    if logits.shape[1] < classes:
+        raise InputError(
+            f"the model returned {logits.shape[1]} logits a row for labels up to {classes - 1}: make it with "
+            f"num_labels={classes}"
+        )
+    return logits.float()
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """What a transform draws while rows are only evaluated, a training is not to notice."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)

@@ -1,0 +1,327 @@
+"""One image as RGB pixels: whatever its metadata say, turned as it should be, deep grey scaled to 8 bits."""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from datasets.utils.file_utils import xopen
+from torchvision.io import ImageReadMode, decode_png
+
+# The pixel values that become 0 and 255.
+GreyRange = tuple[float, float]
+_ORIENTATION = 0x0112
+_TURNED = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+# Tried before Pillow's forty other formats, whose checks take long beside decoding a small image.
+_COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# Of 8 bits a channel whatever they hold.
+_SHALLOW = (_JPEG, b"GIF8", b"RIFF", b"BM")
+# TIFF tags that say where the pixels are and what they mean.
+_TIFF_PIXELS = {
+    254,
+    255,
+    284,
+    292,
+    293,
+    317,
+    338,
+    339,
+    347,
+    *range(256, 269),
+    *range(273, 280),
+    *range(320, 337),
+    *range(529, 533),
+}
+HEAD = 26
+
+
+def open_image(value: Any) -> PIL.Image.Image:
+    """Opens an image by its header.
+
+    Args:
+        value (`PIL.Image.Image`, `bytes` or `dict`): An image, a file's bytes, or `{"bytes": ..., "path": ...}`.
+
+    Returns:
+        `PIL.Image.Image`: of which the pixels may not be read yet.
+    """
+    with quiet():
+        return _open(_content(value))
+
+
+def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None = None) -> PIL.Image.Image:
+    """Reads an image as RGB pixels of 8 bits, turned as its orientation says, transparent pixels over white.
+
+    Args:
+        value (`PIL.Image.Image`, `bytes` or `dict`): As for [`open_image`].
+        mode (`str`, *optional*): Pillow mode to convert to first; one without transparency drops it.
+        grey_range (`tuple[float, float]`, *optional*):
+            The values that become 0 and 255 where pixels have more than 8 bits, from [`find_grey_range`]. If not
+            given they are scaled by their bits: 16-bit numbers by 257, floats as 0 to 1 if none is above 1, else as
+            0 to 255.
+
+    Returns:
+        `PIL.Image.Image`: of mode `RGB`.
+    """
+    with quiet():
+        content = _content(value)
+        if isinstance(content, PIL.Image.Image):
+            image = _turned(content)
+        else:
+            image = _read(content, _turned)
+            if grey_range is not None and _is_deep_color(content[:HEAD]):
+                image = _turned(_from_deep_color(content, grey_range), _orientation(image))
+        return _as_rgb(image, mode, grey_range)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves out what Pillow warns of: metadata, and images that are large. Not for threads, which share warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def deep_pixels(value: Any) -> np.ndarray | None:
+    """The pixels of an image of more than 8 bits a channel, as they are stored, without transparency.
+
+    It may be called in threads, and is not [`quiet`] by itself.
+
+    Args:
+        value (`PIL.Image.Image`, `bytes` or `dict`): As for [`open_image`].
+
+    Returns:
+        `np.ndarray`: any shape; `None` for an image of 8 bits.
+    """
+    content = _content(value)
+    if isinstance(content, bytes) and _is_deep_color(content[:HEAD]):
+        return _deep_color(content)[0]
+    image = content if isinstance(content, PIL.Image.Image) else _read(content, _loaded_if_deep)
+    return _finite(image) if _is_deep(image.mode) else None
+
+
+def may_be_deep(head: bytes) -> bool:
+    """Whether a file that begins so can have more than 8 bits a channel: most cannot, and need not be opened.
+
+    Args:
+        head (`bytes`): The first 26 bytes, or more.
+    """
+    if head.startswith(_PNG):
+        return head[24:25] == b"\x10"
+    return not head.startswith(_SHALLOW)
+
+
+def _content(value: Any) -> Any:
+    """The bytes of a file, or an image that is one already."""
+    if isinstance(value, dict):
+        content, path = value.get("bytes"), value.get("path")
+        if content is None and path is not None:
+            with xopen(path, "rb") as file:
+                content = file.read()
+        value = content
+    if value is None:
+        raise ValueError("it is null")
+    return value
+
+
+def _read(content: bytes, then: Callable[[PIL.Image.Image], PIL.Image.Image]) -> PIL.Image.Image:
+    """Opens a file and does something with it; if that fails, then without what is no part of the pixels."""
+    try:
+        return then(_opened(content))
+    except Exception:
+        bare, exif = _without_metadata(content)
+        if bare == content:
+            raise
+        try:
+            image = _opened(bare)
+            if exif:
+                image.info["exif"] = exif
+            return then(image)
+        except Exception:
+            pass
+        raise
+
+
+def _open(content: Any) -> PIL.Image.Image:
+    return content if isinstance(content, PIL.Image.Image) else _read(content, lambda image: image)
+
+
+def _opened(content: bytes) -> PIL.Image.Image:
+    try:
+        return PIL.Image.open(io.BytesIO(content), formats=_COMMON)
+    except PIL.UnidentifiedImageError:
+        return PIL.Image.open(io.BytesIO(content))
+
+
+def _turned(image: PIL.Image.Image, orientation: int | None = None) -> PIL.Image.Image:
+    # Read whole first: a PNG may tell after its pixels, and Pillow turns a TIFF itself.
+    image.load()
+    # Not ImageOps.exif_transpose, which writes all other tags anew, and fails where one of them is odd.
+    method = _TURNED.get(_orientation(image) if orientation is None else orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _loaded_if_deep(image: PIL.Image.Image) -> PIL.Image.Image:
+    if _is_deep(image.mode):
+        image.load()
+    return image
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    found = _exif_orientation(image.info.get("exif") or b"")
+    if found is not None:
+        return found
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # Broken metadata is no fault of the pixels.
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """The orientation alone: Pillow reads tag by tag, and stops at the first that it cannot read."""
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    try:
+        (first,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, first)
+        for at in range(first + 2, first + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, at)
+            if tag == _ORIENTATION and kind in (3, 4):
+                return struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", exif, at + 8)[0]
+    except struct.error:
+        pass
+    return None
+
+
+def _without_metadata(content: bytes) -> tuple[bytes, bytes | None]:
+    """A file without texts, profiles and the like, and the EXIF block that it had; as it is for other formats."""
+    try:
+        if content.startswith(_PNG):
+            return _bare_png(content)
+        if content.startswith(_JPEG):
+            return _bare_jpeg(content)
+        if content[:4] in (b"II*\0", b"MM\0*"):
+            return _bare_tiff(content), None
+    except struct.error:
+        pass
+    return content, None
+
+
+def _bare_png(content: bytes) -> tuple[bytes, bytes | None]:
+    kept, exif, at = [_PNG], None, len(_PNG)
+    while at + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if kind == b"eXIf":
+            exif = content[at + 8 : at + 8 + length]
+        # A small letter marks what is not needed to show the image; transparency is shown too.
+        elif kind == b"tRNS" or not kind[0] & 0x20:
+            kept.append(content[at : at + 12 + length])
+        at += 12 + length
+    return b"".join(kept), exif
+
+
+def _bare_jpeg(content: bytes) -> tuple[bytes, bytes | None]:
+    kept, exif, at = [content[:2]], None, 2
+    while at + 4 <= len(content) and content[at] == 0xFF and (marker := content[at + 1]) != 0xDA:
+        if marker == 0xFF:
+            at += 1
+            continue
+        (length,) = struct.unpack_from(">H", content, at + 2)
+        segment = content[at : at + 2 + length]
+        if segment[4:10] == b"Exif\0\0":
+            exif = segment[4:]
+        # JFIF and Adobe say what the colors are.
+        if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(segment)
+        at += 2 + length
+    return b"".join([*kept, content[at:]]), exif
+
+
+def _bare_tiff(content: bytes) -> bytes:
+    order = "<" if content[:2] == b"II" else ">"
+    (first,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, first)
+    entries = [content[at : at + 12] for at in range(first + 2, first + 2 + 12 * count, 12)]
+    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _TIFF_PIXELS]
+    directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
+    return content[:first] + directory + content[first + len(directory) :]
+
+
+def _is_deep(mode: str) -> bool:
+    return mode in ("I", "F") or mode.startswith("I;16")
+
+
+def _is_deep_color(head: bytes) -> bool:
+    # Pillow has no mode for 16 bits of more than one channel: it leaves the upper 8.
+    return head.startswith(_PNG) and head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x04", b"\x06")
+
+
+def _deep_color(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """Channels `(H, W, C)` of grey or color, and of transparency, uint16."""
+    pixels = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    planes = pixels.permute(1, 2, 0).numpy()
+    transparent = planes.shape[2] in (2, 4)
+    return (planes[..., :-1], planes[..., -1]) if transparent else (planes, None)
+
+
+def _from_deep_color(content: bytes, grey_range: GreyRange) -> PIL.Image.Image:
+    color, alpha = _deep_color(content)
+    image = PIL.Image.fromarray(_scaled(np.broadcast_to(color, (*color.shape[:2], 3)), grey_range))
+    if alpha is not None:
+        image.putalpha(PIL.Image.fromarray(np.rint(alpha / 257).astype(np.uint8)))
+    return image
+
+
+def _finite(image: PIL.Image.Image) -> np.ndarray:
+    pixels = np.asarray(image)
+    if not np.isfinite(pixels).all():
+        raise ValueError("its pixels are floats, some of them not finite")
+    return pixels
+
+
+def _scaled(pixels: np.ndarray, grey_range: GreyRange) -> np.ndarray:
+    low, high = grey_range
+    # Where all are the same there is nothing to scale by.
+    levels = (pixels.astype(np.float64) - low) * (255 / ((high - low) or 1.0))
+    return np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
+
+
+def _grey_range_of(image: PIL.Image.Image, pixels: np.ndarray) -> GreyRange:
+    """The range that the bits of an image have, whatever of them it uses."""
+    if image.mode == "F":
+        return (0.0, 1.0) if pixels.max() <= 1 else (0.0, 255.0)
+    if pixels.max() > 65535 or pixels.min() < 0:
+        raise ValueError("its pixels are 32-bit numbers outside the range of 16 bits")
+    return 0.0, 65535.0
+
+
+def _as_rgb(image: PIL.Image.Image, mode: str | None, grey_range: GreyRange | None) -> PIL.Image.Image:
+    # Before converting to a mode, since Pillow's conversion clips these at 255.
+    if _is_deep(image.mode):
+        pixels = _finite(image)
+        image = PIL.Image.fromarray(_scaled(pixels, grey_range or _grey_range_of(image, pixels)))
+    if mode is not None and image.mode != mode:
+        image = image.convert("L" if _is_deep(mode) else mode)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", image.size, "white")
+        image = PIL.Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,76 @@
+"""Which row of a dataset is which recorded one: by number where it is the recorded dataset, or by id."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from ..data.columns import read_column
+from ..data.identity import check_identity
+from ..data.inputs import require_dataset
+from ..data.labels import find_label_column, read_labels
+from ..utils.errors import InputError, some_rows
+
+if TYPE_CHECKING:
+    from .value import Trajectories
+
+
+def row_places(run: "Trajectories", dataset: Dataset, id_column: str | None) -> np.ndarray:
+    """For each row of a dataset its place among the recorded rows, or -1, int64; as [`Trajectories.positions`]."""
+    require_dataset(dataset, "dataset")
+    recorded = run.recipe.get("dataset") or {}
+    if run.ids is None:
+        if id_column is not None:
+            raise InputError(
+                f"no ids were recorded to join column {id_column!r} with: record with `RecordConfig.id_column`"
+            )
+        return _by_number(run, dataset, recorded)
+    column = id_column or recorded.get("id_column")
+    if column is None:
+        raise InputError("the rows were recorded by id: name the column with the ids by attach(..., id_column=...)")
+    where = _by_id(run, dataset, column)
+    if recorded.get("label_column"):
+        _check_labels(run, dataset, where, recorded)
+    return where
+
+
+def _by_number(run: "Trajectories", dataset: Dataset, recorded: Mapping[str, Any]) -> np.ndarray:
+    if "content" in recorded:
+        check_identity(dataset, recorded)
+    if len(run.rows) and len(dataset) <= run.rows[-1]:
+        raise InputError(
+            f"the dataset has {len(dataset)} rows, but row {run.rows[-1]} was recorded: give the dataset as it "
+            "was recorded"
+        )
+    where = np.full(len(dataset), -1, dtype=np.int64)
+    where[run.rows] = np.arange(len(run.rows))
+    return where
+
+
+def _check_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, recorded: Mapping[str, Any]) -> None:
+    column = find_label_column(dataset, recorded["label_column"])
+    labels = read_labels(dataset, column, recorded.get("names"))
+    known = np.flatnonzero(where >= 0)
+    wrong = known[labels[known] != run.labels[where[known]]]
+    if wrong.size:
+        raise InputError(
+            f"{wrong.size} rows have another label in column {column!r} than when they were recorded (rows "
+            f"{some_rows(wrong)}): give the dataset as it was recorded"
+        )
+
+
+def _by_id(run: "Trajectories", dataset: Dataset, column: str) -> np.ndarray:
+    ids = read_column(dataset, column)
+    if pc.count_distinct(ids).as_py() < len(ids):
+        raise InputError(f"column {column!r} has ids that occur twice or are null: rows are joined by unique ids")
+    try:
+        found = pc.index_in(ids, value_set=run.ids.cast(ids.type))
+    except pa.ArrowInvalid as error:
+        raise InputError(f"column {column!r} holds {ids.type}, the recorded ids are {run.ids.type}") from error
+    where = np.asarray(pc.fill_null(found, -1).to_numpy(), dtype=np.int64)
+    if len(where) and (where < 0).all():
+        raise InputError(f"no id of column {column!r} was recorded: give the dataset that was, or its id column")
+    return where

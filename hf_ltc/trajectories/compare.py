@@ -1,0 +1,87 @@
+"""Whether another seed would give the same ranking."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..coresets.order import Balance, coreset_order
+from ..scores.ltc import ltc_scores
+from ..scores.reliability import Reliability, reliability_of, warn_of_reliability, within_class_spearman
+from ..utils.errors import InputError
+from .value import Trajectories
+
+_BUDGETS = (0.1, 0.3, 0.5)
+
+
+def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> Reliability:
+    """The Spearman correlation, within classes, between the scores of runs that differ in nothing but the seed.
+
+    Args:
+        runs (`Trajectories` or `Sequence[Trajectories]`): Two runs or more, or the value that holds them.
+        **family: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
+
+    Returns:
+        [`Reliability`]
+
+    Warns:
+        LTCWarning: where it is below 0.5: chance ranks the rows more than the data do.
+
+    Raises:
+        InputError: for fewer than two runs, or runs of different datasets.
+    """
+    together = runs if isinstance(runs, Trajectories) else Trajectories.average(runs)
+    if len(together.lengths) < 2:
+        raise InputError(
+            "reliability needs two runs or more of different seeds: record with `RecordConfig.runs` 2 or more"
+        )
+    found = reliability_of([ltc_scores(run, **family) for run in together.runs], together.labels)
+    warn_of_reliability(found)
+    return found
+
+
+def stability(trajectories: Trajectories, **family: Any) -> float:
+    """Within-class Spearman of the scores of all checkpoints with those of the first half of them.
+
+    This is stability within a run, and no evidence that another seed would rank the rows alike.
+
+    Args:
+        trajectories ([`Trajectories`]): A run, or several, of each of which the first half is taken.
+        **family: As for [`ltc_scores`].
+
+    Returns:
+        `float`: NaN while half of the checkpoints give fewer than two differences.
+    """
+    halves = [(length + 1) // 2 for length in trajectories.lengths]
+    if min(halves) < 3:
+        return float("nan")
+    first = [run.truncate(int(run.epochs[half - 1])) for run, half in zip(trajectories.runs, halves)]
+    half_scores = ltc_scores(Trajectories.average(first), **family)
+    return within_class_spearman(ltc_scores(trajectories, **family), half_scores, trajectories.labels)
+
+
+def overlap(
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    budgets: Sequence[float] = _BUDGETS,
+    balance: Balance = "class",
+) -> dict[float, float]:
+    """Share of rows that the coresets of two scores have in common, at each budget.
+
+    Args:
+        first (`np.ndarray`): float `(N,)`.
+        second (`np.ndarray`): float `(N,)`.
+        labels (`np.ndarray`): int `(N,)`.
+        budgets (`Sequence[float]`, *optional*, defaults to `(0.1, 0.3, 0.5)`): Fractions of the N rows.
+        balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+
+    Returns:
+        `dict[float, float]`: from the budget, which chance alone would give, to 1.
+    """
+    ranks = [coreset_order(scores, labels, balance=balance) for scores in (first, second)]
+    for fraction in budgets:
+        if not 0 < fraction <= 1:
+            raise InputError(f"the budget {fraction!r} must be inside (0, 1]")
+    sizes = {fraction: max(1, round(fraction * len(labels))) for fraction in budgets}
+    return {fraction: float(((ranks[0] < size) & (ranks[1] < size)).sum() / size) for fraction, size in sizes.items()}

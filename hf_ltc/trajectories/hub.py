@@ -1,0 +1,179 @@
+"""Trajectories and source models to the Hub, and trajectories back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from datasets import DatasetDict, load_dataset
+from huggingface_hub import CommitOperationAdd
+
+from ..hub import cards, parquet
+from ..hub.commits import Change, Table, commit, publish
+from ..hub.load import check_files, disagrees
+from ..hub.parquet import RECIPE, TRAJECTORIES
+from ..hub.push import card_metadata
+from ..hub.repository import (
+    CARD,
+    Pushed,
+    Repository,
+    check_repo_id,
+    damaged,
+    explained,
+    hub_api,
+    open_repository,
+    read_repository,
+)
+from ..scores.protocol import Recorded, RecordedColumns, losses_digest
+from ..utils.errors import InputError
+from ..utils.files import read_json
+from .run_dir import read_run
+from .tables import to_dataset
+
+_WEIGHTS = ("model.safetensors", "averaged_model.safetensors")
+
+
+def push_trajectories(
+    run: RecordedColumns,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    max_shard_size: int | str = "500MB",
+) -> Pushed:
+    """Pushes trajectories as the configuration `trajectories` of a dataset repository.
+
+    Args:
+        run ([`Trajectories`]): The trajectories.
+        repo_id (`str`): The repository, made if it is not there; one with coresets will do.
+        private (`bool`, *optional*): Whether a new repository is private.
+        token (`str`, *optional*): Access token; the one that is logged in if not given.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Size of a Parquet file at most.
+
+    Returns:
+        [`Pushed`]
+
+    Raises:
+        InputError: if the Hub refuses, cannot be reached, or holds something else under this name.
+    """
+    check_repo_id(repo_id)
+    parquet.size_in_bytes(max_shard_size)
+    api = hub_api(token)
+    public = parquet.public_recipe(run.recipe)
+    identity: dict[str, Any] = public.get("dataset") or {}
+    entry = {
+        "dataset": identity,
+        "rows": len(run.rows),
+        "validation_rows": len(run.validation_labels),
+        "layout": {"epochs": run.epochs.tolist(), "lengths": list(run.lengths), "loss_name": run.loss_name},
+        "digest": losses_digest(run),
+        "run": public,
+    }
+    tables = [Table(TRAJECTORIES, str(split), rows, TRAJECTORIES) for split, rows in to_dataset(run).items()]
+
+    def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        return {**there, "trajectories": entry}, []
+
+    metadata = card_metadata(identity, {}, None, None)
+    return publish(api, repo_id, tables, describe, metadata=metadata, private=private, max_shard_size=max_shard_size)
+
+
+def push_source_model(
+    run: str | Path,
+    repo_id: str,
+    *,
+    dataset_name: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+) -> Pushed:
+    """Pushes the source model of a run to a model repository, in one commit.
+
+    Args:
+        run (`str` or `Path`): The run directory, or that of one seed of it.
+        repo_id (`str`): The repository; made if it is not there.
+        dataset_name (`str`, *optional*): What the card calls the dataset, where it is not on the Hub.
+        private (`bool`, *optional*): Whether a new repository is private.
+        token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+    Returns:
+        [`Pushed`]
+
+    Raises:
+        InputError: if there is no source model, or as [`push_coreset`].
+    """
+    check_repo_id(repo_id)
+    folder = source_model_folder(run)
+    model = folder / "source_model"
+    recipe = parquet.public_recipe(read_json(folder / RECIPE))
+    recipe["validation_loss"] = float(np.mean(read_run(folder, mmap=True)["validation_losses"][-1]))
+    if dataset_name is not None:
+        recipe["dataset"] = {**recipe.get("dataset", {}), "name": dataset_name}
+    settings = parquet.public_recipe(read_json(model / "config.json"))
+    weights = sorted(model.glob("*.safetensors"))
+    averaged = any(path.name.startswith("averaged") for path in weights)
+    api = hub_api(token)
+
+    def change(there: Repository) -> Change:
+        previous = (there.recipe or {}).get("card")
+        card = cards.source_model_card(
+            there.repo_id, recipe, settings, averaged=averaged, existing=there.card, previous=previous
+        )
+        whole = {"format": parquet.FORMAT, "run": recipe, "card": cards.model_metadata(recipe)}
+        texts = {"config.json": parquet.as_json(settings), RECIPE: parquet.as_json(whole), CARD: card}
+        gone = tuple(path for path in _WEIGHTS if path in set(there.files) - {weight.name for weight in weights})
+        return Change(texts, "Source model", removed=gone)
+
+    with explained(repo_id, "push to"):
+        there = open_repository(api, repo_id, "model", private)
+        additions = [CommitOperationAdd(path.name, str(path)) for path in weights]
+        return commit(api, there, "model", additions, change, _WEIGHTS, ["source model"])
+
+
+def source_model_folder(run: str | Path) -> Path:
+    """The run directory, or that of the first of its seeds, that has a source model.
+
+    Raises:
+        InputError: if there is none.
+    """
+    places = [Path(run), *sorted(Path(run).glob("seed-*"))]
+    folder = next((path for path in places if (path / "source_model").is_dir()), None)
+    if folder is None:
+        raise InputError(f"no source model in {str(run)!r}: give a finished run directory of hf-ltc record")
+    return folder
+
+
+Loaded = TypeVar("Loaded", bound=Recorded)
+
+
+def load_trajectories(
+    make: Callable[..., Loaded], repo_id: str, *, revision: str | None = None, token: str | None = None
+) -> Loaded:
+    """Loads what [`push_trajectories`] pushed.
+
+    Args:
+        make (`Callable`): [`Trajectories.from_dataset`].
+        repo_id (`str`): The repository.
+        revision (`str`, *optional*): A branch or commit; the newest if not given.
+        token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+    Returns:
+        [`Trajectories`]
+
+    Raises:
+        InputError: if there is no such repository, or if its files and its recipe disagree.
+    """
+    api = hub_api(token)
+    with explained(repo_id, "load from"):
+        there = read_repository(api, repo_id, revision)
+        entry = (there.recipe or {}).get("trajectories")
+        if not entry:
+            raise InputError(f"{repo_id!r} has no trajectories: push them with Trajectories.push_to_hub")
+        loaded = load_dataset(repo_id, TRAJECTORIES, revision=there.head, token=token)
+    try:
+        run = make(DatasetDict(loaded), **entry["layout"], recipe=entry["run"])
+    except (KeyError, TypeError) as error:
+        raise damaged(repo_id, f"of the trajectories it lacks {error}") from error
+    if losses_digest(run) != entry["digest"]:
+        raise disagrees(repo_id, "the losses are not those that its recipe is of")
+    check_files(there, TRAJECTORIES, token)
+    return run

@@ -1,0 +1,230 @@
+"""The run directory: which rows a run is about, the losses of its epochs, and its recipe, as files."""
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..scores.protocol import RecordedColumns
+from ..utils import files
+from ..utils.errors import InputError, one_line
+from ..utils.files import read_arrays, replacing, unreadable
+
+FORMAT = 1
+ROWS = "rows.safetensors"
+TRAJECTORIES = "trajectories"
+_EPOCH = re.compile(r"epoch-(\d{5,})\.safetensors")
+_SEED = re.compile(r"seed-(\d+)")
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Takes away the temporary files that killed processes left in a run directory."""
+    for temporary in [*folder.glob(".*.tmp"), *(folder / TRAJECTORIES).glob(".*.tmp")]:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def epoch_path(run: Path, epoch: int) -> Path:
+    """Where the losses of one epoch are."""
+    return run / TRAJECTORIES / f"epoch-{epoch:05d}.safetensors"
+
+
+def published_epochs(run: Path) -> list[int]:
+    """The epochs whose files are there, increasing."""
+    folder = run / TRAJECTORIES
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := _EPOCH.fullmatch(name)))
+
+
+def seed_folders(run: Path) -> list[Path]:
+    """The runs of a run directory that holds several, by seed."""
+    found = [(int(match[1]), path) for path in run.glob("seed-*") if (match := _SEED.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def publish(pending: Path, path: Path) -> None:
+    """Puts a finished epoch file in its place; one that is there already is left as it is."""
+    if path.exists():
+        return
+    with replacing(path) as temporary:
+        try:
+            os.link(pending, temporary)
+        except OSError:
+            # Some file systems have no links.
+            shutil.copyfile(pending, temporary)
+
+
+class EpochTable(Sequence[np.ndarray]):
+    """One signal of a run directory, epoch by epoch, read when asked for: `(L, N)` float32 that is never held whole.
+
+    Args:
+        paths (`Sequence[Path]`): The epoch files.
+        name (`str`): The signal, e.g. `"training_loss"`.
+        columns (`int`): N, the rows of every epoch.
+    """
+
+    def __init__(self, paths: Sequence[Path], name: str, columns: int) -> None:
+        self.paths, self.name = list(paths), name
+        self.shape = (len(self.paths), columns)
+        self.dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, epoch: Any) -> Any:
+        if not isinstance(epoch, int | np.integer):
+            return EpochTable(list(np.array(self.paths, dtype=object)[epoch]), self.name, self.shape[1])
+        values = read_arrays(self.paths[int(epoch)], [self.name])[self.name]
+        if values.shape != self.shape[1:] or values.dtype != self.dtype:
+            raise unreadable(
+                self.paths[int(epoch)],
+                f"{self.name} is {values.dtype}{list(values.shape)}, not float32[{self.shape[1]}]: of another run?",
+            )
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        table = np.empty(self.shape, dtype=np.float32)
+        for epoch in range(len(self)):
+            table[epoch] = self[epoch]
+        return table if dtype is None else table.astype(dtype, copy=False)
+
+
+LOSSES = ("training_loss", "evaluation_loss")
+VALIDATION_LOSS = "validation_loss"
+IDS = "ids.parquet"
+
+
+def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[str, Any]:
+    """Reads a run directory of one run: the fields of [`Trajectories`].
+
+    Args:
+        path (`Path`): The run directory.
+        losses (`str`, *optional*): `"training"` or `"evaluation"`, where both were recorded; training by default.
+        mmap (`bool`, *optional*, defaults to `False`): Leave the losses on disk, and read them epoch by epoch.
+
+    Returns:
+        `dict[str, Any]`
+
+    Raises:
+        InputError: for a file that is missing, truncated or of another run, naming it.
+    """
+    recipe = files.read_json(path / files.RECIPE)
+    if recipe.get("format") != FORMAT:
+        raise InputError(
+            f"{str(path / files.RECIPE)!r} has format {recipe.get('format')!r}, this version reads "
+            f"{FORMAT}: load it with the version of hf_ltc that wrote it"
+        )
+    table = files.read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
+    epochs = _epochs_of(path, recipe)
+    epoch_paths = [epoch_path(path, epoch) for epoch in epochs]
+    for file, epoch in zip(epoch_paths, epochs):
+        with files.opened(file) as content:
+            marks, names = files.marks_of(content), list(content.keys())
+        if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
+            raise InputError(
+                f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
+                f"{recipe.get('run')}: put the right file back, or record again into another folder"
+            )
+    name = _losses_of(names, losses, path)
+    count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
+    read = {
+        signal: EpochTable(epoch_paths, signal, count[signal == VALIDATION_LOSS])
+        for signal in names
+        if not signal.startswith("validation_") or signal == VALIDATION_LOSS
+    }
+    arrays: dict[str, Any] = read if mmap else {signal: np.asarray(values) for signal, values in read.items()}
+    return {
+        "losses": arrays.pop(name),
+        "validation_losses": arrays.pop(VALIDATION_LOSS),
+        "labels": table["train_labels"],
+        "validation_labels": table["validation_labels"],
+        "rows": table["train_rows"],
+        "validation_rows": table["validation_rows"],
+        "epochs": np.array(epochs, dtype=np.int64),
+        "lengths": (len(epochs),),
+        "signals": arrays,
+        "ids": _read_ids(path),
+        "recipe": recipe,
+        "loss_name": name,
+    }
+
+
+def write_run(run: RecordedColumns, folder: Path) -> None:
+    """Writes a run directory of one run, which [`read_run`] reads; the recipe last, which makes it one."""
+    recipe = {**marked(run.recipe), "epochs": run.epochs.tolist()}
+    write_rows(folder, run)
+    for t, epoch in enumerate(run.epochs.tolist()):
+        arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
+        arrays[VALIDATION_LOSS] = run.validation_losses[t]
+        files.write_arrays(epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
+    files.write_json(folder / files.RECIPE, recipe)
+
+
+def marked(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with the marks that tell the files of a run from those of others."""
+    return {"format": FORMAT, "run": uuid.uuid4().hex[:16], **recipe}
+
+
+def write_rows(folder: Path, run: RecordedColumns) -> None:
+    """Writes which rows a run directory is about."""
+    files.write_arrays(
+        folder / ROWS,
+        {
+            "train_rows": run.rows,
+            "train_labels": run.labels,
+            "validation_rows": run.validation_rows,
+            "validation_labels": run.validation_labels,
+        },
+    )
+    if run.ids is not None:
+        with files.replacing(folder / IDS) as temporary:
+            pq.write_table(pa.table({"id": run.ids}), temporary)
+
+
+def _read_ids(path: Path) -> pa.Array | None:
+    if not (path / IDS).exists():
+        return None
+    try:
+        return pq.read_table(path / IDS).column("id").combine_chunks()
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise files.unreadable(path / IDS, one_line(error)) from error
+
+
+def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
+    found = published_epochs(path)
+    planned = recipe.get("epochs") or recipe.get("planned_epochs") or found
+    last = recipe["epochs"][-1] if recipe.get("epochs") else (found[-1] if found else -1)
+    for epoch in planned:
+        if epoch <= last and epoch not in found:
+            raise InputError(
+                f"no file {str(epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: put it "
+                "back, or record again into another folder"
+            )
+    if foreign := [epoch for epoch in found if epoch not in planned]:
+        raise InputError(f"{str(epoch_path(path, foreign[0]))!r} is of no epoch that this run records: take it away")
+    if not found:
+        raise InputError(f"no epoch in {str(path)!r} is recorded yet: run the same hf-ltc record command again")
+    return found
+
+
+def _losses_of(names: Sequence[str], wanted: str | None, path: Path) -> str:
+    have = [name for name in LOSSES if name in names]
+    if wanted is not None and f"{wanted}_loss" not in LOSSES:
+        raise InputError(f"`losses` is {wanted!r}: it must be training or evaluation")
+    if wanted is None and have:
+        return have[0]
+    if f"{wanted}_loss" not in have:
+        raise InputError(
+            f"{str(path)!r} has no {wanted or 'training'} losses, it has {', '.join(have) or 'none'}: record with "
+            f"`RecordConfig.losses` {wanted or 'training'}"
+        )
+    return f"{wanted}_loss"

@@ -1,0 +1,500 @@
+"""Trajectories: what a run recorded, as a value, and its way back to the dataset it was recorded on."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, Value
+
+from ..coresets import order, select
+from ..data.columns import with_columns
+from ..data.inputs import class_numbers
+from ..scores import diagnostics, ltc, protocol
+from ..utils import files
+from ..utils.errors import InputError, some_rows
+from ..utils.files import local
+from . import run_dir, tables
+from .align import row_places
+from .run_dir import LOSSES, write_rows
+
+if TYPE_CHECKING:
+    from ..hub.repository import Pushed
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Recorded losses, epoch-major: those of the rows that can be chosen, and those of the validation samples.
+
+    Several runs (seeds, source models) are one value too: their checkpoints follow one another along the first axis,
+    and `lengths` says how many are whose. No difference is taken across runs, and scores are means over them.
+
+    Args:
+        losses (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy of row `rows[i]` at checkpoint `epochs[t]`.
+            From `load(..., mmap=True)` it is read from disk epoch by epoch instead.
+        validation_losses (`np.ndarray`): float32 `(L, Q)`.
+        labels (`np.ndarray`): int64 `(N,)`, classes as numbered by the dataset's `ClassLabel`.
+        validation_labels (`np.ndarray`): int64 `(Q,)`.
+        rows (`np.ndarray`): int64 `(N,)`, row numbers in the source dataset, increasing.
+        validation_rows (`np.ndarray`): int64 `(Q,)`, row numbers in the source dataset, or -1 if from another split.
+        epochs (`np.ndarray`): int64 `(L,)`, training epochs before each checkpoint, 0 being the untrained model.
+        lengths (`tuple[int, ...]`): Checkpoints of each run; they sum to L.
+        signals (`Mapping[str, np.ndarray]`): float32 `(L, N)` each: margin, correct, el2n, evaluation_loss, ...
+        ids (`pyarrow.Array`, *optional*): `(N,)` unique ids of the rows, where the dataset has such a column.
+        recipe (`dict`): How it was made: settings, dataset identity, versions, hardware, seconds.
+        loss_name (`str`): Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
+
+    Raises:
+        InputError: for arrays whose shapes do not go together.
+    """
+
+    losses: Any
+    validation_losses: Any
+    labels: np.ndarray
+    validation_labels: np.ndarray
+    rows: np.ndarray
+    validation_rows: np.ndarray
+    epochs: np.ndarray
+    lengths: tuple[int, ...]
+    signals: Mapping[str, Any] = field(default_factory=dict)
+    ids: Any = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    loss_name: str = LOSSES[0]
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "validation_labels"):
+            object.__setattr__(self, name, class_numbers(getattr(self, name), name))
+        checkpoints, n, q = len(self.epochs), len(self.rows), len(self.validation_labels)
+        shapes = {"losses": (self.losses, n), "validation_losses": (self.validation_losses, q)}
+        shapes |= {name: (table, n) for name, table in self.signals.items()}
+        for name, (table, columns) in shapes.items():
+            if tuple(table.shape) != (checkpoints, columns):
+                raise InputError(f"{name} has shape {tuple(table.shape)}, not ({checkpoints}, {columns})")
+        if sum(self.lengths) != checkpoints or min(self.lengths, default=1) < 1:
+            raise InputError(f"lengths {self.lengths} must be 1 or more each and sum to {checkpoints} checkpoints")
+        for name, values, count in (
+            ("labels", self.labels, n),
+            ("validation_rows", self.validation_rows, q),
+            ("ids", self.rows if self.ids is None else self.ids, n),
+        ):
+            if len(values) != count:
+                raise InputError(f"{name} has {len(values)} values for {count} samples")
+        if (np.diff(self.rows) <= 0).any():
+            raise InputError("rows must be increasing: order rows, labels, ids, losses and signals by row number")
+        if self.loss_name not in LOSSES or self.loss_name in self.signals:
+            raise InputError(
+                f"loss_name is {self.loss_name!r}: it must be {' or '.join(LOSSES)}, and of no signal "
+                f"({', '.join(self.signals) or 'none'})"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def runs(self) -> list["Trajectories"]:
+        """The runs it is made of, each as a value of its own."""
+        ends = np.cumsum(self.lengths)
+        each = [self._take(np.arange(end - size, end)) for end, size in zip(ends, self.lengths)]
+        return [dataclasses.replace(run, recipe=recipe) for run, recipe in zip(each, _recipes(self))]
+
+    @classmethod
+    def load(cls, path: str | Path, *, losses: str | None = None, mmap: bool = False) -> "Trajectories":
+        """Loads a run directory, or what of it an unfinished run has published; of several seeds, the finished ones.
+
+        Args:
+            path (`str` or `Path`): The run directory.
+            losses (`str`, *optional*):
+                `"training"` or `"evaluation"`, where both were recorded; training by default. The others are a signal.
+            mmap (`bool`, *optional*, defaults to `False`): Read an epoch from disk whenever it is used, and hold none.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: for a file that is missing, truncated or of another run, naming it.
+        """
+        path = local(path, "path")
+        if not path.is_dir():
+            raise InputError(f"no run directory {str(path)!r}: make one with hf-ltc record")
+        if seeds := run_dir.seed_folders(path):
+            done = [seed for seed in seeds if _is_finished(seed)]
+            if not done:
+                raise InputError(f"no run in {str(path)!r} is finished yet: run the same hf-ltc record command again")
+            together = cls.average([cls.load(seed, losses=losses, mmap=mmap) for seed in done])
+            recipe = files.read_json(path / files.RECIPE) if (path / files.RECIPE).exists() else {}
+            # The recipe of all runs is written when the last one is done, and is of no other number of them.
+            return dataclasses.replace(together, recipe=recipe) if _is_of(recipe, len(done)) else together
+        return cls(**run_dir.read_run(path, losses, mmap))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a run directory, which [`Trajectories.load`] reads.
+
+        Args:
+            path (`str` or `Path`): A new or empty folder.
+        """
+        path = local(path, "path")
+        files.check_free(path, lambda _: False)
+        runs = self.runs
+        for number, run in enumerate(runs):
+            run_dir.write_run(run, path if len(runs) == 1 else path / f"seed-{number}")
+        if len(runs) > 1:
+            write_rows(path, self)
+            files.write_json(path / files.RECIPE, run_dir.marked(self.recipe))
+
+    def truncate(self, epochs: int) -> "Trajectories":
+        """Keeps the checkpoints up to a training epoch.
+
+        Args:
+            epochs (`int`): The last epoch kept.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: if none is left.
+        """
+        kept = np.flatnonzero(self.epochs <= epochs)
+        if not len(kept):
+            raise InputError(
+                f"truncate({epochs}) leaves nothing: the first checkpoint is of epoch {self.epochs.min()}"
+            )
+        return self._take(kept)
+
+    def every(self, k: int) -> "Trajectories":
+        """Keeps what `record_every=k` records: the checkpoints whose epoch is a multiple of `k`, and the last.
+
+        Args:
+            k (`int`): 1 or more.
+
+        Returns:
+            [`Trajectories`]
+        """
+        if k < 1:
+            raise InputError(f"every({k}): it must be 1 or more")
+        kept = self.epochs % k == 0
+        kept[np.cumsum(self.lengths) - 1] = True
+        return self._take(np.flatnonzero(kept))
+
+    @classmethod
+    def average(cls, runs: Sequence["Trajectories"]) -> "Trajectories":
+        """Joins runs of several seeds or source models: each row's score is the mean of its scores in them.
+
+        Args:
+            runs (`Sequence[Trajectories]`):
+                Of the same dataset, with the same validation samples. Rows that only some recorded are left out.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: if they are of different datasets, validation samples or kinds of losses.
+        """
+        if isinstance(runs, str) or not isinstance(runs, Sequence):
+            raise InputError(f"`runs` is a {type(runs).__name__}: give a list of recordings")
+        if not runs:
+            raise InputError("average([]): give one run or more")
+        for run in runs:
+            protocol.require_recorded(run, "runs")
+        first = runs[0]
+        rows = first.rows
+        for number, run in enumerate(runs[1:], 1):
+            problem = _differs(first, run)
+            if problem:
+                raise InputError(f"run {number} cannot be averaged with run 0: {problem}")
+            rows = np.intersect1d(rows, run.rows, assume_unique=True)
+        if not len(rows):
+            raise InputError("the runs have no row in common: record them on the same dataset and hold-out")
+        aligned = [run if np.array_equal(run.rows, rows) else run.take_rows(rows) for run in runs]
+        shared = set(first.signals).intersection(*(run.signals for run in runs))
+        recipe = dict(first.recipe)
+        if len(runs) > 1:
+            recipe["runs"] = [recipe for run in runs for recipe in _recipes(run)]
+        return dataclasses.replace(
+            aligned[0],
+            losses=_stack([run.losses for run in aligned]),
+            validation_losses=_stack([run.validation_losses for run in aligned]),
+            epochs=np.concatenate([run.epochs for run in aligned]),
+            lengths=tuple(length for run in aligned for length in run.lengths),
+            signals={name: _stack([run.signals[name] for run in aligned]) for name in sorted(shared)},
+            recipe=recipe,
+        )
+
+    def take_rows(self, rows: np.ndarray) -> "Trajectories":
+        """Keeps some rows.
+
+        Args:
+            rows (`np.ndarray`): int64, row numbers in the source dataset, all of them recorded.
+
+        Returns:
+            [`Trajectories`]: rows increasing, whatever the order they are given in.
+
+        Raises:
+            InputError: for rows that were not recorded.
+        """
+        rows = np.unique(np.asarray(rows, dtype=np.int64))
+        where = np.flatnonzero(np.isin(self.rows, rows, assume_unique=True))
+        if len(where) < len(rows):
+            raise InputError(f"rows {some_rows(np.setdiff1d(rows, self.rows))} were not recorded")
+        return dataclasses.replace(
+            self,
+            losses=np.asarray(self.losses)[:, where],
+            labels=self.labels[where],
+            rows=self.rows[where],
+            signals={name: np.asarray(values)[:, where] for name, values in self.signals.items()},
+            ids=None if self.ids is None else self.ids.take(pa.array(where)),
+        )
+
+    def attach(self, dataset: Dataset, signals: Sequence[str] = (), *, id_column: str | None = None) -> Dataset:
+        """Adds the column `loss_trajectory` to the dataset it was recorded on; no row is rewritten.
+
+        Args:
+            dataset (`datasets.Dataset`):
+                The recorded dataset, in the recorded order; with recorded ids any part and order of it.
+            signals (`Sequence[str]`, *optional*):
+                Further signals to add, as `<signal>_trajectory`.
+            id_column (`str`, *optional*):
+                The column with the ids, where they were recorded; the one that was recorded with if not given.
+
+        Returns:
+            `datasets.Dataset`: with lists of L float32, null for rows that were held out as validation.
+
+        Raises:
+            InputError: if it is another dataset, or was shuffled, filtered or relabelled, saying in what it differs;
+                if a signal was not recorded.
+        """
+        where = self.positions(dataset, id_column)
+        added = {"loss_trajectory": self.losses}
+        for signal in signals:
+            if signal not in self.signals:
+                raise InputError(
+                    f"the signal {signal!r} was not recorded (recorded are: {', '.join(self.signals) or 'none'}): "
+                    f"record with `RecordConfig.signals` {signal}"
+                )
+            added[f"{signal}_trajectory"] = self.signals[signal]
+        return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
+
+    def positions(self, dataset: Dataset, id_column: str | None = None) -> np.ndarray:
+        """For each row of a dataset its place among the recorded rows, or -1; checks that it is the dataset.
+
+        Args:
+            dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
+            id_column (`str`, *optional*): Likewise.
+
+        Returns:
+            `np.ndarray`: int64 `(len(dataset),)`.
+
+        Raises:
+            InputError: as [`Trajectories.attach`].
+        """
+        return row_places(self, dataset, id_column)
+
+    def score(
+        self,
+        dataset: Dataset,
+        *,
+        preset: str | None = None,
+        balance: order.Balance = "class",
+        id_column: str | None = None,
+        **family: Any,
+    ) -> Dataset:
+        """Adds `loss_trajectory`, `ltc_score` and `ltc_rank` at once; no image is decoded and no row rewritten.
+
+        Args:
+            dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
+            preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
+            balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+            id_column (`str`, *optional*): As for [`Trajectories.attach`].
+            **family: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
+
+        Returns:
+            `datasets.Dataset`
+
+        Warns:
+            LTCWarning: where several runs disagree, hard rows come first, the validation loss rises, or all that there
+                is are two differences.
+
+        Raises:
+            InputError: as [`Trajectories.attach`] and [`ltc_scores`].
+        """
+        where = self.positions(dataset, id_column)
+        # Read once, where it is on disk: the column needs it whole.
+        run = dataclasses.replace(self, losses=np.asarray(self.losses))
+        scores = ltc.ltc_scores(run, preset=preset, **family)
+        diagnostics.warn_of_scores(run, run.runs, scores, {"preset": preset, **family})
+        values = np.where(where >= 0, scores[where], np.nan).astype(np.float32)
+        columns: dict[str, tuple[Any, object]] = {
+            "loss_trajectory": tables.trajectory_column(run.losses, where),
+            "ltc_score": (pa.array(values, mask=np.isnan(values)), Value("float32")),
+        }
+        label_column = (self.recipe.get("dataset") or {}).get("label_column")
+        return select.rank_coreset(with_columns(dataset, columns), balance=balance, label_column=label_column)
+
+    def to_dataset(self) -> DatasetDict:
+        """The trajectories as columns: splits `train` and `validation` with `row`, `label`, `loss_trajectory`, ....
+
+        Returns:
+            `datasets.DatasetDict`: one row a sample, ids in a column `id` where there are any.
+        """
+        return tables.to_dataset(self)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: DatasetDict,
+        *,
+        epochs: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
+        recipe: dict[str, Any] | None = None,
+        loss_name: str = LOSSES[0],
+    ) -> "Trajectories":
+        """Back from what [`Trajectories.to_dataset`] made, or from columns of the same names of any origin.
+
+        Args:
+            dataset (`datasets.DatasetDict`): Splits `train` and `validation`.
+            epochs (`Sequence[int]`, *optional*): Epoch of each checkpoint; 0, 1, ... if not given.
+            lengths (`Sequence[int]`, *optional*): Checkpoints of each run; one run if not given.
+            recipe (`dict`, *optional*): The recipe.
+            loss_name (`str`, *optional*, defaults to `"training_loss"`): Which losses `loss_trajectory` holds.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: for a split or column that is missing, a row without a trajectory or with one of another
+                length, and rows that occur twice.
+        """
+        columns = tables.read_dataset(dataset)
+        count = len(columns["losses"])
+        return cls(
+            **columns,
+            epochs=np.arange(count) if epochs is None else np.asarray(epochs, dtype=np.int64),
+            lengths=(count,) if lengths is None else tuple(lengths),
+            recipe=recipe or {},
+            loss_name=loss_name,
+        )
+
+    def to_parquet(self, folder: str | Path) -> None:
+        """Writes `train.parquet`, `validation.parquet` and `recipe.json`, for any tool that reads Parquet.
+
+        Args:
+            folder (`str` or `Path`): A new or empty folder.
+        """
+        tables.write_parquet(self, local(folder, "folder"))
+
+    @classmethod
+    def from_parquet(cls, folder: str | Path) -> "Trajectories":
+        """Reads what [`Trajectories.to_parquet`] wrote.
+
+        Args:
+            folder (`str` or `Path`): The folder.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: for a file that is missing or damaged, naming it.
+        """
+        dataset, recipe = tables.read_parquet(local(folder, "folder"))
+        return cls.from_dataset(dataset, **recipe.pop(tables.LAYOUT, {}), recipe=recipe)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> "Pushed":
+        """Pushes the trajectories to a dataset repository, as its configuration `trajectories`, with recipe and card.
+
+        Args:
+            repo_id (`str`): The repository, made if it is not there; one with coresets will do.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+        Returns:
+            [`Pushed`]: its `revision` is the commit.
+
+        Raises:
+            InputError: if the Hub refuses, cannot be reached, or holds something else under this name.
+        """
+        from .hub import push_trajectories
+
+        return push_trajectories(self, repo_id, private=private, token=token)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, *, revision: str | None = None, token: str | None = None) -> "Trajectories":
+        """Loads what [`Trajectories.push_to_hub`] pushed.
+
+        Args:
+            repo_id (`str`): The repository.
+            revision (`str`, *optional*): A branch or commit; the newest if not given.
+            token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+        Returns:
+            [`Trajectories`]
+
+        Raises:
+            InputError: if there is no such repository, or if its files and its recipe disagree.
+        """
+        from .hub import load_trajectories
+
+        return load_trajectories(cls.from_dataset, repo_id, revision=revision, token=token)
+
+    def _take(self, checkpoints: np.ndarray) -> "Trajectories":
+        ends = np.cumsum(self.lengths)
+        taken = np.searchsorted(ends, checkpoints, side="right")
+        return dataclasses.replace(
+            self,
+            losses=self.losses[checkpoints],
+            validation_losses=self.validation_losses[checkpoints],
+            epochs=self.epochs[checkpoints],
+            lengths=tuple(int(count) for count in np.bincount(taken, minlength=len(ends)) if count),
+            signals={name: values[checkpoints] for name, values in self.signals.items()},
+        )
+
+
+def _is_finished(path: Path) -> bool:
+    recipe = path / files.RECIPE
+    return recipe.exists() and "epochs" in files.read_json(recipe)
+
+
+def _is_of(recipe: Mapping[str, Any], runs: int) -> bool:
+    return bool(recipe) and len(recipe.get("seeds", range(runs))) == runs
+
+
+def _recipes(run: Trajectories) -> list[dict[str, Any]]:
+    """The recipe of each run that a value is made of, or the one there is."""
+    recipes = run.recipe.get("runs", [])
+    return recipes if len(recipes) == len(run.lengths) else [run.recipe] * len(run.lengths)
+
+
+def _differs(first: Trajectories, other: Trajectories) -> str | None:
+    keys = ("rows", "labels", "content", "label_column")
+    one, two = ({key: (run.recipe.get("dataset") or {}).get(key) for key in keys} for run in (first, other))
+    different = [key for key in keys if one[key] != two[key]]
+    _, here, there = np.intersect1d(first.rows, other.rows, assume_unique=True, return_indices=True)
+    if not different and (first.labels[here] != other.labels[there]).any():
+        different = ["labels"]
+    if not different and not _same_ids(first, here, other, there):
+        different = ["ids"]
+    if different:
+        return f"they were recorded on different datasets ({', '.join(different)} differ)"
+    if (
+        not np.array_equal(first.validation_rows, other.validation_rows)
+        or not np.array_equal(first.validation_labels, other.validation_labels)
+        # Samples of another split have no row numbers, so what the recipes say of it has to do.
+        or ((first.validation_rows < 0).any() and first.recipe.get("validation") != other.recipe.get("validation"))
+    ):
+        return "they have different validation samples: record with the same `RecordConfig.validation_seed` and split"
+    if first.loss_name != other.loss_name:
+        return f"one holds {first.loss_name}, the other {other.loss_name}: load both with the same losses"
+    return None
+
+
+def _same_ids(first: Trajectories, here: np.ndarray, other: Trajectories, there: np.ndarray) -> bool:
+    if first.ids is None or other.ids is None:
+        return first.ids is other.ids
+    return first.ids.take(pa.array(here)).equals(other.ids.take(pa.array(there)))
+
+
+def _stack(parts: Sequence[Any]) -> Any:
+    if all(isinstance(part, run_dir.EpochTable) for part in parts) and len({part.name for part in parts}) == 1:
+        return run_dir.EpochTable([path for part in parts for path in part.paths], parts[0].name, parts[0].shape[1])
+    return parts[0] if len(parts) == 1 else np.concatenate([np.asarray(part) for part in parts])

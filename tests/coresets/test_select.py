@@ -1,0 +1,586 @@
+import functools
+import operator
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_ltc.coresets.order import coreset_order
+from hf_ltc.coresets.select import coreset_size, in_coreset, rank_coreset, select_coreset, split_coreset
+from hf_ltc.coresets.summary import describe_coreset
+from hf_ltc.data.columns import read_column, with_columns
+from hf_ltc.utils.errors import InputError
+
+
+@st.composite
+def scored_rows(draw):
+    """Imbalanced classes (single rows among them), tied scores, and rows without a score."""
+    labels = draw(st.lists(st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3, 7]), min_size=1, max_size=60))
+    score = st.sampled_from([-0.75, -0.5, 0.0, 0.25, 0.5, 1.0, float("nan")])
+    scores = draw(st.lists(score, min_size=len(labels), max_size=len(labels)))
+    return np.array(scores, dtype=np.float32), np.array(labels)
+
+
+def best_first(scores, keep):
+    """Positions by score, ties by position, those without a score left out."""
+    sign = -1 if keep == "highest" else 1
+    return sorted((i for i in range(len(scores)) if not np.isnan(scores[i])), key=lambda i: (sign * scores[i], i))
+
+
+def dealt(scores, labels, keep):
+    """The order by the letter: round by round, one row of each class that has one, best first."""
+    flat = [i for i in range(len(scores)) if np.isnan(scores[i])]
+    order, taken = [], dict.fromkeys(labels.tolist(), 0)
+    for pile in (best_first(scores, keep), flat):
+        pile = list(pile)
+        while pile:
+            fewest = min(taken[labels[i]] for i in pile)
+            i = next(i for i in pile if taken[labels[i]] == fewest)
+            order.append(i)
+            taken[labels[i]] += 1
+            pile.remove(i)
+    return order
+
+
+@given(scored_rows(), st.sampled_from(["highest", "lowest"]))
+def test_the_class_balanced_order_is_dealing_by_the_letter(rows, keep):
+    scores, labels = rows
+    ranks = coreset_order(scores, labels, keep=keep)
+    assert ranks.dtype == np.int32
+    assert np.argsort(ranks).tolist() == dealt(scores, labels, keep)
+
+
+@given(scored_rows())
+def test_every_prefix_is_balanced_to_one_row_among_classes_that_have_rows_left(rows):
+    scores, labels = rows
+    first = np.argsort(coreset_order(scores, labels))
+    scored = np.count_nonzero(~np.isnan(scores))
+    for k in range(1, scored + 1):
+        kept, left = labels[first[:k]], labels[first[k:scored]]
+        most = max(np.count_nonzero(kept == c) for c in set(kept.tolist()))
+        for c in set(left.tolist()):
+            assert most - 1 <= np.count_nonzero(kept == c) <= most
+        for c in set(kept.tolist()):
+            # Of each class the best rows are kept.
+            own = [i for i in best_first(scores, "highest") if labels[i] == c]
+            assert [i for i in first[:k] if labels[i] == c] == own[: np.count_nonzero(kept == c)]
+
+
+@given(scored_rows())
+def test_proportional_prefixes_keep_each_share_to_less_than_one_row(rows):
+    scores, labels = rows
+    first = np.argsort(coreset_order(scores, labels, balance="proportional"))
+    scored = np.count_nonzero(~np.isnan(scores))
+    for k in range(1, scored + 1):
+        for c in set(labels.tolist()):
+            own = np.count_nonzero(labels[~np.isnan(scores)] == c)
+            # Whole numbers, so that nothing is rounded: |kept - k * own / scored| < 1.
+            assert abs(np.count_nonzero(labels[first[:k]] == c) * scored - k * own) < scored
+    for c in set(labels.tolist()):
+        own = [i for i in best_first(scores, "highest") if labels[i] == c]
+        assert [i for i in first[:scored] if labels[i] == c] == own
+
+
+def test_proportional_is_exact_where_divisor_methods_are_not():
+    # One class of 100 rows among 100 classes of one row: in order of (turn - 1/2) / count a prefix of 50 is all of it.
+    labels = np.concatenate([np.zeros(100, int), np.arange(1, 101)])
+    first = np.argsort(coreset_order(np.zeros(200), labels, balance="proportional"))
+    large = np.cumsum(labels[first] == 0)
+    assert (np.abs(2 * large - np.arange(1, 201)) < 2).all()
+
+
+@given(scored_rows(), st.sampled_from(["highest", "lowest"]))
+def test_without_balance_the_order_is_that_of_the_scores(rows, keep):
+    scores, _ = rows
+    first = np.argsort(coreset_order(scores, balance="none", keep=keep)).tolist()
+    assert first == best_first(scores, keep) + np.flatnonzero(np.isnan(scores)).tolist()
+
+
+@given(scored_rows(), st.sampled_from(["class", "proportional", "none"]), st.randoms(use_true_random=False))
+def test_the_order_depends_on_row_numbers_not_on_positions(rows, balance, random):
+    scores, labels = rows
+    shuffled = list(range(len(scores)))
+    random.shuffle(shuffled)
+    ranks = coreset_order(scores, labels, balance=balance)
+    moved = coreset_order(scores[shuffled], labels[shuffled], np.array(shuffled) * 3 + 5, balance)
+    assert moved.tolist() == ranks[shuffled].tolist()
+
+
+def test_coreset_order_refuses_what_it_cannot_order():
+    with pytest.raises(InputError, match=r"`balance` is 'classes': it must be one of class, proportional, none"):
+        coreset_order(np.zeros(2), balance="classes")
+    with pytest.raises(InputError, match="`keep` is 'best'"):
+        coreset_order(np.zeros(2), keep="best")
+    with pytest.raises(InputError, match="2 scores but 3 labels"):
+        coreset_order(np.zeros(2), np.zeros(3, int))
+    with pytest.raises(InputError, match="needs the labels"):
+        coreset_order(np.zeros(2))
+
+
+NOT_AN_IMAGE = {"bytes": b"no image at all", "path": None}
+
+
+def scored_dataset(n=40, classes=4, seed=0):
+    """Rows whose images cannot be decoded, some held out (no trajectory), some flat (no score)."""
+    draw = np.random.default_rng(seed)
+    held, flat = np.zeros(n, bool), np.zeros(n, bool)
+    held[3::9], flat[5::11] = True, True
+    flat &= ~held
+    trajectory = [None if h else values for h, values in zip(held, draw.random((n, 3), dtype=np.float32).tolist())]
+    score = [None if h or f else v for h, f, v in zip(held, flat, draw.uniform(-1, 1, n).astype("f4").tolist())]
+    features = Features(
+        image=Image(),
+        label=ClassLabel(names=[f"class {c}" for c in range(classes)]),
+        number=Value("int64"),
+        loss_trajectory=List(Value("float32"), length=3),
+        ltc_score=Value("float32"),
+    )
+    columns = {
+        "image": [NOT_AN_IMAGE] * n,
+        "label": draw.integers(0, classes, n).tolist(),
+        "number": list(range(n)),
+        "loss_trajectory": trajectory,
+        "ltc_score": score,
+    }
+    return (
+        Dataset(
+            pa.table({k: pa.array(v, features.arrow_schema.field(k).type) for k, v in columns.items()}).cast(
+                features.arrow_schema
+            )
+        ),
+        held,
+        flat,
+    )
+
+
+def values(dataset, column):
+    return read_column(dataset, column).to_pylist()
+
+
+@pytest.mark.parametrize("balance", ["class", "proportional", "none"])
+def test_rank_coreset_ranks_what_can_be_chosen_flat_rows_last(balance):
+    dataset, held, flat = scored_dataset()
+    ranked = rank_coreset(dataset, balance)
+    assert ranked.features["ltc_rank"] == Value("int32")
+    ranks = values(ranked, "ltc_rank")
+    assert [r is None for r in ranks] == held.tolist()
+    assert sorted(r for r in ranks if r is not None) == list(range(np.count_nonzero(~held)))
+    assert {ranks[i] for i in np.flatnonzero(flat)} == set(range(np.count_nonzero(~held & ~flat), (~held).sum()))
+    scores = np.array(values(dataset, "ltc_score"), dtype=float)[~held]
+    labels = np.array(values(dataset, "label"))[~held]
+    assert [r for r in ranks if r is not None] == coreset_order(scores, labels, balance=balance).tolist()
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")], ids=["null", "NaN"])
+def test_without_trajectories_a_row_without_a_score_cannot_be_chosen(missing):
+    dataset, held, flat = scored_dataset()
+    scores = [missing if score is None else score for score in values(dataset, "ltc_score")]
+    dataset = dataset.remove_columns(["loss_trajectory", "ltc_score"])
+    dataset = with_columns(dataset, {"ltc_score": (pa.array(scores, pa.float32()), Value("float32"))})
+    ranked = rank_coreset(dataset)
+    assert [r is None for r in values(ranked, "ltc_rank")] == (held | flat).tolist()
+    everything = select_coreset(dataset, 1.0)
+    assert values(everything, "number") == np.flatnonzero(~(held | flat)).tolist()
+    summary = describe_coreset(everything, dataset)
+    assert (summary.pool, summary.held_out, summary.flat) == ((~(held | flat)).sum(), (held | flat).sum(), 0)
+    parts = split_coreset(dataset, size=5)
+    assert sum(len(part) for part in parts.values()) == (~(held | flat)).sum()
+    for form in ("numpy", "torch", "pandas", None):
+        shown = ranked.remove_columns("image").with_format(form)
+        kept = shown.filter(in_coreset, fn_kwargs={"size": 99}, input_columns="ltc_rank", batched=True)
+        assert values(kept, "number") == values(everything, "number")
+
+
+def test_without_trajectories_the_ranks_tell_flat_rows_from_those_held_out():
+    dataset, held, flat = scored_dataset()
+    ranked = rank_coreset(dataset)
+    without = ranked.remove_columns("loss_trajectory")
+    assert values(rank_coreset(without), "ltc_rank") == values(ranked, "ltc_rank")
+    assert values(select_coreset(without, 1.0), "number") == np.flatnonzero(~held).tolist()
+    # A rank is no recording where the score is NaN, as files have it in which a row held out was ranked once.
+    scores = [float("nan") if score is None else score for score in values(ranked, "ltc_score")]
+    old = with_columns(without, {"ltc_score": (pa.array(scores, pa.float32()), Value("float32"))})
+    assert [r is None for r in values(rank_coreset(old), "ltc_rank")] == (held | flat).tolist()
+
+
+def test_a_column_of_nulls_alone_has_no_row_to_choose():
+    dataset = Dataset.from_dict({"label": [0, 1], "x_score": [None, None]})
+    assert values(rank_coreset(dataset, "none", score_column="x_score"), "x_rank") == [None, None]
+    with pytest.raises(InputError, match="the 0 rows that could be chosen"):
+        select_coreset(dataset, 0.5, balance="none", score_column="x_score")
+
+
+def test_coverage_by_trajectories_needs_them_of_one_length():
+    lists = [[0.5, 0.25], [0.5, 0.25, 0.1, 0.0], [0.5, 0.25]]
+    dataset = Dataset.from_dict({"label": [0, 0, 1], "x_score": [0.1, 0.2, 0.3], "loss_trajectory": lists})
+    options = {"score_column": "x_score", "label_column": "label", "coverage": "beta"}
+    with pytest.raises(InputError, match=r"'loss_trajectory' has lists of different lengths \(2, 4\)"):
+        select_coreset(dataset, size=2, **options)
+
+
+def test_another_score_has_its_own_rank_column():
+    dataset, held, _ = scored_dataset()
+    dataset = dataset.add_column("aum_score", np.arange(40.0))
+    assert rank_coreset(dataset, score_column="aum_score").column_names[-1] == "aum_rank"
+    ranked = rank_coreset(dataset, "none", score_column="aum_score", rank_column="order", keep="lowest")
+    # Held-out rows have a score here, but never a rank.
+    assert [r is None for r in values(ranked, "order")] == held.tolist()
+    assert [r for r in values(ranked, "order") if r is not None] == list(range((~held).sum()))
+
+
+def test_negative_scores_are_excluded_on_request():
+    dataset, held, _ = scored_dataset()
+    ranks = values(rank_coreset(dataset, exclude_negative=True), "ltc_rank")
+    negative = [s is not None and s < 0 for s in values(dataset, "ltc_score")]
+    assert any(negative)
+    assert [r is None for r in ranks] == (held | np.array(negative)).tolist()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.01, 1.0), st.sampled_from(["class", "proportional", "none"]))
+def test_select_coreset_is_the_rows_below_the_size_in_dataset_order(fraction, balance):
+    dataset, held, _ = scored_dataset()
+    pool = int((~held).sum())
+    if round(fraction * pool) == 0:
+        with pytest.raises(InputError, match="is no row"):
+            select_coreset(dataset, fraction, balance=balance)
+        return
+    coreset = select_coreset(dataset, fraction, balance=balance)
+    ranked = rank_coreset(dataset, balance)
+    assert len(coreset) == round(fraction * pool)
+    expected = [i for i, r in enumerate(values(ranked, "ltc_rank")) if r is not None and r < len(coreset)]
+    assert values(coreset, "number") == expected
+    assert values(coreset, "ltc_rank") == [values(ranked, "ltc_rank")[i] for i in expected]
+    filtered = ranked.filter(
+        in_coreset, fn_kwargs={"size": len(coreset)}, input_columns="ltc_rank", batched=True, keep_in_memory=True
+    )
+    assert values(filtered, "number") == expected
+
+
+def test_budgets():
+    assert coreset_size(54_000, fraction=0.1) == 5_400
+    assert coreset_size(10, size=np.int64(10)) == 10
+    assert [coreset_size(10, fraction=f) for f in (0.05001, 0.25, 0.35, 1)] == [1, 2, 4, 10]
+    for bad, message in [
+        ({}, "neither is given"),
+        ({"fraction": 0.1, "size": 3}, "fraction 0.1 and size 3 are both given"),
+        ({"fraction": 0}, r"`fraction` is 0: it must be in \(0, 1\]"),
+        ({"fraction": 1.5}, "`fraction` is 1.5"),
+        ({"fraction": float("nan")}, "`fraction` is nan"),
+        ({"fraction": 0.01}, "`fraction` 0.01 of the 10 rows that could be chosen is no row"),
+        ({"size": 0}, "`size` is 0"),
+        ({"size": 2.0}, "`size` is 2.0"),
+        ({"size": True}, "`size` is True"),
+        ({"size": 11}, "`size` is 11, but only 10 rows could be chosen"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            coreset_size(10, **bad)
+
+
+def test_in_coreset_takes_ranks_in_any_form():
+    ranks, expected = [0, None, 7, 3, 4], [True, False, False, True, False]
+    torch = pytest.importorskip("torch")
+    as_floats = [np.nan if r is None else r for r in ranks]
+    for form in (
+        ranks,
+        pa.array(ranks, pa.int32()),
+        pa.chunked_array([ranks[:2], ranks[2:]], pa.int32()),
+        np.array(as_floats),
+        np.array(ranks, dtype=object),
+        pd.Series(as_floats),
+        pd.Series(ranks, dtype="Int32"),
+        torch.tensor(as_floats),
+        tuple(ranks),
+        as_floats,
+        [None if r is None else torch.tensor(r) for r in ranks],
+        pa.array(as_floats),
+        Dataset.from_dict({"rank": ranks})["rank"],
+    ):
+        assert [bool(b) for b in in_coreset(form, 4)] == expected
+    assert [in_coreset(r, 4) for r in ranks] == expected
+    nothing = [float("nan"), np.float32("nan"), torch.tensor(float("nan")), pd.NA, pa.scalar(None, pa.int32())]
+    assert [in_coreset(rank, 4) for rank in nothing] == [False] * 5
+    assert in_coreset([None, None], 4).tolist() == [False, False] and in_coreset([], 4).tolist() == []
+    assert in_coreset(np.int32(3), np.int64(4)) is True
+    assert in_coreset(torch.tensor(4), 4) is False
+    assert in_coreset(pa.scalar(3), 4) is True and in_coreset(pa.scalar(None, pa.int32()), 4) is False
+    for size in (0, 0.1, True, "3"):
+        with pytest.raises(InputError, match="whole number of rows"):
+            in_coreset(ranks, size)
+
+
+def test_rank_coreset_says_what_is_missing():
+    dataset, _, _ = scored_dataset()
+    with pytest.raises(InputError, match=r"no score column 'el2n_score' in the dataset, which has 'image', 'label'"):
+        rank_coreset(dataset, score_column="el2n_score")
+    with pytest.raises(InputError, match="'image' holds struct"):
+        rank_coreset(dataset, score_column="image")
+    with pytest.raises(InputError, match="'fine_label': no such column"):
+        rank_coreset(dataset, label_column="fine_label")
+    with pytest.raises(InputError, match="`dataset` is an IterableDataset"):
+        rank_coreset(dataset.to_iterable_dataset())
+
+
+def never(batch):
+    raise AssertionError("the transform ran")
+
+
+# Every way that a dataset may come in, as a function of the plain one.
+FORMS = {
+    "plain": lambda d: d,
+    "shuffled": lambda d: d.shuffle(seed=1),
+    "selected": lambda d: d.select([7, 3, 39, 0, 21, 22, 23, 5]),
+    "repeated": lambda d: d.select([7, 3, 7, 0, 21, 21, 0, 5, 9]),
+    "sliced": lambda d: d.select(range(5, 30)),
+    "torch": lambda d: d.with_format("torch"),
+    "numpy": lambda d: d.shuffle(seed=2).with_format("numpy", columns=["label", "number"]),
+    "arrow": lambda d: d.with_format("arrow"),
+    "transform": lambda d: d.select(range(39, -1, -1)).with_transform(never),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_form_of_dataset_is_ranked_alike_undecoded_and_keeps_its_format(form):
+    given = FORMS[form](scored_dataset()[0])
+    plain = Dataset(pa.table({name: read_column(given, name) for name in given.column_names}), info=given.info)
+    expected = values(rank_coreset(plain), "ltc_rank")
+    ranked = rank_coreset(given)
+    assert values(ranked, "ltc_rank") == expected
+    assert values(ranked, "number") == values(given, "number")
+    coreset = select_coreset(given, size=5)
+    kept = [i for i, r in enumerate(expected) if r is not None and r < 5]
+    assert values(coreset, "number") == [values(given, "number")[i] for i in kept]
+    for result in (ranked, coreset):
+        assert result.format["type"] == given.format["type"]
+        assert result.format["format_kwargs"] == given.format["format_kwargs"]
+        assert sorted(result.format["columns"]) == sorted([*given.format["columns"], "ltc_rank"])
+        assert result.features == Features(**given.features, ltc_rank=Value("int32"))
+
+
+@pytest.mark.parametrize("form", sorted(set(FORMS) - {"transform"}))
+@pytest.mark.parametrize("batched", [True, False])
+def test_in_coreset_filters_any_form_of_dataset(form, batched):
+    ranked = FORMS[form](rank_coreset(scored_dataset()[0]))
+    kept = ranked.filter(
+        in_coreset, fn_kwargs={"size": 6}, input_columns="ltc_rank", batched=batched, keep_in_memory=True
+    )
+    assert values(kept, "number") == [
+        n for n, r in zip(values(ranked, "number"), values(ranked, "ltc_rank")) if r is not None and r < 6
+    ]
+
+
+def test_a_coreset_shares_the_images_of_its_dataset():
+    dataset = scored_dataset()[0].shuffle(seed=3)
+
+    def image_buffers(rows):
+        chunks = rows.data.column("image").chunks
+        return [b.address for chunk in chunks for b in chunk.buffers() if b is not None]
+
+    assert image_buffers(select_coreset(dataset, 0.3)) == image_buffers(dataset)
+
+
+def test_select_coreset_replaces_a_rank_that_says_otherwise():
+    dataset, _, _ = scored_dataset()
+    by_score = rank_coreset(dataset, "none")
+    assert values(select_coreset(by_score, size=9), "number") == values(select_coreset(dataset, size=9), "number")
+    assert max(values(select_coreset(by_score, size=9), "ltc_rank")) == 8
+    # The coreset of a coreset is the coreset.
+    nested = select_coreset(select_coreset(dataset, size=20), size=9)
+    assert values(nested, "number") == values(select_coreset(dataset, size=9), "number")
+    # Nothing new to say: same fingerprint, so that what was cached for it still counts.
+    ranked = rank_coreset(dataset)
+    assert rank_coreset(ranked)._fingerprint == ranked._fingerprint
+
+
+def test_a_dataset_of_one_class_and_one_without_labels_can_be_ranked():
+    dataset, _held, _ = scored_dataset()
+    one = dataset.select(np.flatnonzero(np.array(values(dataset, "label")) == 2))
+    by_score = values(rank_coreset(one, "none"), "ltc_rank")
+    assert values(rank_coreset(one), "ltc_rank") == by_score
+    bare = dataset.remove_columns("label")
+    assert len(select_coreset(bare, size=4, balance="none")) == 4
+    with pytest.raises(InputError, match="no column of type ClassLabel"):
+        select_coreset(bare, size=4)
+
+
+def test_strings_are_classes_where_named():
+    dataset, _, _ = scored_dataset()
+    names = [f"class {c}" for c in values(dataset, "label")]
+    named = dataset.remove_columns("label").add_column("kind", names)
+    ranks = values(rank_coreset(named, label_column="kind"), "ltc_rank")
+    assert ranks == values(rank_coreset(dataset), "ltc_rank")
+
+
+@given(scored_rows(), st.data())
+def test_a_minimum_per_class_is_kept_and_the_rest_goes_by_rank(rows, data):
+    scores, labels = rows
+    minimum = data.draw(st.integers(1, 4))
+    needed = sum(min(minimum, np.count_nonzero(labels == c)) for c in set(labels.tolist()))
+    size = data.draw(st.integers(needed, len(labels)))
+    # Those without a score are flat.
+    recorded = {"loss_trajectory": [[0.5]] * len(labels)}
+    dataset = Dataset.from_dict({"label": labels.tolist(), "x_score": scores.tolist(), **recorded})
+    options = {"balance": "none", "score_column": "x_score", "label_column": "label"}
+    coreset = select_coreset(dataset, size=size, min_per_class=minimum, **options)
+    ranks = np.array(values(rank_coreset(dataset, **options), "x_rank"))
+    first = np.argsort(ranks)
+    best = {i for c in set(labels.tolist()) for i in [i for i in first if labels[i] == c][:minimum]}
+    rest = [i for i in first if i not in best][: size - len(best)]
+    assert values(coreset, "x_rank") == ranks[sorted(best | set(rest))].tolist()
+    if needed > 1:
+        with pytest.raises(InputError, match=f"needs {needed} rows of the .* but the budget is {needed - 1}"):
+            select_coreset(dataset, size=needed - 1, min_per_class=minimum, **options)
+
+
+def many_rows(n=3000, classes=5, seed=0):
+    """Imbalanced classes with scores, trajectories that go with them, some flat and some held out."""
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(classes, n, p=np.arange(1, classes + 1) / sum(range(1, classes + 1)))
+    easy = draw.beta(2, 1.5, n)
+    losses = -np.log(np.clip(easy[:, None] + 0.05 * draw.standard_normal((n, 8)), 0.01, 0.99)).astype("f4")
+    scores = np.clip(easy * 2 - 1 + 0.2 * draw.standard_normal(n), -1, 1).astype("f4")
+    held, flat = np.arange(n) % 17 == 3, np.arange(n) % 101 == 7
+    columns = {
+        "label": pa.array(labels),
+        "number": pa.array(range(n)),
+        "loss_trajectory": pa.FixedSizeListArray.from_arrays(pa.array(losses.ravel()), 8, mask=pa.array(held)),
+        "ltc_score": pa.array(scores, mask=held | flat),
+    }
+    dataset = Dataset(pa.table(columns)).cast_column("label", ClassLabel(num_classes=classes))
+    return dataset, labels, scores.astype(float), held, flat & ~held, np.exp(-losses).mean(axis=1, dtype=float)
+
+
+def ccs_budgets(counts, budget):
+    """Equal budgets by water level, whole rows: the spare ones to the strata that have most."""
+    shares = [0] * len(counts)
+    order = sorted(range(len(counts)), key=lambda s: counts[s])
+    for done, s in enumerate(order):
+        shares[s] = min(counts[s], (budget - sum(shares)) // (len(counts) - done))
+    return shares
+
+
+@pytest.mark.parametrize("balance", ["class", "proportional", "none"])
+@pytest.mark.parametrize("cut", [0.0, 0.25])
+def test_stratified_coverage_gives_strata_of_a_class_equal_budgets(balance, cut):
+    dataset, labels, scores, held, flat, _ = many_rows()
+    size = 800
+    plain = select_coreset(dataset, size=size, balance=balance)
+    coreset = select_coreset(dataset, size=size, balance=balance, coverage="stratified", cut=cut, seed=4)
+    kept = np.isin(np.arange(len(labels)), values(coreset, "number"))
+    assert kept.sum() == size and not (kept & held).any() and not (kept & flat).any()
+    groups = [np.ones(len(labels), bool)] if balance == "none" else [labels == c for c in range(5)]
+    if balance != "none":
+        assert np.bincount(labels[kept]).tolist() == np.bincount(values(plain, "label")).tolist()
+    for group in groups:
+        own = np.flatnonzero(group & ~held & ~flat)
+        own = own[np.argsort(-scores[own], kind="stable")]
+        budget = int(kept[group].sum())
+        stay = own[: max(budget, len(own) - round(cut * len(own)))]
+        assert not kept[np.setdiff1d(own, stay)].any()
+        edges = np.linspace(scores[stay].min(), scores[stay].max(), 51)
+        stratum = np.clip(np.searchsorted(edges, scores[stay], side="right") - 1, 0, 49)
+        counts = np.bincount(stratum, minlength=50).tolist()
+        taken = np.bincount(stratum[kept[stay]], minlength=50).tolist()
+        assert taken == ccs_budgets(counts, budget)
+
+
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_coverage_is_drawn_by_its_seed_and_keeps_the_rank_of_the_order(coverage):
+    dataset, *_ = many_rows()
+    options = {"fraction": 0.2, "coverage": coverage}
+    first = select_coreset(dataset, seed=1, **options)
+    assert values(first, "number") == values(select_coreset(dataset, seed=1, **options), "number")
+    other = select_coreset(dataset, seed=2, **options)
+    assert len(first) == len(other) and values(first, "number") != values(other, "number")
+    ranks = dict(zip(values(dataset, "number"), values(rank_coreset(dataset), "ltc_rank")))
+    assert values(first, "ltc_rank") == [ranks[i] for i in values(first, "number")]
+
+
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_coverage_of_everything_is_everything_and_flat_rows_come_last(coverage):
+    dataset, labels, _scores, held, flat, _ = many_rows()
+    pool = int((~held).sum())
+    assert len(select_coreset(dataset, 1.0, coverage=coverage)) == pool
+    coreset = select_coreset(dataset, size=pool - int(flat.sum()) + 3, coverage=coverage)
+    kept = np.isin(np.arange(len(labels)), values(coreset, "number"))
+    if coverage == "stratified":
+        assert kept[~held & ~flat].all()
+    assert kept[flat].sum() == 3 or coverage == "beta"
+
+
+def test_coverage_with_infinite_and_equal_scores():
+    # Forgetting counts are infinite for rows that are never learned; others may all be the same.
+    scores = [float("inf")] * 5 + [1.0] * 10 + [2.0] * 10 + [3.0] * 15
+    dataset = Dataset.from_dict({"label": [0] * 20 + [1] * 20, "f_score": scores})
+    options = {"score_column": "f_score", "label_column": "label", "coverage": "stratified"}
+    for size in (1, 7, 23, 40):
+        assert len(select_coreset(dataset, size=size, **options)) == size
+        assert len(select_coreset(dataset, size=size, keep="lowest", **options)) == size
+
+
+@pytest.mark.parametrize("exponent", [4.0, 40.0])
+def test_beta_coverage_draws_with_the_odds_of_the_paper(exponent):
+    stats = pytest.importorskip("scipy.stats")
+    dataset, _labels, scores, held, flat, probability = many_rows(n=60, classes=2)
+    pool = np.flatnonzero(~held & ~flat & (scores > 0))
+    assert len(pool) > 15
+    left_out = 1 - 1 / (~held).sum()
+    best = np.argsort(-np.where(held | flat, -np.inf, scores))[:10]
+    b = 15 * (1 - probability[best].mean()) * (1 - left_out**exponent)
+    odds = scores[pool] * stats.beta.pdf(probability[pool], 16 - b, b)
+    # One row of all, drawn by many seeds: how often each comes is a multinomial.
+    options = {"size": 1, "balance": "none", "coverage": "beta", "beta_exponent": exponent}
+    drawn = [values(select_coreset(dataset, seed=seed, **options), "number")[0] for seed in range(600)]
+    counts = np.array([drawn.count(i) for i in pool])
+    assert counts.sum() == 600
+    expected = 600 * odds / odds.sum()
+    common = expected >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    assert common.sum() >= 5 and stats.chisquare(observed, wanted).pvalue > 1e-3
+    # The check can fail: the scores alone do not explain the draws.
+    alone = 600 * scores[pool] / scores[pool].sum()
+    assert stats.chisquare(counts, alone).pvalue < 1e-6
+
+
+def test_rows_without_odds_are_drawn_last():
+    dataset, _labels, scores, held, flat, _ = many_rows(n=200, classes=2)
+    likely = ~held & ~flat & (scores > 0)
+    coreset = select_coreset(dataset, size=int(likely.sum()), balance="none", coverage="beta")
+    assert values(coreset, "number") == np.flatnonzero(likely).tolist()
+
+
+def test_coverage_options_are_checked():
+    dataset, *_ = many_rows(n=100)
+    for options, message in [
+        ({"coverage": "ccs"}, "`coverage` is 'ccs': it must be one of None, stratified, beta"),
+        ({"cut": 1.0}, r"`cut` is 1.0: it must be in \[0, 1\)"),
+        ({"beta_exponent": 0}, "`beta_exponent` is 0: it must be above 0"),
+        ({"min_per_class": -1}, "`min_per_class` is -1"),
+        ({"coverage": "beta", "keep": "lowest"}, "needs keep='highest'"),
+        ({"balance": "classes"}, "`balance` is 'classes'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            select_coreset(dataset, 0.5, **options)
+    with pytest.raises(InputError, match="needs the column 'loss_trajectory'"):
+        select_coreset(dataset.remove_columns("loss_trajectory"), 0.5, coverage="beta")
+
+
+@pytest.mark.parametrize("exclude_negative", [False, True])
+def test_split_coreset_parts_all_rows_that_are_not_held_out(exclude_negative):
+    dataset, _labels, scores, held, flat, _ = many_rows()
+    parts = split_coreset(dataset, 0.6, exclude_negative=exclude_negative)
+    assert list(parts) == ["coreset", "rest", "conflicting"]
+    rows = {name: values(part, "number") for name, part in parts.items()}
+    assert sorted(functools.reduce(operator.iadd, rows.values(), [])) == np.flatnonzero(~held).tolist()
+    chosen = select_coreset(dataset, 0.6, exclude_negative=exclude_negative)
+    assert rows["coreset"] == values(chosen, "number")
+    assert all(scores[i] < 0 and not flat[i] for i in rows["conflicting"]) and rows["conflicting"]
+    assert all(scores[i] >= 0 or flat[i] for i in rows["rest"]) and rows["rest"]
+    if exclude_negative:
+        assert all(scores[i] >= 0 or flat[i] for i in rows["coreset"])
+        assert parts["conflicting"].unique("ltc_rank") == [None]

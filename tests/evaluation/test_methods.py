@@ -1,0 +1,117 @@
+"""Ways of choosing rows, against choices computed in another way."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hf_ltc.config import EvaluateConfig
+from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS, RANDOM, chosen_rows, find_method, method_scores
+from hf_ltc.scores.baselines import BASELINES
+from hf_ltc.scores.ltc import PRESETS, ltc_scores
+from hf_ltc.scores.scorers import baseline_scores
+from hf_ltc.trajectories.value import Trajectories
+from hf_ltc.utils.errors import InputError
+from tests.trajectories.test_compare import make
+
+N, CLASSES = 240, 4
+
+
+@pytest.fixture(scope="module")
+def run() -> Trajectories:
+    random = np.random.default_rng(5)
+    signals = {
+        "margin": random.normal(size=(16, N)).astype(np.float32),
+        "el2n": random.random((16, N)).astype(np.float32),
+        "correct": (random.random((16, N)) > 0.5).astype(np.float32),
+    }
+    return make(lengths=(16,), signals=signals)
+
+
+def dealt(scores, labels, size, lowest=False):
+    """One row of each class a round, the best that is left; within the last round the best rows first."""
+    order = np.argsort(scores if lowest else -scores, kind="stable").tolist()
+    queues = {label: [row for row in order if labels[row] == label] for label in np.unique(labels)}
+    kept = []
+    while len(kept) < size:
+        heads = [queue.pop(0) for queue in queues.values() if queue]
+        kept += sorted(heads, key=order.index)
+    return sorted(kept[:size])
+
+
+def test_the_names_are_the_family_the_baselines_and_two_that_draw():
+    members = [f"{of}-{a}-{s}" for of in ("differences", "levels") for a in ("correlations", "losses")
+               for s in ("dataset", "class")]  # fmt: skip
+    members += [f"{member}-uncertainty" for member in members]
+    assert METHODS.keys() == {*PRESETS, *members, *BASELINES, "ccs", "dual_beta"}
+    assert EvaluateConfig().members == [DEFAULT_METHOD]
+    assert {name for name, method in METHODS.items() if method.is_drawn} == {RANDOM, "ccs", "dual_beta"}
+    assert {name for name, method in METHODS.items() if method.keep == "lowest"} == {"mean_loss", "final_loss"}
+
+
+def test_an_unknown_name_is_quoted(run):
+    for call in (lambda: find_method("best"), lambda: method_scores("best", run), lambda: chosen_rows("best", run, 9)):
+        with pytest.raises(InputError, match=r"no method 'best': there are ltc, cld, .*dual_beta"):
+            call()
+
+
+def test_scores_are_those_of_the_functions(run):
+    np.testing.assert_array_equal(method_scores(DEFAULT_METHOD, run), ltc_scores(run))
+    np.testing.assert_array_equal(method_scores("ltc", run), ltc_scores(run, preset="ltc"))
+    np.testing.assert_array_equal(method_scores("cld", run), ltc_scores(run, preset="cld"))
+    for weighting, end in (("none", ""), ("uncertainty", "-uncertainty")):
+        np.testing.assert_array_equal(
+            method_scores("levels-losses-class" + end, run), ltc_scores(run, "levels", "losses", "class", weighting)
+        )
+    for name in BASELINES:
+        np.testing.assert_array_equal(method_scores(name, run), baseline_scores(run, name))
+    np.testing.assert_array_equal(method_scores("ccs", run), baseline_scores(run, "aum"))
+    np.testing.assert_array_equal(method_scores("random", run, 3), baseline_scores(run, "random", seed=3))
+
+
+def test_a_signal_that_was_not_recorded_is_named(run):
+    with pytest.raises(InputError, match=r"'el2n', which was not recorded .*`RecordConfig.signals` el2n"):
+        method_scores("el2n", dataclasses.replace(run, signals={}))
+
+
+@pytest.mark.parametrize("name", ["ltc", "levels-losses-class", "aum", "mean_loss"])
+@pytest.mark.parametrize("size", [4, 23, 72, 240])
+def test_the_best_rows_of_each_class_are_chosen(run, name, size):
+    scores = method_scores(name, run)
+    assert chosen_rows(name, run, size).tolist() == dealt(scores, run.labels, size, lowest=name == "mean_loss")
+    # As when they are at hand, and for any seed.
+    np.testing.assert_array_equal(chosen_rows(name, run, size, scores=scores, seed=7), chosen_rows(name, run, size))
+
+
+def test_other_balances(run):
+    scores = method_scores("ltc", run)
+    best = np.sort(np.argsort(-scores, kind="stable")[:50])
+    np.testing.assert_array_equal(chosen_rows("ltc", run, 50, balance="none"), best)
+    few = run.take_rows(run.rows[(run.labels != 0) | (run.rows < 40)])
+    counts = np.bincount(few.labels[chosen_rows("ltc", few, 95, balance="proportional")])
+    np.testing.assert_allclose(counts, 95 * np.bincount(few.labels) / len(few), atol=1)
+
+
+@pytest.mark.parametrize("name", ["random", "ccs", "dual_beta"])
+def test_rows_that_are_drawn_are_so_by_the_seed_and_balanced(run, name):
+    draws = [chosen_rows(name, run, 58, seed=seed) for seed in (0, 1)]
+    assert set(draws[0]) != set(draws[1])
+    np.testing.assert_array_equal(draws[0], chosen_rows(name, run, 58, seed=0))
+    for draw in draws:
+        assert len(set(draw)) == 58
+        assert sorted(np.bincount(run.labels[draw])) == [14, 14, 15, 15]
+
+
+def test_random_subsets_are_nested_and_blind_to_the_recording(run):
+    small, large = (set(chosen_rows("random", run, size, seed=2)) for size in (24, 72))
+    assert small < large
+    other = make(seed=9)
+    assert set(chosen_rows("random", other, 24, seed=2)) == small
+
+
+def test_a_row_without_a_score_comes_last(run):
+    scores = method_scores("ltc", run).copy()
+    scores[:40] = np.nan
+    kept = chosen_rows("ltc", run, 200, scores=scores)
+    assert set(kept) == set(range(40, 240))
+    assert len(chosen_rows("ltc", run, 210, scores=scores)) == 210

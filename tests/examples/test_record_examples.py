@@ -1,0 +1,75 @@
+"""The example scripts, run as a reader would run them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from datasets import load_from_disk
+
+from hf_ltc import RecordConfig, Trajectories, record
+from hf_ltc.evaluation.methods import DEFAULT_METHOD
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def options(small, folder, run, batch_size):
+    if not (folder / "data").exists():
+        small.save_to_disk(str(folder / "data"))
+    return ["--dataset", str(folder / "data"), "--model", "test_vit", "--epochs", "3"] + [
+        *(
+            "--learning-rate",
+            "0.01",
+            "--batch-size",
+            str(batch_size),
+            "--validation-split",
+            "test",
+            "--output-dir",
+            str(folder / run),
+        )
+    ]
+
+
+def test_record_alone_and_launched(small, tmp_path):
+    script = str(EXAMPLES / "record.py")
+    alone = subprocess.run(
+        [sys.executable, script, *options(small, tmp_path, "one", 32)], capture_output=True, text=True, check=True
+    )
+    assert "Kept 15 of 150 rows" in alone.stdout
+    assert len(load_from_disk(str(tmp_path / "one-10pct"))) == 15
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+        + options(small, tmp_path, "two", 16),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ACCELERATE_USE_CPU": "1"},
+    )
+    assert launched.returncode == 0, launched.stderr
+    assert launched.stdout.count("Kept 15 of 150 rows") == 1
+    one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
+    # Two processes with half of the batch take the same steps on the same rows.
+    np.testing.assert_allclose(two.losses, one.losses, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(two.validation_losses, one.validation_losses, atol=1e-4, rtol=1e-4)
+    assert np.ptp(one.losses.mean(axis=1)) > 0.01
+    assert two.recipe["training"]["processes"] == 2
+
+
+def test_evaluate_says_what_the_cells_say(small, tmp_path):
+    small.save_to_disk(str(tmp_path / "data"))
+    config = RecordConfig(model="test_resnet", epochs=2, batch_size=32, output_dir=str(tmp_path / "run"))
+    record(config, small["train"])
+    line = f"--dataset {tmp_path / 'data'} --run {tmp_path / 'run'} --output-dir {tmp_path / 'out'} --seeds 2"
+    said = subprocess.run(
+        [sys.executable, EXAMPLES / "evaluate.py", *line.split(), "--models", "test_vit", "--iterations", "3"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert said.splitlines() == [
+        f"test_vit, {row['rows']} rows by {row['method']}: {100 * row['mean']:.1f}% ± {100 * row['deviation']:.1f}"
+        for row in results
+    ]
+    assert [row["method"] for row in results] == ["full", DEFAULT_METHOD, "random", DEFAULT_METHOD, "random"]
