@@ -76,7 +76,7 @@ def score(options: argparse.Namespace) -> None:
 
     from ..data.columns import read_column
     from ..scores.diagnostics import hard_first
-    from ..scores.ltc import family_member, ltc_scores
+    from ..scores.ltc import ltc_scores, score_variant
     from ..scores.reliability import reliability_of
     from ..trajectories.value import Trajectories
     from ..utils.files import finite
@@ -105,7 +105,7 @@ def score(options: argparse.Namespace) -> None:
     }
     made = {
         # As it is now, whatever the default will be.
-        "family": family_member(**family),
+        "family": score_variant(**family),
         "losses": run.loss_name,
         "balance": options.balance,
         "reliability": result["reliability"],
@@ -254,14 +254,14 @@ def _evaluation(options: argparse.Namespace, run: "Trajectories") -> "tuple[list
     from ..evaluation.pictures import PICTURE
     from ..evaluation.results import Evaluation, card_rows
     from ..hub.parquet import scorer_name
-    from ..scores.ltc import family_member
+    from ..scores.ltc import score_variant
     from ..scores.protocol import losses_digest
 
     if options.evaluation is None:
         return [], []
     path = Path(options.evaluation)
     of_family = options.score_column == "ltc_score"
-    scorer = family_member(**_family(options)) if of_family else scorer_name(options.score_column)
+    scorer = score_variant(**_family(options)) if of_family else scorer_name(options.score_column)
     picture = path.with_name(PICTURE)
     rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, options.balance)
     return rows, [picture] if picture.is_file() else []

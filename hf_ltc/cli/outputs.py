@@ -38,7 +38,7 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
     for given in inputs:
         if given is not None and Path(expanded(given)).resolve().is_relative_to(path):
             raise InputError(f"`output` {output!r} holds {given!r}, which is read: give another folder")
-    files.put_back(path)
+    files.restore(path)
     for left in _unfinished(path):
         with _held(left, output) as alone:
             if alone:

@@ -75,18 +75,18 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
     Raises:
         InputError: if it is another dataset, saying in what it differs.
     """
-    mend = "give the dataset as it was recorded (same split, order and labels), or attach by id with `id_column`"
+    fix = "give the dataset as it was recorded (same split, order and labels), or attach by id with `id_column`"
     if len(dataset) != recorded["rows"]:
         how = "filtered, or another split" if len(dataset) < recorded["rows"] else "another split or version"
         raise InputError(
-            f"the dataset has {len(dataset)} rows, the recorded one had {recorded['rows']} ({how}?): {mend}"
+            f"the dataset has {len(dataset)} rows, the recorded one had {recorded['rows']} ({how}?): {fix}"
         )
     label_column = find_label_column(dataset, label_column or recorded["label_column"])
     shared = [column for column in recorded["content"] if column in dataset.column_names]
     if not shared:
         raise InputError(
             f"the dataset has none of the recorded columns {', '.join(map(repr, recorded['content']))} to compare "
-            f"(it has {', '.join(map(repr, dataset.column_names))}): {mend}"
+            f"(it has {', '.join(map(repr, dataset.column_names))}): {fix}"
         )
     now = _label_digests(dataset, label_column)
     changed = [
@@ -101,19 +101,19 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
             raise InputError(
                 f"column {label_column!r} has {now['classes']} classes with other names or in another order than the "
                 f"{recorded['classes']} of the recorded dataset, on the same rows (another label column, or "
-                f"relabelled?): {mend}"
+                f"relabelled?): {fix}"
             )
         if not same_labels:
             raise InputError(
                 f"column {label_column!r} has other labels than in the recorded dataset, on the same rows "
-                f"(relabelled?): {mend}"
+                f"(relabelled?): {fix}"
             )
         return
     for column in changed:
         if (kind := _feature(dataset, column)) != (was := recorded["features"][column]):
             raise InputError(
                 f"column {column!r} of the dataset is {json.dumps(kind)}, in the recorded one it was "
-                f"{json.dumps(was)}: {mend}"
+                f"{json.dumps(was)}: {fix}"
             )
     columns = ", ".join(map(repr, changed))
     if same_labels:
@@ -122,7 +122,7 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
         problem = f"each class has as many rows, but labels and {columns} are in another order (shuffled?)"
     else:
         problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
-    raise InputError(f"the dataset is not the recorded one: {problem}: {mend}")
+    raise InputError(f"the dataset is not the recorded one: {problem}: {fix}")
 
 
 def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _content(value: Any, column: str, row: int, image: bool) -> bytes:
                     return file.read()
             except OSError as error:
                 raise InputError(
-                    f"row {row}: the file of column {column!r} cannot be read ({one_line(error)}): put it back"
+                    f"row {row}: the file of column {column!r} cannot be read ({one_line(error)}): restore it"
                 ) from error
         value = None
     return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)).encode()

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetInfo, Features, Value
 from ..coresets.order import Balance, Keep
 from ..coresets.select import Coverage, select_coreset
 from ..scores.baselines import BASELINES
-from ..scores.ltc import DEFAULT_PRESET, FAMILY, PRESETS, ltc_scores
+from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.scorers import baseline_scores
 from ..trajectories.tables import trajectory_column
 from ..trajectories.value import Trajectories
@@ -48,7 +48,7 @@ def _member_name(member: dict[str, str]) -> str:
 
 def _methods() -> dict[str, Method]:
     made = {name: Method(family=member) for name, member in PRESETS.items()}
-    made |= {_member_name(member): Method(family=member) for member in FAMILY}
+    made |= {_member_name(member): Method(family=member) for member in VARIANTS}
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")

@@ -15,7 +15,7 @@ from ..data.columns import read_column, with_columns
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column
-from ..scores.ltc import DEFAULT, FAMILY, PRESETS, ltc_scores
+from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores
 from ..scores.protocol import RecordedColumns
 from ..scores.reliability import reliability_of
 from ..utils.errors import InputError
@@ -89,7 +89,7 @@ def _family(run: RecordedColumns, scored: Dataset, score_column: str) -> dict[st
     stored = read_column(scored, score_column)
     known = np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
     # Most likely first: each that it is not has to be computed in vain.
-    for member in (DEFAULT, *PRESETS.values(), *FAMILY):
+    for member in (DEFAULT, *PRESETS.values(), *VARIANTS):
         try:
             scores = ltc_scores(run, **member)
         except InputError:

@@ -129,9 +129,9 @@ def tdds(losses: np.ndarray, window: int = 10, decay: float = 0.9) -> np.ndarray
 
     Zhang et al., Spanning Training Progress: Temporal Dual-Depth Scoring for Enhanced Dataset Pruning, CVPR 2024
     (arXiv 2311.13613): in each window of J epochs the norm of the J - 1 absolute loss changes less their mean,
-    averaged exponentially over windows, in which the last weighs `decay`. The loss changes here are the label's;
-    the paper's experiments weigh all classes by their predicted probability (a KL divergence), for which whole
-    predicted distributions would have to be recorded.
+    averaged exponentially over windows, of which the last has the weight `decay`. The loss changes here are those of
+    the label. The paper's experiments weight all classes by their predicted probability (a KL divergence), for which
+    whole predicted distributions would have to be recorded.
 
     Args:
         losses (`np.ndarray`): `(K, N)`, natural-log cross-entropy.

@@ -78,14 +78,14 @@ ARROW = (pa.Array, pa.ChunkedArray)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
-def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> Rows:
+def read_rows(batch: Any, column: str, length: int, fix: str | None = None) -> Rows:
     """Reads a trajectory column of a row or a batch of rows of any kind.
 
     Args:
         batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row or a batch of rows.
         column (`str`): The column.
         length (`int`): The length that its trajectories must have.
-        mend (`str`, *optional*): What to do where there is no such column.
+        fix (`str`, *optional*): What to do where there is no such column.
 
     Returns:
         [`Rows`]
@@ -99,10 +99,8 @@ def read_rows(batch: Any, column: str, length: int, mend: str | None = None) -> 
             "batched=True), or call it with a batch such as scored[:100]"
         )
     if column not in columns_of(batch):
-        mend = mend or "attach the recorded losses first, scored = run.attach(dataset)"
-        raise InputError(
-            f"no column {column!r} in the dataset, which has {listed(columns_of(batch), most=20)}: {mend}"
-        )
+        fix = fix or "attach the recorded losses first, scored = run.attach(dataset)"
+        raise InputError(f"no column {column!r} in the dataset, which has {listed(columns_of(batch), most=20)}: {fix}")
     stored = on_host(batch[column])
     if isinstance(stored, ARROW):
         return _read_arrow(stored, column, length)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..utils.errors import LTCWarning
-from .ltc import family_member, ltc_scores
+from .ltc import ltc_scores, score_variant
 from .protocol import RecordedColumns
 from .reliability import reliability_of, say_unknown, warn_of_reliability, within_class_spearman
 from .scorers import baseline_scores
@@ -34,7 +34,7 @@ def hard_first(scores: np.ndarray, trajectories: RecordedColumns) -> float:
 
 
 def warn_of_scores(
-    trajectories: RecordedColumns, runs: Sequence[RecordedColumns], scores: np.ndarray, family: Mapping[str, Any]
+    trajectories: RecordedColumns, runs: Sequence[RecordedColumns], scores: np.ndarray, variant: Mapping[str, Any]
 ) -> None:
     """Warns the caller's caller of what makes scores doubtful, each doubt once.
 
@@ -42,15 +42,16 @@ def warn_of_scores(
         trajectories ([`Trajectories`]): The recording that was scored.
         runs (`Sequence[Trajectories]`): Its runs.
         scores (`np.ndarray`): float `(N,)`, its scores.
-        family (`Mapping`): `preset`, `of`, `aggregate`, `scope`, `weighting`, as they were scored by.
+        variant (`Mapping`): The score variant: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for
+            [`ltc_scores`].
     """
     if len(runs) > 1:
-        found = reliability_of([ltc_scores(run, **family) for run in runs], trajectories.labels)
+        found = reliability_of([ltc_scores(run, **variant) for run in runs], trajectories.labels)
         warn_of_reliability(found, stacklevel=3)
     else:
         say_unknown()
     for doubt in (
-        _few_differences(runs, family),
+        _few_differences(runs, variant),
         doubt_of_hard(hard_first(scores, trajectories)),
         doubt_of_validation(runs),
     ):
@@ -90,7 +91,7 @@ def doubt_of_validation(runs: Sequence[RecordedColumns]) -> str | None:
     return None
 
 
-def _few_differences(runs: Sequence[RecordedColumns], family: Mapping[str, Any]) -> str | None:
-    if min(length for run in runs for length in run.lengths) > 3 or family_member(**family)["of"] == "levels":
+def _few_differences(runs: Sequence[RecordedColumns], variant: Mapping[str, Any]) -> str | None:
+    if min(length for run in runs for length in run.lengths) > 3 or score_variant(**variant)["of"] == "levels":
         return None
     return "Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..utils.errors import InputError, some_rows
 from .kernels import BLOCK, run_spans, standardised
-from .ltc import PRESETS, family_member
+from .ltc import PRESETS, score_variant
 from .protocol import Recorded, check_finite, check_recorded, require_recorded
 
 
@@ -107,7 +107,7 @@ def _positions(trajectories: Recorded, rows: np.ndarray) -> np.ndarray:
 
 def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> list[np.ndarray]:
     """u of some columns of a table (L, .), for each run: float64 (T, R)."""
-    family_member(of)
+    score_variant(of)
     check_recorded(trajectories)
     losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
     check_finite(trajectories, table, losses)

@@ -28,7 +28,7 @@ def pass_over(
     of: str,
     trained: Sequence[int] | None,
 ) -> tuple[np.ndarray, bool]:
-    """Mean over runs of u . r_g, weighed by uncertainty or not, float32 (N,), and whether all losses are finite.
+    """Mean over runs of u . r_g, weighted by uncertainty or not, float32 (N,), and whether all losses are finite.
 
     `table` (L, N) is read epoch by epoch, and memory is O(N).
     """
@@ -62,7 +62,7 @@ class _Run:
     reference: np.ndarray  # float64 (T, G), or (T + 1, G) of levels
     groups: np.ndarray | None  # which of the G is a row's
     levels: bool
-    trained: int | None = None  # checkpoints of the untrained model, where uncertainty weighs
+    trained: int | None = None  # checkpoints of the untrained model, where scores are weighted by uncertainty
 
 
 def _run_scores(run: _Run) -> tuple[np.ndarray, bool]:

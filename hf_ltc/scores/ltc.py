@@ -1,6 +1,6 @@
-"""LTC and its family: each row's loss trajectory correlated with those of the validation samples.
+"""LTC and its variants: each row's loss trajectory correlated with those of the validation samples.
 
-Every score of the family is u(z) . r_g: u(z) is the row's centred trajectory of norm one, r_g the reference
+Every score variant is u(z) . r_g: u(z) is the row's centered trajectory of norm one, r_g the reference
 trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
 of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` it is
 multiplied by the square root of how much the model's probability of the row's label varies, which takes a second read.
@@ -32,8 +32,8 @@ _CHOICES = {
     "scope": ("dataset", "class"),
     "weighting": ("none", "uncertainty"),
 }
-FAMILY: list[dict[str, str]] = [dict(zip(_CHOICES, values)) for values in itertools.product(*_CHOICES.values())]
-"""All members of the family."""
+VARIANTS: list[dict[str, str]] = [dict(zip(_CHOICES, values)) for values in itertools.product(*_CHOICES.values())]
+"""All score variants."""
 _TRAJECTORY = "loss_trajectory"
 
 
@@ -79,7 +79,7 @@ def ltc_scores(
             losses that are not finite, and for validation samples that are all flat.
     """
     require_recorded(trajectories)
-    member = family_member(of, aggregate, scope, weighting, preset=preset)
+    member = score_variant(of, aggregate, scope, weighting, preset=preset)
     groups = trajectories.labels if member["scope"] == "class" else None
     runs = _references(trajectories, member)
     trained = _trained(trajectories, member)
@@ -111,10 +111,10 @@ def references(
     Raises:
         InputError: as [`ltc_scores`].
     """
-    return _references(trajectories, family_member(of, aggregate, scope, weighting, preset=preset))
+    return _references(trajectories, score_variant(of, aggregate, scope, weighting, preset=preset))
 
 
-def family_member(
+def score_variant(
     of: str | None = None,
     aggregate: str | None = None,
     scope: str | None = None,

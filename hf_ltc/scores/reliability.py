@@ -21,7 +21,7 @@ LOW = 0.5
 
 
 def within_class_spearman(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman correlation of two scores within classes: the mean over the classes, weighed by their rows.
+    """Spearman correlation of two scores within classes: the mean over the classes, weighted by their numbers of rows.
 
     Args:
         first (`np.ndarray`): float `(N,)`; NaN for rows without a score, which are left out.

@@ -11,13 +11,13 @@ from ..utils.errors import InputError, listed
 from .baselines import BASELINES, Baseline, random
 from .batches import ARROW, Rows, columns_of, on_host, read_rows
 from .kernels import count_of, pass_over, run_spans
-from .ltc import _TRAJECTORY, _references, _trained, family_member
+from .ltc import _TRAJECTORY, _references, _trained, score_variant
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
 
 
 @dataclass(frozen=True, eq=False)
 class LTCScorer:
-    """Adds a score of the family to batches of rows: a callable for `map` of any engine, picklable and without state.
+    """Adds a score to batches of rows: a callable for `map` of any engine, picklable and without state.
 
     It reads `loss_trajectory`, and the label column with `scope="class"`, and nothing else. It takes the batches of
     `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. Of a mapping it returns
@@ -34,7 +34,7 @@ class LTCScorer:
         class_names (`tuple[str, ...]`, *optional*): Where that column does not hold the numbers of the classes.
         column (`str`): The column that is added.
         trained (`tuple[int, ...]`, *optional*):
-            Of each run the first checkpoint that is not of the untrained model, where uncertainty weighs.
+            Of each run the first checkpoint that is not of the untrained model, where uncertainty is the weight.
     """
 
     reference: np.ndarray
@@ -74,7 +74,7 @@ class LTCScorer:
         Raises:
             InputError: as [`ltc_scores`].
         """
-        member = family_member(of, aggregate, scope, weighting, preset=preset)
+        member = score_variant(of, aggregate, scope, weighting, preset=preset)
         reference = np.concatenate(_references(trajectories, member))
         lengths = tuple(int(length) for length in trajectories.lengths)
         trained = _trained(trajectories, member)
@@ -306,8 +306,8 @@ class BaselineScorer:
             scores = random(numbers, **dict(self.options)).astype(np.float32)
             return rows.with_scores(batch, self.column, scores)
         column = f"{signal}_trajectory"
-        mend = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
-        rows = read_rows(batch, column, self.length, mend)
+        fix = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
+        rows = read_rows(batch, column, self.length, fix)
         runs = [rows.values[list(run)] for run in self.checkpoints]
         if not all(np.isfinite(run).all() for run in runs):
             raise rows.not_finite(column)

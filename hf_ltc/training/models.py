@@ -311,7 +311,7 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
         model.load_state_dict(all_weights(model, weights))
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"the weights {str(path)!r} do not fit the model of config.json ({one_line(error)}): put both back"
+            f"the weights {str(path)!r} do not fit the model of config.json ({one_line(error)}): restore both"
         ) from error
     return model.eval()
 

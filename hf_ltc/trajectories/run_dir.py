@@ -132,7 +132,7 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
         if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
             raise InputError(
                 f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
-                f"{recipe.get('run')}: put the right file back, or record again into another folder"
+                f"{recipe.get('run')}: restore the right file, or record again into another folder"
             )
     name = _losses_of(names, losses, path)
     count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
@@ -210,7 +210,7 @@ def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
                 "back, or record again into another folder"
             )
     if foreign := [epoch for epoch in found if epoch not in planned]:
-        raise InputError(f"{str(epoch_path(path, foreign[0]))!r} is of no epoch that this run records: take it away")
+        raise InputError(f"{str(epoch_path(path, foreign[0]))!r} is of no epoch that this run records: delete it")
     if not found:
         raise InputError(f"no epoch in {str(path)!r} is recorded yet: run the same hf-ltc record command again")
     return found

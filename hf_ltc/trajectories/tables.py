@@ -129,7 +129,7 @@ def read_parquet(folder: Path) -> tuple[DatasetDict, dict[str, Any]]:
         try:
             splits[split] = Dataset(pq.read_table(path))
         except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"cannot read {str(path)!r} ({one_line(error)}): put it back") from error
+            raise InputError(f"cannot read {str(path)!r} ({one_line(error)}): restore it") from error
     return DatasetDict(splits), recipe
 
 

@@ -1,11 +1,11 @@
-"""The one exception for what a user can mend, the one warning, and how their messages name rows."""
+"""The one exception for what a user can fix, the one warning, and how their messages name rows."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class InputError(ValueError):
-    """Raised for input that the user can mend: a dataset, a column, an option, a file.
+    """Raised for input that the user can fix: a dataset, a column, an option, a file.
 
     The message is one line that says what is wrong, where (row, column, parameter or file) and what to do. It names
     parameters in backticks, as Python spells them (`batch_size`, or `RecordConfig.batch_size` of another call than the

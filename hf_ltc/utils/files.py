@@ -89,7 +89,7 @@ _HERE, _RENAME_EXCHANGE = -100, 2
 # How libraries that are not Python's name a number of errno.
 _NUMBER = re.compile(r"\b(?:os error|errno) (\d+)", re.IGNORECASE)
 _NO_LOCKS = "its file system does not lock files, as some network mounts: give a folder on another one"
-_MENDS = {
+_FIXES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there or give another folder"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may write to"),
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS), _NO_LOCKS),
@@ -111,7 +111,7 @@ def replacing(path: Path) -> Iterator[Path]:
         for each in [*temporary.rglob("*"), temporary]:
             sync(each)
         if path.is_dir() and temporary.is_dir():
-            # The old one is then where the new one was, and taken away from there.
+            # The old one is then where the new one was, and deleted there.
             _exchange(temporary, path)
         else:
             os.replace(temporary, path)
@@ -139,15 +139,15 @@ def _exchange(one: Path, other: Path) -> None:
     except AttributeError:
         exchanged = -1
     if exchanged != 0:
-        # A process that ends between these leaves the old one beside, from where put_back takes it.
+        # A process that ends between these leaves the old one beside, from where restore takes it.
         aside = _aside(other)
         os.rename(other, aside)
         os.rename(one, other)
         os.rename(aside, one)
 
 
-def put_back(path: Path) -> None:
-    """Puts a folder back that was taken away for a new one which never came."""
+def restore(path: Path) -> None:
+    """Restores a folder that was moved aside for a new one which never came."""
     if not path.exists() and _aside(path).is_dir():
         os.rename(_aside(path), path)
 
@@ -185,8 +185,8 @@ def unwritable(path: Path, error: Exception, doing: str = "write") -> InputError
     found = _NUMBER.search(str(error))
     number = getattr(error, "errno", None) or (int(found[1]) if found else None)
     reason = os.strerror(number) if number else one_line(error)
-    mend = _NO_LOCKS if isinstance(error, NotImplementedError) else _MENDS.get(number or 0, "give another folder")
-    return InputError(f"cannot {doing} {str(path)!r} ({reason}): {mend}; what was written before is intact")
+    fix = _NO_LOCKS if isinstance(error, NotImplementedError) else _FIXES.get(number or 0, "give another folder")
+    return InputError(f"cannot {doing} {str(path)!r} ({reason}): {fix}; what was written before is intact")
 
 
 def locked(path: Path, timeout: float = -1) -> FileLock:
@@ -288,7 +288,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 def unreadable(path: Path, reason: str) -> InputError:
     """The error for a file of a run that is missing or damaged."""
-    return InputError(f"cannot read {str(path)!r} ({reason}): put the file back, or record again into another folder")
+    return InputError(f"cannot read {str(path)!r} ({reason}): restore the file, or record again into another folder")
 
 
 def check_free(path: Path, owns: Callable[[Path], bool]) -> None:

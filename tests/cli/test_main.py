@@ -24,7 +24,7 @@ from hf_ltc.config import EvaluateConfig, RecordConfig
 from hf_ltc.coresets.select import select_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores.diagnostics import hard_first
-from hf_ltc.scores.ltc import family_member, ltc_scores
+from hf_ltc.scores.ltc import ltc_scores, score_variant
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compare import overlap, reliability
 from hf_ltc.trajectories.value import Trajectories
@@ -172,7 +172,7 @@ def test_score_adds_the_columns(place, tmp_path, capsys, family, name):
     assert found["mean_loss_correlation"] == pytest.approx(hard_first(scores, made))
     recipe = json.loads((tmp_path / "scored" / "recipe.json").read_text())
     # Every choice, so that it means the same with another default.
-    assert recipe["score"]["family"] == family_member(**family)
+    assert recipe["score"]["family"] == score_variant(**family)
     assert recipe["dataset"]["rows"] == 150
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scored"]
 

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard, snapshot_download
 from hf_ltc import InputError, Trajectories, push_coreset, select_coreset
 from hf_ltc.cli.main import main
 from hf_ltc.data.identity import cached_origin
-from hf_ltc.scores.ltc import FAMILY
+from hf_ltc.scores.ltc import VARIANTS
 from hf_ltc.training.models import load_model
 from tests import hub_clients as do
 from tests.hub_server import Client, Hub
@@ -238,7 +238,7 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
         push_coreset(scored, "me/x", [0.1], trajectories=run, splits={"test": other})
 
 
-@pytest.mark.parametrize("member", FAMILY, ids=lambda member: "-".join(member.values()))
+@pytest.mark.parametrize("member", VARIANTS, ids=lambda member: "-".join(member.values()))
 def test_the_member_of_the_family_is_found(small: DatasetDict, member: dict[str, str]):
     from hf_ltc.hub.entry import _family
 

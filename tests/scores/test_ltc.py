@@ -30,14 +30,14 @@ from hf_ltc.scores.ltc import DEFAULT, PRESETS, ltc_scores, references
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.utils.errors import InputError
 
-FAMILY = [
+VARIANTS = [
     (of, aggregate, scope, "none")
     for of in ("differences", "levels")
     for aggregate in ("correlations", "losses")
     for scope in ("dataset", "class")
 ]
-WEIGHED = [(*member[:3], "uncertainty") for member in FAMILY]
-LTC = FAMILY[0]
+WEIGHED = [(*member[:3], "uncertainty") for member in VARIANTS]
+LTC = VARIANTS[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +170,8 @@ KINDS = {
 
 def test_presets_are_the_papers_and_the_default_is_a_member():
     run = make_run()
-    assert tuple(DEFAULT.values()) in FAMILY + WEIGHED
-    assert sorted(tuple(member.values()) for member in ltc.FAMILY) == sorted(FAMILY + WEIGHED)
+    assert tuple(DEFAULT.values()) in VARIANTS + WEIGHED
+    assert sorted(tuple(member.values()) for member in ltc.VARIANTS) == sorted(VARIANTS + WEIGHED)
     np.testing.assert_array_equal(
         ltc_scores(run, preset="ltc"), ltc_scores(run, "differences", "correlations", "dataset", "none")
     )
@@ -185,7 +185,7 @@ def test_presets_are_the_papers_and_the_default_is_a_member():
     assert set(PRESETS) == {"ltc", "cld", "das", "weighted-das"}
 
 
-@pytest.mark.parametrize("member", FAMILY + WEIGHED, ids="-".join)
+@pytest.mark.parametrize("member", VARIANTS + WEIGHED, ids="-".join)
 @pytest.mark.parametrize("lengths", [(3,), (12,), (40,), (5, 3, 14)], ids=str)
 def test_every_member_is_its_definition(member, lengths):
     run = make_run(lengths=lengths)
@@ -214,7 +214,7 @@ def test_flat_tiny_and_huge_losses_are_exact(kind, scale, of):
     length=st.integers(3, 60),
     n=st.integers(1, 5),
     q=st.integers(1, 4),
-    member=st.sampled_from(FAMILY + WEIGHED),
+    member=st.sampled_from(VARIANTS + WEIGHED),
 )
 @settings(max_examples=200, deadline=None)
 def test_scores_are_scipys(seed, kinds, exponents, length, n, q, member):
@@ -236,7 +236,7 @@ def test_scores_are_scipys(seed, kinds, exponents, length, n, q, member):
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
 
 
-@given(st.integers(0, 10**6), st.sampled_from(FAMILY), st.integers(-12, 12))
+@given(st.integers(0, 10**6), st.sampled_from(VARIANTS), st.integers(-12, 12))
 @settings(max_examples=25, deadline=None)
 def test_scores_do_not_change_with_units_and_follow_their_rows(seed, member, power):
     run = make_run(seed=seed, lengths=(6, 4))
@@ -249,10 +249,10 @@ def test_scores_do_not_change_with_units_and_follow_their_rows(seed, member, pow
 
 def test_one_row_and_one_validation_sample():
     run = make_run(n=1, q=1, lengths=(5,), classes=1)
-    for member in FAMILY:
+    for member in VARIANTS:
         np.testing.assert_allclose(ltc_scores(run, *member), directly(run, *member), atol=1e-5, rtol=0)
     same = dataclasses.replace(run, validation_losses=run.losses)
-    for member in FAMILY:
+    for member in VARIANTS:
         np.testing.assert_allclose(ltc_scores(same, *member), 1, atol=1e-6)
     for member in WEIGHED:
         assert ltc_scores(same, *member) == pytest.approx(unsure(run.losses[:, 0], run.epochs) ** 0.5)
@@ -301,7 +301,7 @@ def test_flat_validation_samples_are_left_out_of_the_mean():
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("member", FAMILY, ids="-".join)
+@pytest.mark.parametrize("member", VARIANTS, ids="-".join)
 def test_references_sum_to_zero_and_give_the_scores(member):
     run = make_run(lengths=(7, 5))
     found = references(run, *member)
@@ -317,7 +317,7 @@ def test_references_sum_to_zero_and_give_the_scores(member):
     np.testing.assert_allclose(ltc_scores(run, *member), total / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize("member", FAMILY, ids="-".join)
+@pytest.mark.parametrize("member", VARIANTS, ids="-".join)
 def test_arrays_tables_on_disk_and_columns_agree(member, tmp_path):
     run = make_run(n=500, lengths=(37, 20))
     losses = run.losses.copy()
@@ -505,7 +505,7 @@ def test_choices_are_checked():
         ltc_scores(run, of="levels", preset="cld")
     for preset, member in PRESETS.items():
         # Also where the choice that contradicts is the default's.
-        for other in FAMILY:
+        for other in VARIANTS:
             for name, value in zip(member, other):
                 if value != member[name]:
                     with pytest.raises(InputError, match=f"leave {name}='{value}' out"):

@@ -702,7 +702,7 @@ def test_without_ids_an_id_column_is_of_no_use():
 
 # Scores at their rows
 
-FAMILY = [{}, {"preset": "cld"}, {"of": "levels", "scope": "class"}]
+VARIANTS = [{}, {"preset": "cld"}, {"of": "levels", "scope": "class"}]
 
 
 def assert_scored(scored, run, rows, balance="class", **family):
@@ -719,7 +719,7 @@ def assert_scored(scored, run, rows, balance="class", **family):
 
 
 @pytest.mark.parametrize("balance", ["class", "proportional", "none"])
-@pytest.mark.parametrize("family", FAMILY, ids=str)
+@pytest.mark.parametrize("family", VARIANTS, ids=str)
 @pytest.mark.parametrize("lengths", [(5,), (4, 3)], ids=str)
 def test_score_puts_scores_and_ranks_at_their_rows(lengths, family, balance):
     data = dataset()
@@ -735,7 +735,7 @@ def test_score_puts_scores_and_ranks_at_their_rows(lengths, family, balance):
     assert sorted(rank for rank in ranks if rank is not None) == list(range(len(run)))
 
 
-@pytest.mark.parametrize("family", FAMILY, ids=str)
+@pytest.mark.parametrize("family", VARIANTS, ids=str)
 @pytest.mark.parametrize("order", ORDERS)
 def test_score_with_ids_on_any_order_and_part(order, family):
     data = dataset()
@@ -788,7 +788,7 @@ def test_the_format_of_the_dataset_is_kept(format, ids):
 
 
 @pytest.mark.parametrize("ids", [False, True])
-@pytest.mark.parametrize("family", FAMILY, ids=str)
+@pytest.mark.parametrize("family", VARIANTS, ids=str)
 def test_labels_may_be_text(family, ids):
     data = dataset(text=True)
     run = make(data, ids=ids)
@@ -807,7 +807,7 @@ def test_labels_may_be_text(family, ids):
 
 
 @pytest.mark.parametrize("lengths", [(5,), (4, 3)], ids=str)
-@pytest.mark.parametrize("family", FAMILY, ids=str)
+@pytest.mark.parametrize("family", VARIANTS, ids=str)
 def test_step_by_step_is_the_shortcut(lengths, family):
     data = dataset()
     run = make(data, lengths)
