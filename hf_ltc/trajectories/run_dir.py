@@ -13,9 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..scores.protocol import RecordedColumns
-from ..utils import files
 from ..utils.errors import InputError, one_line
-from ..utils.files import read_arrays, replacing, unreadable
+from ..utils.files import (
+    RECIPE,
+    marks_of,
+    opened,
+    read_arrays,
+    read_json,
+    replacing,
+    unreadable,
+    write_arrays,
+    write_json,
+)
 
 FORMAT = 1
 ROWS = "rows.safetensors"
@@ -117,18 +126,18 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
     Raises:
         InputError: for a file that is missing, truncated or of another run, naming it.
     """
-    recipe = files.read_json(path / files.RECIPE)
+    recipe = read_json(path / RECIPE)
     if recipe.get("format") != FORMAT:
         raise InputError(
-            f"{str(path / files.RECIPE)!r} has format {recipe.get('format')!r}, this version reads "
+            f"{str(path / RECIPE)!r} has format {recipe.get('format')!r}, this version reads "
             f"{FORMAT}: load it with the version of hf_ltc that wrote it"
         )
-    table = files.read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
+    table = read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
     epochs = _epochs_of(path, recipe)
     epoch_paths = [epoch_path(path, epoch) for epoch in epochs]
     for file, epoch in zip(epoch_paths, epochs):
-        with files.opened(file) as content:
-            marks, names = files.marks_of(content), list(content.keys())
+        with opened(file) as content:
+            marks, names = marks_of(content), list(content.keys())
         if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
             raise InputError(
                 f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
@@ -165,8 +174,8 @@ def write_run(run: RecordedColumns, folder: Path) -> None:
     for t, epoch in enumerate(run.epochs.tolist()):
         arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
         arrays[VALIDATION_LOSS] = run.validation_losses[t]
-        files.write_arrays(epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
-    files.write_json(folder / files.RECIPE, recipe)
+        write_arrays(epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
+    write_json(folder / RECIPE, recipe)
 
 
 def marked(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +185,7 @@ def marked(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_rows(folder: Path, run: RecordedColumns) -> None:
     """Writes which rows a run directory is about."""
-    files.write_arrays(
+    write_arrays(
         folder / ROWS,
         {
             "train_rows": run.rows,
@@ -186,7 +195,7 @@ def write_rows(folder: Path, run: RecordedColumns) -> None:
         },
     )
     if run.ids is not None:
-        with files.replacing(folder / IDS) as temporary:
+        with replacing(folder / IDS) as temporary:
             pq.write_table(pa.table({"id": run.ids}), temporary)
 
 
@@ -196,7 +205,7 @@ def _read_ids(path: Path) -> pa.Array | None:
     try:
         return pq.read_table(path / IDS).column("id").combine_chunks()
     except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise files.unreadable(path / IDS, one_line(error)) from error
+        raise unreadable(path / IDS, one_line(error)) from error
 
 
 def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:

@@ -10,6 +10,7 @@ import tracemalloc
 import warnings
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -743,7 +744,7 @@ import sys
 import numpy as np
 from datasets import load_from_disk
 from hf_ltc.scores.scorers import LTCScorer
-from test_scoring import make_run
+from tests.scores.test_ltc import make_run
 
 run = make_run(n=50, recipe={"dataset": {"label_column": "label"}})
 scored = load_from_disk(sys.argv[1]).map(LTCScorer.from_trajectories(run, scope="class"), batched=True)
@@ -755,7 +756,7 @@ def test_a_second_map_in_another_process_is_a_cache_hit(tmp_path):
     as_dataset(make_run(n=50))[0].save_to_disk(tmp_path / "rows")
     seen = []
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.path.dirname(__file__)}
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", MAPPED_AGAIN, str(tmp_path / "rows")],
             env=environment,

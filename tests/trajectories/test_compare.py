@@ -18,9 +18,9 @@ from hf_ltc.coresets.order import coreset_order
 from hf_ltc.scores.diagnostics import doubt_of_hard, doubt_of_validation, hard_first
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.reliability import Reliability, spearman_brown, within_class_spearman
+from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compare import overlap, reliability, stability
 from hf_ltc.trajectories.value import Trajectories
-from hf_ltc.utils import files
 from hf_ltc.utils.errors import InputError, LTCWarning
 
 N, Q, CLASSES = 240, 30, 4
@@ -297,13 +297,13 @@ def test_scores_read_the_epochs_on_disk_once(tmp_path, monkeypatch):
     Trajectories.average([make(seed) for seed in (0, 1)]).save(tmp_path / "run")
     run = Trajectories.load(tmp_path / "run", mmap=True)
     dataset = Dataset.from_dict({"label": LABELS}, features=Features({"label": ClassLabel(num_classes=CLASSES)}))
-    read, read_arrays = [], files.read_arrays
+    read, read_arrays = [], run_dir.read_arrays
 
     def counted(path, names=None):
         read.extend((path, name) for name in names or ())
         return read_arrays(path, names)
 
-    monkeypatch.setattr(files, "read_arrays", counted)
+    monkeypatch.setattr(run_dir, "read_arrays", counted)
     run.score(dataset)
     losses = [each for each in read if each[1] == run.loss_name]
     assert len(losses) == len(set(losses)) == len(run.epochs)
