@@ -27,7 +27,7 @@ from hf_ltc.data.labels import find_image_column, find_label_column, read_labels
 from hf_ltc.data.load import load_split
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.forward import evaluate
-from hf_ltc.training.images import image_size
+from hf_ltc.training.images import StoredImages, image_size
 from hf_ltc.training.loop import TrainingConfig, prepare_training, steps_per_epoch, train_epoch
 from hf_ltc.training.metrics import LossBuffer, per_sample_metrics
 from hf_ltc.training.models import create_model
@@ -62,7 +62,7 @@ def measure(options):
     labels = read_labels(train, label)
     size = image_size(train, image, size)
     accelerator = Accelerator(mixed_precision=options.mixed_precision)
-    batches = image_batches(train, image, labels, size, device=accelerator.device)
+    batches = image_batches(StoredImages(train, image, size), labels, device=accelerator.device)
     config = TrainingConfig(epochs=10_000, batch_size=options.batch_size)
     classes = int(labels.max()) + 1
     torch.manual_seed(options.seed)

@@ -33,6 +33,7 @@ from hf_ltc.data.load import load_split
 from hf_ltc.data.splits import hold_out
 from hf_ltc.training.batches import ImageBatches, image_batches
 from hf_ltc.training.forward import evaluate
+from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig, plain_model, prepare_training, steps_per_epoch, train_epoch
 from hf_ltc.training.metrics import LossBuffer, per_sample_metrics
 from hf_ltc.training.models import create_model
@@ -76,11 +77,11 @@ class Data:
         self.labels = flipped(self.true, noise, self.classes, seed=1)
         self.held_labels = labels[self.held]
         options = {"device": torch.device("cpu"), "channels_last": True, "cache": "always"}
-        train_images = image_batches(train, "image", labels, size, **options)
+        train_images = image_batches(StoredImages(train, "image", size), labels, **options)
         statistics = (train_images.mean.tolist(), train_images.std.tolist())
         self.train = with_labels(train_images.take(self.rows), self.labels)
         self.validation = train_images.take(self.held)
-        self.test = image_batches(test, "image", test_labels, size, statistics=statistics, **options)
+        self.test = image_batches(StoredImages(test, "image", size), test_labels, statistics=statistics, **options)
 
 
 def flipped(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:

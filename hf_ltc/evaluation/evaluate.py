@@ -21,9 +21,10 @@ from ..config import EVALUATION_MAY_ADD, EvaluateConfig, require_config
 from ..data.identity import WHERE
 from ..scores.protocol import require_recorded
 from ..training import models
-from ..training.batches import ImageBatches, image_batches
+from ..training.batches import ImageBatches, paired_batches
 from ..training.grey import find_grey_range, recorded_grey_range
 from ..training.image_files import GreyRange
+from ..training.images import StoredImages
 from ..training.loop import TrainingConfig, steps_per_epoch
 from ..training.workers import workers_watched
 from ..trajectories.value import Trajectories
@@ -260,23 +261,10 @@ def _accelerator(config: EvaluateConfig, given: Accelerator | None) -> Accelerat
 
 
 def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device) -> tuple[ImageBatches, ImageBatches]:
-    total = len(data.rows) + len(data.test)
-    options: dict[str, Any] = {
-        "device": device,
-        "cache": config.cache_images,
-        "num_workers": config.num_workers,
-        "channels_last": config.channels_last,
-    }
-    options["grey_range"] = _grey_range(data)
-    budget = config.cache_budget * len(data.rows) / total
-    train = image_batches(
-        data.train, data.image_column, data.labels, data.size, numbers=data.rows, cache_budget=budget, **options
-    )
-    options |= {"statistics": (train.mean.tolist(), train.std.tolist()), "cache_budget": config.cache_budget - budget}
-    try:
-        return train, image_batches(data.test, data.test_image_column, data.test_labels, data.size, **options)
-    except InputError as error:
-        raise InputError(f"test rows: {error}") from error
+    grey_range = _grey_range(data)
+    train = StoredImages(data.train, data.image_column, data.size, data.rows, grey_range)
+    test = StoredImages(data.test, data.test_image_column, data.size, grey_range=grey_range)
+    return paired_batches(config, device, (train, data.labels), (test, data.test_labels), "test rows")
 
 
 def _grey_range(data: EvaluatedDataset) -> GreyRange | None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_image_column, find_label_column, read_labels
 from ..data.shared_rows import check_apart, input_columns
 from ..data.splits import hold_out
-from ..training.batches import LABELS, Collate, CollatedBatches, ImageBatches, accepted_columns, image_batches
-from ..training.grey import Images, find_grey_range, recorded_grey_range
+from ..training.batches import LABELS, Collate, CollatedBatches, ImageBatches, accepted_columns, paired_batches
+from ..training.grey import find_grey_range, recorded_grey_range
 from ..training.image_files import GreyRange
-from ..training.images import image_size
+from ..training.images import StoredImages, image_size
 from ..utils.environment import hardware, versions
 from ..utils.errors import InputError
 from .recorder import TRAIN, VALIDATION, TrajectoryRecorder
@@ -99,12 +99,11 @@ class RecordedRows:
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Recorded rows with images: the columns that hold them, and the side in pixels that they are trained on with."""
+    """Recorded rows with images, and these of the rows and of the validation samples."""
 
     recorded: RecordedRows
-    column: str
-    validation_column: str
-    size: int
+    train: StoredImages
+    validation: StoredImages
 
     def batches(
         self, config: RecordConfig, state: Accelerator, recipes: Sequence[Mapping[str, Any]]
@@ -123,43 +122,20 @@ class ImageRows:
             InputError: for an image that cannot be decoded, naming the row.
         """
         rows = self.recorded
-        total = len(rows.train) + len(rows.validation)
-        share = config.cache_budget * len(rows.train) / total
         # Images are looked through for their range, and read.
-        shown = None if state.is_main_process else True
-        with tqdm(total=2 * total, desc="decoding images", unit="image", disable=shown, leave=False) as bar:
-            options: dict[str, Any] = {
-                "device": state.device,
-                "cache": config.cache_images,
-                "num_workers": config.num_workers,
-                "channels_last": config.channels_last,
-                "progress": bar.update,
-                "grey_range": self._grey_range(recipes, bar.update),
-            }
-            train = image_batches(
-                rows.train, self.column, rows.labels, self.size, numbers=rows.rows, cache_budget=share, **options
-            )
-            try:
-                validation = image_batches(
-                    rows.validation,
-                    self.validation_column,
-                    rows.validation_labels,
-                    self.size,
-                    statistics=(train.mean.tolist(), train.std.tolist()),
-                    numbers=rows.validation_rows,
-                    cache_budget=config.cache_budget - share,
-                    **options,
-                )
-            except InputError as error:
-                raise InputError(f"validation samples: {error}") from error
-        return {TRAIN: train, VALIDATION: validation}
+        total, hidden = 2 * (len(rows.train) + len(rows.validation)), None if state.is_main_process else True
+        with tqdm(total=total, desc="decoding images", unit="image", disable=hidden, leave=False) as bar:
+            grey_range = self._grey_range(recipes, bar.update)
+            train, validation = (replace(each, grey_range=grey_range) for each in (self.train, self.validation))
+            pair = (train, rows.labels), (validation, rows.validation_labels)
+            made = paired_batches(config, state.device, *pair, "validation samples", bar.update)
+        return dict(zip((TRAIN, VALIDATION), made))
 
     def _grey_range(self, recipes: Sequence[Mapping[str, Any]], progress: Callable[[int], Any]) -> GreyRange | None:
         """The range of deep images: that of the recording, where there is one already, of this seed or another."""
         if (recorded := recorded_grey_range(recipes)) is not None:
             return recorded.get("grey_range")
-        train: Images = (self.recorded.train, self.column, self.recorded.rows)
-        validation: Images = (self.recorded.validation, self.validation_column, self.recorded.validation_rows)
+        train, validation = ((each.dataset, each.column, each.numbers) for each in (self.train, self.validation))
         # Rows held out are of the same column. Those of another split only say what the train rows leave open.
         parts = [[train], [validation]] if self.recorded.validation_rows is None else [[train, validation]]
         return next((found for part in parts if (found := find_grey_range(part, progress)) is not None), None)
@@ -223,7 +199,11 @@ def image_rows(
         other = _Part(validation, other_label, other_column, {"split": validation_split})
     rows = _recorded_rows(part, other, [(other_column, column)], config)
     rows.identity["image_column"] = column
-    return ImageRows(rows, column, other_column, size)
+    return ImageRows(
+        rows,
+        StoredImages(rows.train, column, size, rows.rows),
+        StoredImages(rows.validation, other_column, size, rows.validation_rows),
+    )
 
 
 def input_rows(train: Dataset, validation: Dataset | None, options: RowOptions) -> InputRows:

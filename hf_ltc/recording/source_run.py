@@ -72,7 +72,7 @@ class SourceRun:
         model = models.create_model(
             config.model,
             len(self.data.names),
-            self.images.size,
+            self.images.train.size,
             stem=config.stem,
             pretrained=config.pretrained,
         )
@@ -246,7 +246,7 @@ class SourceRun:
                 "processes": self.accelerator.num_processes,
                 "steps_per_epoch": self._steps,
                 "average_decay": self._decay,
-                "image_size": self.images.size,
+                "image_size": self.images.train.size,
                 **self.data.sizes,
             },
         }
@@ -286,7 +286,7 @@ class SourceRun:
         settings = {
             "name": config.model,
             "num_classes": len(self.data.names),
-            "image_size": self.images.size,
+            "image_size": self.images.train.size,
             "stem": config.stem,
             "classes": self.data.names,
             "mean": self.batches[TRAIN].mean.tolist(),

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..config import EvaluateConfig, RecordConfig
 from ..data.splits import evenly_spaced
-from ..utils.errors import LTCWarning
+from ..utils.errors import InputError, LTCWarning
 from . import images
-from .grey import find_grey_range
-from .image_files import GreyRange
 from .workers import Sending, received
 
 Collate = Callable[[list[Any]], Any]
@@ -122,10 +121,8 @@ class ImageBatches:
 
 
 def image_batches(
-    dataset: Dataset,
-    column: str,
+    stored: images.StoredImages,
     labels: np.ndarray,
-    size: int,
     *,
     device: torch.device,
     statistics: tuple[list[float], list[float]] | None = None,
@@ -134,16 +131,12 @@ def image_batches(
     num_workers: int = 0,
     channels_last: bool = False,
     progress: Callable[[int], Any] | None = None,
-    numbers: np.ndarray | None = None,
-    grey_range: GreyRange | Literal["data"] | None = "data",
 ) -> ImageBatches:
     """Prepares the batches of a dataset: reads its images into memory if they fit, and the channels' statistics.
 
     Args:
-        dataset (`datasets.Dataset`): The dataset.
-        column (`str`): Its image column.
+        stored ([`StoredImages`]): The images.
         labels (`np.ndarray`): int64 `(N,)`.
-        size (`int`): Side of the images in pixels.
         device (`torch.device`): Where batches go.
         statistics (`tuple[list[float], list[float]]`, *optional*):
             Means and deviations of the channels, those of the train rows for validation rows; from the dataset if not
@@ -153,10 +146,6 @@ def image_batches(
         num_workers (`int`, *optional*, defaults to `0`): Processes that decode.
         channels_last (`bool`, *optional*, defaults to `False`): Memory format.
         progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
-        numbers (`np.ndarray`, *optional*): int64 `(N,)`, row numbers for messages; the positions if not given.
-        grey_range (`tuple[float, float]`, *optional*):
-            The values of deep images that become 0 and 255, those of the train rows for validation rows; those of the
-            dataset if not given, and by the bits of each image if `None`.
 
     Returns:
         [`ImageBatches`]
@@ -164,26 +153,61 @@ def image_batches(
     Raises:
         InputError: for an image that cannot be decoded, naming the row.
     """
-    if grey_range == "data":
-        grey_range = find_grey_range([(dataset, column, numbers)])
-    stored, pixels = images.StoredImages(dataset, column, size, numbers, grey_range), None
-    if cache == "always" or (cache == "auto" and images.fits_cache(len(dataset), size, cache_budget * 2**30)):
+    count, pixels = len(labels), None
+    if cache == "always" or (cache == "auto" and images.fits_cache(count, stored.size, cache_budget * 2**30)):
         # Small images are decoded faster than they are passed between processes.
         pixels = stored.read(progress)
     if statistics is None:
-        rows = evenly_spaced(len(dataset), _STATISTICS_ROWS)
+        rows = evenly_spaced(count, _STATISTICS_ROWS)
         sample = pixels[torch.from_numpy(rows)] if pixels is not None else None
         if sample is None:
             parts = np.array_split(rows, max(1, len(rows) // 64))
             sample = torch.cat([part for part, _ in stored.batches(parts, num_workers)])
         statistics = images.channel_statistics(sample)
-        _warn_of_constants(sample if pixels is None else pixels, column)
+        _warn_of_constants(sample if pixels is None else pixels, stored.column)
     if pixels is not None and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # The other half is the model's.
         pixels = pixels.to(device) if pixels.nbytes < free / 2 else pixels
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in statistics)
     return ImageBatches(stored, torch.from_numpy(labels).to(device), mean, std, pixels, channels_last, num_workers)
+
+
+def paired_batches(
+    config: RecordConfig | EvaluateConfig,
+    device: torch.device,
+    train: tuple[images.StoredImages, np.ndarray],
+    other: tuple[images.StoredImages, np.ndarray],
+    what: str,
+    progress: Callable[[int], Any] | None = None,
+) -> tuple[ImageBatches, ImageBatches]:
+    """Prepares train rows and others that a model is not trained on: in one budget of memory, scaled alike.
+
+    Args:
+        config ([`RecordConfig`] or [`EvaluateConfig`]): How images are read.
+        device (`torch.device`): Where batches go.
+        train (`tuple[StoredImages, np.ndarray]`): The images and labels of the train rows.
+        other (`tuple[StoredImages, np.ndarray]`): Those of the others.
+        what (`str`): What the others are, for messages.
+        progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
+
+    Raises:
+        InputError: for an image that cannot be decoded, naming the row.
+    """
+    share = config.cache_budget * len(train[1]) / (len(train[1]) + len(other[1]))
+    options: dict[str, Any] = {
+        "device": device,
+        "cache": config.cache_images,
+        "num_workers": config.num_workers,
+        "channels_last": config.channels_last,
+        "progress": progress,
+    }
+    made = image_batches(*train, cache_budget=share, **options)
+    options |= {"statistics": (made.mean.tolist(), made.std.tolist()), "cache_budget": config.cache_budget - share}
+    try:
+        return made, image_batches(*other, **options)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def _warn_of_constants(pixels: torch.Tensor, column: str) -> None:

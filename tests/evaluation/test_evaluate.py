@@ -43,7 +43,7 @@ class Brightest(torch.nn.Module):
 
 
 def batches_of(dataset):
-    return image_batches(dataset, "image", read_labels(dataset, "label"), 8, device=CPU)
+    return image_batches(StoredImages(dataset, "image", 8), read_labels(dataset, "label"), device=CPU)
 
 
 def test_accuracy_is_the_share_of_right_rows(small):
@@ -375,7 +375,7 @@ def test_a_process_that_fails_says_so(small, run, tmp_path, monkeypatch, caplog,
     for name, value in {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     said = ["process 1: row 7 cannot be read"] if process == "1" else []
-    for name, folder in (("image_batches", "images"), ("train_on", "cells")):
+    for name, folder in (("paired_batches", "images"), ("train_on", "cells")):
         with monkeypatch.context() as failing:
             failing.setattr(evaluate, name, fail)
             with pytest.raises(InputError, match="row 7 cannot be read"):

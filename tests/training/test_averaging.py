@@ -14,6 +14,7 @@ from hf_ltc import record_checkpoints
 from hf_ltc.training import models
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.forward import AveragedWeights
+from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig, load_checkpoint, prepare_training, save_checkpoint, train_epoch
 
 
@@ -52,7 +53,7 @@ def coat():
 @pytest.mark.parametrize("make", [Shared, coat])
 def test_a_checkpoint_is_put_back(small, tmp_path, make):
     labels = np.asarray(small["test"]["label"][:], dtype=np.int64)
-    batches = image_batches(small["test"], "image", labels, 32, device=torch.device("cpu"))
+    batches = image_batches(StoredImages(small["test"], "image", 32), labels, device=torch.device("cpu"))
     config, accelerator = TrainingConfig(epochs=2, batch_size=20, learning_rate=0.01), Accelerator()
     state = prepare_training(make(), len(labels), config, accelerator, average_decay=0.8)
     with pytest.raises(RuntimeError, match="share memory"):

@@ -12,7 +12,8 @@ CPU = torch.device("cpu")
 
 def made(dataset, cache="auto", **options):
     labels = np.asarray(dataset["label"][:], dtype=np.int64)
-    return image_batches(dataset, "image", labels, options.pop("size", 8), device=CPU, cache=cache, **options)
+    stored = StoredImages(dataset, "image", options.pop("size", 8), options.pop("numbers", None))
+    return image_batches(stored, labels, device=CPU, cache=cache, **options)
 
 
 def gathered(batches, parts, **options):

@@ -19,6 +19,7 @@ from hf_ltc.data.splits import hold_out
 from hf_ltc.training import batches
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.grey import find_grey_range, recorded_grey_range
+from hf_ltc.training.images import StoredImages
 from hf_ltc.utils.errors import InputError, LTCWarning
 
 SIDE = 8
@@ -93,9 +94,9 @@ def dataset(files: list[bytes], labels: list[int] | None = None) -> Dataset:
 
 
 def pixels_of(rows: Dataset, size: int = SIDE, **options) -> np.ndarray:
-    batches = image_batches(
-        rows, "image", np.zeros(len(rows), dtype=np.int64), size, device=torch.device("cpu"), **options
-    )
+    grey_range = options.pop("grey_range") if "grey_range" in options else find_grey_range([(rows, "image", None)])
+    stored = StoredImages(rows, "image", size, grey_range=grey_range)
+    batches = image_batches(stored, np.zeros(len(rows), dtype=np.int64), device=torch.device("cpu"), **options)
     mean, std = batches.mean.view(-1, 1, 1), batches.std.view(-1, 1, 1)
     found = torch.cat([x for x, _, _ in batches(np.array_split(np.arange(len(rows)), 2))])
     return torch.round((found * std + mean) * 255).numpy().astype(int)
@@ -137,7 +138,8 @@ def test_large_images_and_workers_have_the_same_scale():
     found = pixels_of(rows, 96, num_workers=2)
     # In the middle of each block, where resizing has nothing to mix.
     assert np.abs(found[:, 0, 6::12, 6::12] - (np.stack(small) - 300.0) * 255 / 400).max() <= 1
-    train = image_batches(rows, "image", np.zeros(4, dtype=np.int64), 96, device=torch.device("cpu"), num_workers=2)
+    stored = StoredImages(rows, "image", 96, grey_range=find_grey_range([(rows, "image", None)]))
+    train = image_batches(stored, np.zeros(4, dtype=np.int64), device=torch.device("cpu"), num_workers=2)
     for x, _, _ in train([np.arange(4)], augmented=(0, 1)):
         whole = torch.round((x * train.std.view(-1, 1, 1) + train.mean.view(-1, 1, 1)) * 255)
         assert whole.min() >= 0 and whole.max() <= 255 and len(whole.unique()) > 50
@@ -241,7 +243,7 @@ def test_a_recording_keeps_the_range_and_hands_it_on(tmp_path, monkeypatch):
 
     asked = []
     real = batches.image_batches
-    monkeypatch.setattr(batches, "image_batches", lambda *a, **k: asked.append(k["grey_range"]) or real(*a, **k))
+    monkeypatch.setattr(batches, "image_batches", lambda *a, **k: asked.append(a[0].grey_range) or real(*a, **k))
     evaluate = EvaluateConfig(
         models=["test_resnet"],
         fractions=[0.5],

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.forward import evaluate
+from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import (
     TrainingConfig,
     epoch_shares,
@@ -79,7 +80,7 @@ def test_epochs_and_seeds_have_their_own_order():
 def batches(small):
     train = small["train"]
     labels = np.asarray(train["label"][:], dtype=np.int64)
-    return image_batches(train, "image", labels, 8, device=torch.device("cpu"))
+    return image_batches(StoredImages(train, "image", 8), labels, device=torch.device("cpu"))
 
 
 def linear(seed=0):
@@ -232,7 +233,8 @@ def each_process(folder, data):
     train = load_from_disk(data)
     labels = np.asarray(train["label"][:], dtype=np.int64)
     state = trained(
-        image_batches(train, "image", labels, 8, device=torch.device("cpu")), model=with_norm_and_dropout()
+        image_batches(StoredImages(train, "image", 8), labels, device=torch.device("cpu")),
+        model=with_norm_and_dropout(),
     )
     model = plain_model(state, Accelerator())
     torch.save([weights(model), weights(state.averaged.module)], folder / os.environ["RANK"])
