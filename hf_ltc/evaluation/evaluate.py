@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from ..config import EVALUATION_MAY_ADD, EvaluateConfig, require_config
 from ..data.identity import WHERE
+from ..recipe import Recipe
 from ..scores.protocol import require_recorded
 from ..training import models
 from ..training.batches import ImageBatches, paired_batches
@@ -269,7 +270,7 @@ def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device
 
 def _grey_range(data: EvaluatedDataset) -> GreyRange | None:
     """The range of deep images that the rows were recorded with, or else that of the rows that can be chosen."""
-    recorded = recorded_grey_range(run.recipe for run in data.sources.values())
+    recorded = recorded_grey_range(Recipe.from_dict(run.recipe) for run in data.sources.values())
     if recorded == {}:
         return None
     found = recorded["grey_range"] if recorded else find_grey_range([(data.train, data.image_column, data.rows)])

@@ -1,11 +1,10 @@
 """A dataset as it is evaluated: which rows can be chosen, which are tested on, and that these are apart."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 
 from ..config import EvaluateConfig
@@ -14,7 +13,9 @@ from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_image_column, find_label_column, read_labels
 from ..data.shared_rows import shared_rows
+from ..recipe import Identity, Recipe
 from ..training.images import image_size
+from ..trajectories.combine import place_rows
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
@@ -55,10 +56,10 @@ def evaluated_dataset(
     for name, dataset in (("train", train), ("test", test), ("validation", validation)):
         if name != "validation" or dataset is not None:
             require_dataset(dataset, name)
-    recorded = next(iter(runs.values())).recipe.get("dataset") or {}
-    image_column = find_image_column(train, config.image_column or recorded.get("image_column"))
-    label_column = find_label_column(train, config.label_column or recorded.get("label_column"))
-    names = list(recorded.get("names") or class_names(train, label_column))
+    recorded = Recipe.from_dict(next(iter(runs.values())).recipe).dataset
+    image_column = find_image_column(train, config.image_column or recorded.image_column)
+    label_column = find_label_column(train, config.label_column or recorded.label_column)
+    names = list(recorded.names or class_names(train, label_column))
     labels = read_labels(train, label_column, names)
     rows, sources = _pool(config, runs, train, labels)
     try:
@@ -69,7 +70,7 @@ def evaluated_dataset(
     except InputError as error:
         raise InputError(f"test rows: {error}") from error
     for name, run in runs.items():
-        if _same_rows(run.recipe.get("validation") or {}, test_identity):
+        if _same_rows(Recipe.from_dict(run.recipe).validation, Identity.from_dict(test_identity)):
             raise InputError(
                 f"the test rows are the validation samples of the recording {name!r}, which had a part in the scores: "
                 "give other `test` rows"
@@ -118,7 +119,9 @@ def _pool(
     for name, run in runs.items():
         where = run.positions(train, config.id_column if run.ids is not None else None)
         rows = np.flatnonzero(where >= 0)
-        aligned[name] = _aligned(run, rows, where[rows])
+        places = where[rows]
+        as_recorded = np.array_equal(run.rows, rows) and np.array_equal(places, np.arange(len(run)))
+        aligned[name] = run if as_recorded else place_rows(run, rows, places)
         if (labels[rows] != aligned[name].labels).any():
             raise InputError(
                 f"the recording {name!r} has other labels than the dataset: give the dataset as it was recorded"
@@ -133,27 +136,12 @@ def _pool(
     return pool, aligned
 
 
-def _aligned(run: Trajectories, rows: np.ndarray, places: np.ndarray) -> Trajectories:
-    """A recording with its rows in another order, or some of them, under other numbers."""
-    if np.array_equal(run.rows, rows) and np.array_equal(places, np.arange(len(run))):
-        return run
-    return replace(
-        run,
-        losses=np.asarray(run.losses)[:, places],
-        labels=run.labels[places],
-        rows=rows,
-        signals={name: np.asarray(values)[:, places] for name, values in run.signals.items()},
-        ids=None if run.ids is None else run.ids.take(pa.array(places)),
-    )
-
-
 def _if_there(dataset: Dataset, column: str) -> str | None:
     return column if column in dataset.column_names else None
 
 
-def _same_rows(recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    keys = ("rows", "labels", "content")
-    return "content" in recorded and all(recorded.get(key) == identity[key] for key in keys)
+def _same_rows(one: Identity, other: Identity) -> bool:
+    return bool(one.content) and (one.rows, one.labels, one.content) == (other.rows, other.labels, other.content)
 
 
 def subset_size(data: EvaluatedDataset, fraction: float) -> int:

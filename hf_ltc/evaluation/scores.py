@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..recipe import Recipe
 from ..scores.reliability import reliability_of, within_class_spearman
 from ..trajectories.value import Trajectories
 from ..utils import files
@@ -23,7 +24,7 @@ Scores = dict[tuple[str, str], tuple[np.ndarray, float]]
 
 def source_model(run: Trajectories) -> str | None:
     """The name of the source model of a recording, if it has one."""
-    return (run.recipe.get("config") or {}).get("model")
+    return Recipe.from_dict(run.recipe).config.model
 
 
 def score_all(methods: Sequence[str], sources: Mapping[str, Trajectories]) -> Scores:
@@ -56,16 +57,17 @@ def source_of(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
 
 def _recording_seconds(run: Trajectories) -> float | None:
     """What all its runs took but for decoding images, if that is known."""
-    recipes = run.recipe.get("runs") or []
+    whole = Recipe.from_dict(run.recipe)
+    each = [Recipe.from_dict(recipe) for recipe in whole.runs or ()]
     total = 0.0
-    for recipe in recipes if len(recipes) == len(run.lengths) else [run.recipe]:
-        if not recipe.get("seconds"):
+    for recipe in each if len(each) == len(run.lengths) else [whole]:
+        if not recipe.seconds:
             return None
         # The seconds of runs recorded together are their sums already, which each of them has where they are joined
         # with others.
-        among = len(recipe.get("seeds") or [0]) if recipe is not run.recipe else 1
+        among = len(recipe.seeds or [0]) if recipe is not whole else 1
         # Models are timed with the images at hand.
-        total += sum(taken for phase, taken in recipe["seconds"].items() if phase != "decoding") / among
+        total += sum(taken for phase, taken in recipe.seconds.items() if phase != "decoding") / among
     return total
 
 

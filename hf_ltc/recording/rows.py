@@ -21,6 +21,7 @@ from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_image_column, find_label_column, read_labels
 from ..data.shared_rows import check_apart, input_columns
 from ..data.splits import hold_out
+from ..recipe import Recipe
 from ..training.batches import LABELS, Collate, CollatedBatches, ImageBatches, accepted_columns, paired_batches
 from ..training.grey import find_grey_range, recorded_grey_range
 from ..training.image_files import GreyRange
@@ -105,15 +106,13 @@ class ImageRows:
     train: StoredImages
     validation: StoredImages
 
-    def batches(
-        self, config: RecordConfig, state: Accelerator, recipes: Sequence[Mapping[str, Any]]
-    ) -> dict[str, ImageBatches]:
+    def batches(self, config: RecordConfig, state: Accelerator, recipes: Sequence[Recipe]) -> dict[str, ImageBatches]:
         """Reads the images, or what is needed to stream them.
 
         Args:
             config ([`RecordConfig`]): The settings.
             state (`accelerate.Accelerator`): The processes and their devices.
-            recipes (`Sequence[Mapping]`): Of recordings of the same rows, for the range of deep images.
+            recipes (`Sequence[Recipe]`): Of recordings of the same rows, for the range of deep images.
 
         Returns:
             `dict[str, ImageBatches]`: the rows and the validation samples.
@@ -131,7 +130,7 @@ class ImageRows:
             made = paired_batches(config, state.device, *pair, "validation samples", bar.update)
         return dict(zip((TRAIN, VALIDATION), made))
 
-    def _grey_range(self, recipes: Sequence[Mapping[str, Any]], progress: Callable[[int], Any]) -> GreyRange | None:
+    def _grey_range(self, recipes: Sequence[Recipe], progress: Callable[[int], Any]) -> GreyRange | None:
         """The range of deep images: that of the recording, where there is one already, of this seed or another."""
         if (recorded := recorded_grey_range(recipes)) is not None:
             return recorded.get("grey_range")

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..config import RecordConfig
 from ..hub import cards
+from ..recipe import Recipe
 from ..training import loop, models
 from ..training.batches import ImageBatches
 from ..training.forward import averaging_decay
@@ -233,9 +234,9 @@ class SourceRun:
         return averaging_decay(self.config.weights, self.config.average_decay, self._steps)
 
     @property
-    def _recorded_with(self) -> list[dict[str, Any]]:
+    def _recorded_with(self) -> list[Recipe]:
         paths = [path / files.RECIPE for path in (self.path, *self.others)]
-        return [files.read_json(path) for path in paths if path.exists()]
+        return [Recipe.read(path) for path in paths if path.exists()]
 
     def _recipe(self) -> dict[str, Any]:
         config = self.config

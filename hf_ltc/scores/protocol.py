@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from datasets import Dataset
 
+from ..recipe import Recipe
 from ..utils.errors import InputError, listed, some_rows
 from .kernels import run_spans
 
@@ -125,7 +126,7 @@ def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) 
 
 
 def _classes(trajectories: Recorded, classes: np.ndarray) -> str:
-    names = (trajectories.recipe.get("dataset") or {}).get("names")
+    names = Recipe.from_dict(trajectories.recipe).dataset.names
     shown = listed(classes, lambda c: repr(names[c]) if names and c < len(names) else str(c), count="classes")
     return f"{'class' if len(classes) == 1 else 'classes'} {shown}"
 

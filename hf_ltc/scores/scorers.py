@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..recipe import Recipe
 from ..utils.errors import InputError, listed
 from .baselines import BASELINES, Baseline, random
 from .batches import ARROW, Rows, columns_of, on_host, read_rows
@@ -80,11 +81,11 @@ class LTCScorer:
         trained = _trained(trajectories, member)
         if member["scope"] == "dataset":
             return cls(reference, lengths, member["of"], column=column, trained=trained)
-        dataset = trajectories.recipe.get("dataset") or {}
-        label_column = dataset.get("label_column") or "label"
-        stored = (dataset.get("features") or {}).get(label_column)
+        dataset = Recipe.from_dict(trajectories.recipe).dataset
+        label_column = dataset.label_column or "label"
+        stored = dataset.features.get(label_column)
         if isinstance(stored, Mapping):
-            class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.get("names")
+            class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.names
         names = None if class_names is None else tuple(str(name) for name in class_names)
         return cls(reference, lengths, member["of"], label_column, names, column, trained)
 

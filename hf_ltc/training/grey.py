@@ -1,7 +1,7 @@
 """The values between which the deep grey of a column lies: one scale for all of its images."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.utils.file_utils import xopen
 
+from ..recipe import Recipe
 from ..utils.errors import InputError, LTCWarning, one_line
 from .image_files import HEAD, GreyRange, deep_pixels, may_be_deep, quiet
 
@@ -66,11 +67,11 @@ def find_grey_range(rows: Iterable[Images], progress: Callable[[int], Any] | Non
     return low, high
 
 
-def recorded_grey_range(recipes: Iterable[Mapping[str, Any]]) -> dict[str, GreyRange | None] | None:
+def recorded_grey_range(recipes: Iterable[Recipe]) -> dict[str, GreyRange | None] | None:
     """What recordings of the same rows were made with.
 
     Args:
-        recipes (`Iterable[Mapping]`): Of the recordings, the one that counts first.
+        recipes (`Iterable[Recipe]`): Of the recordings, the one that counts first.
 
     Returns:
         `dict[str, tuple[float, float] | None]`: the `grey_range` for the recipe of another one, `None` where no image
@@ -78,9 +79,10 @@ def recorded_grey_range(recipes: Iterable[Mapping[str, Any]]) -> dict[str, GreyR
         tells.
     """
     for recipe in recipes:
-        training = recipe.get("training") or {}
-        if "image_size" in training:
-            return {name: found and tuple(found) for name, found in training.items() if name == "grey_range"}
+        training = recipe.training
+        if training.image_size is not None:
+            told = training.to_dict()
+            return {name: found and tuple(found) for name, found in told.items() if name == "grey_range"}
     return None
 
 

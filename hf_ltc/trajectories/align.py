@@ -1,7 +1,6 @@
 """Which row of a dataset is which recorded one: by number where it is the recorded dataset, or by id."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ from ..data.columns import read_column
 from ..data.identity import check_identity
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column, read_labels
+from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, some_rows
 
 if TYPE_CHECKING:
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 def row_places(run: "Trajectories", dataset: Dataset, id_column: str | None) -> np.ndarray:
     """For each row of a dataset its place among the recorded rows, or -1, int64; as [`Trajectories.positions`]."""
     require_dataset(dataset, "dataset")
-    recorded = run.recipe.get("dataset") or {}
+    recorded = Recipe.from_dict(run.recipe).dataset
     if run.ids is None:
         if id_column is not None:
             raise InputError(
                 f"no ids were recorded to join column {id_column!r} with: record with `RecordConfig.id_column`"
             )
         return _by_number(run, dataset, recorded)
-    column = id_column or recorded.get("id_column")
+    column = id_column or recorded.id_column
     if column is None:
         raise InputError("the rows were recorded by id: name the column with the ids by attach(..., id_column=...)")
     where = _by_id(run, dataset, column)
-    if recorded.get("label_column"):
+    if recorded.label_column:
         _check_labels(run, dataset, where, recorded)
     return where
 
 
-def _by_number(run: "Trajectories", dataset: Dataset, recorded: Mapping[str, Any]) -> np.ndarray:
-    if "content" in recorded:
-        check_identity(dataset, recorded)
+def _by_number(run: "Trajectories", dataset: Dataset, recorded: Identity) -> np.ndarray:
+    if recorded.content:
+        check_identity(dataset, run.recipe["dataset"])
     if len(run.rows) and len(dataset) <= run.rows[-1]:
         raise InputError(
             f"the dataset has {len(dataset)} rows, but row {run.rows[-1]} was recorded: give the dataset as it "
@@ -50,9 +50,9 @@ def _by_number(run: "Trajectories", dataset: Dataset, recorded: Mapping[str, Any
     return where
 
 
-def _check_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, recorded: Mapping[str, Any]) -> None:
-    column = find_label_column(dataset, recorded["label_column"])
-    labels = read_labels(dataset, column, recorded.get("names"))
+def _check_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, recorded: Identity) -> None:
+    column = find_label_column(dataset, recorded.label_column)
+    labels = read_labels(dataset, column, recorded.names)
     known = np.flatnonzero(where >= 0)
     wrong = known[labels[known] != run.labels[where[known]]]
     if wrong.size:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
 from ..utils.errors import InputError, one_line
 from ..utils.files import (
@@ -126,22 +127,23 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
     Raises:
         InputError: for a file that is missing, truncated or of another run, naming it.
     """
-    recipe = read_json(path / RECIPE)
-    if recipe.get("format") != FORMAT:
+    values = read_json(path / RECIPE)
+    if (found := values.get("format")) != FORMAT:
         raise InputError(
-            f"{str(path / RECIPE)!r} has format {recipe.get('format')!r}, this version reads "
+            f"{str(path / RECIPE)!r} has format {found!r}, this version reads "
             f"{FORMAT}: load it with the version of hf_ltc that wrote it"
         )
+    recipe = Recipe.from_dict(values, path / RECIPE)
     table = read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
     epochs = _epochs_of(path, recipe)
     epoch_paths = [epoch_path(path, epoch) for epoch in epochs]
     for file, epoch in zip(epoch_paths, epochs):
         with opened(file) as content:
             marks, names = marks_of(content), list(content.keys())
-        if marks.get("run") != recipe.get("run") or marks.get("epoch") != str(epoch):
+        if marks.get("run") != recipe.run or marks.get("epoch") != str(epoch):
             raise InputError(
                 f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
-                f"{recipe.get('run')}: restore the right file, or record again into another folder"
+                f"{recipe.run}: restore the right file, or record again into another folder"
             )
     name = _losses_of(names, losses, path)
     count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
@@ -162,9 +164,24 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
         "lengths": (len(epochs),),
         "signals": arrays,
         "ids": _read_ids(path),
-        "recipe": recipe,
+        "recipe": values,
         "loss_name": name,
     }
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the recording in a folder is complete."""
+    recipe = path / RECIPE
+    return recipe.exists() and Recipe.read(recipe).epochs is not None
+
+
+def read_shared_recipe(path: Path, runs: int) -> dict[str, Any]:
+    """The recipe of all runs of a folder, written when the last one is done; empty if it is of another number."""
+    if not (path / RECIPE).exists():
+        return {}
+    recipe = read_json(path / RECIPE)
+    seeds = Recipe.from_dict(recipe, path / RECIPE).seeds
+    return recipe if seeds is None or len(seeds) == runs else {}
 
 
 def write_run(run: RecordedColumns, folder: Path) -> None:
@@ -208,10 +225,12 @@ def _read_ids(path: Path) -> pa.Array | None:
         raise unreadable(path / IDS, one_line(error)) from error
 
 
-def _epochs_of(path: Path, recipe: Mapping[str, Any]) -> list[int]:
+def _epochs_of(path: Path, recipe: Recipe) -> list[int]:
     found = published_epochs(path)
-    planned = recipe.get("epochs") or recipe.get("planned_epochs") or found
-    last = recipe["epochs"][-1] if recipe.get("epochs") else (found[-1] if found else -1)
+    # In a recipe of the user's own, to which these are added, a number may stand there.
+    done, planned = (said if isinstance(said, list) else [] for said in (recipe.epochs, recipe.planned_epochs))
+    planned = done or planned or found
+    last = (done or found or [-1])[-1]
     for epoch in planned:
         if epoch <= last and epoch not in found:
             raise InputError(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from ..data.columns import read_column
+from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
 from ..utils import files
 from ..utils.errors import InputError, one_line
@@ -53,7 +54,7 @@ def trajectory_column(table: Any, where: np.ndarray) -> Column:
 
 def to_dataset(run: RecordedColumns) -> DatasetDict:
     """Splits `train` and `validation` with `row`, `label` and trajectories; ids in a column `id`."""
-    names = (run.recipe.get("dataset") or {}).get("names")
+    names = Recipe.from_dict(run.recipe).dataset.names
     label = ClassLabel(names=names) if names else Value("int64")
     everything = np.arange(len(run.rows))
     train: dict[str, Column] = {

@@ -13,11 +13,12 @@ from datasets import Dataset, DatasetDict, Value
 from ..coresets import order, select
 from ..data.columns import with_columns
 from ..data.inputs import class_numbers
-from ..scores import diagnostics, ltc, protocol
+from ..recipe import Recipe
+from ..scores import diagnostics, ltc
 from ..utils import files
-from ..utils.errors import InputError, some_rows
+from ..utils.errors import InputError
 from ..utils.files import local
-from . import run_dir, tables
+from . import combine, run_dir, tables
 from .align import row_places
 from .run_dir import LOSSES, write_rows
 
@@ -65,6 +66,8 @@ class Trajectories:
     loss_name: str = LOSSES[0]
 
     def __post_init__(self) -> None:
+        # Refuses one that is malformed.
+        Recipe.from_dict(self.recipe)
         for name in ("labels", "validation_labels"):
             object.__setattr__(self, name, class_numbers(getattr(self, name), name))
         checkpoints, n, q = len(self.epochs), len(self.rows), len(self.validation_labels)
@@ -97,8 +100,8 @@ class Trajectories:
     def runs(self) -> list["Trajectories"]:
         """The runs it is made of, each as a value of its own."""
         ends = np.cumsum(self.lengths)
-        each = [self._take(np.arange(end - size, end)) for end, size in zip(ends, self.lengths)]
-        return [dataclasses.replace(run, recipe=recipe) for run, recipe in zip(each, _recipes(self))]
+        each = [combine.take_checkpoints(self, np.arange(end - size, end)) for end, size in zip(ends, self.lengths)]
+        return [dataclasses.replace(run, recipe=recipe) for run, recipe in zip(each, combine.recipes_of(self))]
 
     @classmethod
     def load(cls, path: str | Path, *, losses: str | None = None, mmap: bool = False) -> "Trajectories":
@@ -120,13 +123,11 @@ class Trajectories:
         if not path.is_dir():
             raise InputError(f"no run directory {str(path)!r}: make one with hf-ltc record")
         if seeds := run_dir.seed_folders(path):
-            done = [seed for seed in seeds if _is_finished(seed)]
+            done = [seed for seed in seeds if run_dir.is_finished(seed)]
             if not done:
                 raise InputError(f"no run in {str(path)!r} is finished yet: run the same hf-ltc record command again")
             together = cls.average([cls.load(seed, losses=losses, mmap=mmap) for seed in done])
-            recipe = files.read_json(path / files.RECIPE) if (path / files.RECIPE).exists() else {}
-            # The recipe of all runs is written when the last one is done, and is of no other number of them.
-            return dataclasses.replace(together, recipe=recipe) if _is_of(recipe, len(done)) else together
+            return dataclasses.replace(together, recipe=run_dir.read_shared_recipe(path, len(done)) or together.recipe)
         return cls(**run_dir.read_run(path, losses, mmap))
 
     def save(self, path: str | Path) -> None:
@@ -161,7 +162,7 @@ class Trajectories:
             raise InputError(
                 f"truncate({epochs}) leaves nothing: the first checkpoint is of epoch {self.epochs.min()}"
             )
-        return self._take(kept)
+        return combine.take_checkpoints(self, kept)
 
     def every(self, k: int) -> "Trajectories":
         """Keeps what `record_every=k` records: the checkpoints whose epoch is a multiple of `k`, and the last.
@@ -176,7 +177,7 @@ class Trajectories:
             raise InputError(f"every({k}): it must be 1 or more")
         kept = self.epochs % k == 0
         kept[np.cumsum(self.lengths) - 1] = True
-        return self._take(np.flatnonzero(kept))
+        return combine.take_checkpoints(self, np.flatnonzero(kept))
 
     @classmethod
     def average(cls, runs: Sequence["Trajectories"]) -> "Trajectories":
@@ -192,35 +193,7 @@ class Trajectories:
         Raises:
             InputError: if they are of different datasets, validation samples or kinds of losses.
         """
-        if isinstance(runs, str) or not isinstance(runs, Sequence):
-            raise InputError(f"`runs` is a {type(runs).__name__}: give a list of recordings")
-        if not runs:
-            raise InputError("average([]): give one run or more")
-        for run in runs:
-            protocol.require_recorded(run, "runs")
-        first = runs[0]
-        rows = first.rows
-        for number, run in enumerate(runs[1:], 1):
-            problem = _differs(first, run)
-            if problem:
-                raise InputError(f"run {number} cannot be averaged with run 0: {problem}")
-            rows = np.intersect1d(rows, run.rows, assume_unique=True)
-        if not len(rows):
-            raise InputError("the runs have no row in common: record them on the same dataset and hold-out")
-        aligned = [run if np.array_equal(run.rows, rows) else run.take_rows(rows) for run in runs]
-        shared = set(first.signals).intersection(*(run.signals for run in runs))
-        recipe = dict(first.recipe)
-        if len(runs) > 1:
-            recipe["runs"] = [recipe for run in runs for recipe in _recipes(run)]
-        return dataclasses.replace(
-            aligned[0],
-            losses=_stack([run.losses for run in aligned]),
-            validation_losses=_stack([run.validation_losses for run in aligned]),
-            epochs=np.concatenate([run.epochs for run in aligned]),
-            lengths=tuple(length for run in aligned for length in run.lengths),
-            signals={name: _stack([run.signals[name] for run in aligned]) for name in sorted(shared)},
-            recipe=recipe,
-        )
+        return combine.average(runs)
 
     def take_rows(self, rows: np.ndarray) -> "Trajectories":
         """Keeps some rows.
@@ -234,18 +207,7 @@ class Trajectories:
         Raises:
             InputError: for rows that were not recorded.
         """
-        rows = np.unique(np.asarray(rows, dtype=np.int64))
-        where = np.flatnonzero(np.isin(self.rows, rows, assume_unique=True))
-        if len(where) < len(rows):
-            raise InputError(f"rows {some_rows(np.setdiff1d(rows, self.rows))} were not recorded")
-        return dataclasses.replace(
-            self,
-            losses=np.asarray(self.losses)[:, where],
-            labels=self.labels[where],
-            rows=self.rows[where],
-            signals={name: np.asarray(values)[:, where] for name, values in self.signals.items()},
-            ids=None if self.ids is None else self.ids.take(pa.array(where)),
-        )
+        return combine.take_rows(self, rows)
 
     def attach(self, dataset: Dataset, signals: Sequence[str] = (), *, id_column: str | None = None) -> Dataset:
         """Adds the column `loss_trajectory` to the dataset it was recorded on; no row is rewritten.
@@ -329,7 +291,7 @@ class Trajectories:
             "loss_trajectory": tables.trajectory_column(run.losses, where),
             "ltc_score": (pa.array(values, mask=np.isnan(values)), Value("float32")),
         }
-        label_column = (self.recipe.get("dataset") or {}).get("label_column")
+        label_column = Recipe.from_dict(self.recipe).dataset.label_column
         return select.rank_coreset(with_columns(dataset, columns), balance=balance, label_column=label_column)
 
     def to_dataset(self) -> DatasetDict:
@@ -436,65 +398,3 @@ class Trajectories:
         from .hub import load_trajectories
 
         return load_trajectories(cls.from_dataset, repo_id, revision=revision, token=token)
-
-    def _take(self, checkpoints: np.ndarray) -> "Trajectories":
-        ends = np.cumsum(self.lengths)
-        taken = np.searchsorted(ends, checkpoints, side="right")
-        return dataclasses.replace(
-            self,
-            losses=self.losses[checkpoints],
-            validation_losses=self.validation_losses[checkpoints],
-            epochs=self.epochs[checkpoints],
-            lengths=tuple(int(count) for count in np.bincount(taken, minlength=len(ends)) if count),
-            signals={name: values[checkpoints] for name, values in self.signals.items()},
-        )
-
-
-def _is_finished(path: Path) -> bool:
-    recipe = path / files.RECIPE
-    return recipe.exists() and "epochs" in files.read_json(recipe)
-
-
-def _is_of(recipe: Mapping[str, Any], runs: int) -> bool:
-    return bool(recipe) and len(recipe.get("seeds", range(runs))) == runs
-
-
-def _recipes(run: Trajectories) -> list[dict[str, Any]]:
-    """The recipe of each run that a value is made of, or the one there is."""
-    recipes = run.recipe.get("runs", [])
-    return recipes if len(recipes) == len(run.lengths) else [run.recipe] * len(run.lengths)
-
-
-def _differs(first: Trajectories, other: Trajectories) -> str | None:
-    keys = ("rows", "labels", "content", "label_column")
-    one, two = ({key: (run.recipe.get("dataset") or {}).get(key) for key in keys} for run in (first, other))
-    different = [key for key in keys if one[key] != two[key]]
-    _, here, there = np.intersect1d(first.rows, other.rows, assume_unique=True, return_indices=True)
-    if not different and (first.labels[here] != other.labels[there]).any():
-        different = ["labels"]
-    if not different and not _same_ids(first, here, other, there):
-        different = ["ids"]
-    if different:
-        return f"they were recorded on different datasets ({', '.join(different)} differ)"
-    if (
-        not np.array_equal(first.validation_rows, other.validation_rows)
-        or not np.array_equal(first.validation_labels, other.validation_labels)
-        # Samples of another split have no row numbers, so what the recipes say of it has to do.
-        or ((first.validation_rows < 0).any() and first.recipe.get("validation") != other.recipe.get("validation"))
-    ):
-        return "they have different validation samples: record with the same `RecordConfig.validation_seed` and split"
-    if first.loss_name != other.loss_name:
-        return f"one holds {first.loss_name}, the other {other.loss_name}: load both with the same losses"
-    return None
-
-
-def _same_ids(first: Trajectories, here: np.ndarray, other: Trajectories, there: np.ndarray) -> bool:
-    if first.ids is None or other.ids is None:
-        return first.ids is other.ids
-    return first.ids.take(pa.array(here)).equals(other.ids.take(pa.array(there)))
-
-
-def _stack(parts: Sequence[Any]) -> Any:
-    if all(isinstance(part, run_dir.EpochTable) for part in parts) and len({part.name for part in parts}) == 1:
-        return run_dir.EpochTable([path for part in parts for path in part.paths], parts[0].name, parts[0].shape[1])
-    return parts[0] if len(parts) == 1 else np.concatenate([np.asarray(part) for part in parts])

@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.data.splits import hold_out
+from hf_ltc.recipe import Recipe
 from hf_ltc.training import batches
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.grey import find_grey_range, recorded_grey_range
@@ -265,7 +266,7 @@ def test_a_recording_keeps_the_range_and_hands_it_on(tmp_path, monkeypatch):
     assert "grey_range" not in settings and max(settings["mean"]) < 0.01
     after = json.loads(recipes[1].read_text())
     assert "grey_range" not in after["training"]
-    assert recorded_grey_range([before]) == {} and recorded_grey_range([{}]) is None
+    assert recorded_grey_range([Recipe.from_dict(before)]) == {} and recorded_grey_range([Recipe()]) is None
 
 
 def test_held_out_rows_count_as_rows_of_the_column(tmp_path):

@@ -213,7 +213,7 @@ def test_average_refuses_rows_whose_ids_differ():
 
 def test_average_refuses_another_validation_split_of_the_same_labels():
     elsewhere = {"validation_rows": np.full(len(HELD), -1)}
-    runs = [make(**elsewhere, recipe={"validation": {"content": content}}) for content in "ab"]
+    runs = [make(**elsewhere, recipe={"validation": {"content": {"image": digest}}}) for digest in "ab"]
     assert Trajectories.average([runs[0], runs[0]]).lengths == (5, 5)
     with pytest.raises(InputError, match="different validation samples"):
         Trajectories.average(runs)
