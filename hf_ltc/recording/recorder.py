@@ -15,6 +15,7 @@ from accelerate import Accelerator, PartialState
 from ..config import RESUME_MAY_CHANGE
 from ..data.identity import WHERE
 from ..data.inputs import as_array, check_apart, class_numbers, row_numbers
+from ..recipe import Recipe
 from ..training.metrics import LossBuffer, sample_values
 from ..trajectories import run_dir
 from ..trajectories.run_dir import LOSSES, VALIDATION_LOSS, write_rows
@@ -116,6 +117,8 @@ class TrajectoryRecorder:
         if both:
             names[EVALUATION] = [LOSSES[1]]
         self._buffers = {split: LossBuffer(names[split], len(self._known[split]), device) for split in names}
+        # Refuses one that is malformed, before anything is recorded.
+        Recipe.from_dict(recipe or {})
         self._recipe = dict(recipe or {})
         self._open()
         self.next_epoch = self._next()
@@ -250,7 +253,7 @@ class TrajectoryRecorder:
         marks = {key: value for key, value in self._recipe.items() if key in ("config", "dataset", "validation")}
         # Neither how fast it runs nor where the dataset is kept makes it another recording.
         for name, left_out in (("config", RESUME_MAY_CHANGE), ("dataset", WHERE)):
-            if name in marks:
+            if marks.get(name):
                 marks[name] = {k: v for k, v in marks[name].items() if k not in left_out}
         made = sha256(json.dumps([marks, self._names], sort_keys=True, default=str).encode())
         for numbers in (self.rows, self.labels, self.validation_rows, self.validation_labels):
