@@ -60,7 +60,7 @@ class _Packed:
     content: bytes
 
 
-def received(loader: DataLoader) -> Iterator[Any]:
+def received(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader.
 
     Args:
