@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .scores.explain import explain, explain_validation
     from .scores.ltc import ltc_scores
     from .scores.scorers import BaselineScorer, LTCScorer, baseline_scores
+    from .training.models import load_model
     from .trajectories.compare import reliability
     from .trajectories.value import Trajectories
     from .utils.errors import InputError, LTCWarning
@@ -42,6 +43,7 @@ __all__ = [
     "explain_validation",
     "in_coreset",
     "load_coreset",
+    "load_model",
     "ltc_scores",
     "push_coreset",
     "rank_coreset",
@@ -71,6 +73,7 @@ _MODULES = {
     "explain_validation": "scores.explain",
     "in_coreset": "coresets.select",
     "load_coreset": "hub.load",
+    "load_model": "training.models",
     "ltc_scores": "scores.ltc",
     "push_coreset": "hub.push",
     "rank_coreset": "coresets.select",

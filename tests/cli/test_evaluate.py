@@ -135,7 +135,7 @@ def pushed(monkeypatch):
         found.append(options)
         return Pushed(repo_id, "https://hub", "0" * 40, ("coreset-20pct",))
 
-    monkeypatch.setattr(push, "push_coreset", push)
+    monkeypatch.setattr("hf_ltc.hub.push.push_coreset", push)
     return found
 
 

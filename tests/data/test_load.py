@@ -264,7 +264,7 @@ def test_copies_are_found_by_what_the_original_was_found_by(splits, tmp_path):
 
 @pytest.mark.parametrize("dataset", ["uoft-cs/cifar100", "mnist"])
 def test_hub_without_network_is_one_clear_line(tmp_path, dataset):
-    program = f"from hf_ltc.data.labels import load_split; load_split({dataset!r})"
+    program = f"from hf_ltc.data.load import load_split; load_split({dataset!r})"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     last = run.stderr.splitlines()[-1]

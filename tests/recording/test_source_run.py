@@ -76,8 +76,8 @@ def test_the_run_directory_is_as_designed(small, tmp_path):
     run = record(settings(tmp_path / "run", signals=["margin", "el2n"], epochs=3), small["train"])
     names = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
     epochs = {f"trajectories/epoch-{t:05d}.safetensors" for t in range(4)}
-    files = ("model.safetensors", "averaged_model.safetensors", "config.json", "README.md")
-    model = {f"source_model/{name}" for name in files}
+    saved = ("model.safetensors", "averaged_model.safetensors", "config.json", "README.md")
+    model = {f"source_model/{name}" for name in saved}
     assert names == {"recipe.json", "rows.safetensors"} | epochs | model
     table = files.read_arrays(tmp_path / "run" / run_dir.ROWS)
     assert {name: values.dtype for name, values in table.items()} == dict.fromkeys(table, np.dtype(np.int64))
