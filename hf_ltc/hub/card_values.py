@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from ..recipe import Identity, Recipe, SeedReliability
 from ..scores.ltc import PRESETS
 from ..scores.reliability import LOW
 
@@ -22,9 +23,9 @@ _CLD = """@article{nagaraj2025coresets,
   year    = {2025}
 }"""
 _LOSSES = {
-    "training": "as the optimiser saw them",
+    "training": "as the optimizer saw them",
     "evaluation": "of an evaluation pass after each epoch",
-    "both": "as the optimiser saw them, and of an evaluation pass after each epoch",
+    "both": "as the optimizer saw them, and of an evaluation pass after each epoch",
 }
 _AS_CODE = "source model"
 # Of more classes no one reads a table.
@@ -36,7 +37,7 @@ def dataset_values(repo_id: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     coresets = recipe.get("coresets") or {}
     trajectories = recipe.get("trajectories")
     first = next(iter(coresets.values()), None) or trajectories or {}
-    source = first.get("dataset") or {}
+    source = Identity.from_dict(first.get("dataset") or {})
     what = "Coresets" if coresets else "Loss trajectories"
     return {
         "title": f"{what} of {source_text(source, link=False)}",
@@ -54,7 +55,7 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     pool = entry["pool"]
     pool_classes = next((s["pool_classes"] for s in summaries.values()), entry.get("pool_classes") or {})
     selection = entry["selection"]
-    recording = recording_rows(entry["run"]) if entry.get("run") else []
+    recipe = Recipe.from_dict(entry.get("run") or {})
     first = next(iter(configs.values()), {"fraction": 0.1, "size": max(1, round(0.1 * entry["pool"]))})
     return {
         "heading": f"Chosen by {_score_title(name)}",
@@ -62,15 +63,15 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "configs": [_config_values(config, made, pool) for config, made in configs.items()],
         "pool": _pool_text(entry),
         "how": _how(selection),
-        "recording": recording,
-        "warning": _warning(name, entry.get("run") or {}),
+        "recording": recording_rows(recipe),
+        "warning": _warning(name, recipe),
         "evaluation": [_evaluation_row(row) for row in entry.get("evaluation") or []],
         "stored": next((string(config) for config, made in configs.items() if made["stored"]), None),
         "full": code(entry["full"]) if entry.get("full") else None,
         "full_string": string(entry.get("full")),
         "rank_string": string(entry["rank_column"]),
         "scorer_string": None if name == "ltc" else string(name),
-        "rebuilt": bool((entry["dataset"] or {}).get("repo_id")),
+        "rebuilt": bool(Identity.from_dict(entry["dataset"] or {}).repo_id),
         "scores": code(entry["scores"]),
         "score_column": code(entry["score_column"]),
         "chosen": code(f"{entry['rank_column']} < n"),
@@ -121,7 +122,7 @@ _PRESETS = {
 
 
 def _what(name: str, entry: Mapping[str, Any]) -> str:
-    source = source_text(entry["dataset"] or {}, link=True)
+    source = source_text(Identity.from_dict(entry["dataset"] or {}), link=True)
     family = entry.get("family")
     if name == "ltc":
         text = f"Rows of {source} whose loss over training moves with that of validation samples. "
@@ -183,49 +184,51 @@ def _pool_text(entry: Mapping[str, Any]) -> str:
     return said + "."
 
 
-def recording_rows(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    config, training = recipe.get("config") or {}, recipe.get("training") or {}
-    versions, hardware = recipe.get("versions") or {}, recipe.get("hardware") or {}
-    seeds = recipe.get("seeds") or ([config["seed"]] if "seed" in config else [])
-    seconds = recipe.get("seconds") or {}
-    reliability = recipe.get("reliability")
+def recording_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    config, training, seconds = recipe.config, recipe.training, sum(recipe.seconds.values())
+    seeds = recipe.seeds or ([] if config.seed is None else [config.seed])
+    rate, batch = _in("peak learning rate {:g}", config.learning_rate), _in("batch size {}", config.batch_size)
+    optimizer = [config.optimizer, rate, config.schedule, batch] if config.optimizer else []
     said: dict[str, Any] = {
-        _AS_CODE: code(config["model"], cell=True) if config.get("model") else None,
-        "parameters": f"{recipe['parameters']:,}" if recipe.get("parameters") else None,
-        "epochs": config.get("epochs"),
-        "image side": f"{training['image_size']} pixels" if training.get("image_size") else None,
-        "losses of rows": _LOSSES.get(config.get("losses", "")),
-        "weights for validation losses": _WEIGHTS.get(config.get("weights", "")),
-        "validation samples": f"{training['validation_rows']:,}" if training.get("validation_rows") else None,
-        "optimiser": f"{config['optimizer']}, peak learning rate {config['learning_rate']:g}, {config['schedule']}, "
-        f"batch size {config['batch_size']}"
-        if "optimizer" in config
-        else None,
+        _AS_CODE: code(config.model, cell=True) if config.model else None,
+        "parameters": _in("{:,}", recipe.parameters),
+        "epochs": config.epochs,
+        "image side": _in("{} pixels", training.image_size),
+        "losses of rows": _LOSSES.get(config.losses or ""),
+        "weights for validation losses": _WEIGHTS.get(config.weights or ""),
+        "validation samples": _in("{:,}", training.validation_rows),
+        "optimizer": ", ".join(filter(None, optimizer)),
         "runs (seeds)": f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else None,
-        "reliability": _reliability(reliability) if reliability else None,
-        "seconds": f"{sum(seconds.values()):,.0f} on {hardware.get('device', 'unknown')}" if seconds else None,
-        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or None,
+        "reliability": _reliability(recipe.reliability),
+        "seconds": f"{seconds:,.0f} on {recipe.hardware.device or 'unknown'}" if seconds else None,
+        "versions": ", ".join(f"{name} {number}" for name, number in recipe.versions.items()),
     }
     return [(name, str(value) if name == _AS_CODE else plain(value)) for name, value in said.items() if value]
 
 
-def _reliability(found: Mapping[str, Any]) -> str:
-    if found["one"] is None or found["mean"] is None:
+def _in(text: str, value: float | None) -> str | None:
+    return text.format(value) if value else None
+
+
+def _reliability(found: SeedReliability) -> str | None:
+    if found.runs is None:
+        return None
+    if found.one is None or found.mean is None:
         return "undefined: no class has two rows with different scores"
-    said = f"{found['one']:.2f} for one run"
-    said += f", {found['mean']:.2f} for the mean of {found['runs']}" if found["runs"] > 1 else ""
+    said = f"{found.one:.2f} for one run"
+    said += f", {found.mean:.2f} for the mean of {found.runs}" if found.runs > 1 else ""
     return said + " (Spearman correlation, within classes, with the scores of other seeds)"
 
 
-def _warning(scorer: str, recipe: Mapping[str, Any]) -> str | None:
-    if not recipe:
+def _warning(scorer: str, recipe: Recipe) -> str | None:
+    if recipe == Recipe():
         return "It is not known how the scores were made: no recording was given."
-    found = recipe.get("reliability")
-    if found is None and scorer != "ltc":
+    found = recipe.reliability
+    if found.runs is None and scorer != "ltc":
         return None
-    if found is None:
+    if found.runs is None:
         return "One run was recorded, so it is not known how far another seed would choose other rows."
-    if found["mean"] is None or found["mean"] < LOW:
+    if found.mean is None or found.mean < LOW:
         return f"The reliability is below {LOW}: another seed would choose quite other rows."
     return None
 
@@ -250,7 +253,7 @@ def _trajectory_values(entry: Mapping[str, Any], told: bool) -> dict[str, Any]:
         "rows": f"{entry['rows']:,}",
         "validation_rows": f"{entry['validation_rows']:,}",
         "checkpoints": " + ".join(map(str, lengths)),
-        "recording": [] if told else recording_rows(entry.get("run") or {}),
+        "recording": [] if told else recording_rows(Recipe.from_dict(entry.get("run") or {})),
     }
 
 
@@ -269,14 +272,14 @@ def _uses_cld(entries: Any) -> bool:
     return any((entry.get("family") or {}).get("aggregate") == "losses" for entry in entries)
 
 
-def source_text(dataset: Mapping[str, Any], *, link: bool) -> str:
-    repo_id = dataset.get("repo_id")
+def source_text(dataset: Identity, *, link: bool) -> str:
+    repo_id, revision = dataset.repo_id, dataset.revision
     if not repo_id:
-        return plain(dataset.get("name") or "a dataset")
+        return plain(dataset.name or "a dataset")
     if not link:
         return plain(repo_id)
-    revision = dataset.get("revision")
-    where = ", ".join(f"{name} {code(dataset[name])}" for name in ("config", "split", "revision") if dataset.get(name))
+    parts = {"config": dataset.config, "split": dataset.split, "revision": revision}
+    where = ", ".join(f"{name} {code(part)}" for name, part in parts.items() if part)
     url = f"https://huggingface.co/datasets/{repo_id}" + (f"/tree/{revision}" if revision else "")
     return f"[{plain(repo_id)}]({url})" + (f" ({where})" if where else "")
 

@@ -11,6 +11,7 @@ from huggingface_hub import CardData
 from huggingface_hub.repocard import RepoCard
 
 from .. import __version__
+from ..recipe import Recipe
 from ..utils.errors import InputError, one_line
 from .card_values import MUSES, dataset_values, plain, recording_rows, source_text, string
 
@@ -62,7 +63,7 @@ def dataset_card(
 
 def source_model_card(
     place: str,
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
     settings: Mapping[str, Any],
     *,
     averaged: bool,
@@ -74,7 +75,7 @@ def source_model_card(
 
     Args:
         place (`str`): The repository, or the folder that the model is in.
-        recipe (`Mapping`): The recipe of the run, with the mean `validation_loss` after its last epoch.
+        recipe ([`Recipe`]): That of the run, with the mean `validation_loss` after its last epoch.
         settings (`Mapping`): The `config.json` of the model.
         averaged (`bool`): Whether averaged weights are there.
         local (`bool`, *optional*, defaults to `False`): Whether `place` is a folder.
@@ -84,13 +85,12 @@ def source_model_card(
     Returns:
         `str`: Markdown with its YAML head.
     """
-    loss = recipe.get("validation_loss")
     values = {
-        "title": f"Source model of {source_text(recipe.get('dataset') or {}, link=False)}",
+        "title": f"Source model of {source_text(recipe.dataset, link=False)}",
         "place": string(place),
         "local": local,
         "recording": recording_rows(recipe),
-        "validation_loss": f"{loss:.3f}" if isinstance(loss, float) else None,
+        "validation_loss": None if recipe.validation_loss is None else f"{recipe.validation_loss:.3f}",
         "averaged": averaged,
         "side": settings.get("image_size"),
         "classes": settings.get("num_classes"),
@@ -104,10 +104,9 @@ def source_model_card(
     return _written("source_model_card.md", values, metadata, place, existing, previous, ())
 
 
-def model_metadata(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def model_metadata(recipe: Recipe) -> dict[str, Any]:
     """The metadata of a source model's card."""
-    repo_id = (recipe.get("dataset") or {}).get("repo_id")
-    known = {"datasets": [repo_id]} if repo_id else {}
+    known = {"datasets": [recipe.dataset.repo_id]} if recipe.dataset.repo_id else {}
     return {"pipeline_tag": "image-classification", "library_name": "hf_ltc", "tags": list(TAGS), **known}
 
 

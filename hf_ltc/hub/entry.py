@@ -15,6 +15,7 @@ from ..data.columns import read_column, with_columns
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column
+from ..recipe import Recipe
 from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores
 from ..scores.protocol import RecordedColumns
 from ..scores.reliability import reliability_of
@@ -36,8 +37,8 @@ def describe_scored(
     run: RecordedColumns | None,
 ) -> tuple[dict[str, Any], Dataset]:
     """What the recipe says of a scored dataset, and the dataset with ranks."""
-    recorded = (run.recipe.get("dataset") or {}) if run is not None else {}
-    label_column = find_label_column(scored, label_column or recorded.get("label_column"))
+    recorded = Recipe.from_dict({} if run is None else run.recipe).dataset
+    label_column = find_label_column(scored, label_column or recorded.label_column)
     ranking = {name: options[name] for name in ("balance", "keep", "exclude_negative")}
     ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **ranking)
     rank_column = parquet.rank_name(score_column)
@@ -59,7 +60,7 @@ def describe_scored(
     columns = parquet.user_columns(ranked, score_column, rank_column)[:-2]
     identity = dataset_identity(ranked.select_columns(columns), label_column)
     known = (*ORIGIN, "image_column", "id_column")
-    identity |= {name: recorded[name] for name in known if recorded.get(name) is not None}
+    identity |= {name: value for name, value in recorded.to_dict().items() if name in known and value is not None}
     entry = {
         "score_column": score_column,
         "rank_column": rank_column,

@@ -297,11 +297,8 @@ class SourceRun:
             settings["grey_range"] = list(grey_range)
         averaged = state.averaged and state.averaged.module
         final = self.path / _SOURCE_MODEL
-        told = {
-            **files.read_json(self.path / files.RECIPE),
-            **recipe,
-            "validation_loss": float(np.mean(Trajectories.load(self.path, mmap=True).validation_losses[-1])),
-        }
+        last = float(np.mean(Trajectories.load(self.path, mmap=True).validation_losses[-1]))
+        told = Recipe.from_dict({**files.read_json(self.path / files.RECIPE), **recipe, "validation_loss": last})
         card = cards.source_model_card(str(final), told, settings, averaged=averaged is not None, local=True)
         shutil.rmtree(final, ignore_errors=True)
         with files.replacing(final) as temporary:

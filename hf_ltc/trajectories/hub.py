@@ -1,6 +1,7 @@
 """Trajectories and source models to the Hub, and trajectories back."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from ..hub.repository import (
     open_repository,
     read_repository,
 )
+from ..recipe import Recipe
 from ..scores.protocol import Recorded, RecordedColumns, losses_digest
 from ..utils.errors import InputError
 from ..utils.files import read_json
@@ -60,7 +62,7 @@ def push_trajectories(
     parquet.size_in_bytes(max_shard_size)
     api = hub_api(token)
     public = parquet.public_recipe(run.recipe)
-    identity: dict[str, Any] = public.get("dataset") or {}
+    identity = Recipe.from_dict(public).dataset.to_dict()
     entry = {
         "dataset": identity,
         "rows": len(run.rows),
@@ -104,10 +106,10 @@ def push_source_model(
     check_repo_id(repo_id)
     folder = source_model_folder(run)
     model = folder / "source_model"
-    recipe = parquet.public_recipe(read_json(folder / RECIPE))
-    recipe["validation_loss"] = float(np.mean(read_run(folder, mmap=True)["validation_losses"][-1]))
+    last = float(np.mean(read_run(folder, mmap=True)["validation_losses"][-1]))
+    recipe = replace(Recipe.from_dict(parquet.public_recipe(read_json(folder / RECIPE))), validation_loss=last)
     if dataset_name is not None:
-        recipe["dataset"] = {**recipe.get("dataset", {}), "name": dataset_name}
+        recipe = replace(recipe, dataset=replace(recipe.dataset, name=dataset_name))
     settings = parquet.public_recipe(read_json(model / "config.json"))
     weights = sorted(model.glob("*.safetensors"))
     averaged = any(path.name.startswith("averaged") for path in weights)
@@ -118,7 +120,7 @@ def push_source_model(
         card = cards.source_model_card(
             there.repo_id, recipe, settings, averaged=averaged, existing=there.card, previous=previous
         )
-        whole = {"format": parquet.FORMAT, "run": recipe, "card": cards.model_metadata(recipe)}
+        whole = {"format": parquet.FORMAT, "run": recipe.to_dict(), "card": cards.model_metadata(recipe)}
         texts = {"config.json": parquet.as_json(settings), RECIPE: parquet.as_json(whole), CARD: card}
         gone = tuple(path for path in _WEIGHTS if path in set(there.files) - {weight.name for weight in weights})
         return Change(texts, "Source model", removed=gone)
