@@ -3,10 +3,11 @@
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from .utils.errors import InputError
 from .utils.files import expanded, local
@@ -14,24 +15,38 @@ from .utils.files import expanded, local
 SIGNALS = ("margin", "correct", "el2n")
 _LARGEST_SEED = 2**32
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
-# The least that options may be, and those inside [0, 1), in whichever configuration they are.
-_LEAST = {
-    "epochs": 1,
-    "iterations": 1,
-    "batch_size": 1,
-    "eval_batch_size": 1,
-    "record_every": 1,
-    "runs": 1,
-    "seeds": 1,
-    "gradient_accumulation_steps": 1,
-    "validation_per_class": 1,
-    "num_workers": 0,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "cache_budget": 0,
-    "image_size": 4,
-}
-_SHARES = ("label_smoothing", "average_decay")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value must be beyond its type, in words and as a test.
+
+    It stands in the annotation of a field: `strict` of `huggingface_hub.dataclasses` never looks at the values of a
+    frozen dataclass, and a validator in the metadata would be an option of `HfArgumentParser` that there is not.
+    """
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def _at_least(least: int) -> Check:
+    return Check(f"{least} or more", lambda value: value >= least)
+
+
+def _different(what: str) -> Check:
+    return Check(f"a list of different {what}", lambda values: len(set(values)) == len(values))
+
+
+_NOT_EMPTY = Check("one or more", bool)
+Count = Annotated[int, _at_least(1)]
+Amount = Annotated[float, _at_least(0)]
+Share = Annotated[float, Check("inside (0, 1]", lambda share: 0 < share <= 1)]
+Part = Annotated[float, Check("inside (0, 1)", lambda part: 0 < part < 1)]
+Rate = Annotated[float, Check("inside [0, 1)", lambda rate: 0 <= rate < 1)]
+Names = Annotated[list[str], _different("names")]
+Signal = Annotated[str, Check("of " + ", ".join(SIGNALS), lambda name: name in SIGNALS)]
+Workers = Annotated[int, _at_least(0)]
+Side = Annotated[int, _at_least(4)]
 
 
 def option(default: Any, help: str) -> Any:
@@ -76,49 +91,53 @@ class RecordConfig:
     """
 
     model: str = option("resnet18", "Source model: a timm name, or transformers:ID_OR_FOLDER_OR_CONFIG.")
-    epochs: int = option(30, "Training epochs, T. Losses are recorded at 0 (untrained) and after each of them.")
+    epochs: Count = option(30, "Training epochs, T. Losses are recorded at 0 (untrained) and after each of them.")
     output_dir: str = option("runs/ltc", "The run directory. The same command resumes an interrupted run in it.")
 
     image_column: str | None = option(None, "Column with the images; found by its feature type if not given.")
     label_column: str | None = option(None, "Column with the class labels; found by its feature type if not given.")
-    id_column: str | None = option(None, "Column with a unique id a row, to attach by id instead of by position.")
+    id_column: str | None = option(
+        None, "Column with a unique id for each row, to attach by id instead of by position."
+    )
 
     losses: Literal["training", "evaluation", "both"] = option(
         "training",
-        "Train rows: losses as the optimiser saw them (no extra pass), of an evaluation pass an epoch, or both.",
+        "Train rows: losses as the optimizer saw them (no extra pass), of an evaluation pass an epoch, or both.",
     )
     weights: Literal["averaged", "raw"] = option(
         "averaged",
         "Weights that evaluation and validation losses are computed with: averaged over about one epoch, or raw.",
     )
-    average_decay: float | None = option(
-        None, "Decay a step of the averaged weights; 1 - 1 / (steps per epoch) if not given."
+    average_decay: Rate | None = option(
+        None, "Decay per step of the averaged weights; 1 - 1 / (steps per epoch) if not given."
     )
     initial_losses: bool = option(True, "Record the losses of the untrained model as epoch 0.")
-    record_every: int = option(1, "Record after every k-th epoch (and always after the last).")
-    signals: list[str] = option([], "Further signals a row and epoch, for the baselines: margin, correct, el2n.")
+    record_every: Count = option(1, "Record after every k-th epoch (and always after the last).")
+    signals: Annotated[list[Signal], _different("names")] = option(
+        [], "Per-sample metrics to record beside the loss, for the baselines: margin, correct, el2n."
+    )
 
-    validation_fraction: float = option(0.1, "Without a validation split: the share of each class that is held out.")
-    validation_per_class: int = option(50, "Without a validation split: at most so many rows held out of a class.")
+    validation_fraction: Part = option(0.1, "Without a validation split: the share of each class that is held out.")
+    validation_per_class: Count = option(50, "Without a validation split: the most rows of a class that are held out.")
     validation_seed: int = option(0, "Seed of the hold-out, apart from `seed` so that runs share their hold-out.")
     allow_shared_rows: bool = option(
         False,
         "Take a validation split with images of train rows too: where many rows share one, as blank tiles.",
     )
 
-    batch_size: int = option(128, "Rows an optimiser step and process. Steps of an epoch differ by one row at most.")
-    eval_batch_size: int = option(512, "Rows a forward pass of evaluation and validation losses, a process.")
+    batch_size: Count = option(128, "Batch size per process. The batches of an epoch differ by one row at most.")
+    eval_batch_size: Count = option(512, "Batch size per process of evaluation and validation losses.")
     optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum 0.9, or AdamW.")
-    learning_rate: float = option(0.1, "Peak learning rate. For AdamW use about 1e-3.")
-    weight_decay: float = option(5e-4, "Weight decay.")
+    learning_rate: Amount = option(0.1, "Peak learning rate. For AdamW use about 1e-3.")
+    weight_decay: Amount = option(5e-4, "Weight decay.")
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = option(
         "one-cycle", "Learning rate schedule; step is the papers': x0.1 at 1/2 and 3/4 of the epochs."
     )
-    label_smoothing: float = option(0.0, "Label smoothing of the training objective; recorded losses are without.")
-    gradient_accumulation_steps: int = option(1, "Batches an optimiser step.")
+    label_smoothing: Rate = option(0.0, "Label smoothing of the training objective; recorded losses are without.")
+    gradient_accumulation_steps: Count = option(1, "Batches per optimizer step.")
     seed: int = option(0, "Seed of the weights, the order of the rows and the augmentation.")
-    runs: int = option(1, "Record so many runs, with seeds seed, seed + 1, ...: scores are averaged over them.")
-    stop_when_stable: float | None = option(
+    runs: Count = option(1, "Number of runs, with seeds seed, seed + 1, ...: scores are averaged over them.")
+    stop_when_stable: Share | None = option(
         None,
         "End a run early once LTC of all epochs and of the first half of them correlate so much. In docs/choosing.md, "
         "0.9 saved half of the epochs or none, and cost accuracy. This is stability within a run, and no evidence "
@@ -129,7 +148,7 @@ class RecordConfig:
         "auto", "ResNet stem: small is 3x3, stride 1, no pooling; auto takes it for images up to 64 pixels."
     )
     pretrained: bool = option(False, "Start from pretrained weights, where they can be had.")
-    image_size: int | None = option(None, "Side of the square images; found from the data if not given.")
+    image_size: Side | None = option(None, "Side of the square images; found from the data if not given.")
     augment: bool = option(True, "Random crops and horizontal flips while training.")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Autocast of the forward pass; losses stay float32.")
     channels_last: bool = option(False, "Use the channels-last memory format.")
@@ -138,20 +157,14 @@ class RecordConfig:
     cache_images: Literal["auto", "always", "never"] = option(
         "auto", "Decode images once and keep them as uint8 in memory: auto where they fit `cache_budget`."
     )
-    cache_budget: float = option(4.0, "GiB of memory that the image cache may take, a process.")
-    num_workers: int = option(2, "Worker processes that decode images where they are not cached.")
+    cache_budget: Amount = option(4.0, "GiB of memory per process that the image cache may take.")
+    num_workers: Workers = option(2, "Worker processes that decode images where they are not cached.")
     report_to: list[str] = option([], "Trackers of accelerate, e.g. tensorboard.")
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        _check_fields(self)
         for name in ("seed", "validation_seed"):
             _check_seeds(self, name, self.runs)
-        _require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "inside (0, 1)")
-        if self.stop_when_stable is not None:
-            _require(0 < self.stop_when_stable <= 1, "stop_when_stable", self.stop_when_stable, "inside (0, 1]")
-        for signal in self.signals:
-            _require(signal in SIGNALS, "signals", signal, "of " + ", ".join(SIGNALS))
-        _check_different(self, "signals")
         # The least that has two differences: scores of one difference are all 1 or -1.
         recorded = len(self.recorded_epochs())
         if recorded < 3:
@@ -194,23 +207,25 @@ class EvaluateConfig:
         InputError: for a value outside its range, naming the parameter.
     """
 
-    models: list[str] = option(["resnet18"], "Target models: as `RecordConfig.model`, one or more.")
-    fractions: list[float] = option([0.1, 0.3], "Budgets, as shares of the rows that could be chosen, in (0, 1].")
-    members: list[str] = option(
+    models: Annotated[Names, _NOT_EMPTY] = option(["resnet18"], "Target models: as `RecordConfig.model`, one or more.")
+    fractions: Annotated[list[Share], _different("numbers"), _NOT_EMPTY] = option(
+        [0.1, 0.3], "Budgets, as shares of the candidate rows, in (0, 1]."
+    )
+    members: Names = option(
         ["weighted-das"],
         "Score variants: ltc, cld, das, weighted-das (the default of hf-ltc score), or OF-AGGREGATE-SCOPE such as "
         "levels-losses-class, or that with -uncertainty.",
     )
-    baselines: list[str] = option(
+    baselines: Names = option(
         ["random"],
-        "What they are held against: random, mean_loss, final_loss, aum, el2n, forgetting, dyn_unc, tdds, dual, ccs, "
+        "What they are compared with: random, mean_loss, final_loss, aum, el2n, forgetting, dyn_unc, tdds, dual, ccs, "
         "dual_beta. Some need `RecordConfig.signals`.",
     )
-    full: bool = option(True, "Train on all rows that could be chosen too.")
-    seeds: int = option(3, "Models trained on each choice of rows, with seeds seed, seed + 1, ...")
-    seed: int = option(0, "First seed: of the weights, the order of rows, and of rows that are drawn.")
+    full: bool = option(True, "Train on all candidate rows too.")
+    seeds: Count = option(3, "Models trained on each choice of rows, with seeds seed, seed + 1, ...")
+    seed: int = option(0, "First seed: of the weights, the order of rows, and the rows that are drawn.")
     output_dir: str | None = option(
-        None, "Folder of the results, RUN/evaluation if not given. The same command goes on where it was stopped."
+        None, "Folder of the results, RUN/evaluation if not given. The same command resumes an interrupted evaluation."
     )
     test_split: str = option("test", "Split that models are tested on: rows that no recording has seen.")
     allow_shared_rows: bool = option(
@@ -228,40 +243,36 @@ class EvaluateConfig:
 
     protocol: Literal["iterations", "epochs"] = option(
         "iterations",
-        "What is equal at every budget: optimiser steps, or epochs, of which those of fewer rows have fewer steps.",
+        "What is equal at every budget: optimizer steps, or epochs, which have fewer steps the fewer rows there are.",
     )
-    epochs: int = option(30, "Epochs; by `protocol` iterations those of the full data, whose steps all budgets get.")
-    iterations: int | None = option(None, "Optimiser steps, instead of those of `epochs` on the full data.")
-    batch_size: int = option(128, "Rows an optimiser step. Steps of an epoch differ by one row at most.")
+    epochs: Count = option(
+        30, "Epochs; with `protocol` iterations those of the full data, whose number of steps all budgets get."
+    )
+    iterations: Count | None = option(None, "Optimizer steps, instead of those of `epochs` on the full data.")
+    batch_size: Count = option(128, "Batch size. The batches of an epoch differ by one row at most.")
     optimizer: Literal["auto", "sgd", "adamw"] = option(
         "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto takes AdamW for models without batch norm."
     )
-    learning_rate: float | None = option(None, "Peak learning rate; 0.1 for SGD and 1e-3 for AdamW if not given.")
-    weight_decay: float | None = option(None, "Weight decay; 5e-4 for SGD and 0.05 for AdamW if not given.")
+    learning_rate: Amount | None = option(None, "Peak learning rate; 0.1 for SGD and 1e-3 for AdamW if not given.")
+    weight_decay: Amount | None = option(None, "Weight decay; 5e-4 for SGD and 0.05 for AdamW if not given.")
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = _like_record("schedule")
-    label_smoothing: float = option(0.0, "Label smoothing of the training objective.")
+    label_smoothing: Rate = option(0.0, "Label smoothing of the training objective.")
     augment: bool = _like_record("augment")
     stem: Literal["auto", "small", "imagenet"] = option(
         "auto", "Layers that take the image in: small suits small images; auto takes it up to 64 pixels."
     )
     pretrained: bool = _like_record("pretrained")
-    image_size: int | None = _like_record("image_size")
+    image_size: Side | None = _like_record("image_size")
     mixed_precision: Literal["no", "fp16", "bf16"] = _like_record("mixed_precision")
     channels_last: bool = _like_record("channels_last")
 
     cache_images: Literal["auto", "always", "never"] = _like_record("cache_images")
-    cache_budget: float = _like_record("cache_budget")
-    num_workers: int = _like_record("num_workers")
+    cache_budget: Amount = _like_record("cache_budget")
+    num_workers: Workers = _like_record("num_workers")
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        _check_fields(self)
         _check_seeds(self, "seed", self.seeds)
-        for fraction in self.fractions:
-            _require(0 < fraction <= 1, "fractions", fraction, "inside (0, 1]")
-        for name in ("models", "fractions", "members", "baselines"):
-            _check_different(self, name)
-        for name in ("models", "fractions"):
-            _require(bool(getattr(self, name)), name, getattr(self, name), "one or more")
         if not (self.members or self.baselines or self.full):
             raise InputError("nothing to evaluate: give `members`, `baselines` or `full`")
         if self.iterations is not None and self.protocol != "iterations":
@@ -273,7 +284,7 @@ class EvaluateConfig:
         return dataclasses.asdict(self)
 
 
-# What a call may change that goes on in the folder of an evaluation: which cells there are, and what does not make
+# What a call may change that goes on in the folder of an evaluation: which trials there are, and what does not make
 # their results others, or is checked by what it comes to (data by their content, epochs by the steps they are).
 EVALUATION_MAY_ADD = frozenset(
     {
@@ -284,21 +295,33 @@ EVALUATION_MAY_ADD = frozenset(
 )
 
 
-def _check_options(config: Any) -> None:
-    """Checks the types of all fields, and the ranges that go with a field's name in any configuration."""
+def _check_fields(config: Any) -> None:
+    """Checks every field by its annotation; the folder of the results is kept as it is called."""
     if isinstance(config.output_dir, str | os.PathLike) and config.output_dir != "":
         # Without a slash at its end, which names that are made of it would have in the middle.
         object.__setattr__(config, "output_dir", str(local(config.output_dir, "output_dir")))
     # Not the types of dataclasses.fields, which HfArgumentParser changes.
-    kinds = type(config).__annotations__
-    for name, kind in kinds.items():
-        _check_type(name, getattr(config, name), kind)
-    values = {name: getattr(config, name) for name in kinds if getattr(config, name) is not None}
-    for name, least in _LEAST.items():
-        _require(values.get(name, least) >= least, name, values.get(name), f"{least} or more")
-    for name in _SHARES:
-        if name in values:
-            _require(0 <= values[name] < 1, name, values[name], "inside [0, 1)")
+    for name, kind in type(config).__annotations__.items():
+        _check(name, getattr(config, name), kind)
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        _check(name, value, parts[0])
+        for check in parts[1:]:
+            _require(check.holds(value), name, value, check.wanted)
+    elif origin is Literal:
+        _require(value in parts, name, value, "one of " + ", ".join(parts))
+    elif origin is list:
+        items = "numbers" if float in (parts[0], *get_args(parts[0])) else "strings"
+        _require(isinstance(value, list | tuple), name, value, f"a list of {items}")
+        for each in value:
+            _check(name, each, parts[0])
+    elif NoneType not in parts:
+        _require(_is_of(value, kind), name, value, _KINDS[kind])
+    elif value is not None:
+        _check(name, value, parts[0])
 
 
 def _check_seeds(config: Any, name: str, count: int) -> None:
@@ -307,37 +330,11 @@ def _check_seeds(config: Any, name: str, count: int) -> None:
     _require(0 <= value <= _LARGEST_SEED - count, name, value, "inside [0, 2**32)")
 
 
-def _check_different(config: Any, name: str) -> None:
-    values = getattr(config, name)
-    _require(
-        len(set(values)) == len(values),
-        name,
-        values,
-        "a list of different " + ("numbers" if name == "fractions" else "names"),
-    )
-
-
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
     if not holds:
         # A model or a dataset, say, is shown in many lines.
         shown = repr(value) if "\n" not in repr(value) else f"a {type(value).__name__}"
         raise InputError(f"`{name}` is {shown}: it must be {wanted}")
-
-
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    if get_origin(kind) is Literal:
-        _require(value in get_args(kind), name, value, "one of " + ", ".join(get_args(kind)))
-        return
-    if get_origin(kind) is list:
-        (item,) = get_args(kind)
-        is_list = isinstance(value, list | tuple) and all(_is_of(each, item) for each in value)
-        _require(is_list, name, value, "a list of strings" if item is str else "a list of numbers")
-        return
-    if get_origin(kind) is UnionType:
-        if value is None:
-            return
-        kind = next(part for part in get_args(kind) if part is not NoneType)
-    _require(_is_of(value, kind), name, value, _KINDS[kind])
 
 
 def _is_of(value: Any, kind: Any) -> bool:
