@@ -109,7 +109,7 @@ class RecordConfig:
         "Weights that evaluation and validation losses are computed with: averaged over about one epoch, or raw.",
     )
     average_decay: Rate | None = option(
-        None, "Decay per step of the averaged weights; 1 - 1 / (steps per epoch) if not given."
+        None, "Decay per step of averaged weights; 1 - 1 / (steps per epoch) if not given."
     )
     initial_losses: bool = option(True, "Record the losses of the untrained model as epoch 0.")
     record_every: Count = option(1, "Record after every k-th epoch (and always after the last).")
@@ -234,9 +234,7 @@ class EvaluateConfig:
     )
     image_column: str | None = option(None, "Column with the images; as recorded if not given.")
     label_column: str | None = option(None, "Column with the class labels; as recorded if not given.")
-    id_column: str | None = option(
-        None, "Column with the ids, where rows were recorded by id; as recorded if not given."
-    )
+    id_column: str | None = option(None, "Column with the ids, for rows recorded by id; as recorded if not given.")
     balance: Literal["class", "proportional", "none"] = option(
         "class", "How classes share a subset; the same for every method, random included."
     )
@@ -245,9 +243,7 @@ class EvaluateConfig:
         "iterations",
         "What is equal at every budget: optimizer steps, or epochs, which have fewer steps the fewer rows there are.",
     )
-    epochs: Count = option(
-        30, "Epochs; with `protocol` iterations those of the full data, whose number of steps all budgets get."
-    )
+    epochs: Count = option(30, "Epochs; with `protocol` iterations, of the full data: all budgets get its steps.")
     iterations: Count | None = option(None, "Optimizer steps, instead of those of `epochs` on the full data.")
     batch_size: Count = option(128, "Batch size. The batches of an epoch differ by one row at most.")
     optimizer: Literal["auto", "sgd", "adamw"] = option(
@@ -314,8 +310,9 @@ def _check(name: str, value: Any, kind: Any) -> None:
     elif origin is Literal:
         _require(value in parts, name, value, "one of " + ", ".join(parts))
     elif origin is list:
-        items = "numbers" if float in (parts[0], *get_args(parts[0])) else "strings"
-        _require(isinstance(value, list | tuple), name, value, f"a list of {items}")
+        item, items = (float, "numbers") if float in (parts[0], *get_args(parts[0])) else (str, "strings")
+        is_list = isinstance(value, list | tuple) and all(_is_of(each, item) for each in value)
+        _require(is_list, name, value, f"a list of {items}")
         for each in value:
             _check(name, each, parts[0])
     elif NoneType not in parts:
