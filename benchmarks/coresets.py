@@ -12,7 +12,7 @@ writes those that are there. Some need recordings of their own (recordings.py wi
     short          --epochs 5 --windows 0 0.25 1
     noise, wrong   --noise 0.1 0.2 0.4 --seeds 0
     architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
-                   --epochs 10 --windows 1 --evaluated --mixed_precision bf16
+                   --epochs 10 --windows 1 --evaluated --mixed-precision bf16
 
 Every target model is trained from scratch for the same number of steps whatever the budget and the method, with the
 same settings, and tested after the last step. Nothing is tuned per budget or method.

@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--windows", type=float, nargs="+", default=list(WINDOWS))
     parser.add_argument("--evaluated", type=float, nargs="*", default=list(EVALUATED), help="windows to evaluate at")
-    parser.add_argument("--mixed_precision", default="no", choices=["no", "bf16"])
+    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)

@@ -20,7 +20,7 @@ def main() -> None:
     parser = HfArgumentParser(EvaluateConfig)
     parser.add_argument("--dataset", required=True, help="the recorded dataset")
     parser.add_argument("--run", required=True, help="run directory of hf-ltc record")
-    parser.add_argument("--validation_split", default=None, help="the recording's, if it had one")
+    parser.add_argument("--validation-split", default=None, help="the recording's, if it had one")
     config, given = parser.parse_args_into_dataclasses()
 
     # Any datasets.Dataset will do: train as it was recorded, test with rows that no recording has seen.

@@ -49,11 +49,12 @@ Workers = Annotated[int, _at_least(0)]
 Side = Annotated[int, _at_least(4)]
 
 
-def option(default: Any, help: str) -> Any:
+def option(default: Any, help: str, metavar: str | None = None) -> Any:
     """A dataclass field with its default and the help text that the command line shows."""
+    metadata = {"help": help} if metavar is None else {"help": help, "metavar": metavar}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,16 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import PIL.Image
-import torch
-from datasets import ClassLabel, Dataset, Features, Image
-from sklearn.datasets import load_digits
+from ..config import EvaluateConfig, RecordConfig, option
+from ..utils.errors import InputError, LTCWarning
+from .command import Command, Results
+from .parsing import LocalPath
 
-from ..config import EvaluateConfig, RecordConfig
-from ..data.splits import hold_out
-from ..evaluation.evaluate import evaluate_coresets
-from ..evaluation.methods import DEFAULT_METHOD, FULL, RANDOM
-from ..recording.record import record
-from ..scores.diagnostics import doubt_of_hard, hard_first
-from ..scores.ltc import ltc_scores
-from ..scores.reliability import Reliability
-from ..utils.errors import LTCWarning
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # The smallest ResNet of timm: seconds where larger ones take minutes, on images of 8x8.
 _MODEL = "test_resnet"
@@ -32,15 +25,38 @@ _RATE = 0.05
 _TEST_FRACTION = 0.2
 # Digits hold ink of 0 to 16.
 _INK = 255 / 16
-_NAMES = {FULL: "full data", DEFAULT_METHOD: "coreset", RANDOM: "random subset"}
 
 
-def digits() -> tuple[Dataset, Dataset]:
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """From handwritten digits to a coreset and what it is worth, in three minutes."""
+
+    output_dir: LocalPath = option("runs/demo", "run directory of the demo")
+    fractions: list[float] = option([0.1, 0.3], "budgets of the coresets")
+    seeds: int = option(3, "models trained on each choice of rows")
+
+    def execute(self) -> Results:
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise InputError(f"`fractions` has {fraction!r}: each must be inside (0, 1]")
+        if self.seeds < 1:
+            raise InputError(f"`seeds` is {self.seeds!r}: it must be 1 or more")
+        return Results(*run_demo(self.output_dir, self.fractions, self.seeds))
+
+
+def digits() -> "tuple[Dataset, Dataset]":
     """The handwritten digits that ship with scikit-learn: 1,797 images of 8x8, split into train and test rows.
 
     Returns:
         `tuple[datasets.Dataset, datasets.Dataset]`: 80% and 20% of each class, with `image` and `label`.
     """
+    import numpy as np
+    import PIL.Image
+    from datasets import ClassLabel, Dataset, Features, Image
+    from sklearn.datasets import load_digits
+
+    from ..data.splits import hold_out
+
     loaded = load_digits()
     train, test = hold_out(loaded.target, _TEST_FRACTION, per_class=len(loaded.target))
     features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
@@ -64,6 +80,15 @@ def run_demo(
     Returns:
         `tuple[dict, list[str]]`: what was measured, and its table as lines of text.
     """
+    import torch
+
+    from ..evaluation.evaluate import evaluate_coresets
+    from ..evaluation.methods import DEFAULT_METHOD, FULL, RANDOM
+    from ..recording.record import record
+    from ..scores.diagnostics import doubt_of_hard, hard_first
+    from ..scores.ltc import ltc_scores
+    from ..scores.reliability import Reliability
+
     started = time.perf_counter()
     # Images of 8x8 give threads nothing to share; on a busy machine they would wait for each other's cores.
     torch.set_num_threads(1)
@@ -96,7 +121,11 @@ def run_demo(
         train,
         test,
     )
-    measured = {_said(row["method"], row["fraction"]): row for row in evaluation.rows}
+    names = {FULL: "full data", DEFAULT_METHOD: "coreset", RANDOM: "random subset"}
+    measured = {
+        names[row["method"]] + (f", {row['fraction']:.0%}" if row["fraction"] is not None else ""): row
+        for row in evaluation.rows
+    }
     result: dict[str, Any] = {
         "model": _MODEL,
         "iterations": _STEPS,
@@ -124,7 +153,3 @@ def run_demo(
         "  hf-ltc select scored --fraction 0.1 --output coreset",
     ]
     return result, lines
-
-
-def _said(method: str, fraction: float | None) -> str:
-    return _NAMES[method] + (f", {fraction:.0%}" if fraction is not None else "")

@@ -21,6 +21,11 @@ _MOST = 10_000
 _LEADS = {logging.WARNING: "hf-ltc: warning: ", logging.ERROR: "hf-ltc: "}
 
 
+def is_first() -> bool:
+    """Whether this process speaks: of several the first, or every message would come several times."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def spelled(text: str, names: Mapping[str, str]) -> str:
     """A message of the library in the words of a command: its parameters as options.
 

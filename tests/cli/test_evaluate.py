@@ -43,7 +43,7 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     assert [cell["method"] for cell in found.cells] == ["full", DEFAULT_METHOD, "random"]
     # The same again trains nothing; more methods, as JSON, train theirs.
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
-    more = as_json(capsys, *line, "--members", DEFAULT_METHOD, "levels-losses-class", "--no_full")
+    more = as_json(capsys, *line, "--members", DEFAULT_METHOD, "levels-losses-class", "--no-full")
     assert more["output_dir"] == str(folder)
     assert [cell["method"] for cell in more["cells"]] == ["full", DEFAULT_METHOD, "random", "levels-losses-class"]
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
@@ -58,7 +58,7 @@ def test_validation_samples_that_the_recording_does_not_name_are_asked_for(place
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     recipe["validation"]["split"] = None
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
-    line = ["evaluate", tmp_path / "run", *QUICK, "--no_full"]
+    line = ["evaluate", tmp_path / "run", *QUICK, "--no-full"]
     said = refused(capsys, *line)
     assert "the 20 validation samples of the recording 'test_resnet' are no rows of the recorded dataset" in said
     assert not (tmp_path / "run" / "evaluation").exists()
@@ -72,7 +72,7 @@ def test_validation_samples_that_the_recording_does_not_name_are_asked_for(place
 def test_several_runs_are_named_by_their_model_or_folder(place, tmp_path, capsys):
     line = ["record", "--dataset", place / "data", *RECORD, "--model", "test_vit", "--output-dir", tmp_path / "vit"]
     succeeds(capsys, *line)
-    quick = [*QUICK, "--no_full", "--output-dir"]
+    quick = [*QUICK, "--no-full", "--output-dir"]
     found = as_json(capsys, "evaluate", place / "run", tmp_path / "vit", *quick, tmp_path / "out")
     assert {name: each["model"] for name, each in found["sources"].items()} == {
         "test_resnet": "test_resnet",

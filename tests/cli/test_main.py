@@ -353,7 +353,7 @@ def test_help_has_the_default_of_every_option(capsys, command, monkeypatch):
     options = re.findall(r"^  (-.*?)  +(.*)$", said, re.MULTILINE)
     assert len(options) > 2
     for names, help in options:
-        if names not in ("-h, --help", "--output SCORED", "--output CORESET") and not names.startswith("--no_"):
+        if names not in ("-h, --help", "--output SCORED", "--output CORESET") and not names.startswith("--no-"):
             assert re.search(r"\(default: .*\)$", help), names
 
 

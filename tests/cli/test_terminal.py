@@ -125,6 +125,6 @@ def test_an_interruption_says_something(monkeypatch, capsys):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_ltc.cli.commands.compare", interrupted)
+    monkeypatch.setattr("hf_ltc.cli.record.Compare.execute", interrupted)
     assert main(["compare", "one", "two"]) == 130
     assert capsys.readouterr().err == "hf-ltc: stopped\n"

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Value, load_from_disk
 
-from hf_ltc.cli.following import next_command, repository_name
 from hf_ltc.cli.main import main
 from tests.hub_server import Client, Hub
 
 pytest_plugins = ["tests.hub_fixtures"]
-_QUICK = "--model test_resnet --epochs 3 --batch-size 32 --learning-rate 0.02 --no_augment"
+_QUICK = "--model test_resnet --epochs 3 --batch-size 32 --learning-rate 0.02 --no-augment"
 
 
 def two_labels(rows: Dataset) -> Dataset:
@@ -107,24 +105,3 @@ def test_the_printed_chain_with_labels_of_text_another_score_and_no_test_rows(
     assert pushing.startswith("hf-ltc push '~runs/texts' texts-ltc ")
     client(run_here, pushing, tmp_path)
     assert hub.dataset("me/texts-ltc").private
-
-
-def test_words_are_quoted():
-    line = next_command("score", Path("-x"), output=Path("a b"), label_column="-l", fraction=0.1, fractions=[0.1, 1.0])
-    assert line == "Next: hf-ltc score ./-x --output 'a b' --label-column=-l --fraction 0.1 --fractions 0.1 1"
-    assert shlex.split(next_command("x", Path("it's $HOME `a` \\ *"), y=None))[3:] == ["it's $HOME `a` \\ *"]
-
-
-@pytest.mark.parametrize(
-    ("dataset", "name"),
-    [
-        ({"repo_id": "uoft-cs/cifar100"}, "cifar100-ltc"),
-        ({"path": "/data/my images (1)/"}, "my-images-1-ltc"),
-        ({"path": "/data/--x..y__z"}, "x-y-z-ltc"),
-        ({"path": "/data/图像"}, "coreset-ltc"),
-        ({}, "coreset-ltc"),
-    ],
-    ids=str,
-)
-def test_a_repository_is_named_after_its_dataset(dataset: dict[str, str], name: str):
-    assert repository_name(dataset) == name

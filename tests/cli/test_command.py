@@ -1,4 +1,4 @@
-"""A command's dataset takes the place of its earlier one whole, or not at all."""
+"""What commands have in common: a dataset takes the place of its earlier one whole, or not at all; names."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, List, Value, load_from_disk
 
+from hf_ltc.cli.command import CORESET, SCORED, check_output, recipe_beside, repository_name, save
 from hf_ltc.cli.main import main
-from hf_ltc.cli.outputs import CORESET, SCORED, check_output, recipe_beside, save
 from hf_ltc.utils import files
 from hf_ltc.utils.errors import InputError
 from tests.processes import finish, start
@@ -140,3 +140,18 @@ def test_select_into_what_it_reads_is_one_line(tmp_path: Path, capsys: pytest.Ca
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("hf-ltc: error: --output ") and "which is read" in line
     assert saved(tmp_path / "scored") == (1, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ({"repo_id": "uoft-cs/cifar100"}, "cifar100-ltc"),
+        ({"path": "/data/my images (1)/"}, "my-images-1-ltc"),
+        ({"path": "/data/--x..y__z"}, "x-y-z-ltc"),
+        ({"path": "/data/图像"}, "coreset-ltc"),
+        ({}, "coreset-ltc"),
+    ],
+    ids=str,
+)
+def test_a_repository_is_named_after_its_dataset(dataset: dict[str, str], name: str):
+    assert repository_name(dataset) == name

@@ -1,0 +1,220 @@
+"""What commands have in common: the datasets that they read and save, their results, and what to run next."""
+
+import dataclasses
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ..config import option
+from ..utils import files
+from ..utils.errors import InputError
+from ..utils.files import expanded, local
+from .parsing import command_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..trajectories.value import Trajectories
+
+# What each command says of itself in the recipe beside the rows.
+SCORED, CORESET = "score", "coreset"
+_SAVED = ("state.json", "dataset_info.json", files.RECIPE)
+_FRACTIONS = (0.1, 0.3, 0.5, 1.0)
+# Options of several commands.
+Losses = Literal["training", "evaluation"]
+Balance = Literal["class", "proportional", "none"]
+DATASET_HELP = "the recorded dataset, if it is elsewhere now"
+LOSSES_HELP = "where both were recorded"
+BALANCE_HELP = "how classes share a coreset"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a command found.
+
+    Args:
+        values (`dict`): For `--json`.
+        text (`list[str]`): The same as lines, which name parameters as errors do (see [`InputError`]).
+        following (`list[str]`): Lines that say what to run next.
+    """
+
+    values: dict[str, Any]
+    text: list[str]
+    following: list[str] = dataclasses.field(default_factory=list)
+
+
+class Command:
+    """A command, as a dataclass of its options; the first line of its docstring is its help."""
+
+    # Parameters of the functions that it calls, where its option has another name.
+    PARAMETERS: ClassVar[Mapping[str, str]] = {}
+    # Whether it is done so soon that what it has to say comes with its results.
+    IS_SHORT: ClassVar[bool] = False
+
+    def execute(self) -> Results | None:
+        """Runs it; in one of several processes that is not the first, nothing is to be said."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """Which score variant: those not given are as the preset or the default has them."""
+
+    preset: Literal["ltc", "cld", "das", "weighted-das"] | None = option(None, "a score variant by its name")
+    of: Literal["differences", "levels"] | None = option(None, "what is correlated")
+    aggregate: Literal["correlations", "losses"] | None = option(None, "what is averaged over validation samples")
+    scope: Literal["dataset", "class"] | None = option(None, "validation samples of a row: all, or its class's")
+    weighting: Literal["none", "uncertainty"] | None = option(None, "whether uncertainty weighs in")
+
+    def given(self) -> dict[str, str]:
+        """The options that were given, as for [`ltc_scores`]."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def options_of(variant: Mapping[str, Any]) -> VariantOptions:
+    """The options that give a score variant."""
+    from ..scores.ltc import DEFAULT
+
+    given = {name: value for name, value in variant.items() if value != DEFAULT[name]}
+    return dataclasses.replace(VariantOptions(), **given)
+
+
+def recorded_split(run: "Trajectories", folder: str, dataset: str | None, split: str | None = None) -> "Dataset":
+    """The recorded dataset, or another split of it.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+        folder (`str`): Its run directory, for an error.
+        dataset (`str`, *optional*): Where the dataset is now, if elsewhere.
+        split (`str`, *optional*): The split; the recorded one if not given.
+    """
+    from ..data.load import load_split
+
+    source = run.recipe.get("dataset") or {}
+    place = dataset or source.get("path") or source.get("repo_id")
+    if place is None:
+        raise InputError(f"{folder!r} does not say which dataset it recorded: give it with --dataset")
+    wanted = split or source.get("split", "train")
+    return load_split(place, wanted, name=source.get("config"), revision=source.get("revision"))
+
+
+def next_command(command: Command) -> str:
+    return f"Next: {command_line(command)}"
+
+
+def next_in_python(statement: str) -> str:
+    return f"Next, in Python: {statement}"
+
+
+def beside(path: str, suffix: str) -> str:
+    """A folder beside another, of its name and a suffix."""
+    place = Path(path)
+    # "." and ".." are no names to add to.
+    place = place.resolve() if place.name in ("", "..") else place
+    return str(place.with_name(f"{place.name}{suffix}"))
+
+
+def some_fraction(pool: int, dataset: Mapping[str, Any], least: float = 0.0) -> float:
+    """A budget of a recorded dataset that can have a row of each class, and is not below `least`."""
+    classes = len(dataset.get("names") or [None])
+    budgets = [least, *(fraction for fraction in _FRACTIONS if fraction > least)]
+    return next((fraction for fraction in budgets if round(fraction * pool) >= classes), 1.0)
+
+
+def repository_name(dataset: Mapping[str, Any]) -> str:
+    """A name that the Hub takes for the coresets of a dataset; the Hub adds who is logged in."""
+    source = Path(str(dataset.get("repo_id") or dataset.get("path") or "")).name
+    stem = re.sub("[^A-Za-z0-9]+", "-", source)[:80].strip("-")
+    return f"{stem or 'coreset'}-ltc"
+
+
+def check_output(output: str, kind: str, *inputs: str | None) -> Path:
+    """Checks that a command may save its dataset in a folder: it is new, empty, or what the same command saved.
+
+    Args:
+        output (`str`): The folder.
+        kind (`str`): `SCORED` or `CORESET`.
+        *inputs (`str`, *optional*): What the command reads, which is never replaced.
+
+    Returns:
+        `Path`: the folder, of a link what it points to.
+
+    Raises:
+        InputError: for any other folder, and if another process is writing there.
+    """
+    path = local(output, "output").resolve()
+    for given in inputs:
+        if given is not None and Path(expanded(given)).resolve().is_relative_to(path):
+            raise InputError(f"`output` {output!r} holds {given!r}, which is read: give another folder")
+    files.restore(path)
+    for left in _unfinished(path):
+        with _held(left, output) as alone:
+            if alone:
+                shutil.rmtree(left, ignore_errors=True)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return path
+    if not path.is_dir() or _kind(path) != kind:
+        raise InputError(f"`output` {output!r} exists already: give another folder, or take it away")
+    # Caches of datasets are files of Arrow too.
+    strange = sorted(file.name for file in path.iterdir() if file.name not in _SAVED and file.suffix != ".arrow")
+    if strange:
+        raise InputError(
+            f"`output` {output!r} holds {strange[0]!r} beside an earlier result: give another folder, or take it away"
+        )
+    return path
+
+
+def save(dataset: "Dataset", path: Path, recipe: dict[str, Any]) -> None:
+    """Saves a dataset with its recipe; until all of it is on disk, what was there before stays."""
+    # Held until it is in its place.
+    with ExitStack() as held, files.replacing(path) as temporary:
+        temporary.mkdir()
+        held.enter_context(_held(temporary, str(path)))
+        dataset.save_to_disk(str(temporary))
+        files.write_json(temporary / files.RECIPE, recipe)
+
+
+def recipe_beside(folder: str | Path) -> dict[str, Any]:
+    """The recipe beside saved rows; empty for rows that no command saved."""
+    path = Path(folder) / files.RECIPE
+    return files.read_json(path) if path.is_file() else {}
+
+
+def _kind(path: Path) -> str | None:
+    if not (path / "state.json").is_file():
+        return None
+    recipe = recipe_beside(path)
+    return next((kind for kind in (CORESET, SCORED) if kind in recipe), None)
+
+
+def _unfinished(path: Path) -> list[Path]:
+    """What killed processes left, or others are writing."""
+    if not path.parent.is_dir():
+        return []
+    return [left for left in path.parent.iterdir() if files.is_temporary(left, path) and left.is_dir()]
+
+
+@contextmanager
+def _held(folder: Path, output: str) -> Iterator[bool]:
+    """Holds a folder while it is written: who is killed lets go of it. False where the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _lock(descriptor, output)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, output: str) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"`output` {output!r} is being written by another process: wait for it") from error
+    except OSError:
+        return False
+    return True

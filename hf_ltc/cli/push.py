@@ -1,0 +1,164 @@
+"""The command `push`: a coreset to the Hub."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ..config import option
+from ..utils.errors import InputError
+from .command import (
+    BALANCE_HELP,
+    DATASET_HELP,
+    LOSSES_HELP,
+    Balance,
+    Command,
+    Losses,
+    Results,
+    VariantOptions,
+    next_in_python,
+    recorded_split,
+    some_fraction,
+)
+from .parsing import LocalPath, argument, flag
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..hub.repository import Pushed
+    from ..trajectories.value import Trajectories
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(Command):
+    """Push coresets, scores, recipe and card to a dataset repository on the Hub."""
+
+    run: LocalPath = argument("RUN", "run directory of hf-ltc record")
+    repo_id: str = argument("REPO_ID", "dataset repository, OWNER/NAME; made if it is not there")
+    fractions: list[float] = option([], "budgets, as shares inside (0, 1]")
+    sizes: list[int] = option([], "budgets, as numbers of rows")
+    scores_only: bool = flag("push no rows: they are taken from the source dataset when loaded")
+    full: bool = flag("push the whole dataset in coreset order too")
+    trajectories: bool = flag("put the loss trajectories beside the scores")
+    splits: list[str] = option([], "further splits of the dataset, such as test")
+    held_out: bool = flag("push rows held out of training as split validation")
+    dataset: str | None = option(None, DATASET_HELP)
+    source: str | None = option(None, "Hub id of the dataset, if recorded from disk", metavar="REPO_ID")
+    dataset_name: str | None = option(None, "what the card calls a dataset that is not on the Hub")
+    scored: LocalPath | None = option(None, "folder of the scored dataset, for scores other than ltc_score")
+    score_column: str = option("ltc_score", "the score to choose by")
+    keep: Literal["highest", "lowest"] = option("highest", "which scores are kept")
+    license: str | None = option(None, "license of the rows; that of the source dataset if not given")
+    evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, for the card", metavar="RESULTS")
+    private: bool = flag("make a new repository private")
+    source_model: str | None = option(None, "push the source model there too", metavar="REPO_ID")
+    max_shard_size: str = option("500MB", "size of a Parquet file at most")
+    variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
+    losses: Losses | None = option(None, LOSSES_HELP)
+    balance: Balance = option("class", BALANCE_HELP)
+
+    PARAMETERS: ClassVar = {
+        "with_trajectories": "trajectories",
+        "trajectories": "run",
+        "fraction": "fractions",
+        "size": "sizes",
+    }
+    IS_SHORT: ClassVar = True
+
+    def execute(self) -> Results:
+        from ..hub.push import push_coreset
+        from ..hub.repository import check_repo_id
+        from ..trajectories.hub import push_source_model, source_model_folder
+        from ..trajectories.value import Trajectories
+
+        # All of them before any work is done.
+        for name in ("repo_id", "source", "source_model"):
+            if (given := getattr(self, name)) is not None:
+                check_repo_id(given, name)
+        if self.source_model is not None:
+            source_model_folder(self.run)
+        run = Trajectories.load(self.run, losses=self.losses)
+        scored = self._scored(run)
+        splits = {name: recorded_split(run, self.run, self.dataset, name) for name in self.splits}
+        if self.held_out:
+            if "validation" in splits or not (run.validation_rows >= 0).any():
+                raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
+            splits["validation"] = scored.select(run.validation_rows)
+        evaluation, pictures = self._evaluation(run)
+        pushed = push_coreset(
+            scored,
+            self.repo_id,
+            self.fractions,
+            self.sizes,
+            trajectories=run,
+            scores_only=self.scores_only,
+            full=self.full,
+            with_trajectories=self.trajectories,
+            splits=splits,
+            pictures=[*sorted(Path(self.run).glob("*.png")), *pictures],
+            evaluation=evaluation,
+            source={"repo_id": self.source} if self.source else None,
+            dataset_name=self.dataset_name,
+            license=self.license,
+            private=self.private or None,
+            max_shard_size=self.max_shard_size,
+            score_column=self.score_column,
+            balance=self.balance,
+            keep=self.keep,
+        )
+        values: dict[str, Any] = {
+            "repo_id": pushed.repo_id,
+            "url": pushed.url,
+            "revision": pushed.revision,
+            "configs": list(pushed.configs),
+        }
+        text = [str(pushed)]
+        # After what may be refused.
+        if self.source_model:
+            model = push_source_model(
+                self.run, self.source_model, dataset_name=self.dataset_name, private=self.private or None
+            )
+            values["source_model"] = {"repo_id": model.repo_id, "url": model.url, "revision": model.revision}
+            text.append(str(model))
+        return Results(values, text, [next_in_python(self._loading(pushed, scored))])
+
+    def _scored(self, run: "Trajectories") -> "Dataset":
+        from datasets import load_from_disk
+
+        if self.scored is None:
+            recorded = recorded_split(run, self.run, self.dataset)
+            return run.score(recorded, balance=self.balance, **self.variant.given())
+        if not (Path(self.scored) / "state.json").is_file():
+            raise InputError(f"no scored dataset {self.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
+        return load_from_disk(self.scored)
+
+    def _evaluation(self, run: "Trajectories") -> tuple[list[dict[str, Any]], list[Path]]:
+        """What models reached on the rows that are pushed, for the card, and the picture of it."""
+        from ..evaluation.pictures import PICTURE
+        from ..evaluation.results import Evaluation, card_rows
+        from ..hub.parquet import scorer_name
+        from ..scores.ltc import score_variant
+        from ..scores.protocol import losses_digest
+
+        if self.evaluation is None:
+            return [], []
+        path = Path(self.evaluation)
+        is_variant = self.score_column == "ltc_score"
+        scorer = score_variant(**self.variant.given()) if is_variant else scorer_name(self.score_column)
+        picture = path.with_name(PICTURE)
+        rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, self.balance)
+        return rows, [picture] if picture.is_file() else []
+
+    def _loading(self, pushed: "Pushed", scored: "Dataset") -> str:
+        """The statement that loads what was pushed."""
+        from ..data.columns import read_column
+        from ..hub.parquet import scorer_name
+
+        first = pushed.configs[0]
+        if first.startswith("coreset"):
+            return f"import datasets; coreset = datasets.load_dataset({pushed.repo_id!r}, {first!r}, split='train')"
+        pool = len(scored) - read_column(scored, self.score_column).null_count
+        budget = f"fraction={(self.fractions or [some_fraction(pool, {})])[0]:g}"
+        scorer = scorer_name(self.score_column)
+        budget += "" if scorer == "ltc" else f", scorer={scorer!r}"
+        return f"import hf_ltc; coreset = hf_ltc.load_coreset({pushed.repo_id!r}, {budget})"

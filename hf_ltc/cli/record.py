@@ -1,0 +1,85 @@
+"""Recording, and how far two recordings agree: the commands `record` and `compare`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..config import DataConfig, RecordConfig, option
+from .command import LOSSES_HELP, Command, Losses, Results, VariantOptions, beside, next_command
+from .parsing import LocalPath, argument
+from .score import Score
+from .terminal import is_first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Command):
+    """Train a source model and record every row's loss."""
+
+    data: DataConfig
+    config: RecordConfig
+
+    PARAMETERS: ClassVar = {"train": "split", "validation": "validation_split", "name": "dataset_config"}
+
+    def execute(self) -> Results | None:
+        from ..data.load import load_split
+        from ..recording.record import record
+        from ..scores.reliability import Reliability
+
+        data, folder = self.data, self.config.output_dir
+        train = load_split(data.dataset, data.split, name=data.dataset_config, revision=data.revision)
+        validation = None
+        if data.validation_split is not None:
+            validation = load_split(
+                data.dataset, data.validation_split, name=data.dataset_config, revision=data.revision
+            )
+        run = record(self.config, train, validation, source=data.source())
+        if not is_first():
+            return None
+        seconds, stored = run.recipe.get("seconds", {}), run.recipe.get("reliability")
+        values = {
+            "run": folder,
+            "rows": len(run),
+            "validation_rows": len(run.validation_labels),
+            "checkpoints": list(run.lengths),
+            "validation_loss": float(run.validation_losses[-1].mean()),
+            "seconds": seconds,
+            "reliability": stored,
+        }
+        text = [
+            f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
+            f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
+            f"(validation loss {values['validation_loss']:.3f}).",
+            *([str(Reliability.from_dict(stored))] if stored else []),
+        ]
+        return Results(values, text, [next_command(Score(run=folder, output=beside(folder, "-scored")))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Command):
+    """Reliability of scores between two runs, and overlap of their coresets."""
+
+    run_a: LocalPath = argument("RUN_A", "a run directory")
+    run_b: LocalPath = argument("RUN_B", "another one, of the same dataset")
+    variant: VariantOptions
+    losses: Losses | None = option(None, LOSSES_HELP)
+
+    IS_SHORT: ClassVar = True
+
+    def execute(self) -> Results:
+        from ..scores.ltc import ltc_scores
+        from ..trajectories.compare import overlap, reliability
+        from ..trajectories.value import Trajectories
+
+        variant = self.variant.given()
+        runs = [Trajectories.load(run, losses=self.losses) for run in (self.run_a, self.run_b)]
+        together = Trajectories.average(runs)
+        aligned = [run.take_rows(together.rows) for run in runs]
+        found = reliability(aligned, **variant)
+        one, two = (ltc_scores(run, **variant) for run in aligned)
+        shared = overlap(one, two, together.labels)
+        text = [str(found)]
+        text += [
+            f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
+            for fraction, share in shared.items()
+        ]
+        scoring = Score(run=self.run_a, output=beside(self.run_a, "-scored"), variant=self.variant, losses=self.losses)
+        return Results({**found.to_dict(), "overlap": shared}, text, [next_command(scoring)])
