@@ -54,7 +54,7 @@ class Score(Command):
 
         from ..data.columns import read_column
         from ..scores.diagnostics import hard_first
-        from ..scores.ltc import score_variant, ltc_scores
+        from ..scores.ltc import ltc_scores, score_variant
         from ..scores.reliability import reliability_of
         from ..trajectories.value import Trajectories
 
