@@ -140,7 +140,7 @@ def option_names(settings: type) -> dict[str, str]:
     }
 
 
-def _fields(settings: type) -> Iterator[tuple[dataclasses.Field, Any]]:
+def _fields(settings: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
     kinds = get_type_hints(settings, include_extras=True)
     for field in dataclasses.fields(settings):
         if dataclasses.is_dataclass(kinds[field.name]):
@@ -149,7 +149,7 @@ def _fields(settings: type) -> Iterator[tuple[dataclasses.Field, Any]]:
             yield field, kinds[field.name]
 
 
-def _given(command: Any) -> Iterator[tuple[dataclasses.Field, Any, Any]]:
+def _given(command: Any) -> Iterator[tuple[dataclasses.Field[Any], Any, Any]]:
     """What is not default, with its field and its type."""
     kinds = get_type_hints(type(command), include_extras=True)
     for field in dataclasses.fields(command):
@@ -160,7 +160,7 @@ def _given(command: Any) -> Iterator[tuple[dataclasses.Field, Any, Any]]:
             yield field, kinds[field.name], value
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
