@@ -39,7 +39,7 @@ from hf_ltc import Trajectories
 from hf_ltc.coresets.order import coreset_order
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
 from hf_ltc.evaluation.target import train_on
-from hf_ltc.evaluation.trials import run_cells
+from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.training.loop import TrainingConfig
 from hf_ltc.utils.files import write_json
 
@@ -443,7 +443,7 @@ def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
         there = {name: folder / f"{name}.json" for name in todo}
         found = {name: json.loads(path.read_text()) for name, path in there.items() if path.exists()}
     else:
-        found = run_cells(folder, todo, options.stage)
+        found = run_trials(folder, todo, options.stage)
     if other := [
         name for name, cell in zip(todo, cells) if found.get(name, {}).get("training", mark(cell)) != mark(cell)
     ]:

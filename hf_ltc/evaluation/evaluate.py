@@ -1,9 +1,8 @@
-"""What coresets are worth: target models on the rows that methods choose, a cell each, and what they reach."""
+"""What coresets are worth: a trial trains a target model on the rows that a method chose, and tests it."""
 
 import dataclasses
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -40,36 +39,18 @@ from .rows import EvaluatedDataset, evaluated_dataset, subset_size
 from .scores import Scores, methods_told, methods_told_before, score_all, source_model, source_of
 from .store import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .target import train_on
-from .trials import done_cells, run_cells
+from .trials import Trial, done_trials, run_trials
 
-_CELLS = "cells"
+# Trials were called so in the first version, whose folders are still read.
+_TRIALS = "cells"
 _NEEDED = (
     *("model", "method", "source", "fraction", "seed", "rows"),
     *("accuracy", "steps", "training", "device", "seconds"),
 )
-# Settings that only say which cells a call asks for, and where.
+# Settings that only say which trials a call asks for, and where.
 _ASKED = ("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir")
 # Peak learning rate and weight decay.
 _RATES = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One model, trained on the rows that one method chose."""
-
-    model: str
-    method: str
-    seed: int
-    rows: int
-    fraction: float | None = None
-    source: str | None = None
-
-    @property
-    def name(self) -> str:
-        parts = [_file_name(self.model), self.method]
-        parts += [_file_name(self.source)] if self.source is not None else []
-        parts += [f"{self.fraction!r}"] if self.fraction is not None else []
-        return "+".join([*parts, f"seed{self.seed}"])
 
 
 @workers_watched()
@@ -85,10 +66,10 @@ def evaluate_coresets(
 ) -> Evaluation:
     """Trains models on coresets, on random subsets as large and on all rows, and tests each after its last step.
 
-    Results are kept in `config.output_dir`, a cell (one model, method, budget and seed) at a time: the same call goes
+    Results are kept in `config.output_dir`, a trial (one model, method, budget and seed) at a time: the same call goes
     on where it was stopped, and one with other models, methods, budgets, seeds or recordings trains what is new.
-    Several processes of a launcher, or several commands, share the cells. When all are done there are `results.json`,
-    `results.md` and `accuracy.png`, of all cells that the folder has.
+    Several processes of a launcher, or several commands, share the trials. When all are done there are `results.json`,
+    `results.md` and `accuracy.png`, of all trials that the folder has.
 
     Args:
         config ([`EvaluateConfig`]): The settings; `output_dir` must be given.
@@ -99,13 +80,13 @@ def evaluate_coresets(
         validation (`datasets.Dataset`, *optional*):
             The validation samples, needed where they are no rows of `train`: test rows must not be among them.
         accelerator (`accelerate.Accelerator`, *optional*):
-            Of this process alone; made from `config` for each cell if not given.
+            Of this process alone; made from `config` for each trial if not given.
 
     Returns:
-        [`Evaluation`]: of all cells in the folder; on every process, but `methods`, which takes time, on the first.
+        [`Evaluation`]: of all trials in the folder; on every process, but `methods`, which takes time, on the first.
 
     Raises:
-        InputError: for data, settings, methods or an output folder that the user can mend, before anything is trained.
+        InputError: for data, settings, methods or an output folder that the user can fix, before anything is trained.
     """
     require_config(config, EvaluateConfig)
     if config.output_dir is None:
@@ -119,7 +100,7 @@ def evaluate_coresets(
     scored = score_all(methods, data.sources)
     settings = _settings(config, data, {name: source_of(name, *each) for name, each in recordings.items()})
     check_folder(folder, settings)
-    cells = {cell.name: cell for cell in _cells(config, methods, data, sizes)}
+    trials = {trial.name: trial for trial in _trials(config, methods, data, sizes)}
     accelerators = partial(_accelerator, config, accelerator)
     here = accelerators()
     if here.num_processes > 1:
@@ -139,14 +120,14 @@ def evaluate_coresets(
             stop=stop,
         )
         # Before anything is written, so that an unknown model or a bad image leaves no folder behind.
-        left = [cell for name, cell in cells.items() if not (folder / _CELLS / f"{name}.json").exists()]
-        for cell in left:
-            bench.training(cell.model)
+        left = [trial for name, trial in trials.items() if not (folder / _TRIALS / f"{name}.json").exists()]
+        for trial in left:
+            bench.training(trial.model)
         if left:
             bench.images()
-        claim(folder, settings, list(cells))
-        work = {name: partial(_train_cell, bench, cell) for name, cell in cells.items()}
-        run_cells(folder / _CELLS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
+        claim(folder, settings, list(trials))
+        work = {name: partial(_train_trial, bench, trial) for name, trial in trials.items()}
+        run_trials(folder / _TRIALS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
         told = {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **{name: value for name, value in settings.items() if name not in ("format", "sources")},
@@ -168,26 +149,26 @@ def _gathered(
     folder: Path, settings: dict[str, Any], data: EvaluatedDataset, scored: Scores, scores: bool
 ) -> Evaluation:
     """What the folder has, of whichever calls, in the order in which it was first asked for."""
-    stored, found = files.read_json(folder / SETTINGS), done_cells(folder / _CELLS, _NEEDED)
+    stored, found = files.read_json(folder / SETTINGS), done_trials(folder / _TRIALS, _NEEDED)
     order = dict.fromkeys([*stored["cells"], *found])
-    cells = [found[name] for name in order if name in found and found[name]["source"] in (None, *stored["sources"])]
-    used = {*data.sources, *(cell["source"] for cell in cells)}
-    devices = list(dict.fromkeys(cell["device"] for cell in cells))
+    trials = [found[name] for name in order if name in found and found[name]["source"] in (None, *stored["sources"])]
+    used = {*data.sources, *(trial["source"] for trial in trials)}
+    devices = list(dict.fromkeys(trial["device"] for trial in trials))
     shared = {name: value for name, value in settings["hardware"].items() if name != "device"}
     methods: list[dict[str, Any]] = []
     if scores:
-        methods = [*methods_told(data, scored, cells), *methods_told_before(folder, used - data.sources.keys())]
+        methods = [*methods_told(data, scored, trials), *methods_told_before(folder, used - data.sources.keys())]
     return Evaluation(
         settings={**settings, "hardware": {"devices": devices, **shared}},
         sources={name: each for name, each in stored["sources"].items() if name in used},
         methods=methods,
-        cells=cells,
+        trials=trials,
     )
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every cell is trained with."""
+    """What every trial is trained with."""
 
     config: EvaluateConfig
     data: EvaluatedDataset
@@ -219,24 +200,24 @@ def _methods(config: EvaluateConfig) -> list[str]:
     return [*config.members, *config.baselines]
 
 
-def _cells(
+def _trials(
     config: EvaluateConfig, methods: Sequence[str], data: EvaluatedDataset, sizes: Mapping[float, int]
-) -> list[_Cell]:
+) -> list[Trial]:
     """In the order in which they are trained: every choice of rows and model once before any has its second seed."""
-    cells = []
+    trials = []
     for seed in range(config.seed, config.seed + config.seeds):
         for model in config.models:
             if config.full:
-                cells.append(_Cell(model, FULL, seed, len(data.rows)))
+                trials.append(Trial(model, FULL, seed, len(data.rows)))
             for fraction, size in sizes.items():
                 for method in methods:
                     sources = [None] if method == RANDOM else list(data.sources)
-                    cells += [_Cell(model, method, seed, size, fraction, source) for source in sources]
-    return cells
+                    trials += [Trial(model, method, seed, size, fraction, source) for source in sources]
+    return trials
 
 
 def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str) -> dict[str, Any]:
-    """Makes a model, which is refused here if it is at all, and decides how models of its kind are trained."""
+    """Checks that a model can be made, and decides how models of its kind are trained."""
     model = models.create_model(name, len(data.names), data.size, stem=config.stem, pretrained=config.pretrained)
     normed = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in model.modules())
     optimizer = ("sgd" if normed else "adamw") if config.optimizer == "auto" else config.optimizer
@@ -252,7 +233,7 @@ def _accelerator(config: EvaluateConfig, given: Accelerator | None) -> Accelerat
     if given is not None:
         return given
     try:
-        # For each cell: a gradient scaler of one model is none of the next one's.
+        # One for each trial, since the gradient scaler of one model must not go on with the next.
         with apart():
             return Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
@@ -269,7 +250,7 @@ def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device
 
 
 def _grey_range(data: EvaluatedDataset) -> GreyRange | None:
-    """The range of deep images that the rows were recorded with, or else that of the rows that can be chosen."""
+    """The range of deep images that the rows were recorded with, or else that of the candidate rows."""
     recorded = recorded_grey_range(Recipe.from_dict(run.recipe) for run in data.sources.values())
     if recorded == {}:
         return None
@@ -278,7 +259,7 @@ def _grey_range(data: EvaluatedDataset) -> GreyRange | None:
 
 
 def _steps(config: EvaluateConfig, rows: int) -> int | None:
-    """Optimiser steps of every model, by the protocol of iterations."""
+    """Optimizer steps of every model, by the protocol of iterations."""
     if config.protocol != "iterations" or config.iterations is not None:
         return config.iterations
     return config.epochs * steps_per_epoch(rows, TrainingConfig(config.epochs, config.batch_size), 1)
@@ -287,7 +268,7 @@ def _steps(config: EvaluateConfig, rows: int) -> int | None:
 def _settings(
     config: EvaluateConfig, data: EvaluatedDataset, sources: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """All that a cell's result depends on beside what its name says."""
+    """All that a trial's result depends on beside what its name says."""
 
     def mark(identity: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in identity.items() if name not in WHERE}
@@ -307,11 +288,11 @@ def _settings(
     return json.loads(json.dumps(files.finite(settings)))
 
 
-def _train_cell(bench: _Bench, cell: _Cell) -> dict[str, Any]:
+def _train_trial(bench: _Bench, trial: Trial) -> dict[str, Any]:
     config, data = bench.config, bench.data
-    (train, test), training = bench.images(), bench.training(cell.model)
+    (train, test), training = bench.images(), bench.training(trial.model)
     started = time.perf_counter()
-    rows = _chosen(bench, cell)
+    rows = _chosen(bench, trial)
     chosen = time.perf_counter()
     settings = TrainingConfig(
         epochs=config.epochs,
@@ -320,12 +301,12 @@ def _train_cell(bench: _Bench, cell: _Cell) -> dict[str, Any]:
         schedule=config.schedule,
         label_smoothing=config.label_smoothing,
         augment=config.augment,
-        seed=cell.seed,
+        seed=trial.seed,
         **training,
     )
     accelerator = bench.accelerators()
     found = train_on(
-        cell.model,
+        trial.model,
         train.take(rows),
         test,
         len(data.names),
@@ -337,7 +318,7 @@ def _train_cell(bench: _Bench, cell: _Cell) -> dict[str, Any]:
     )
     seconds = {"choosing": chosen - started, "training": time.perf_counter() - chosen}
     return {
-        **dataclasses.asdict(cell),
+        **dataclasses.asdict(trial),
         "accuracy": found,
         "steps": settings.iterations or config.epochs * steps_per_epoch(len(rows), settings, 1),
         "training": training,
@@ -347,19 +328,12 @@ def _train_cell(bench: _Bench, cell: _Cell) -> dict[str, Any]:
     }
 
 
-def _chosen(bench: _Bench, cell: _Cell) -> np.ndarray:
-    """The rows of a cell, as positions among those that can be chosen, increasing."""
-    sources, balance = bench.data.sources, bench.config.balance
-    if cell.method == FULL:
-        return np.arange(cell.rows)
-    if cell.source is None:
-        # Of the number of a row and the seed alone, and so the same by any recording of these rows.
-        return chosen_rows(cell.method, next(iter(sources.values())), cell.rows, seed=cell.seed, balance=balance)
-    scores, _ = bench.scored[cell.source, cell.method]
-    return chosen_rows(cell.method, sources[cell.source], cell.rows, seed=cell.seed, balance=balance, scores=scores)
-
-
-def _file_name(name: str) -> str:
-    """A name as part of a file's; one that cannot be it as it is gets a digest, so that no two share a file."""
-    plain = re.sub(r"[^\w.-]+", "-", name)[-40:]
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+def _chosen(bench: _Bench, trial: Trial) -> np.ndarray:
+    """The rows of a trial, as positions among the candidate rows, increasing."""
+    if trial.method == FULL:
+        return np.arange(trial.rows)
+    # A random subset depends on row numbers and the seed alone, so that it is the same by any recording of these rows.
+    source = trial.source or next(iter(bench.data.sources))
+    scores, _ = bench.scored.get((source, trial.method), (None, 0.0))
+    run, balance = bench.data.sources[source], bench.config.balance
+    return chosen_rows(trial.method, run, trial.rows, seed=trial.seed, balance=balance, scores=scores)

@@ -89,7 +89,7 @@ def _drawn(evaluation: Evaluation) -> "Figure":
     longest = max((min(len(name), _WRAPPED) for name in names), default=0)
     figure = Figure(figsize=(4.2 * columns + 1 + 0.09 * longest, 3.6 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    colours = colormaps["tab10"]
+    colors = colormaps["tab10"]
     for panel, model in zip(panels, models):
         of_model = [row for row in evaluation.rows if row["model"] == model]
         for number, name in enumerate(names):
@@ -101,7 +101,7 @@ def _drawn(evaluation: Evaluation) -> "Figure":
                 [100 * row["fraction"] for row in rows],
                 rows,
                 name,
-                colour="0.4" if random else colours(number % 10),
+                color="0.4" if random else colors(number % 10),
                 marker=_MARKERS[number % len(_MARKERS)],
                 style="--" if random else "-" if number < 10 else "-.",
             )
@@ -129,16 +129,16 @@ def _drawn(evaluation: Evaluation) -> "Figure":
 
 
 def _line(
-    panel: Any, budgets: list[float], rows: list[dict[str, Any]], name: str, *, colour: Any, marker: str, style: str
+    panel: Any, budgets: list[float], rows: list[dict[str, Any]], name: str, *, color: Any, marker: str, style: str
 ) -> None:
     means = [100 * row["mean"] for row in rows]
     spreads = [100 * (row["deviation"] or 0) for row in rows]
-    panel.plot(budgets, means, color=colour, marker=marker, linestyle=style, markersize=5, label=name)
+    panel.plot(budgets, means, color=color, marker=marker, linestyle=style, markersize=5, label=name)
     low, high = ([mean + sign * spread for mean, spread in zip(means, spreads)] for sign in (-1, 1))
     if len(budgets) > 1:
-        panel.fill_between(budgets, low, high, color=colour, alpha=0.12, linewidth=0)
+        panel.fill_between(budgets, low, high, color=color, alpha=0.12, linewidth=0)
     else:
-        panel.errorbar(budgets, means, spreads, color=colour, capsize=3, linestyle="none")
+        panel.errorbar(budgets, means, spreads, color=color, capsize=3, linestyle="none")
 
 
 def _accuracies(evaluation: Evaluation) -> list[str]:
@@ -288,7 +288,7 @@ def _protocol(evaluation: Evaluation) -> str:
     trained = {
         model: f"{_OPTIMIZERS[how['optimizer']]}, peak learning rate {how['learning_rate']:g}, weight decay "
         f"{how['weight_decay']:g}"
-        for model, how in {cell["model"]: cell["training"] for cell in evaluation.cells}.items()
+        for model, how in {trial["model"]: trial["training"] for trial in evaluation.trials}.items()
     }
     alike = len(set(trained.values())) == 1
     how = (
@@ -297,7 +297,7 @@ def _protocol(evaluation: Evaluation) -> str:
         else "; ".join(f"{_text(model)}: {told}" for model, told in trained.items())
     )
     start = "pretrained weights" if config["pretrained"] else "scratch"
-    equal = f"{steps:,} optimiser steps" if steps is not None else f"{config['epochs']} epochs"
+    equal = f"{steps:,} optimizer steps" if steps is not None else f"{config['epochs']} epochs"
     return (
         f"Trained from {start} for {equal} at every budget, batch size {config['batch_size']}, {config['schedule']}, "
         f"augmentation {'on' if config['augment'] else 'off'} ({how}); tested after the last step."

@@ -1,4 +1,4 @@
-"""What an evaluation found: means and deviations over seeds, transfer, cost. Pure functions of its cells."""
+"""Results of an evaluation: means and deviations over seeds, transfer and cost, computed from its trials."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,23 +25,23 @@ class Evaluation:
         sources (`dict[str, dict]`): The recordings by name: their source model, runs, seconds and hardware.
         methods (`list[dict]`): Of each method and recording: reliability, and the correlation of how early a row is
             kept with its mean loss and AUM.
-        cells (`list[dict]`): One model each: `model`, `method`, `source`, `fraction`, `seed`, `rows`, `accuracy`, ...
+        trials (`list[dict]`): One model each: `model`, `method`, `source`, `fraction`, `seed`, `rows`, `accuracy`, ...
     """
 
     settings: dict[str, Any]
     sources: dict[str, dict[str, Any]]
     methods: list[dict[str, Any]]
-    cells: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Mean, sample deviation, number of seeds and cost of each choice of rows and model."""
-        return summarise(self.cells, self.sources, self.methods)
+        return summarize(self.trials, self.sources, self.methods)
 
     @cached_property
     def transfer(self) -> list[dict[str, Any]]:
         """What rows chosen by one architecture are worth to another, and what its own choice would have gained."""
-        return transfer(self.cells, {name: source["model"] for name, source in self.sources.items()})
+        return transfer(self.trials, {name: source["model"] for name, source in self.sources.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; [`Evaluation.load`] reads them."""
@@ -52,7 +52,8 @@ class Evaluation:
             "methods": self.methods,
             "results": self.rows,
             "transfer": self.transfer,
-            "cells": self.cells,
+            # Trials were called so in the first version, which is how files have them.
+            "cells": self.trials,
         }
 
     @classmethod
@@ -68,10 +69,10 @@ class Evaluation:
         values = files.read_json(local(path, "path"))
         if values.pop("format", None) != FORMAT or not {"sources", "methods", "cells"} <= values.keys():
             raise InputError(f"{str(path)!r} holds no results of hf-ltc evaluate: give its results.json")
-        parts = {name: values.pop(name) for name in ("sources", "methods", "cells")}
+        parts = [values.pop(name) for name in ("sources", "methods", "cells")]
         for derived in ("results", "transfer"):
             values.pop(derived, None)
-        return cls(values, **parts)
+        return cls(values, *parts)
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -79,8 +80,8 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def summarise(
-    cells: Sequence[Mapping[str, Any]], sources: Mapping[str, Mapping[str, Any]], methods: Sequence[Mapping[str, Any]]
+def summarize(
+    trials: Sequence[Mapping[str, Any]], sources: Mapping[str, Mapping[str, Any]], methods: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Puts the seeds of each choice of rows and model together.
 
@@ -90,22 +91,22 @@ def summarise(
     devices there is neither, and where the recording was made on another one there is no cost.
 
     Args:
-        cells (`Sequence[Mapping]`): As those of [`Evaluation`].
+        trials (`Sequence[Mapping]`): As those of [`Evaluation`].
         sources (`Mapping[str, Mapping]`): Likewise.
         methods (`Sequence[Mapping]`): Likewise.
 
     Returns:
-        `list[dict]`: in the order of the cells.
+        `list[dict]`: in the order of the trials.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        groups.setdefault((cell["model"], cell["method"], cell["source"], cell["fraction"]), []).append(cell)
+    for trial in trials:
+        groups.setdefault((trial["model"], trial["method"], trial["source"], trial["fraction"]), []).append(trial)
     whole = {key[0]: _mean_seconds(group, "training") for key, group in groups.items() if key[1] == FULL}
     scoring = {(each["method"], each["source"]): each["seconds"] for each in methods}
     found = []
     for (model, method, source, fraction), group in groups.items():
-        group = sorted(group, key=lambda cell: cell["seed"])
-        accuracies = [cell["accuracy"] for cell in group]
+        group = sorted(group, key=lambda trial: trial["seed"])
+        accuracies = [trial["accuracy"] for trial in group]
         seconds = {
             "recording": sources[source]["seconds"] if source is not None else 0.0,
             "scoring": scoring.get((method, source)) if source is not None else 0.0,
@@ -113,7 +114,7 @@ def summarise(
             "training": _mean_seconds(group, "training"),
         }
         # Seconds of one device are no shares of those of another.
-        devices = {cell["device"] for cell in [*group, *groups.get((model, FULL, None, None), [])]}
+        devices = {trial["device"] for trial in [*group, *groups.get((model, FULL, None, None), [])]}
         alike = len(devices) == 1
         recorded_on = ((sources[source]["hardware"] or {}) if source is not None else {}).get("device")
         all_alike = alike and (recorded_on is None or {recorded_on} == devices)
@@ -130,7 +131,7 @@ def summarise(
                 "mean": statistics.fmean(accuracies),
                 "deviation": deviation(accuracies),
                 "accuracy": accuracies,
-                "seeds": [cell["seed"] for cell in group],
+                "seeds": [trial["seed"] for trial in group],
                 "steps": group[0]["steps"],
                 "seconds": seconds,
                 "training_share": _mean_seconds(group, "training") / full if full else None,
@@ -140,30 +141,30 @@ def summarise(
     return found
 
 
-def transfer(cells: Sequence[Mapping[str, Any]], architectures: Mapping[str, str]) -> list[dict[str, Any]]:
+def transfer(trials: Sequence[Mapping[str, Any]], architectures: Mapping[str, str]) -> list[dict[str, Any]]:
     """What rows that a recording of one architecture chose are worth to each model.
 
     The loss is what the model reaches on rows that a recording of its own architecture chose less what it reaches on
     these, seed by seed. Of several recordings of one architecture the first counts as its own.
 
     Args:
-        cells (`Sequence[Mapping]`): As those of [`Evaluation`].
+        trials (`Sequence[Mapping]`): As those of [`Evaluation`].
         architectures (`Mapping[str, str]`): The source model of each recording.
 
     Returns:
         `list[dict]`: empty where there is but one recording and one model.
     """
-    chosen = [cell for cell in cells if cell["source"] is not None]
-    models = list(dict.fromkeys(cell["model"] for cell in chosen))
+    chosen = [trial for trial in trials if trial["source"] is not None]
+    models = list(dict.fromkeys(trial["model"] for trial in chosen))
     if len(models) < 2 and len(architectures) < 2:
         return []
     # Under whichever of its names each was asked for.
     named = {name: architecture_name(of) for name, of in architectures.items()}
     own = {model: next((name for name in named if named[name] == architecture_name(model)), None) for model in models}
     reached: dict[tuple[Any, ...], dict[int, float]] = {}
-    for cell in chosen:
-        key = (cell["method"], cell["fraction"], cell["source"], cell["model"])
-        reached.setdefault(key, {})[cell["seed"]] = cell["accuracy"]
+    for trial in chosen:
+        key = (trial["method"], trial["fraction"], trial["source"], trial["model"])
+        reached.setdefault(key, {})[trial["seed"]] = trial["accuracy"]
     found = []
     for (method, fraction, source, model), accuracies in reached.items():
         by_own = reached.get((method, fraction, own[model], model), {})
@@ -237,5 +238,5 @@ def percent(fraction: float) -> str:
     return f"{round(100 * fraction, 6):g}%"
 
 
-def _mean_seconds(cells: Sequence[Mapping[str, Any]], phase: str) -> float:
-    return statistics.fmean(cell["seconds"][phase] for cell in cells)
+def _mean_seconds(trials: Sequence[Mapping[str, Any]], phase: str) -> float:
+    return statistics.fmean(trial["seconds"][phase] for trial in trials)

@@ -1,4 +1,4 @@
-"""A dataset as it is evaluated: which rows can be chosen, which are tested on, and that these are apart."""
+"""The dataset of an evaluation: its candidate rows, its test rows, and checks that these share no rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from ..trajectories.combine import place_rows
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
-# Of some datasets a row or two is in both splits; of a wrong split it is many.
+# Some datasets have a few rows in both splits; a wrong split has many.
 _SHARED = 0.05
 
 
 @dataclass(frozen=True)
 class EvaluatedDataset:
-    """What all models of an evaluation share: rows that can be chosen, test rows, and the recordings."""
+    """What all models of an evaluation share: candidate rows, test rows, and the recordings."""
 
     train: Dataset
     test: Dataset
@@ -112,7 +112,7 @@ def evaluated_dataset(
 def _pool(
     config: EvaluateConfig, runs: Mapping[str, Trajectories], train: Dataset, labels: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Trajectories]]:
-    """The rows of train that can be chosen, increasing, and the recordings with these as their rows."""
+    """The candidate rows of train, increasing, and the recordings with these as their rows."""
     pool: np.ndarray | None = None
     aligned = {}
     first = next(iter(runs))
@@ -145,11 +145,11 @@ def _same_rows(one: Identity, other: Identity) -> bool:
 
 
 def subset_size(data: EvaluatedDataset, fraction: float) -> int:
-    """The rows of a budget, of which every class can have one."""
+    """The number of rows of a budget, which must be enough for one of each class."""
     size, classes = coreset_size(len(data.rows), fraction), len(np.unique(data.labels))
     if size < classes:
         raise InputError(
-            f"`fractions` {fraction:g} of the {len(data.rows)} rows that could be chosen is {size} rows, fewer than "
+            f"`fractions` {fraction:g} of the {len(data.rows)} candidate rows is {size} rows, fewer than "
             f"the {classes} classes: raise it"
         )
     return size

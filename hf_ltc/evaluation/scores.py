@@ -71,13 +71,13 @@ def _recording_seconds(run: Trajectories) -> float | None:
     return total
 
 
-def methods_told(data: EvaluatedDataset, scored: Scores, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def methods_told(data: EvaluatedDataset, scored: Scores, trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """How far each method's scores depend on the seed of the recording, and how far the rows that it keeps first are
     those of a high mean loss, of a large AUM.
 
-    Of the methods of all cells whose recording is given, those of other calls too.
+    Of the methods of all trials whose recording is given, those of other calls too.
     """
-    pairs = dict.fromkeys([*((cell["source"], cell["method"]) for cell in cells), *scored])
+    pairs = dict.fromkeys([*((trial["source"], trial["method"]) for trial in trials), *scored])
     found = []
     for source, run in data.sources.items():
         # Each has all tables of its run, and is the same for every method.

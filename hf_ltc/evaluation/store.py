@@ -1,4 +1,4 @@
-"""The folder of an evaluation: which settings and recordings its cells are of."""
+"""The folder of an evaluation: which settings and recordings its trials are of."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,8 @@ FORMAT = 2
 def named_recordings(folder: Path, runs: Mapping[str, Trajectories]) -> dict[str, tuple[Trajectories, str]]:
     """Recordings and their digests, by the name under which the folder knows each already, if it does.
 
-    A command names recordings so that they differ, and so by what else is given: their cells are those that they were.
+    The command line names recordings so that their names differ, which depends on what else is given: a recording
+    keeps its trials under whichever name it is given next.
     """
     path = folder / SETTINGS
     stored = files.read_json(path) if path.exists() else {}
@@ -40,7 +41,7 @@ def named_recordings(folder: Path, runs: Mapping[str, Trajectories]) -> dict[str
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Checks that a folder is free, or one of these settings; what it holds, if it does."""
+    """Checks that a folder is free, or of these settings; returns the settings that it holds, if any."""
     path = folder / SETTINGS
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`output_dir` {str(folder)!r} is a file: give a folder")
@@ -64,15 +65,15 @@ def _of_other_settings(folder: Path, differ: Sequence[str]) -> InputError:
     )
 
 
-def claim(folder: Path, settings: dict[str, Any], cells: Sequence[str]) -> None:
-    """Makes the folder one of these settings, with these cells too; of several processes each may come first."""
+def claim(folder: Path, settings: dict[str, Any], trials: Sequence[str]) -> None:
+    """Writes into the folder that it is of these settings, and adds these trials; any process may come first."""
     with locked(folder):
         stored = check_folder(folder, settings)
         before = {"sources": {}, "cells": []} if stored is None else stored
         merged = {
             **(stored or settings),
             "sources": {**before["sources"], **settings["sources"]},
-            "cells": list(dict.fromkeys([*before["cells"], *cells])),
+            "cells": list(dict.fromkeys([*before["cells"], *trials])),
         }
         if merged != stored:
             files.write_json(folder / SETTINGS, merged)
@@ -102,7 +103,7 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
     for name, what in (("train", "the recorded dataset"), ("test", "the test rows")):
         keys = [key for key, value in wanted[name].items() if stored[name].get(key) != value]
         differ += [f"{what}: {', '.join(keys)}"] if keys else []
-    differ += ["the rows that could be chosen"] if stored["pool"] != wanted["pool"] else []
+    differ += ["the candidate rows"] if stored["pool"] != wanted["pool"] else []
     differ += [
         f"the recording {name!r} is another one"
         for name, each in wanted["sources"].items()

@@ -1,9 +1,12 @@
-"""Work in cells, each done once: by one process or many, and gone on with after an interruption."""
+"""Trials: each is done once, by one process or several, and those left are done after an interruption."""
 
+import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +17,80 @@ from ..utils import files
 from ..utils.errors import InputError
 
 logger = logging.getLogger(__name__)
-# Between looks at cells that other processes are at.
+# Seconds between looks at trials that other processes are at.
 _WAIT = 1.0
 
 
-def run_cells(
+@dataclass(frozen=True)
+class Trial:
+    """One model, trained on the rows that one method chose."""
+
+    model: str
+    method: str
+    seed: int
+    rows: int
+    fraction: float | None = None
+    source: str | None = None
+
+    @property
+    def name(self) -> str:
+        parts = [_file_name(self.model), self.method]
+        parts += [_file_name(self.source)] if self.source is not None else []
+        parts += [f"{self.fraction!r}"] if self.fraction is not None else []
+        return "+".join([*parts, f"seed{self.seed}"])
+
+
+def _file_name(name: str) -> str:
+    """A name as part of a file's; one that cannot be it as it is gets a digest, so that no two share a file."""
+    plain = re.sub(r"[^\w.-]+", "-", name)[-40:]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def run_trials(
     folder: Path,
-    cells: Mapping[str, Callable[[], dict[str, Any]]],
-    description: str = "cells",
+    trials: Mapping[str, Callable[[], dict[str, Any]]],
+    description: str = "trials",
     *,
     needed: Sequence[str] = (),
     stop: Callable[[], Any] = lambda: None,
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Does the cells whose results are not there, and waits for those that other processes are at.
+    """Does the trials that have no result yet, and waits for those that other processes are at.
 
-    A cell's result is written whole or not at all, as `NAME.json`; what was interrupted is done again. Any number of
-    processes may work on the same folder, each at a cell that no other has taken. One whose process ended before its
-    result was there is taken by another one.
+    A trial's result is written whole or not at all, as `NAME.json`; one that was interrupted is done again. Any number
+    of processes may work on the same folder, each at a trial that no other has taken. If a process ends before its
+    trial has a result, another process takes the trial.
 
     Args:
         folder (`Path`): Where results are kept; made if it is not there.
-        cells (`Mapping[str, Callable[[], dict]]`): What to do by name, in the order in which it is done; a name is
+        trials (`Mapping[str, Callable[[], dict]]`): What to do by name, in the order in which it is done; a name is
             that of a file.
-        description (`str`, *optional*, defaults to `"cells"`): For the progress bar.
+        description (`str`, *optional*, defaults to `"trials"`): For the progress bar.
         needed (`Sequence[str]`, *optional*): What every result must have; one without it is of another version.
-        stop (`Callable[[], Any]`, *optional*): Called before each cell and while waiting; it may raise to stop.
+        stop (`Callable[[], Any]`, *optional*): Called before each trial and while waiting; it may raise to stop.
         progress (`bool`, *optional*, defaults to `True`): Draw a progress bar with the time left, or print a line a
-            cell where none can be drawn, as in the log of a job.
+            trial where none can be drawn, as in the log of a job.
 
     Returns:
         `dict[str, dict]`: the results by name, in the order given.
 
     Raises:
-        InputError: for a result that cannot be read or written, naming the file. What a cell raises is raised as it
+        InputError: for a result that cannot be read or written, naming the file. What a trial raises is raised as it
             is.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.unwritable(folder, error) from error
-    paths = {name: folder / f"{name}.json" for name in cells}
-    # Those that are there first, since it is soon said if one of them will not do.
+    paths = {name: folder / f"{name}.json" for name in trials}
+    # First those that are there, so that one that will not do is refused at once.
     found = {name: _read(path, needed) for name, path in paths.items() if path.exists()}
     started, there = time.monotonic(), len(found)
-    bar = tqdm(total=len(cells), initial=len(found), desc=description, unit="cell", disable=None if progress else True)
-    with bar:
-        while len(found) < len(cells):
+    shown = None if progress else True
+    with tqdm(total=len(trials), initial=there, desc=description, unit="trial", disable=shown) as bar:
+        while len(found) < len(trials):
             before = len(found)
-            for name, work in cells.items():
+            for name, work in trials.items():
                 stop()
                 if name in found or not _is_done(paths[name], work):
                     continue
@@ -71,19 +99,19 @@ def run_cells(
                 if bar.disable and progress:
                     # At the pace of all processes together, as the bar has it.
                     pace = (time.monotonic() - started) / (len(found) - there)
-                    left = tqdm.format_interval(pace * (len(cells) - len(found)))
-                    said = f"{description}: {len(found)} of {len(cells)} done, {left} left ({name})"
+                    left = tqdm.format_interval(pace * (len(trials) - len(found)))
+                    said = f"{description}: {len(found)} of {len(trials)} done, {left} left ({name})"
                     logger.info(said)
             if len(found) == before:
                 time.sleep(_WAIT)
-    return {name: found[name] for name in cells}
+    return {name: found[name] for name in trials}
 
 
-def done_cells(folder: Path, needed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def done_trials(folder: Path, needed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The results in a folder that can be used, whoever asked for them, by name and in the order of the names.
 
     Args:
-        folder (`Path`): As for [`run_cells`].
+        folder (`Path`): As for [`run_trials`].
         needed (`Sequence[str]`, *optional*): Likewise.
     """
     found = {}
@@ -94,7 +122,7 @@ def done_cells(folder: Path, needed: Sequence[str] = ()) -> dict[str, dict[str, 
 
 
 def _is_done(path: Path, work: Callable[[], dict[str, Any]]) -> bool:
-    """Does a cell unless another process has done it, or is at it: then it is not done yet."""
+    """Does a trial unless another process has done it, or is at it: then it is not done yet."""
     if path.exists():
         return True
     try:
@@ -121,5 +149,5 @@ def _read(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     except InputError as error:
         reason = str(error.__cause__ or error)
     if reason:
-        raise InputError(f"cannot use the result {str(path)!r} ({reason}): delete it, and its cell is done again")
+        raise InputError(f"cannot use the result {str(path)!r} ({reason}): delete it, and its trial is done again")
     return result

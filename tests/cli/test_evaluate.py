@@ -40,7 +40,7 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     assert f"In {folder}: results.json, results.md, accuracy.png." in said
     pushing = f"Next: hf-ltc push {tmp_path / 'run'} data-ltc --fractions 0.2 --evaluation {folder}/results.json"
     assert pushing in said
-    assert [cell["method"] for cell in found.cells] == ["full", DEFAULT_METHOD, "random"]
+    assert [trial["method"] for trial in found.trials] == ["full", DEFAULT_METHOD, "random"]
     # The same again trains nothing; more methods, as JSON, train theirs.
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     more = as_json(capsys, *line, "--members", DEFAULT_METHOD, "levels-losses-class", "--no-full")
@@ -111,7 +111,7 @@ def test_bad_input_of_evaluate(place, tmp_path, capsys):
         ([run, *out, "--baselines", "random", "aum"], "aum needs the signal 'margin', which was not recorded"),
         (
             [run, *out, "--fractions", "0.05"],
-            r"--fractions 0.05 of the \d+ rows that could be chosen is \d rows, fewer",
+            r"--fractions 0.05 of the \d+ candidate rows is \d rows, fewer",
         ),
         ([run, *out, "--fractions", "1.5"], r"--fractions is 1.5: it must be inside \(0, 1\]"),
         ([run, *out, "--fractions", "few"], "argument --fractions: invalid float value: 'few'"),

@@ -92,7 +92,7 @@ def test_pandas_rows_are_recorded_and_evaluated(tmp_path):
     evaluate = EvaluateConfig(
         models=["test_resnet"], fractions=[0.5], seeds=1, epochs=1, output_dir=str(tmp_path / "evaluation")
     )
-    assert evaluate_coresets(evaluate, run, train, test).cells
+    assert evaluate_coresets(evaluate, run, train, test).trials
 
 
 def test_the_command_line_names_it_too(tmp_path):

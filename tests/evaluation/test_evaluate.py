@@ -73,7 +73,7 @@ def test_iterations_are_counted_to_the_step(small, rows):
     assert steps.count(True) == 8 and steps.count(False) == 1
 
 
-# A recording that is cheap to make, and cheap cells.
+# A recording that is cheap to make, and cheap trials.
 
 
 def recording(data, folder, **changes):
@@ -116,7 +116,7 @@ def test_models_are_trained_on_the_chosen_rows(small, run, tmp_path, trained):
     config = settings(tmp_path, members=["ltc", "levels-losses-class"], baselines=["random", "mean_loss"], seeds=2)
     found = evaluate_coresets(config, run, small["train"], small["test"])
     labels = np.array(small["train"]["label"][:])
-    assert len(trained) == len(found.cells) == 2 * (1 + 4)
+    assert len(trained) == len(found.trials) == 2 * (1 + 4)
     by_hand = {
         ("ltc", 0): run.score(small["train"], preset="ltc"),
         ("levels-losses-class", 0): run.score(
@@ -124,16 +124,16 @@ def test_models_are_trained_on_the_chosen_rows(small, run, tmp_path, trained):
         ),
     }
     random = []
-    for cell, (model, pixels, classes, config, test) in zip(found.cells, trained):
+    for trial, (model, pixels, classes, config, test) in zip(found.trials, trained):
         rows = rows_in(pixels, small["train"])
-        assert model == "test_vit" and config.iterations == 4 and config.seed == cell["seed"]
+        assert model == "test_vit" and config.iterations == 4 and config.seed == trial["seed"]
         assert classes.tolist() == labels[rows].tolist()
-        assert len(rows) == cell["rows"] == len(set(rows))
+        assert len(rows) == trial["rows"] == len(set(rows))
         # Rows that were held out are in no subset.
         assert not set(rows) & set(run.validation_rows.tolist())
         assert len(test) == 40
-        scored = by_hand.get((cell["method"], 0))
-        if cell["method"] == "full":
+        scored = by_hand.get((trial["method"], 0))
+        if trial["method"] == "full":
             assert rows == run.rows.tolist()
         elif scored is not None:
             wanted = select_coreset(scored, fraction=0.2)
@@ -141,7 +141,7 @@ def test_models_are_trained_on_the_chosen_rows(small, run, tmp_path, trained):
         else:
             counts = np.bincount(labels[rows], minlength=10)
             assert np.ptp(counts) <= 1
-            if cell["method"] == "random":
+            if trial["method"] == "random":
                 random.append(set(rows))
     assert random[0] != random[1]
 
@@ -167,7 +167,7 @@ def test_rows_joined_by_id_are_the_right_ones(small, tmp_path, trained):
     part = shuffled.select(range(90))
     found = evaluate_coresets(settings(tmp_path / "part"), run, part, small["test"])
     there = [key for key in part["key"] if key in set(np.array(keyed["key"][:])[run.rows])]
-    assert found.cells[0]["rows"] == len(there)
+    assert found.trials[0]["rows"] == len(there)
     assert [part["key"][row] for row in rows_in(trained[0][1], part)] == there
 
 
@@ -184,7 +184,7 @@ def test_streamed_images_are_the_same(small, run, tmp_path, monkeypatch):
     for cache in ("never", "always"):
         config = settings(tmp_path / cache, cache_images=cache, num_workers=0, full=False)
         found.append(
-            [cell["accuracy"] for cell in evaluate_coresets(config, run, small["train"], small["test"]).cells]
+            [trial["accuracy"] for trial in evaluate_coresets(config, run, small["train"], small["test"]).trials]
         )
     assert found[0] == found[1]
 
@@ -193,13 +193,13 @@ def test_steps_are_equal_by_iterations_and_epochs_by_epochs(small, run, tmp_path
     pool, batch = len(run), 16
     config = settings(tmp_path / "a", iterations=None, epochs=3, fractions=[0.1, 0.5])
     found = evaluate_coresets(config, run, small["train"], small["test"])
-    assert {cell["steps"] for cell in found.cells} == {3 * -(-pool // batch)} == {found.settings["iterations"]}
+    assert {trial["steps"] for trial in found.trials} == {3 * -(-pool // batch)} == {found.settings["iterations"]}
     assert {each[3].iterations for each in trained} == {3 * -(-pool // batch)}
     config = settings(tmp_path / "b", iterations=None, epochs=3, fractions=[0.1, 0.5], protocol="epochs")
     found = evaluate_coresets(config, run, small["train"], small["test"])
     assert found.settings["iterations"] is None
-    for cell in found.cells:
-        assert cell["steps"] == 3 * -(-cell["rows"] // batch)
+    for trial in found.trials:
+        assert trial["steps"] == 3 * -(-trial["rows"] // batch)
 
 
 def test_models_without_batch_norm_are_trained_by_adamw(small, run, tmp_path, trained):
@@ -232,22 +232,22 @@ def test_results_are_written_and_read_again(small, run, tmp_path):
     assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
     # The same call trains nothing and finds the same; one with more trains what is new.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
-    assert evaluate_coresets(config, run, small["train"], small["test"]).cells == found.cells
+    assert evaluate_coresets(config, run, small["train"], small["test"]).trials == found.trials
     more = dataclasses.replace(config, seeds=3, fractions=[0.1, 0.4, 0.6], full=False)
     wider = evaluate_coresets(more, run, small["train"], small["test"])
-    assert len(wider.cells) == 2 + 3 * 3 * 3
+    assert len(wider.trials) == 2 + 3 * 3 * 3
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    assert wider.cells[: len(found.cells)] == found.cells
+    assert wider.trials[: len(found.trials)] == found.trials
 
 
-def test_results_are_of_all_cells_of_the_folder_as_first_asked(small, run, tmp_path, trained):
+def test_results_are_of_all_trials_of_the_folder_as_first_asked(small, run, tmp_path, trained):
     train, test = small["train"], small["test"]
     config = settings(tmp_path, members=["ltc"], seeds=2)
     first = evaluate_coresets(config, run, train, test)
     other = {"members": ["cld"], "baselines": ["mean_loss"], "models": ["test_resnet"], "fractions": [0.3]}
     found = evaluate_coresets(settings(tmp_path, **other, full=False), run, train, test)
-    assert found.cells[: len(first.cells)] == first.cells
-    assert [(cell["model"], cell["method"], cell["fraction"]) for cell in found.cells[len(first.cells) :]] == [
+    assert found.trials[: len(first.trials)] == first.trials
+    assert [(trial["model"], trial["method"], trial["fraction"]) for trial in found.trials[len(first.trials) :]] == [
         ("test_resnet", "cld", 0.3),
         ("test_resnet", "mean_loss", 0.3),
     ]
@@ -258,13 +258,13 @@ def test_results_are_of_all_cells_of_the_folder_as_first_asked(small, run, tmp_p
     said = (tmp_path / "results.md").read_text()
     assert all(f"| {name} " in said for name in ("full data", "ltc", "random", "cld", "mean_loss"))
     again = evaluate_coresets(config, run, train, test)
-    assert (again.cells, again.methods[0]["method"]) == (found.cells, "ltc")
+    assert (again.trials, again.methods[0]["method"]) == (found.trials, "ltc")
     # What is no result of this version is left out, and so is what another command is at.
     (tmp_path / "cells" / "of-another-version.json").write_text("{}")
-    assert evaluate_coresets(config, run, train, test).cells == found.cells
+    assert evaluate_coresets(config, run, train, test).trials == found.trials
 
 
-def test_a_second_recording_leaves_the_cells_of_the_first(small, run, tmp_path, trained):
+def test_a_second_recording_leaves_the_trials_of_the_first(small, run, tmp_path, trained):
     train, test = small["train"], small["test"]
     other = recording(train, tmp_path / "run", seed=7)
     config = settings(tmp_path / "out", members=["ltc"])
@@ -273,10 +273,10 @@ def test_a_second_recording_leaves_the_cells_of_the_first(small, run, tmp_path, 
     # As the command names them once there are two.
     found = evaluate_coresets(config, {"test_resnet-a": run, "test_resnet-b": other}, train, test)
     assert len(trained) == 4 and list(found.sources) == ["test_resnet", "test_resnet-b"]
-    assert found.cells[:3] == first.cells and found.cells[3]["source"] == "test_resnet-b"
-    # And as it names the second alone, without the first one's scores: its cells and what was said of it are there.
+    assert found.trials[:3] == first.trials and found.trials[3]["source"] == "test_resnet-b"
+    # And as it names the second alone, without the first one's scores: its trials and what was said of it are there.
     alone = evaluate_coresets(dataclasses.replace(config, seeds=2), {"mine": other}, train, test)
-    assert len(trained) == 7 and alone.cells[:4] == found.cells and alone.sources == found.sources
+    assert len(trained) == 7 and alone.trials[:4] == found.trials and alone.sources == found.sources
     of_first = [each for each in found.methods if each["source"] == "test_resnet"]
     assert [each for each in alone.methods if each["source"] == "test_resnet"] == of_first
     assert [(each["method"], each["source"]) for each in alone.methods] == [
@@ -315,7 +315,7 @@ def test_the_seconds_of_a_recording_are_those_of_all_its_runs(small, run, tmp_pa
         assert found.sources[name]["seconds"] == (seconds and pytest.approx(seconds, abs=0.05)), name
 
 
-def test_devices_are_those_of_the_cells(small, run, tmp_path, trained, monkeypatch):
+def test_devices_are_those_of_the_trials(small, run, tmp_path, trained, monkeypatch):
     train, test = small["train"], small["test"]
     config = settings(tmp_path, members=["ltc"])
     first = evaluate_coresets(config, run, train, test)
@@ -344,7 +344,7 @@ def test_the_runs_of_a_recording_are_taken_apart_once_and_by_the_first_process(
     monkeypatch.setenv("WORLD_SIZE", "2")
     before = (tmp_path / "results.json").read_bytes()
     found = evaluate_coresets(config, run, small["train"], small["test"])
-    assert len(taken) == 1 and len(found.cells) == 4
+    assert len(taken) == 1 and len(found.trials) == 4
     assert (tmp_path / "results.json").read_bytes() == before
 
 
@@ -436,7 +436,7 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
         (
             settings(out, fractions=[0.2, 0.05]),
             test,
-            f"`fractions` 0.05 of the {len(run)} rows that could be chosen is",
+            f"`fractions` 0.05 of the {len(run)} candidate rows is",
         ),
         (settings(out, label_column="class"), test, "`label_column` 'class': no such column"),
         (settings(out), test.remove_columns("image"), "test rows: no column of type Image"),
@@ -501,15 +501,15 @@ def test_recordings_of_other_rows_do_not_go_together(small, run, tmp_path, train
     assert "the recordings 'one' and 'two' are of different rows" in said
 
 
-def test_transfer_shares_random_and_full_and_is_what_the_cells_say(small, run, tmp_path):
+def test_transfer_shares_random_and_full_and_is_what_the_trials_say(small, run, tmp_path):
     other = recording(small["train"], tmp_path / "run", model="test_vit", learning_rate=0.01)
     config = settings(tmp_path / "out", models=["test_resnet", "test_vit"], seeds=2, members=["ltc"])
     found = evaluate_coresets(config, {"test_resnet": run, "test_vit": other}, small["train"], small["test"])
-    assert len(found.cells) == 2 * 2 * (1 + 1 + 2)
+    assert len(found.trials) == 2 * 2 * (1 + 1 + 2)
     reached = {}
-    for cell in found.cells:
-        if cell["method"] == "ltc":
-            reached[cell["source"], cell["model"], cell["seed"]] = cell["accuracy"]
+    for trial in found.trials:
+        if trial["method"] == "ltc":
+            reached[trial["source"], trial["model"], trial["seed"]] = trial["accuracy"]
     assert len(found.transfer) == 4
     for each in found.transfer:
         source, model = each["source"], each["model"]
@@ -566,7 +566,7 @@ def test_killed_and_gone_on_with_is_as_if_not_killed(place, uninterrupted, tmp_p
     assert all((tmp_path / "cells" / name).stat().st_mtime_ns == when for name, when in before.items())
 
 
-def test_two_ranks_share_the_cells_and_find_the_same(place, uninterrupted, tmp_path):
+def test_two_ranks_share_the_trials_and_find_the_same(place, uninterrupted, tmp_path):
     ranks = start(evaluating, place / "data", place / "run", tmp_path, MORE, world=2)
     assert finish(ranks) == [0, 0]
     assert accuracies(tmp_path) == uninterrupted

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from hf_ltc.evaluation.pictures import draw, markdown, write_results
 from hf_ltc.utils.errors import LTCWarning
-from tests.evaluation.test_results import SOURCES, cell, evaluation
+from tests.evaluation.test_results import SOURCES, evaluation, trial
 
 ONE = {"resnet18": SOURCES["resnet18"]}
 
@@ -49,7 +49,7 @@ def test_the_first_tables_are_methods_by_budgets():
 
 def test_the_protocol_and_the_seeds_are_said():
     said = markdown(evaluation())
-    assert "for 500 optimiser steps at every budget, batch size 32, one-cycle, augmentation on (SGD" in said
+    assert "for 500 optimizer steps at every budget, batch size 32, one-cycle, augmentation on (SGD" in said
     assert "n = 3 each" in said and "1,000 test rows" in said and "tested after the last step" in said
     by_epochs = evaluation()
     by_epochs = dataclasses.replace(by_epochs, settings={**by_epochs.settings, "iterations": None})
@@ -58,8 +58,8 @@ def test_the_protocol_and_the_seeds_are_said():
 
 def test_other_numbers_of_seeds_are_said_where_they_are():
     found = evaluation(sources=ONE, models=("resnet18",))
-    more = cell("resnet18", "ltc", "resnet18", 0.5, 0, 0.8)
-    said = markdown(dataclasses.replace(found, cells=[*found.cells, more]))
+    more = trial("resnet18", "ltc", "resnet18", 0.5, 0, 0.8)
+    said = markdown(dataclasses.replace(found, trials=[*found.trials, more]))
     assert "80.0 (n = 1)" in said and "n in brackets" in said
 
 
@@ -77,14 +77,14 @@ def test_other_numbers_of_seeds_are_said_where_they_are():
     ],
 )
 def test_bold_is_only_what_is_clearly_ahead(first, second, seeds, reliability, bold):
-    cells = [cell("resnet18", "full", None, None, seed, 0.99) for seed in range(seeds)]
+    trials = [trial("resnet18", "full", None, None, seed, 0.99) for seed in range(seeds)]
     for seed in range(seeds):
-        cells.append(cell("resnet18", "ltc", "resnet18", 0.1, seed, first[seed]))
-        cells.append(cell("resnet18", "random", None, 0.1, seed, second[seed]))
+        trials.append(trial("resnet18", "ltc", "resnet18", 0.1, seed, first[seed]))
+        trials.append(trial("resnet18", "random", None, 0.1, seed, second[seed]))
     known = None if reliability is None else {"one": 0.3, "mean": reliability, "runs": 2, "pairs": [0.3]}
     found = evaluation(sources=ONE)
     methods = [{**each, "reliability": known} for each in found.methods]
-    (table, *_) = tables(markdown(dataclasses.replace(found, cells=cells, methods=methods)))
+    (table, *_) = tables(markdown(dataclasses.replace(found, trials=trials, methods=methods)))
     assert (table["ltc"]["10% (50)"] == f"**{shown(first)}**") == bold
     assert table["random"]["10% (50)"] == shown(second)
     assert "**" not in table["full data"]["100% (500)"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_ltc.evaluation.methods import METHODS
-from hf_ltc.evaluation.results import Evaluation, card_rows, deviation, summarise, transfer
+from hf_ltc.evaluation.results import Evaluation, card_rows, deviation, summarize, transfer
 from hf_ltc.utils.errors import InputError
 
 SOURCES = {
@@ -24,7 +24,7 @@ SETTINGS = {
 TRAINED = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4}
 
 
-def cell(model, method, source, fraction, seed, accuracy, training=10.0):
+def trial(model, method, source, fraction, seed, accuracy, training=10.0):
     return {
         "model": model,
         "method": method,
@@ -42,16 +42,16 @@ def cell(model, method, source, fraction, seed, accuracy, training=10.0):
 
 def evaluation(seeds=3, sources=SOURCES, models=("resnet18", "vit_tiny"), fractions=(0.1, 0.3), seed=0):
     random = np.random.default_rng(seed)
-    cells = []
+    trials = []
     for number in range(seeds):
         for model in models:
-            cells.append(cell(model, "full", None, None, number, 0.9 + 0.01 * random.random(), training=20.0))
+            trials.append(trial(model, "full", None, None, number, 0.9 + 0.01 * random.random(), training=20.0))
             for fraction in fractions:
                 drawn = 0.5 + fraction + 0.05 * random.random(1 + 2 * len(sources))
-                cells.append(cell(model, "random", None, fraction, number, drawn[0]))
+                trials.append(trial(model, "random", None, fraction, number, drawn[0]))
                 for place, source in enumerate(sources):
-                    cells.append(cell(model, "ltc", source, fraction, number, drawn[1 + 2 * place]))
-                    cells.append(cell(model, "aum", source, fraction, number, drawn[2 + 2 * place]))
+                    trials.append(trial(model, "ltc", source, fraction, number, drawn[1 + 2 * place]))
+                    trials.append(trial(model, "aum", source, fraction, number, drawn[2 + 2 * place]))
     methods = [
         {
             "method": method,
@@ -64,7 +64,7 @@ def evaluation(seeds=3, sources=SOURCES, models=("resnet18", "vit_tiny"), fracti
         for source in sources
         for method in ("ltc", "aum")
     ]
-    return Evaluation(SETTINGS, dict(sources), methods, cells)
+    return Evaluation(SETTINGS, dict(sources), methods, trials)
 
 
 def test_means_deviations_and_seeds():
@@ -72,7 +72,7 @@ def test_means_deviations_and_seeds():
     assert len(found.rows) == 2 * (1 + 2 * (1 + 2 * 2))
     for row in found.rows:
         keys = ("model", "method", "source", "fraction")
-        own = [c for c in found.cells if all(c[key] == row[key] for key in keys)]
+        own = [c for c in found.trials if all(c[key] == row[key] for key in keys)]
         values = [c["accuracy"] for c in sorted(own, key=lambda c: c["seed"])]
         assert row["accuracy"] == values and row["seeds"] == [0, 1, 2] and row["n"] == 3
         assert row["mean"] == pytest.approx(np.mean(values))
@@ -85,9 +85,9 @@ def test_one_seed_has_no_deviation():
     assert all(row["deviation"] is None and row["n"] == 1 for row in evaluation(seeds=1).rows)
 
 
-def test_the_seeds_are_in_order_however_the_cells_come():
+def test_the_seeds_are_in_order_however_the_trials_come():
     found = evaluation()
-    again = summarise(found.cells[::-1], found.sources, found.methods)
+    again = summarize(found.trials[::-1], found.sources, found.methods)
     assert {row["method"] for row in again} == {"full", "random", "ltc", "aum"}
     assert all(row["seeds"] == [0, 1, 2] for row in again)
 
@@ -101,21 +101,21 @@ def test_cost_is_in_shares_of_training_on_all_rows():
     assert row["resnet18", "random", None, 0.1]["cost"] == pytest.approx(10.5 / 20)
     # How long a recording took may be unknown.
     assert row["resnet18", "ltc", "other", 0.1]["cost"] is None
-    without = summarise([c for c in found.cells if c["method"] != "full"], found.sources, found.methods)
+    without = summarize([c for c in found.trials if c["method"] != "full"], found.sources, found.methods)
     assert all(r["cost"] is None and r["training_share"] is None for r in without)
 
 
 def test_seconds_of_one_device_are_no_shares_of_those_of_another():
     found = evaluation()
-    cells = [
+    trials = [
         {**c, "device": "gpu"} if (c["model"], c["method"], c["seed"]) == ("resnet18", "ltc", 1) else c
-        for c in found.cells
+        for c in found.trials
     ]
-    for row, before in zip(summarise(cells, found.sources, found.methods), found.rows):
+    for row, before in zip(summarize(trials, found.sources, found.methods), found.rows):
         mixed = (row["model"], row["method"]) == ("resnet18", "ltc")
         wanted = (None, None) if mixed else (before["cost"], before["training_share"])
         assert (row["cost"], row["training_share"]) == wanted
-    alike = summarise([{**c, "device": "gpu"} for c in found.cells], found.sources, found.methods)
+    alike = summarize([{**c, "device": "gpu"} for c in found.trials], found.sources, found.methods)
     assert alike == found.rows
 
 
@@ -123,21 +123,21 @@ def test_a_recording_of_another_device_has_no_cost():
     found = evaluation()
     for hardware, known in (({"device": "cpu"}, True), ({"device": "gpu"}, False), ({"card": "mine"}, True)):
         sources = {name: {**each, "hardware": hardware} for name, each in found.sources.items()}
-        for row, before in zip(summarise(found.cells, sources, found.methods), found.rows):
+        for row, before in zip(summarize(found.trials, sources, found.methods), found.rows):
             assert row["training_share"] == before["training_share"] and row["seconds"] == before["seconds"]
             assert row["cost"] == (before["cost"] if known or row["source"] is None else None)
 
 
 def test_scores_whose_seconds_are_not_known_have_no_cost():
     found = evaluation()
-    for row in summarise(found.cells, found.sources, [each for each in found.methods if each["method"] != "ltc"]):
+    for row in summarize(found.trials, found.sources, [each for each in found.methods if each["method"] != "ltc"]):
         assert (row["cost"] is None) == (row["method"] == "ltc" or row["source"] == "other")
 
 
 def test_a_model_is_its_own_source_under_another_name_too():
     found = evaluation(models=("resnet18", "vit_tiny"))
     architectures = {"resnet18": "resnet18.a1_in1k", "other": "vit_tiny_patch16_224"}
-    assert transfer(found.cells, architectures) == [
+    assert transfer(found.trials, architectures) == [
         {**each, "source_model": architectures[each["source"]]} for each in found.transfer
     ]
 
@@ -146,7 +146,7 @@ def test_the_loss_of_transfer_is_against_the_own_choice_seed_by_seed():
     found = evaluation()
     reached = {
         (c["method"], c["source"], c["model"], c["fraction"], c["seed"]): c["accuracy"]
-        for c in found.cells
+        for c in found.trials
         if c["source"]
     }
     own = {"resnet18": "resnet18", "vit_tiny": "other"}
@@ -172,8 +172,8 @@ def test_transfer_to_a_model_that_no_recording_is_of():
     assert evaluation(models=("vgg11_bn",), sources=one).transfer == []
     assert len(evaluation(models=("vgg11_bn", "resnet18"), sources=one).transfer) == 2 * 2 * 2
     # Of two recordings of one architecture the first is the own one.
-    cells = [cell("resnet18", "ltc", name, 0.1, 0, value) for name, value in (("a", 0.5), ("b", 0.75))]
-    found = transfer(cells, {"a": "resnet18", "b": "resnet18"})
+    trials = [trial("resnet18", "ltc", name, 0.1, 0, value) for name, value in (("a", 0.5), ("b", 0.75))]
+    found = transfer(trials, {"a": "resnet18", "b": "resnet18"})
     assert [(each["own"], each["loss"]) for each in found] == [("a", 0), ("a", -0.25)]
 
 
@@ -202,7 +202,7 @@ def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     assert [row["model"] for row in rows] == ["resnet18"] * 5 + ["vit_tiny"] * 5
     assert [row["number"] for row in rows[:5]] == [500, 150, 150, 50, 50]
     place = ("resnet18", "ltc", "resnet18", 0.1)
-    wanted = [c["accuracy"] for c in found.cells if (c["model"], c["method"], c["source"], c["fraction"]) == place]
+    wanted = [c["accuracy"] for c in found.trials if (c["model"], c["method"], c["source"], c["fraction"]) == place]
     assert rows[3]["accuracy"] == wanted and rows[3]["protocol"] == "500 steps, last one"
     assert len(card_rows(found, "b", "aum", "class")) == 10
 

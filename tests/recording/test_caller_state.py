@@ -83,7 +83,7 @@ def test_evaluate(small, recorded, tmp_path, dtype, mode):
         )
         with caller(*((dtype, mode) if name == "set" else (torch.float32, torch.enable_grad))):
             found.append(evaluate_coresets(config, recorded[1], small["train"], small["test"]))
-    assert [cell["accuracy"] for cell in found[0].cells] == [cell["accuracy"] for cell in found[1].cells]
+    assert [trial["accuracy"] for trial in found[0].trials] == [trial["accuracy"] for trial in found[1].trials]
 
 
 class Linear(nn.Module):

@@ -18,7 +18,7 @@ from filelock import Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from hf_ltc.evaluation.trials import run_cells
+from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.trajectories import run_dir
 from hf_ltc.utils import files
 from hf_ltc.utils.errors import InputError
@@ -463,7 +463,7 @@ def test_a_file_system_that_does_not_lock_is_told(tmp_path, monkeypatch, number,
         with pytest.raises(InputError, match=re.escape(f"cannot lock {str(tmp_path / 'lock')!r} {said}")):
             files.locked(tmp_path / "lock", timeout)
     with pytest.raises(InputError, match="cannot lock"):
-        run_cells(tmp_path / "cells", {"a": dict})
+        run_trials(tmp_path / "cells", {"a": dict})
 
 
 def test_a_lock_is_held_until_it_is_released(tmp_path):
