@@ -3,32 +3,27 @@
 import dataclasses
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ..config import option
+from ..recipe import Identity
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.files import expanded, local
-from .parsing import command_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..trajectories.value import Trajectories
-
 # What each command says of itself in the recipe beside the rows.
 SCORED, CORESET = "score", "coreset"
 _SAVED = ("state.json", "dataset_info.json", files.RECIPE)
-_FRACTIONS = (0.1, 0.3, 0.5, 1.0)
 # Options of several commands.
 Losses = Literal["training", "evaluation"]
-Balance = Literal["class", "proportional", "none"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
 LOSSES_HELP = "where both were recorded"
 BALANCE_HELP = "how classes share a coreset"
@@ -41,12 +36,12 @@ class Results:
     Args:
         values (`dict`): For `--json`.
         text (`list[str]`): The same as lines, which name parameters as errors do (see [`InputError`]).
-        following (`list[str]`): Lines that say what to run next.
+        following (`list[Command | str]`): What to run next: commands, and statements of Python.
     """
 
     values: dict[str, Any]
     text: list[str]
-    following: list[str] = dataclasses.field(default_factory=list)
+    following: "list[Command | str]" = dataclasses.field(default_factory=list)
 
 
 class Command:
@@ -74,42 +69,30 @@ class VariantOptions:
 
     def given(self) -> dict[str, str]:
         """The options that were given, as for [`ltc_scores`]."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def of_variant(cls, variant: Mapping[str, Any]) -> Self:
+        """The options that give a score variant."""
+        from ..scores.ltc import DEFAULT
+
+        return cls(**{name: value for name, value in variant.items() if value != DEFAULT[name]})
 
 
-def options_of(variant: Mapping[str, Any]) -> VariantOptions:
-    """The options that give a score variant."""
-    from ..scores.ltc import DEFAULT
-
-    given = {name: value for name, value in variant.items() if value != DEFAULT[name]}
-    return dataclasses.replace(VariantOptions(), **given)
-
-
-def recorded_split(run: "Trajectories", folder: str, dataset: str | None, split: str | None = None) -> "Dataset":
+def recorded_split(source: Identity, dataset: str | None, split: str | None = None) -> "Dataset":
     """The recorded dataset, or another split of it.
 
     Args:
-        run ([`Trajectories`]): The recording.
-        folder (`str`): Its run directory, for an error.
-        dataset (`str`, *optional*): Where the dataset is now, if elsewhere.
+        source ([`Identity`]): What the recipe says of it.
+        dataset (`str`, *optional*): Where it is now, if elsewhere.
         split (`str`, *optional*): The split; the recorded one if not given.
     """
     from ..data.load import load_split
 
-    source = run.recipe.get("dataset") or {}
-    place = dataset or source.get("path") or source.get("repo_id")
+    place = dataset or source.path or source.repo_id
     if place is None:
-        raise InputError(f"{folder!r} does not say which dataset it recorded: give it with --dataset")
-    wanted = split or source.get("split", "train")
-    return load_split(place, wanted, name=source.get("config"), revision=source.get("revision"))
-
-
-def next_command(command: Command) -> str:
-    return f"Next: {command_line(command)}"
-
-
-def next_in_python(statement: str) -> str:
-    return f"Next, in Python: {statement}"
+        raise InputError("the run directory does not say which dataset it recorded: give it with `dataset`")
+    return load_split(place, split or source.split or "train", name=source.config, revision=source.revision)
 
 
 def beside(path: str, suffix: str) -> str:
@@ -118,20 +101,6 @@ def beside(path: str, suffix: str) -> str:
     # "." and ".." are no names to add to.
     place = place.resolve() if place.name in ("", "..") else place
     return str(place.with_name(f"{place.name}{suffix}"))
-
-
-def some_fraction(pool: int, dataset: Mapping[str, Any], least: float = 0.0) -> float:
-    """A budget of a recorded dataset that can have a row of each class, and is not below `least`."""
-    classes = len(dataset.get("names") or [None])
-    budgets = [least, *(fraction for fraction in _FRACTIONS if fraction > least)]
-    return next((fraction for fraction in budgets if round(fraction * pool) >= classes), 1.0)
-
-
-def repository_name(dataset: Mapping[str, Any]) -> str:
-    """A name that the Hub takes for the coresets of a dataset; the Hub adds who is logged in."""
-    source = Path(str(dataset.get("repo_id") or dataset.get("path") or "")).name
-    stem = re.sub("[^A-Za-z0-9]+", "-", source)[:80].strip("-")
-    return f"{stem or 'coreset'}-ltc"
 
 
 def check_output(output: str, kind: str, *inputs: str | None) -> Path:

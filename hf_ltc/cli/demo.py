@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import EvaluateConfig, RecordConfig, option
-from ..utils.errors import InputError, LTCWarning
+from ..utils.errors import LTCWarning
 from .command import Command, Results
 from .parsing import LocalPath
 
@@ -36,11 +36,6 @@ class Demo(Command):
     seeds: int = option(3, "models trained on each choice of rows")
 
     def execute(self) -> Results:
-        for fraction in self.fractions:
-            if not 0 < fraction <= 1:
-                raise InputError(f"`fractions` has {fraction!r}: each must be inside (0, 1]")
-        if self.seeds < 1:
-            raise InputError(f"`seeds` is {self.seeds!r}: it must be 1 or more")
         return Results(*run_demo(self.output_dir, self.fractions, self.seeds))
 
 
@@ -102,25 +97,21 @@ def run_demo(
         augment=False,
         output_dir=output_dir,
     )
+    evaluated = EvaluateConfig(
+        models=[_MODEL],
+        fractions=list(fractions),
+        seeds=seeds,
+        # Each choice of rows gets as many steps, so that a smaller one is not merely trained less.
+        iterations=_STEPS,
+        batch_size=_BATCH,
+        learning_rate=_RATE,
+        augment=False,
+        output_dir=os.path.join(output_dir, "evaluation"),
+    )
     run = record(config, train)
     if (doubt := doubt_of_hard(hard_first(ltc_scores(run), run))) is not None:
         warnings.warn(doubt, LTCWarning, stacklevel=2)
-    evaluation = evaluate_coresets(
-        EvaluateConfig(
-            models=[_MODEL],
-            fractions=list(fractions),
-            seeds=seeds,
-            # Each choice of rows gets as many steps, so that a smaller one is not merely trained less.
-            iterations=_STEPS,
-            batch_size=_BATCH,
-            learning_rate=_RATE,
-            augment=False,
-            output_dir=os.path.join(output_dir, "evaluation"),
-        ),
-        run,
-        train,
-        test,
-    )
+    evaluation = evaluate_coresets(evaluated, run, train, test)
     names = {FULL: "full data", DEFAULT_METHOD: "coreset", RANDOM: "random subset"}
     measured = {
         names[row["method"]] + (f", {row['fraction']:.0%}" if row["fraction"] is not None else ""): row

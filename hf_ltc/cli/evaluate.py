@@ -6,20 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..config import EvaluateConfig, option
+from ..recipe import Recipe
 from ..utils.errors import InputError
-from .command import (
-    DATASET_HELP,
-    LOSSES_HELP,
-    Command,
-    Losses,
-    Results,
-    next_command,
-    options_of,
-    recorded_split,
-    repository_name,
-)
+from .command import DATASET_HELP, LOSSES_HELP, Command, Losses, Results, VariantOptions, recorded_split
 from .parsing import LocalPath, argument
-from .push import Push
+from .push import Push, repository_name
 from .terminal import is_first
 
 if TYPE_CHECKING:
@@ -57,30 +48,30 @@ class Evaluate(Command):
         folder = self.config.output_dir or str(Path(self.runs[0]) / "evaluation")
         config = dataclasses.replace(self.config, output_dir=folder)
         runs = self._named_runs()
-        first = next(iter(runs.values()))
-        train = self._split(first)
+        recipe = Recipe.from_dict(next(iter(runs.values())).recipe)
+        train = recorded_split(recipe.dataset, self.dataset)
         try:
-            test = self._split(first, config.test_split)
+            test = recorded_split(recipe.dataset, self.dataset, config.test_split)
         except InputError as error:
             raise InputError(f"--test-split {config.test_split!r}: {error}") from error
-        evaluation = evaluate_coresets(config, runs, train, test, self._validation_split(first))
+        evaluation = evaluate_coresets(config, runs, train, test, self._validation_split(recipe))
         if not is_first():
             return None
         made = [name for name in (RESULTS, TABLE, PICTURE) if (Path(folder) / name).is_file()]
         variants = [METHODS[name].family for name in config.members]
         pushing = Push(
             run=self.runs[0],
-            repo_id=repository_name(first.recipe.get("dataset") or {}),
+            repo_id=repository_name(recipe.dataset),
             fractions=list(config.fractions),
             dataset=self.dataset,
             evaluation=str(Path(folder) / RESULTS),
             private=True,
-            variant=options_of(variants[0] if variants else {}),
+            variant=VariantOptions.of_variant(variants[0] if variants else {}),
             losses=self.losses,
             balance=config.balance,
         )
         text = [markdown(evaluation), f"In {folder}: {', '.join(made)}."]
-        return Results({"output_dir": folder, **evaluation.to_dict()}, text, [next_command(pushing)])
+        return Results({"output_dir": folder, **evaluation.to_dict()}, text, [pushing])
 
     def _named_runs(self) -> "dict[str, Trajectories]":
         """The recordings by their source model, and as much of their folder as tells those of one model apart."""
@@ -99,20 +90,17 @@ class Evaluate(Command):
                 break
         return dict(zip(names, runs))
 
-    def _validation_split(self, run: "Trajectories") -> "Dataset | None":
+    def _validation_split(self, recipe: Recipe) -> "Dataset | None":
         """The validation samples, where they are a split of the recorded dataset."""
-        if self.validation_split is not None:
-            return self._split(run, self.validation_split)
-        recorded = run.recipe.get("validation") or {}
-        if recorded.get("split") is None:
+        recorded = recipe.validation
+        if self.validation_split is None and recorded.split is None:
             return None
         try:
-            split = self._split(run, recorded["split"])
+            split = recorded_split(recipe.dataset, self.dataset, self.validation_split or recorded.split)
         except InputError:
+            if self.validation_split is not None:
+                raise
             # Of another dataset, which only Python takes.
             return None
         # A recipe may name the split without the slice of it that was taken.
-        return split if len(split) == recorded["rows"] else None
-
-    def _split(self, run: "Trajectories", split: str | None = None) -> "Dataset":
-        return recorded_split(run, self.runs[0], self.dataset, split)
+        return split if self.validation_split is not None or len(split) == recorded.rows else None

@@ -12,7 +12,7 @@ from ..utils.errors import InputError
 from .command import Command
 from .demo import Demo
 from .evaluate import Evaluate
-from .parsing import Parser, dashed, option_names, parsed
+from .parsing import Parser, command_line, dashed, option_names, parsed
 from .push import Push
 from .record import Compare, Record
 from .score import Score, Select
@@ -50,9 +50,8 @@ def _run(arguments: list[str] | None) -> int:
         with heard_news(options.names, is_first(), late=options.command.IS_SHORT):
             results = parsed(options, options.command).execute()
             if results is not None:
-                # What follows is in the words of the command line already.
-                text = "\n".join([spelled("\n".join(results.text), options.names), *results.following])
-                print(json.dumps(results.values, indent=2) if options.json else text)
+                text = [spelled("\n".join(results.text), options.names), *map(_next_line, results.following)]
+                print(json.dumps(results.values, indent=2) if options.json else "\n".join(text))
     except InputError as error:
         if is_first():
             print(f"hf-ltc: error: {spelled(str(error), options.names)}", file=sys.stderr)
@@ -62,6 +61,10 @@ def _run(arguments: list[str] | None) -> int:
             print(f"hf-ltc: {spelled(str(stopped), options.names) or 'stopped'}", file=sys.stderr)
         return 128 + (signal.SIGTERM if "SIGTERM" in str(stopped) else signal.SIGINT)
     return 0
+
+
+def _next_line(what: Command | str) -> str:
+    return f"Next, in Python: {what}" if isinstance(what, str) else f"Next: {command_line(what)}"
 
 
 def _check_text(options: argparse.Namespace) -> None:

@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
             names (`Mapping[str, str]`): Options by parameter, for the help (see [`spelled`]).
         """
         one_of = None
-        for field, kind in _fields(settings):
+        for field, kind, _ in _fields(settings):
             told = {**_told(kind), "help": spelled(field.metadata["help"], names)}
             told |= {name: field.metadata[name] for name in ("metavar", "action") if name in field.metadata}
             if "positional" in field.metadata:
@@ -107,7 +107,9 @@ def parsed(options: argparse.Namespace, settings: type) -> Any:
 def command_line(command: Any) -> str:
     """The line that gives a command, as a shell takes it: quoted, and without what is default."""
     arguments, options = ["hf-ltc", type(command).__name__.lower()], []
-    for field, kind, value in _given(command):
+    for field, kind, value in _fields(type(command), command):
+        if value == _default(field):
+            continue
         values = [_word(each, kind) for each in (value if isinstance(value, list) else [value])]
         option = option_name(field.name)
         if "positional" in field.metadata:
@@ -136,27 +138,18 @@ def option_names(settings: type) -> dict[str, str]:
     """The options and arguments of a dataclass by the name of their field."""
     return {
         field.name: field.metadata["metavar"] if "positional" in field.metadata else option_name(field.name)
-        for field, _ in _fields(settings)
+        for field, *_ in _fields(settings)
     }
 
 
-def _fields(settings: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+def _fields(settings: type, values: Any = None) -> Iterator[tuple[dataclasses.Field[Any], Any, Any]]:
+    """Fields of a dataclass and of those in its fields, with their types, and their values in one of its instances."""
     kinds = get_type_hints(settings, include_extras=True)
     for field in dataclasses.fields(settings):
+        value = None if values is None else getattr(values, field.name)
         if dataclasses.is_dataclass(kinds[field.name]):
-            yield from _fields(kinds[field.name])
+            yield from _fields(kinds[field.name], value)
         else:
-            yield field, kinds[field.name]
-
-
-def _given(command: Any) -> Iterator[tuple[dataclasses.Field[Any], Any, Any]]:
-    """What is not default, with its field and its type."""
-    kinds = get_type_hints(type(command), include_extras=True)
-    for field in dataclasses.fields(command):
-        value = getattr(command, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _given(value)
-        elif value != _default(field):
             yield field, kinds[field.name], value
 
 

@@ -1,25 +1,16 @@
 """The command `push`: a coreset to the Hub."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import option
+from ..coresets.order import Balance, Keep
+from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
-from .command import (
-    BALANCE_HELP,
-    DATASET_HELP,
-    LOSSES_HELP,
-    Balance,
-    Command,
-    Losses,
-    Results,
-    VariantOptions,
-    next_in_python,
-    recorded_split,
-    some_fraction,
-)
+from .command import BALANCE_HELP, DATASET_HELP, LOSSES_HELP, Command, Losses, Results, VariantOptions, recorded_split
 from .parsing import LocalPath, argument, flag
 
 if TYPE_CHECKING:
@@ -27,6 +18,8 @@ if TYPE_CHECKING:
 
     from ..hub.repository import Pushed
     from ..trajectories.value import Trajectories
+
+_FRACTIONS = (0.1, 0.3, 0.5, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +40,7 @@ class Push(Command):
     dataset_name: str | None = option(None, "what the card calls a dataset that is not on the Hub")
     scored: LocalPath | None = option(None, "folder of the scored dataset, for scores other than ltc_score")
     score_column: str = option("ltc_score", "the score to choose by")
-    keep: Literal["highest", "lowest"] = option("highest", "which scores are kept")
+    keep: Keep = option("highest", "which scores are kept")
     license: str | None = option(None, "license of the rows; that of the source dataset if not given")
     evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, for the card", metavar="RESULTS")
     private: bool = flag("make a new repository private")
@@ -78,8 +71,9 @@ class Push(Command):
         if self.source_model is not None:
             source_model_folder(self.run)
         run = Trajectories.load(self.run, losses=self.losses)
-        scored = self._scored(run)
-        splits = {name: recorded_split(run, self.run, self.dataset, name) for name in self.splits}
+        source = Recipe.from_dict(run.recipe).dataset
+        scored = self._scored(run, source)
+        splits = {name: recorded_split(source, self.dataset, name) for name in self.splits}
         if self.held_out:
             if "validation" in splits or not (run.validation_rows >= 0).any():
                 raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
@@ -120,14 +114,13 @@ class Push(Command):
             )
             values["source_model"] = {"repo_id": model.repo_id, "url": model.url, "revision": model.revision}
             text.append(str(model))
-        return Results(values, text, [next_in_python(self._loading(pushed, scored))])
+        return Results(values, text, [self._loading(pushed, scored)])
 
-    def _scored(self, run: "Trajectories") -> "Dataset":
+    def _scored(self, run: "Trajectories", source: Identity) -> "Dataset":
         from datasets import load_from_disk
 
         if self.scored is None:
-            recorded = recorded_split(run, self.run, self.dataset)
-            return run.score(recorded, balance=self.balance, **self.variant.given())
+            return run.score(recorded_split(source, self.dataset), balance=self.balance, **self.variant.given())
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(f"no scored dataset {self.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
         return load_from_disk(self.scored)
@@ -158,7 +151,20 @@ class Push(Command):
         if first.startswith("coreset"):
             return f"import datasets; coreset = datasets.load_dataset({pushed.repo_id!r}, {first!r}, split='train')"
         pool = len(scored) - read_column(scored, self.score_column).null_count
-        budget = f"fraction={(self.fractions or [some_fraction(pool, {})])[0]:g}"
+        budget = f"fraction={(self.fractions or [some_fraction(pool, 1)])[0]:g}"
         scorer = scorer_name(self.score_column)
         budget += "" if scorer == "ltc" else f", scorer={scorer!r}"
         return f"import hf_ltc; coreset = hf_ltc.load_coreset({pushed.repo_id!r}, {budget})"
+
+
+def some_fraction(pool: int, classes: int, least: float = 0.0) -> float:
+    """A budget that can have a row of each class, and is not below `least`."""
+    budgets = [least, *(fraction for fraction in _FRACTIONS if fraction > least)]
+    return next((fraction for fraction in budgets if round(fraction * pool) >= classes), 1.0)
+
+
+def repository_name(source: Identity) -> str:
+    """A name that the Hub takes for the coresets of a dataset; the Hub puts that of who is logged in before it."""
+    name = Path(source.repo_id or source.path or "").name
+    stem = re.sub("[^A-Za-z0-9]+", "-", name)[:80].strip("-")
+    return f"{stem or 'coreset'}-ltc"

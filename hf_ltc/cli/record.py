@@ -1,10 +1,11 @@
 """Recording, and how far two recordings agree: the commands `record` and `compare`."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from ..config import DataConfig, RecordConfig, option
-from .command import LOSSES_HELP, Command, Losses, Results, VariantOptions, beside, next_command
+from .command import LOSSES_HELP, Command, Losses, Results, VariantOptions, beside
 from .parsing import LocalPath, argument
 from .score import Score
 from .terminal import is_first
@@ -25,12 +26,9 @@ class Record(Command):
         from ..scores.reliability import Reliability
 
         data, folder = self.data, self.config.output_dir
-        train = load_split(data.dataset, data.split, name=data.dataset_config, revision=data.revision)
-        validation = None
-        if data.validation_split is not None:
-            validation = load_split(
-                data.dataset, data.validation_split, name=data.dataset_config, revision=data.revision
-            )
+        load = partial(load_split, data.dataset, name=data.dataset_config, revision=data.revision)
+        train = load(data.split)
+        validation = None if data.validation_split is None else load(data.validation_split)
         run = record(self.config, train, validation, source=data.source())
         if not is_first():
             return None
@@ -50,7 +48,7 @@ class Record(Command):
             f"(validation loss {values['validation_loss']:.3f}).",
             *([str(Reliability.from_dict(stored))] if stored else []),
         ]
-        return Results(values, text, [next_command(Score(run=folder, output=beside(folder, "-scored")))])
+        return Results(values, text, [Score(run=folder, output=beside(folder, "-scored"))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +80,4 @@ class Compare(Command):
             for fraction, share in shared.items()
         ]
         scoring = Score(run=self.run_a, output=beside(self.run_a, "-scored"), variant=self.variant, losses=self.losses)
-        return Results({**found.to_dict(), "overlap": shared}, text, [next_command(scoring)])
+        return Results({**found.to_dict(), "overlap": shared}, text, [scoring])

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..config import EvaluateConfig, option
+from ..coresets.order import Balance, Keep
+from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, one_line
 from ..utils.files import expanded, finite
 from .command import (
@@ -15,25 +17,19 @@ from .command import (
     DATASET_HELP,
     LOSSES_HELP,
     SCORED,
-    Balance,
     Command,
     Losses,
     Results,
     VariantOptions,
     beside,
     check_output,
-    next_command,
-    next_in_python,
-    options_of,
     recipe_beside,
     recorded_split,
-    repository_name,
     save,
-    some_fraction,
 )
 from .evaluate import Evaluate
 from .parsing import LocalPath, argument, either, flag, needed
-from .push import Push
+from .push import Push, repository_name, some_fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +55,9 @@ class Score(Command):
         from ..trajectories.value import Trajectories
 
         run = Trajectories.load(self.run, losses=self.losses)
-        source = run.recipe.get("dataset") or {}
-        output = check_output(self.output, SCORED, self.run, self.dataset or source.get("path"))
-        train = recorded_split(run, self.run, self.dataset)
+        source = Recipe.from_dict(run.recipe).dataset
+        output = check_output(self.output, SCORED, self.run, self.dataset or source.path)
+        train = recorded_split(source, self.dataset)
         variant = self.variant.given()
         scored = run.score(train, balance=self.balance, **variant)
         each = [ltc_scores(one, **variant) for one in run.runs]
@@ -97,14 +93,14 @@ class Score(Command):
             else "No row has a score: all trajectories are flat.",
             *([str(found)] if found else []),
         ]
-        fraction = some_fraction(len(scored) - held, source)
+        fraction = some_fraction(len(scored) - held, len(source.names or [None]))
         selecting = Select(
             scored=self.output,
             fraction=fraction,
             output=beside(self.output, f"-{100 * fraction:g}pct"),
             balance=self.balance,
         )
-        return Results(values, text, [next_command(selecting)])
+        return Results(values, text, [selecting])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +113,7 @@ class Select(Command):
     output: LocalPath = needed("CORESET", "folder for the coreset")
     score_column: str = option("ltc_score", "the score to choose by")
     label_column: str | None = option(None, "the classes; found by its type if not given")
-    keep: Literal["highest", "lowest"] = option("highest", "which scores are kept")
+    keep: Keep = option("highest", "which scores are kept")
     coverage: Literal["stratified", "beta"] | None = option(None, "draw over all scores")
     min_per_class: int = option(0, "rows that each class keeps at least")
     exclude_negative: bool = flag("never choose rows with a negative score")
@@ -143,11 +139,11 @@ class Select(Command):
             raise InputError(
                 f"cannot load the scored dataset {self.scored!r} ({one_line(error)}): make it again with hf-ltc score"
             ) from error
-        recipe = recipe_beside(self.scored)
-        recorded = (recipe.get("dataset") or {}).get("label_column")
+        beside_rows = recipe_beside(self.scored)
+        recipe = Recipe.from_dict(beside_rows)
         kept = {name: value for name, value in vars(self).items() if name not in ("scored", "output")}
-        if self.label_column is None and recorded in scored.column_names:
-            kept["label_column"] = recorded
+        if self.label_column is None and recipe.dataset.label_column in scored.column_names:
+            kept["label_column"] = recipe.dataset.label_column
         coreset = select_coreset(scored, **kept)
         summary = describe_coreset(
             coreset,
@@ -156,41 +152,40 @@ class Select(Command):
             label_column=kept["label_column"],
             exclude_negative=self.exclude_negative,
         )
-        save(coreset, output, {**recipe, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool}})
-        following = [next_in_python(f"import datasets; coreset = datasets.load_from_disk({self.output!r})")]
-        if "run" in recipe.get(SCORED, {}):
+        save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool}})
+        following: list[Command | str] = [f"import datasets; coreset = datasets.load_from_disk({self.output!r})"]
+        made = beside_rows.get(SCORED) or {}
+        if "run" in made:
             fraction = self.fraction or round(summary.rows / summary.pool, 6)
-            following.insert(0, next_command(self._next(recipe, fraction, summary.pool)))
+            following.insert(0, self._next(recipe, made, fraction, summary.pool))
         return Results({"output": self.output, **summary.to_dict()}, [str(summary)], following)
 
-    def _next(self, recipe: Mapping[str, Any], fraction: float, pool: int) -> Evaluate | Push:
+    def _next(self, recipe: Recipe, made: Mapping[str, Any], fraction: float, pool: int) -> Evaluate | Push:
         """Training models on the coreset where there are test rows, or else pushing it."""
         from ..evaluation.methods import METHODS
 
-        made, source = recipe[SCORED], recipe.get("dataset") or {}
-        run, is_variant = _from_here(made["run"]), self.score_column == "ltc_score"
+        source, run, dataset = recipe.dataset, _from_here(made["run"]), made["dataset"]
+        is_variant = self.score_column == "ltc_score"
         losses: Losses | None = "evaluation" if made["losses"] == "evaluation_loss" else None
-        model = (recipe.get("config") or {}).get("model")
-        if is_variant and model and source.get("image_column") and _has_test_rows(made, source):
-            member = next(name for name, method in METHODS.items() if method.family == made["family"])
+        if is_variant and recipe.config.model and source.image_column and _has_test_rows(source, dataset):
             config = EvaluateConfig(
-                models=[model],
+                models=[recipe.config.model],
                 # Which takes no budget without a row of each class.
-                fractions=[some_fraction(pool, source, fraction)],
-                members=[member],
+                fractions=[some_fraction(pool, len(source.names or [None]), fraction)],
+                members=[next(name for name, method in METHODS.items() if method.family == made["family"])],
                 balance=self.balance,
             )
-            return Evaluate(runs=[run], config=config, dataset=made["dataset"], losses=losses)
+            return Evaluate(runs=[run], config=config, dataset=dataset, losses=losses)
         return Push(
             run=run,
             repo_id=repository_name(source),
             fractions=[fraction],
-            dataset=made["dataset"],
+            dataset=dataset,
             scored=None if is_variant else self.scored,
             score_column=self.score_column,
             keep="highest" if is_variant else self.keep,
             private=True,
-            variant=options_of(made["family"]) if is_variant else VariantOptions(),
+            variant=VariantOptions.of_variant(made["family"] if is_variant else {}),
             losses=losses,
             balance=self.balance,
         )
@@ -210,12 +205,9 @@ def _from_here(path: str) -> str:
     return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
-def _has_test_rows(made: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
-    from ..data.load import load_split
-
-    place = str(made["dataset"] or source.get("path") or source.get("repo_id"))
+def _has_test_rows(source: Identity, dataset: str | None) -> bool:
     try:
-        load_split(place, EvaluateConfig().test_split, name=source.get("config"), revision=source.get("revision"))
+        recorded_split(source, dataset, EvaluateConfig().test_split)
     except InputError:
         return False
     return True

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, List, Value, load_from_disk
 
-from hf_ltc.cli.command import CORESET, SCORED, check_output, recipe_beside, repository_name, save
+from hf_ltc.cli.command import CORESET, SCORED, check_output, recipe_beside, save
 from hf_ltc.cli.main import main
+from hf_ltc.cli.push import repository_name
+from hf_ltc.recipe import Identity
 from hf_ltc.utils import files
 from hf_ltc.utils.errors import InputError
 from tests.processes import finish, start
@@ -154,4 +156,4 @@ def test_select_into_what_it_reads_is_one_line(tmp_path: Path, capsys: pytest.Ca
     ids=str,
 )
 def test_a_repository_is_named_after_its_dataset(dataset: dict[str, str], name: str):
-    assert repository_name(dataset) == name
+    assert repository_name(Identity(**dataset)) == name
