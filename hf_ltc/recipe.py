@@ -67,7 +67,8 @@ class Section:
         found = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "more"}
         written = {name: value.to_dict() if isinstance(value, Section) else value for name, value in found.items()}
         said = {name: value for name, value in written.items() if value is not None and value != {}}
-        return {**said, **self.more}
+        # What says nothing may have been replaced by what does.
+        return {**said, **self.more, **said}
 
 
 @dataclass(frozen=True)

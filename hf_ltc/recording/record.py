@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from accelerate.utils import LoggerType
 from datasets import Dataset
 
 from ..config import RecordConfig, require_config
+from ..recipe import Config, Recipe, SeedReliability
 from ..scores.reliability import say_unknown
 from ..training.batches import ImageBatches
 from ..training.workers import workers_watched
@@ -87,15 +88,18 @@ def record(
 
 def _write_together(config: RecordConfig, folder: Path) -> None:
     """Writes what the finished seeds of a folder are together."""
-    finished = [path for path in run_dir.seed_folders(folder) if "epochs" in files.read_json(path / files.RECIPE)]
-    runs = [Trajectories.load(path) for path in finished]
+    runs = [Trajectories.load(path) for path in run_dir.seed_folders(folder) if run_dir.is_finished(path)]
     average = Trajectories.average(runs)
     write_rows(folder, average)
-    recipe = {key: value for key, value in average.recipe.items() if key != "runs"}
-    recipe |= {"config": config.to_dict(), "seeds": [run.recipe["config"]["seed"] for run in runs]}
-    recipe["seconds"] = _sum([run.recipe["seconds"] for run in runs])
-    recipe["reliability"] = reliability(average).to_dict()
-    files.write_json(folder / files.RECIPE, recipe)
+    each = [Recipe.from_dict(run.recipe) for run in runs]
+    recipe = dataclasses.replace(
+        each[0],
+        config=Config.from_dict(config.to_dict()),
+        seeds=[recipe.config.seed or 0 for recipe in each],
+        seconds=_sum([recipe.seconds for recipe in each]),
+        reliability=SeedReliability.from_dict(reliability(average).to_dict()),
+    )
+    files.write_json(folder / files.RECIPE, recipe.to_dict())
 
 
 def _accelerator(config: RecordConfig) -> Accelerator:
@@ -123,5 +127,5 @@ def _accelerator(config: RecordConfig) -> Accelerator:
     return accelerator
 
 
-def _sum(seconds: list[dict[str, float]]) -> dict[str, float]:
+def _sum(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {phase: round(sum(each.get(phase, 0.0) for each in seconds), 2) for phase in seconds[0]}

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from ..config import RESUME_MAY_CHANGE, RecordConfig
 from ..data.identity import WHERE
+from ..recipe import Recipe
 from ..training import loop
 from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
@@ -30,14 +31,14 @@ def is_finished(folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
     path = folder / files.RECIPE
     if not path.exists():
         return False
-    stored = files.read_json(path)
-    differ = _differences(stored, json.loads(json.dumps(recipe, default=str)), {*RESUME_MAY_CHANGE, *but})
+    stored, wanted = Recipe.read(path), Recipe.from_dict(json.loads(json.dumps(recipe, default=str)))
+    differ = _differences(stored, wanted, {*RESUME_MAY_CHANGE, *but})
     if differ:
         raise InputError(
             f"`output_dir` {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
             "`output_dir`, or the settings of that run to resume it"
         )
-    return "epochs" in stored
+    return stored.epochs is not None
 
 
 def resume(path: Path, state: loop.TrainingState, accelerator: Accelerator, config: RecordConfig) -> dict[str, float]:
@@ -104,19 +105,23 @@ def _check_published(path: Path, config: RecordConfig, last: int) -> None:
         Trajectories.load(path)
 
 
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Set[str]) -> list[str]:
-    differ = []
-    for name, value in wanted["config"].items():
-        if name not in may_differ and stored.get("config", {}).get(name) != value:
-            differ.append(f"`{name}` was {stored.get('config', {}).get(name)!r}, now {value!r}")
-    for name, value in wanted["dataset"].items():
-        if stored.get("dataset", {}).get(name) != value and name not in WHERE:
-            differ.append(f"another dataset: its {name} differs")
-    if stored.get("validation") != wanted["validation"]:
+def _differences(stored: Recipe, wanted: Recipe, may_differ: Set[str]) -> list[str]:
+    was, now = stored.config.to_dict(), wanted.config.to_dict()
+    differ = [
+        f"`{name}` was {was.get(name)!r}, now {value!r}"
+        for name, value in now.items()
+        if name not in may_differ and was.get(name) != value
+    ]
+    was, now = stored.dataset.to_dict(), wanted.dataset.to_dict()
+    differ += [
+        f"another dataset: its {name} differs"
+        for name, value in now.items()
+        if name not in WHERE and was.get(name) != value
+    ]
+    if stored.validation != wanted.validation:
         differ.append("other validation samples")
-    was, now = stored.get("training", {}).get("processes"), wanted["training"]["processes"]
-    if was != now:
-        differ.append(f"it ran on {was} processes, now on {now}")
+    if (one := stored.training.processes) != (other := wanted.training.processes):
+        differ.append(f"it ran on {one} processes, now on {other}")
     return differ
 
 

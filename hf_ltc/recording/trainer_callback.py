@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..recipe import Recipe
 from ..training.forward import AveragedWeights, averaging_decay, logits_of, share_buffers
 from ..training.metrics import check_metrics
 from ..trajectories import run_dir
@@ -176,15 +177,15 @@ class TrajectoryCallback(TrainerCallback):
         if args.auto_find_batch_size and not step and began is not None and began > self._began:
             begin_anew(self.path, began, self._began, self._state)
         place = self.path / files.RECIPE
-        stored = files.read_json(place) if place.exists() else {}
-        self._finished = "epochs" in stored and step >= state.max_steps
+        stored = Recipe.read(place) if place.exists() else Recipe()
+        self._finished = stored.epochs is not None and step >= state.max_steps
         resumed = read_checkpoint(self.path, step) if step and not self._finished else {}
         decay = averaging_decay(self._weights, self._decay, self._steps)
         self._training = {
             **self._data.recorded.sizes,
             **told,
             "average_decay": decay,
-            "id": stored.get("training", {}).get("id") if step else uuid.uuid4().hex[:16],
+            "id": stored.training.id if step else uuid.uuid4().hex[:16],
         }
         if self._state.is_main_process:
             run_dir.clear_unfinished(self.path)
@@ -197,14 +198,14 @@ class TrajectoryCallback(TrainerCallback):
         if self._finished:
             return
         self._published = set(run_dir.published_epochs(self.path))
-        if not step and ("epochs" in stored or max(self._published, default=0) > 0):
+        if not step and (stored.epochs is not None or max(self._published, default=0) > 0):
             raise InputError(
                 f"{str(self.path)!r} holds a recording up to epoch {max(self._published, default=0)}, and this "
                 "training starts from the beginning: resume it with trainer.train(resume_from_checkpoint=True), load "
                 "what is there with Trajectories.load, or give another output_dir"
             )
         if step:
-            check_resumed(self.path, state, stored.get("training", {}), told)
+            check_resumed(self.path, state, stored.training.to_dict(), told)
             if step % self._steps:
                 check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
         tell(self.path, self._training, state, self._state)

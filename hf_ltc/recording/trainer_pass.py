@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerState, TrainingArguments
 
 from ..data.columns import read_column, with_columns
+from ..recipe import Recipe
 from ..training.batches import Collate
 from ..trajectories import run_dir
 from ..utils import files
@@ -297,7 +298,7 @@ def tell(path: Path, training: dict[str, Any], state: TrainerState, processes: P
         files.write_json(recipe, {**kept, "training": training})
     processes.wait_for_everyone()
     # All processes have the main one's.
-    training["id"] = files.read_json(recipe)["training"]["id"]
+    training["id"] = Recipe.read(recipe).training.id
     marks: Any = state.stateful_callbacks
     marks[_MARK] = {"training": training["id"]}
 
