@@ -1,4 +1,4 @@
-"""The settings of a recording and of an evaluation. Every field is an option of the command, and kept with results."""
+"""The settings of recordings and evaluations: every field is an option of the command, and stored with the results."""
 
 import dataclasses
 import math
@@ -70,7 +70,7 @@ class DataConfig:
     revision: str | None = option(None, "Revision of a dataset on the Hub.")
 
     def source(self) -> dict[str, Any]:
-        """What finds the dataset again, for a recipe; a path in it never leaves this machine."""
+        """Where the dataset is, for a recipe; a path in it is never pushed."""
         found: dict[str, Any] = {"split": self.split, "config": self.dataset_config, "revision": self.revision}
         found |= {"validation_split": self.validation_split} if self.validation_split else {}
         local = Path(expanded(self.dataset))
@@ -82,7 +82,7 @@ class RecordConfig:
     """Settings of [`record`].
 
     The defaults record what was found to be worth recording: training losses, which cost nothing, and validation
-    losses at averaged weights, which two seeds agree on. `losses="evaluation", weights="raw",
+    losses at averaged weights, on which two seeds agree. `losses="evaluation", weights="raw",
     schedule="step"` is the protocol of the papers (arXiv 2503.09721, arXiv 2508.20230).
 
     Each field's meaning stands in its help text: `hf-ltc record --help`.
@@ -103,7 +103,7 @@ class RecordConfig:
 
     losses: Literal["training", "evaluation", "both"] = option(
         "training",
-        "Train rows: losses as the optimizer saw them (no extra pass), of an evaluation pass an epoch, or both.",
+        "Train rows: losses as the optimizer saw them (no extra pass), of one evaluation pass per epoch, or both.",
     )
     weights: Literal["averaged", "raw"] = option(
         "averaged",
@@ -122,8 +122,7 @@ class RecordConfig:
     validation_per_class: Count = option(50, "Without a validation split: the most rows of a class that are held out.")
     validation_seed: int = option(0, "Seed of the hold-out, apart from `seed` so that runs share their hold-out.")
     allow_shared_rows: bool = option(
-        False,
-        "Take a validation split with images of train rows too: where many rows share one, as blank tiles.",
+        False, "Take a validation split with images of train rows too: where many rows share one, as blank tiles."
     )
 
     batch_size: Count = option(128, "Batch size per process. The batches of an epoch differ by one row at most.")
@@ -140,15 +139,15 @@ class RecordConfig:
     runs: Count = option(1, "Number of runs, with seeds seed, seed + 1, ...: scores are averaged over them.")
     stop_when_stable: Share | None = option(
         None,
-        "End a run early once LTC of all epochs and of the first half of them correlate so much. In docs/choosing.md, "
-        "0.9 saved half of the epochs or none, and cost accuracy. This is stability within a run, and no evidence "
-        "that another seed would rank the rows alike: `runs` shows that.",
+        "End a run early once LTC of all epochs and of their first half correlate this much: stability within "
+        "a run, and no evidence that another seed would rank the rows alike (`runs` shows that). In docs/choosing.md, "
+        "0.9 saved half of the epochs or none, and cost accuracy.",
     )
 
     stem: Literal["auto", "small", "imagenet"] = option(
         "auto", "ResNet stem: small is 3x3, stride 1, no pooling; auto takes it for images up to 64 pixels."
     )
-    pretrained: bool = option(False, "Start from pretrained weights, where they can be had.")
+    pretrained: bool = option(False, "Start from pretrained weights, if there are any.")
     image_size: Side | None = option(None, "Side of the square images; found from the data if not given.")
     augment: bool = option(True, "Random crops and horizontal flips while training.")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Autocast of the forward pass; losses stay float32.")
@@ -166,7 +165,7 @@ class RecordConfig:
         _check_fields(self)
         for name in ("seed", "validation_seed"):
             _check_seeds(self, name, self.runs)
-        # The least that has two differences: scores of one difference are all 1 or -1.
+        # Three losses have two differences: with only one, all scores would be 1 or -1.
         recorded = len(self.recorded_epochs())
         if recorded < 3:
             raise InputError(
@@ -183,14 +182,14 @@ class RecordConfig:
         return dataclasses.asdict(self)
 
 
-# What may differ when a run is resumed: it changes where and how fast things run, not what is recorded.
+# What may differ when a run is resumed: it changes where and how fast it runs, not what is recorded.
 RESUME_MAY_CHANGE = frozenset(
     {"output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs", "allow_shared_rows"}
 )
 
 
 def _like_record(name: str) -> Any:
-    """The field of [`RecordConfig`] of that name once more: with the same default, meaning and help."""
+    """The field of [`RecordConfig`] of that name, with the same default, meaning and help."""
     same = RecordConfig.__dataclass_fields__[name]
     return field(default=same.default, metadata=same.metadata)
 
@@ -281,8 +280,8 @@ class EvaluateConfig:
         return dataclasses.asdict(self)
 
 
-# What a call may change that goes on in the folder of an evaluation: which trials there are, and what does not make
-# their results others, or is checked by what it comes to (data by their content, epochs by the steps they are).
+# What may differ when an evaluation is continued: which trials there are, what does not change their results, and what
+# is checked by its outcome (data by their content, epochs by their number of steps).
 EVALUATION_MAY_ADD = frozenset(
     {
         *("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir", "test_split"),
@@ -295,7 +294,7 @@ EVALUATION_MAY_ADD = frozenset(
 def _check_fields(config: Any) -> None:
     """Checks every field by its annotation; the folder of the results is kept as it is called."""
     if isinstance(config.output_dir, str | os.PathLike) and config.output_dir != "":
-        # Without a slash at its end, which names that are made of it would have in the middle.
+        # Without a slash at its end, as names are made by adding to it.
         object.__setattr__(config, "output_dir", str(local(config.output_dir, "output_dir")))
     # Not the types of dataclasses.fields, which HfArgumentParser changes.
     for name, kind in type(config).__annotations__.items():
@@ -323,14 +322,14 @@ def _check(name: str, value: Any, kind: Any) -> None:
 
 
 def _check_seeds(config: Any, name: str, count: int) -> None:
-    # What every random generator takes; of several runs each has its own.
+    # The seeds that every random generator takes; each of several runs has its own.
     value = getattr(config, name)
     _require(0 <= value <= _LARGEST_SEED - count, name, value, "inside [0, 2**32)")
 
 
 def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
     if not holds:
-        # A model or a dataset, say, is shown in many lines.
+        # The repr of a model or a dataset, say, has many lines.
         shown = repr(value) if "\n" not in repr(value) else f"a {type(value).__name__}"
         raise InputError(f"`{name}` is {shown}: it must be {wanted}")
 

@@ -19,7 +19,7 @@ from ..utils.files import expanded, local
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# What each command says of itself in the recipe beside the rows.
+# Keys of what each command adds to the recipe beside the rows.
 SCORED, CORESET = "score", "coreset"
 _SAVED = ("state.json", "dataset_info.json", files.RECIPE)
 # Options of several commands.
@@ -45,27 +45,27 @@ class Results:
 
 
 class Command:
-    """A command, as a dataclass of its options; the first line of its docstring is its help."""
+    """A command: a dataclass of its options, whose docstring is its help."""
 
-    # Parameters of the functions that it calls, where its option has another name.
+    # Parameters of the functions that it calls, and the fields whose options give them, where the names differ.
     PARAMETERS: ClassVar[Mapping[str, str]] = {}
-    # Whether it is done so soon that what it has to say comes with its results.
+    # Whether it is so short that its warnings can wait for the results.
     IS_SHORT: ClassVar[bool] = False
 
     def execute(self) -> Results | None:
-        """Runs it; in one of several processes that is not the first, nothing is to be said."""
+        """Runs the command; `None` in all processes but the first, which have nothing to print."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class VariantOptions:
-    """Which score variant: those not given are as the preset or the default has them."""
+    """Which score variant; options that are not given come from the preset, or from the default variant."""
 
     preset: Literal["ltc", "cld", "das", "weighted-das"] | None = option(None, "a score variant by its name")
     of: Literal["differences", "levels"] | None = option(None, "what is correlated")
     aggregate: Literal["correlations", "losses"] | None = option(None, "what is averaged over validation samples")
     scope: Literal["dataset", "class"] | None = option(None, "validation samples of a row: all, or its class's")
-    weighting: Literal["none", "uncertainty"] | None = option(None, "whether uncertainty weighs in")
+    weighting: Literal["none", "uncertainty"] | None = option(None, "whether scores are weighted by uncertainty")
 
     def given(self) -> dict[str, str]:
         """The options that were given, as for [`ltc_scores`]."""
@@ -129,19 +129,19 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return path
     if not path.is_dir() or _kind(path) != kind:
-        raise InputError(f"`output` {output!r} exists already: give another folder, or take it away")
-    # Caches of datasets are files of Arrow too.
+        raise InputError(f"`output` {output!r} exists already: give another folder, or delete it")
+    # The caches of `datasets` are Arrow files too.
     strange = sorted(file.name for file in path.iterdir() if file.name not in _SAVED and file.suffix != ".arrow")
     if strange:
         raise InputError(
-            f"`output` {output!r} holds {strange[0]!r} beside an earlier result: give another folder, or take it away"
+            f"`output` {output!r} holds {strange[0]!r} beside an earlier result: give another folder, or delete it"
         )
     return path
 
 
 def save(dataset: "Dataset", path: Path, recipe: dict[str, Any]) -> None:
-    """Saves a dataset with its recipe; until all of it is on disk, what was there before stays."""
-    # Held until it is in its place.
+    """Saves a dataset with its recipe; until all of it is on disk, the earlier one stays."""
+    # Locked until it is in its place.
     with ExitStack() as held, files.replacing(path) as temporary:
         temporary.mkdir()
         held.enter_context(_held(temporary, str(path)))
@@ -163,7 +163,7 @@ def _kind(path: Path) -> str | None:
 
 
 def _unfinished(path: Path) -> list[Path]:
-    """What killed processes left, or others are writing."""
+    """Folders that killed processes left behind, or that others are writing."""
     if not path.parent.is_dir():
         return []
     return [left for left in path.parent.iterdir() if files.is_temporary(left, path) and left.is_dir()]
@@ -171,7 +171,7 @@ def _unfinished(path: Path) -> list[Path]:
 
 @contextmanager
 def _held(folder: Path, output: str) -> Iterator[bool]:
-    """Holds a folder while it is written: who is killed lets go of it. False where the file system has no locks."""
+    """Locks a folder while it is written; a killed process gives its lock up. False on file systems without locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _lock(descriptor, output)

@@ -27,9 +27,7 @@ class Evaluate(Command):
     config: EvaluateConfig
     dataset: str | None = option(None, DATASET_HELP)
     validation_split: str | None = option(
-        None,
-        "the split of the validation samples, where they are of another one than the train rows; as recorded if not "
-        "given",
+        None, "split of the validation samples, if it is not that of the train rows; as recorded if not given"
     )
     losses: Losses | None = option(None, LOSSES_HELP)
 
@@ -74,7 +72,7 @@ class Evaluate(Command):
         return Results({"output_dir": folder, **evaluation.to_dict()}, text, [pushing])
 
     def _named_runs(self) -> "dict[str, Trajectories]":
-        """The recordings by their source model, and as much of their folder as tells those of one model apart."""
+        """The recordings by name: the source model, and as much of the folder as tells those of one model apart."""
         from ..evaluation.scores import source_model
         from ..trajectories.value import Trajectories
 
@@ -100,7 +98,7 @@ class Evaluate(Command):
         except InputError:
             if self.validation_split is not None:
                 raise
-            # Of another dataset, which only Python takes.
+            # It is of another dataset, which only Python code can give.
             return None
-        # A recipe may name the split without the slice of it that was taken.
+        # A recipe may name a split of which only a slice was used.
         return split if self.validation_split is not None or len(split) == recorded.rows else None

@@ -1,4 +1,4 @@
-"""The command line: its options, and what a command's end means to the shell."""
+"""The command line: which commands there are, and the exit code of each outcome."""
 
 import argparse
 import json
@@ -28,15 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): The command line; that of the process if not given.
 
     Returns:
-        `int`: exit code: 0, 2 for input that the user can mend, 130 or 143 if stopped by a signal, 141 if nobody
+        `int`: exit code: 0, 2 for input that the user can fix, 130 or 143 if stopped by a signal, 141 if nobody
         reads the output.
     """
-    # Of a process of its own, and not of who calls this with other streams, such as a test.
+    # Only where this is the whole process, and no caller has other streams in place, such as a test.
     output = Output() if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__ else None
     try:
         code = _run(arguments)
     except SystemExit as ended:
-        # After --help, or for an option that there is not.
+        # After --help, or for an unknown option.
         code = int(ended.code or 0)
     return code if output is None else output.exit_code(code)
 
@@ -68,7 +68,7 @@ def _next_line(what: Command | str) -> str:
 
 
 def _check_text(options: argparse.Namespace) -> None:
-    """Checks that all values are text: what an encoding has not, pyarrow cannot open either."""
+    """Checks that all values are text: pyarrow cannot open a name that the encoding of the system does not have."""
     for name, value in vars(options).items():
         for each in value if isinstance(value, list) else [value]:
             try:

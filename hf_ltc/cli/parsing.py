@@ -1,7 +1,7 @@
-"""Dataclasses as command lines: their fields as options, and their values as the line that gives them.
+"""Dataclasses from command lines and back: fields are options.
 
-Not transformers' HfArgumentParser, whose spellings are understood too: its import takes most of a second, which
-`--help` and a mistyped option would wait for.
+It reads what transformers' `HfArgumentParser` reads; importing that takes most of a second, which `--help` and a
+mistyped option would wait for.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
 def local_path(text: str) -> str:
-    """A path with `~` for a home, which shells leave in `--option=~/folder`, and without a slash at its end."""
+    """A path without a slash at its end, and with the home for `~`, which shells leave in `--option=~/folder`."""
     return str(Path(expanded(text))) if text else text
 
 
@@ -38,12 +38,12 @@ def needed(metavar: str, help: str) -> Any:
 
 
 def flag(help: str) -> Any:
-    """A field that is true where its option is given, which takes no value."""
+    """A field that is true if its option is given, which takes no value."""
     return dataclasses.field(default=False, metadata={"help": help, "action": "store_true"})
 
 
 def either(help: str) -> Any:
-    """A field of which exactly one has to be given, of all such fields of a dataclass."""
+    """A field of a group of which exactly one has to be given; a dataclass has one such group at most."""
     return dataclasses.field(default=None, metadata={"help": help, "either": True})
 
 
@@ -92,7 +92,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parsed(options: argparse.Namespace, settings: type) -> Any:
-    """The dataclass whose fields were added as options, with the values that were given."""
+    """The dataclass whose fields were added as options, from the values that were parsed."""
     kinds = get_type_hints(settings)
     return settings(
         **{
@@ -105,7 +105,7 @@ def parsed(options: argparse.Namespace, settings: type) -> Any:
 
 
 def command_line(command: Any) -> str:
-    """The line that gives a command, as a shell takes it: quoted, and without what is default."""
+    """The line that runs a command, quoted for a shell; options that are at their default are left out."""
     arguments, options = ["hf-ltc", type(command).__name__.lower()], []
     for field, kind, value in _fields(type(command), command):
         if value == _default(field):
@@ -117,7 +117,7 @@ def command_line(command: Any) -> str:
         elif isinstance(value, bool):
             options.append(option if value else option_name(f"no_{field.name}"))
         elif values[0].startswith("-"):
-            # Only so it is no option.
+            # Apart it would be taken for an option.
             options.append(f"{option}={values[0]}")
         else:
             options += [option, *values]
@@ -125,7 +125,7 @@ def command_line(command: Any) -> str:
 
 
 def dashed(words: list[str]) -> list[str]:
-    """A command line with dashes in the names of options that have underscores, as Python and old releases say it."""
+    """A command line with dashes for underscores in the names of options, which earlier versions printed."""
     end = words.index("--") if "--" in words else len(words)
     return [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in words[:end]] + words[end:]
 
@@ -179,7 +179,7 @@ def _yes_or_no(text: str) -> bool:
 
 def _word(value: Any, kind: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    # A folder, unlike the name of a column, has another name that is no option.
+    # A path, unlike the name of a column, can be written so that it is not taken for an option.
     return shlex.quote(f"./{text}" if text.startswith("-") and _is_path(kind) else text)
 
 

@@ -27,7 +27,7 @@ class Push(Command):
     """Push coresets, scores, recipe and card to a dataset repository on the Hub."""
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record")
-    repo_id: str = argument("REPO_ID", "dataset repository, OWNER/NAME; made if it is not there")
+    repo_id: str = argument("REPO_ID", "dataset repository, OWNER/NAME; created if it does not exist")
     fractions: list[float] = option([], "budgets, as shares inside (0, 1]")
     sizes: list[int] = option([], "budgets, as numbers of rows")
     scores_only: bool = flag("push no rows: they are taken from the source dataset when loaded")
@@ -45,7 +45,7 @@ class Push(Command):
     evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, for the card", metavar="RESULTS")
     private: bool = flag("make a new repository private")
     source_model: str | None = option(None, "push the source model there too", metavar="REPO_ID")
-    max_shard_size: str = option("500MB", "size of a Parquet file at most")
+    max_shard_size: str = option("500MB", "largest size of a Parquet file")
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
     balance: Balance = option("class", BALANCE_HELP)
@@ -64,7 +64,7 @@ class Push(Command):
         from ..trajectories.hub import push_source_model, source_model_folder
         from ..trajectories.value import Trajectories
 
-        # All of them before any work is done.
+        # All names are checked before any work is done.
         for name in ("repo_id", "source", "source_model"):
             if (given := getattr(self, name)) is not None:
                 check_repo_id(given, name)
@@ -107,7 +107,7 @@ class Push(Command):
             "configs": list(pushed.configs),
         }
         text = [str(pushed)]
-        # After what may be refused.
+        # Last, as the coreset may be refused.
         if self.source_model:
             model = push_source_model(
                 self.run, self.source_model, dataset_name=self.dataset_name, private=self.private or None
@@ -164,7 +164,7 @@ def some_fraction(pool: int, classes: int, least: float = 0.0) -> float:
 
 
 def repository_name(source: Identity) -> str:
-    """A name that the Hub takes for the coresets of a dataset; the Hub puts that of who is logged in before it."""
+    """A valid repository name for the coresets of a dataset, without the owner, who is the logged-in user then."""
     name = Path(source.repo_id or source.path or "").name
     stem = re.sub("[^A-Za-z0-9]+", "-", name)[:80].strip("-")
     return f"{stem or 'coreset'}-ltc"

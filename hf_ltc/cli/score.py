@@ -76,12 +76,12 @@ class Score(Command):
             "mean_loss_correlation": finite(hard),
         }
         made = {
-            # As it is now, whatever the default will be.
+            # In full, as the default may be another one in later versions.
             "family": score_variant(**variant),
             "losses": run.loss_name,
             "balance": self.balance,
             "reliability": values["reliability"],
-            # What the next commands have to be given, which never leaves this machine.
+            # What the next commands need; it is never pushed.
             "run": str(Path(self.run).resolve()),
             "dataset": _found_anywhere(self.dataset),
         }
@@ -114,10 +114,10 @@ class Select(Command):
     score_column: str = option("ltc_score", "the score to choose by")
     label_column: str | None = option(None, "the classes; found by its type if not given")
     keep: Keep = option("highest", "which scores are kept")
-    coverage: Literal["stratified", "beta"] | None = option(None, "draw over all scores")
-    min_per_class: int = option(0, "rows that each class keeps at least")
+    coverage: Literal["stratified", "beta"] | None = option(None, "sample over the whole range of scores")
+    min_per_class: int = option(0, "least number of rows of each class")
     exclude_negative: bool = flag("never choose rows with a negative score")
-    seed: int = option(0, "seed of the draws of --coverage")
+    seed: int = option(0, "seed of the sampling of --coverage")
     balance: Balance = option("class", BALANCE_HELP)
 
     IS_SHORT: ClassVar = True
@@ -161,7 +161,7 @@ class Select(Command):
         return Results({"output": self.output, **summary.to_dict()}, [str(summary)], following)
 
     def _next(self, recipe: Recipe, made: Mapping[str, Any], fraction: float, pool: int) -> Evaluate | Push:
-        """Training models on the coreset where there are test rows, or else pushing it."""
+        """Training models on the coreset if there are test rows, or else pushing it."""
         from ..evaluation.methods import METHODS
 
         source, run, dataset = recipe.dataset, _from_here(made["run"]), made["dataset"]
@@ -170,7 +170,7 @@ class Select(Command):
         if is_variant and recipe.config.model and source.image_column and _has_test_rows(source, dataset):
             config = EvaluateConfig(
                 models=[recipe.config.model],
-                # Which takes no budget without a row of each class.
+                # An evaluation refuses budgets that have no row of some class.
                 fractions=[some_fraction(pool, len(source.names or [None]), fraction)],
                 members=[next(name for name, method in METHODS.items() if method.family == made["family"])],
                 balance=self.balance,
@@ -192,7 +192,7 @@ class Select(Command):
 
 
 def _found_anywhere(dataset: str | None) -> str | None:
-    """A dataset as it was named on the command line, for a command in another folder."""
+    """The name of a dataset on the command line, made absolute if it is a path, for use from any folder."""
     if dataset is None:
         return None
     place = Path(expanded(dataset))
@@ -200,7 +200,7 @@ def _found_anywhere(dataset: str | None) -> str | None:
 
 
 def _from_here(path: str) -> str:
-    """A path as one who is in this folder says it."""
+    """A path, relative to the current folder if it is inside."""
     whole, here = Path(path), Path.cwd()
     return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 

@@ -1,4 +1,4 @@
-"""What a command says: in the words of its user, as far as the terminal can show it, and as long as somebody reads."""
+"""Messages of a command with options in place of parameters, and streams that can always be written to."""
 
 import errno
 import io
@@ -22,12 +22,12 @@ _LEADS = {logging.WARNING: "hf-ltc: warning: ", logging.ERROR: "hf-ltc: "}
 
 
 def is_first() -> bool:
-    """Whether this process speaks: of several the first, or every message would come several times."""
+    """Whether this process is the first of those that a launcher started, the only one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def spelled(text: str, names: Mapping[str, str]) -> str:
-    """A message of the library in the words of a command: its parameters as options.
+    """A message of the library with the options of a command in place of parameters.
 
     Args:
         text (`str`): The message, which has parameters in backticks; others than those named stay as they are.
@@ -38,13 +38,13 @@ def spelled(text: str, names: Mapping[str, str]) -> str:
 
 @contextmanager
 def heard_news(names: Mapping[str, str], speaks: bool, late: bool = False) -> Iterator[None]:
-    """Shows the news and the warnings of the library as lines of stderr, in the words of a command.
+    """Shows the log and the warnings of the library as lines of stderr, with the options of a command.
 
     Args:
         names (`Mapping[str, str]`): As for [`spelled`].
         speaks (`bool`): Whether this process shows warnings, which all would.
-        late (`bool`, *optional*, defaults to `False`): Show them at the end, and not before an [`InputError`], which
-            takes away what they are about.
+        late (`bool`, *optional*, defaults to `False`):
+            Show them at the end, and not at all if there is an [`InputError`]: then there is no result to warn of.
     """
     logger = logging.getLogger("hf_ltc")
     level, propagate, show = logger.level, logger.propagate, warnings.showwarning
@@ -87,7 +87,7 @@ class _Line(logging.Formatter):
 
 
 class _Descriptor(io.FileIO):
-    """A descriptor of this process that takes what is written when nobody reads any more, so that work goes on."""
+    """A descriptor of this process that swallows what is written once nobody reads it, so that work goes on."""
 
     failed: OSError | None = None
 
@@ -96,7 +96,7 @@ class _Descriptor(io.FileIO):
             return super().write(data)
         except OSError as error:
             self.failed = error
-            # For what writes to it past Python, too.
+            # Also for libraries that write to the descriptor itself.
             _to_nowhere(self.fileno())
             return len(data)
 
@@ -104,8 +104,8 @@ class _Descriptor(io.FileIO):
 class Output:
     """stdout and stderr of a command, which can always be written to.
 
-    What their encoding has not is shown escaped; where a reader has gone or a disk is full, what is written is lost,
-    and [`Output.exit_code`] says so.
+    Characters that their encoding does not have are escaped. Where the reader has gone or the disk is full, what is
+    written is lost, and [`Output.exit_code`] says so.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Output:
             try:
                 os.fstat(descriptor)
             except OSError:
-                # Closed by who started this: the next file that is opened would get what is said.
+                # Closed by the caller: the next file to be opened would get this number, and the output.
                 _to_nowhere(descriptor)
         self._stdout = _Descriptor(1, "w", closefd=False)
         self._before = (sys.stdout, sys.stderr)
@@ -121,14 +121,14 @@ class Output:
         sys.stderr = _text(_Descriptor(2, "w", closefd=False), sys.__stderr__, line_buffering=True)
 
     def exit_code(self, code: int) -> int:
-        """Flushes all; the exit code of a command whose output was lost, or that which is given."""
+        """Flushes both streams; returns another exit code than the given one if output was lost."""
         sys.stdout.flush()
         failed = self._stdout.failed
         if failed is not None and failed.errno != errno.EPIPE:
             print(f"hf-ltc: error: cannot write the output ({failed.strerror})", file=sys.stderr)
             code = code or 1
         elif failed is not None:
-            # As of a process that the signal of the pipe has ended, which Python ignores.
+            # That of a process ended by SIGPIPE, which Python ignores.
             code = 128 + signal.SIGPIPE
         sys.stderr.flush()
         sys.stdout, sys.stderr = self._before
