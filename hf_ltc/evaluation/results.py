@@ -195,7 +195,7 @@ def card_rows(
     Args:
         evaluation ([`Evaluation`]): The results.
         digest (`str`): Of the recording whose coresets are pushed, from [`losses_digest`].
-        scorer (`Mapping[str, str]` or `str`): The member of the family, or the name of a baseline.
+        scorer (`Mapping[str, str]` or `str`): The score variant, or the name of a baseline.
         balance (`str`): How the coresets that are pushed are balanced.
 
     Returns:

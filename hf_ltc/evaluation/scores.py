@@ -88,7 +88,7 @@ def methods_told(data: EvaluatedDataset, scored: Scores, trials: Sequence[Mappin
                 try:
                     scored = scored | score_all([method], {source: run})
                 except InputError:
-                    # Of another call, whose recording had a signal that this one has not.
+                    # Of another call, whose recording had a per-sample metric that this one has not.
                     continue
             scores, seconds = scored[source, method]
             first = scores if METHODS[method].keep == "highest" else -scores
@@ -117,5 +117,5 @@ def _known(name: str, run: Trajectories) -> np.ndarray | None:
     try:
         return method_scores(name, run)
     except InputError:
-        # Its signal was not recorded.
+        # Its per-sample metric was not recorded.
         return None

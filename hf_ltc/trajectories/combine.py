@@ -37,7 +37,7 @@ def average(runs: Sequence["Trajectories"]) -> "Trajectories":
     shared = set(first.signals).intersection(*(run.signals for run in runs))
     recipe = dict(first.recipe)
     if len(runs) > 1:
-        recipe["runs"] = [recipe for run in runs for recipe in recipes_of(run)]
+        recipe["runs"] = [recipe for run in runs for recipe in _recipes(run)]
     return dataclasses.replace(
         aligned[0],
         losses=_stack([run.losses for run in aligned]),
@@ -84,8 +84,15 @@ def place_rows(run: "Trajectories", rows: np.ndarray, places: np.ndarray) -> "Tr
     )
 
 
-def recipes_of(run: "Trajectories") -> list[dict[str, Any]]:
-    """The recipe of each run that a value is made of, or the one there is."""
+def runs_of(run: "Trajectories") -> list["Trajectories"]:
+    """Each of its runs as a value of its own."""
+    ends = np.cumsum(run.lengths)
+    each = [take_checkpoints(run, np.arange(end - size, end)) for end, size in zip(ends, run.lengths)]
+    return [dataclasses.replace(one, recipe=recipe) for one, recipe in zip(each, _recipes(run))]
+
+
+def _recipes(run: "Trajectories") -> list[dict[str, Any]]:
+    """The recipe of each of its runs, or the one there is."""
     recipes = [dict(recipe) for recipe in Recipe.from_dict(run.recipe).runs or ()]
     return recipes if len(recipes) == len(run.lengths) else [run.recipe] * len(run.lengths)
 

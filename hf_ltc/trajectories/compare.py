@@ -14,12 +14,12 @@ from .value import Trajectories
 _BUDGETS = (0.1, 0.3, 0.5)
 
 
-def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> Reliability:
+def reliability(runs: Trajectories | Sequence[Trajectories], **variant: Any) -> Reliability:
     """The Spearman correlation, within classes, between the scores of runs that differ in nothing but the seed.
 
     Args:
         runs (`Trajectories` or `Sequence[Trajectories]`): Two runs or more, or the value that holds them.
-        **family: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
+        **variant: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
     Returns:
         [`Reliability`]
@@ -35,19 +35,19 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **family: Any) -> R
         raise InputError(
             "reliability needs two runs or more of different seeds: record with `RecordConfig.runs` 2 or more"
         )
-    found = reliability_of([ltc_scores(run, **family) for run in together.runs], together.labels)
+    found = reliability_of([ltc_scores(run, **variant) for run in together.runs], together.labels)
     warn_of_reliability(found)
     return found
 
 
-def stability(trajectories: Trajectories, **family: Any) -> float:
+def stability(trajectories: Trajectories, **variant: Any) -> float:
     """Within-class Spearman of the scores of all checkpoints with those of the first half of them.
 
     This is stability within a run, and no evidence that another seed would rank the rows alike.
 
     Args:
         trajectories ([`Trajectories`]): A run, or several, of each of which the first half is taken.
-        **family: As for [`ltc_scores`].
+        **variant: As for [`ltc_scores`].
 
     Returns:
         `float`: NaN while half of the checkpoints give fewer than two differences.
@@ -56,8 +56,8 @@ def stability(trajectories: Trajectories, **family: Any) -> float:
     if min(halves) < 3:
         return float("nan")
     first = [run.truncate(int(run.epochs[half - 1])) for run, half in zip(trajectories.runs, halves)]
-    half_scores = ltc_scores(Trajectories.average(first), **family)
-    return within_class_spearman(ltc_scores(trajectories, **family), half_scores, trajectories.labels)
+    half_scores = ltc_scores(Trajectories.average(first), **variant)
+    return within_class_spearman(ltc_scores(trajectories, **variant), half_scores, trajectories.labels)
 
 
 def overlap(

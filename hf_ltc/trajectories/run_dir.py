@@ -35,7 +35,7 @@ _SEED = re.compile(r"seed-(\d+)")
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Takes away the temporary files that killed processes left in a run directory."""
+    """Deletes the temporary files that killed processes left in a run directory."""
     for temporary in [*folder.glob(".*.tmp"), *(folder / TRAJECTORIES).glob(".*.tmp")]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -62,7 +62,7 @@ def seed_folders(run: Path) -> list[Path]:
 
 
 def publish(pending: Path, path: Path) -> None:
-    """Puts a finished epoch file in its place; one that is there already is left as it is."""
+    """Moves a finished epoch file to its place, unless there is one already."""
     if path.exists():
         return
     with replacing(path) as temporary:
@@ -74,11 +74,11 @@ def publish(pending: Path, path: Path) -> None:
 
 
 class EpochTable(Sequence[np.ndarray]):
-    """One signal of a run directory, epoch by epoch, read when asked for: `(L, N)` float32 that is never held whole.
+    """A per-sample metric of a run directory, `(L, N)` float32: each epoch is read when it is used.
 
     Args:
         paths (`Sequence[Path]`): The epoch files.
-        name (`str`): The signal, e.g. `"training_loss"`.
+        name (`str`): The metric, e.g. `"training_loss"`.
         columns (`int`): N, the rows of every epoch.
     """
 
@@ -148,11 +148,11 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
     name = _losses_of(names, losses, path)
     count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
     read = {
-        signal: EpochTable(epoch_paths, signal, count[signal == VALIDATION_LOSS])
-        for signal in names
-        if not signal.startswith("validation_") or signal == VALIDATION_LOSS
+        metric: EpochTable(epoch_paths, metric, count[metric == VALIDATION_LOSS])
+        for metric in names
+        if not metric.startswith("validation_") or metric == VALIDATION_LOSS
     }
-    arrays: dict[str, Any] = read if mmap else {signal: np.asarray(values) for signal, values in read.items()}
+    arrays: dict[str, Any] = read if mmap else {metric: np.asarray(values) for metric, values in read.items()}
     return {
         "losses": arrays.pop(name),
         "validation_losses": arrays.pop(VALIDATION_LOSS),
@@ -234,8 +234,8 @@ def _epochs_of(path: Path, recipe: Recipe) -> list[int]:
     for epoch in planned:
         if epoch <= last and epoch not in found:
             raise InputError(
-                f"no file {str(epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: put it "
-                "back, or record again into another folder"
+                f"no file {str(epoch_path(path, epoch))!r}, though the run recorded epoch {epoch}: "
+                "restore it, or record again into another folder"
             )
     if foreign := [epoch for epoch in found if epoch not in planned]:
         raise InputError(f"{str(epoch_path(path, foreign[0]))!r} is of no epoch that this run records: delete it")

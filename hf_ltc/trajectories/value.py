@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
-    """Recorded losses, epoch-major: those of the rows that can be chosen, and those of the validation samples.
+    """The losses of a recording: of the candidate rows and of the validation samples, at each checkpoint.
 
-    Several runs (seeds, source models) are one value too: their checkpoints follow one another along the first axis,
-    and `lengths` says how many are whose. No difference is taken across runs, and scores are means over them.
+    Several runs (of seeds or source models) are one value too: their checkpoints follow one another along the first
+    axis, and `lengths` says how many each run has. No difference is taken across runs, and a score is the mean of
+    those by each run.
 
     Args:
         losses (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy of row `rows[i]` at checkpoint `epochs[t]`.
@@ -43,13 +44,14 @@ class Trajectories:
         validation_rows (`np.ndarray`): int64 `(Q,)`, row numbers in the source dataset, or -1 if from another split.
         epochs (`np.ndarray`): int64 `(L,)`, training epochs before each checkpoint, 0 being the untrained model.
         lengths (`tuple[int, ...]`): Checkpoints of each run; they sum to L.
-        signals (`Mapping[str, np.ndarray]`): float32 `(L, N)` each: margin, correct, el2n, evaluation_loss, ...
+        signals (`Mapping[str, np.ndarray]`):
+            Per-sample metrics, float32 `(L, N)` each: margin, correct, el2n, evaluation_loss, ...
         ids (`pyarrow.Array`, *optional*): `(N,)` unique ids of the rows, where the dataset has such a column.
         recipe (`dict`): How it was made: settings, dataset identity, versions, hardware, seconds.
         loss_name (`str`): Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
 
     Raises:
-        InputError: for arrays whose shapes do not go together.
+        InputError: for arrays whose shapes do not go together, and a malformed recipe.
     """
 
     losses: Any
@@ -98,20 +100,18 @@ class Trajectories:
 
     @property
     def runs(self) -> list["Trajectories"]:
-        """The runs it is made of, each as a value of its own."""
-        ends = np.cumsum(self.lengths)
-        each = [combine.take_checkpoints(self, np.arange(end - size, end)) for end, size in zip(ends, self.lengths)]
-        return [dataclasses.replace(run, recipe=recipe) for run, recipe in zip(each, combine.recipes_of(self))]
+        """Each of its runs as a value of its own."""
+        return combine.runs_of(self)
 
     @classmethod
     def load(cls, path: str | Path, *, losses: str | None = None, mmap: bool = False) -> "Trajectories":
-        """Loads a run directory, or what of it an unfinished run has published; of several seeds, the finished ones.
+        """Loads a run directory: of an unfinished run the epochs written so far, of several seeds the finished ones.
 
         Args:
             path (`str` or `Path`): The run directory.
             losses (`str`, *optional*):
-                `"training"` or `"evaluation"`, where both were recorded; training by default. The others are a signal.
-            mmap (`bool`, *optional*, defaults to `False`): Read an epoch from disk whenever it is used, and hold none.
+                `"training"` or `"evaluation"`, where both were recorded; training by default; `signals` has the other.
+            mmap (`bool`, *optional*, defaults to `False`): Read each epoch from disk when it is used.
 
         Returns:
             [`Trajectories`]
@@ -215,17 +215,15 @@ class Trajectories:
         Args:
             dataset (`datasets.Dataset`):
                 The recorded dataset, in the recorded order; with recorded ids any part and order of it.
-            signals (`Sequence[str]`, *optional*):
-                Further signals to add, as `<signal>_trajectory`.
-            id_column (`str`, *optional*):
-                The column with the ids, where they were recorded; the one that was recorded with if not given.
+            signals (`Sequence[str]`, *optional*): Per-sample metrics to add, as `<name>_trajectory`.
+            id_column (`str`, *optional*): The column with the ids, if it is not the recorded one.
 
         Returns:
             `datasets.Dataset`: with lists of L float32, null for rows that were held out as validation.
 
         Raises:
             InputError: if it is another dataset, or was shuffled, filtered or relabelled, saying in what it differs;
-                if a signal was not recorded.
+                if a per-sample metric was not recorded.
         """
         where = self.positions(dataset, id_column)
         added = {"loss_trajectory": self.losses}
@@ -239,14 +237,14 @@ class Trajectories:
         return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
 
     def positions(self, dataset: Dataset, id_column: str | None = None) -> np.ndarray:
-        """For each row of a dataset its place among the recorded rows, or -1; checks that it is the dataset.
+        """Finds each row of a dataset among the recorded rows, and checks that it is the recorded dataset.
 
         Args:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
             id_column (`str`, *optional*): Likewise.
 
         Returns:
-            `np.ndarray`: int64 `(len(dataset),)`.
+            `np.ndarray`: int64 `(len(dataset),)`, the position among the recorded rows, or -1.
 
         Raises:
             InputError: as [`Trajectories.attach`].
@@ -260,7 +258,7 @@ class Trajectories:
         preset: str | None = None,
         balance: order.Balance = "class",
         id_column: str | None = None,
-        **family: Any,
+        **variant: Any,
     ) -> Dataset:
         """Adds `loss_trajectory`, `ltc_score` and `ltc_rank` at once; no image is decoded and no row rewritten.
 
@@ -269,7 +267,7 @@ class Trajectories:
             preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
             balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
-            **family: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
+            **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
         Returns:
             `datasets.Dataset`
@@ -284,8 +282,8 @@ class Trajectories:
         where = self.positions(dataset, id_column)
         # Read once, where it is on disk: the column needs it whole.
         run = dataclasses.replace(self, losses=np.asarray(self.losses))
-        scores = ltc.ltc_scores(run, preset=preset, **family)
-        diagnostics.warn_of_scores(run, run.runs, scores, {"preset": preset, **family})
+        scores = ltc.ltc_scores(run, preset=preset, **variant)
+        diagnostics.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant})
         values = np.where(where >= 0, scores[where], np.nan).astype(np.float32)
         columns: dict[str, tuple[Any, object]] = {
             "loss_trajectory": tables.trajectory_column(run.losses, where),
