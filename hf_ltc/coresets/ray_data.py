@@ -9,7 +9,6 @@ found from histograms of the scores by class, as bounds that any worker can chec
     coreset = scored.map_batches(bounds, batch_format="pyarrow")    # the rows that select_coreset keeps
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,18 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..data.columns import LOSS_TRAJECTORY
 from ..utils.errors import InputError
+from .choose import Selection, coreset_size
 from .order import Keep
-from .select import check_numbers, coreset_size, rank_name, recorded_rows
+from .ray_search import Blocks, Search, by_row, group_of, row_at
+from .select import check_numbers, rank_name, recorded_rows
 
 if TYPE_CHECKING:
     import ray.data
 
-_TRAJECTORY = "loss_trajectory"
-# Counts that the driver holds, 24 bytes each, and bins of a class at most.
-_COUNTS, _BINS = 4_194_304, 1024
-# Rows that come to the driver in the end, 24 bytes each.
-_CANDIDATES = 1_000_000
 _EVERY = np.iinfo(np.int64).max
 
 
@@ -42,7 +39,7 @@ class CoresetBounds:
 
     Args:
         size (`int`): Rows that it keeps of the dataset it was made from.
-        pool (`int`): Rows of that dataset that could be chosen.
+        pool (`int`): Candidate rows of that dataset.
         labels (`pyarrow.Array`): `(C,)`, the classes; 0 if all rows are one class.
         scores (`np.ndarray`): float64 `(C,)`; negated if the lowest scores are best.
         rows (`np.ndarray`): int64 `(C,)`.
@@ -75,9 +72,9 @@ class CoresetBounds:
         for name in (self.options[f"{kind}_column"] for kind in ("score", "label", "row")):
             if name is not None and name not in batch.column_names:
                 raise InputError(f"no column {name!r} in the batch: it has {', '.join(map(repr, batch.column_names))}")
-        choosable = _choosable(batch, **self.options)
+        candidates = _candidate_rows(batch, **self.options)
         keys = _project(batch, **self.options)
-        group = _group(keys, self.labels)
+        group = group_of(keys, self.labels)
         score, row = keys["score"].to_numpy(), keys["row"].to_numpy()
         bound = self.scores[group]
         kept = (score > bound) | ((score == bound) & (row < self.rows[group]))
@@ -85,7 +82,7 @@ class CoresetBounds:
         # A class that the dataset did not have keeps nothing.
         kept &= group >= 0
         rows = np.zeros(len(batch), dtype=bool)
-        rows[np.flatnonzero(choosable.to_numpy(zero_copy_only=False))[kept]] = True
+        rows[np.flatnonzero(candidates.to_numpy(zero_copy_only=False))[kept]] = True
         # Not take, which joins the chunks of the images.
         return batch.filter(pa.array(rows))
 
@@ -111,9 +108,9 @@ def coreset_bounds(
 
     Args:
         dataset (`ray.data.Dataset`):
-            Scored rows. As in [`rank_coreset`], rows held out as validation samples cannot be chosen, and those that
-            can be but have no score come last.
-        fraction (`float`, *optional*): Share in (0, 1] of the rows that could be chosen (see [`coreset_size`]).
+            Scored rows. As for [`rank_coreset`], rows held out as validation samples are no candidates, and candidate
+            rows without a score come last.
+        fraction (`float`, *optional*): Share in (0, 1] of the candidate rows (see [`coreset_size`]).
         size (`int`, *optional*): Rows to keep, instead of a fraction.
         balance (`str`, *optional*, defaults to `"class"`):
             `"class"` or `"none"`; `"proportional"` is for a dataset on one machine.
@@ -142,8 +139,7 @@ def coreset_bounds(
         )
     if balance not in ("class", "none"):
         raise InputError(f"`balance` is {balance!r}: on Ray it must be one of class, none")
-    if keep not in ("highest", "lowest"):
-        raise InputError(f"`keep` is {keep!r}: it must be one of highest, lowest")
+    selection = Selection(fraction, size, balance, keep, exclude_negative)
     options = {
         "score_column": score_column,
         "label_column": label_column if balance == "class" else None,
@@ -159,7 +155,7 @@ def coreset_bounds(
             raise InputError(f"no column {name!r} in the dataset: it has {', '.join(map(repr, columns))}")
     held = columns[score_column]
     check_numbers(held, score_column)
-    recorded = [name for name in (_TRAJECTORY, rank_name(score_column)) if name in columns]
+    recorded = [name for name in (LOSS_TRAJECTORY, rank_name(score_column)) if name in columns]
     keys = dataset.select_columns([*needed, *recorded]).map_batches(
         _project, fn_kwargs=options, batch_format="pyarrow", batch_size=None
     )
@@ -170,22 +166,20 @@ def coreset_bounds(
         made = keys.map_batches(function, fn_kwargs=given, batch_format="pyarrow", batch_size=None)
         yield from made.iter_batches(batch_format="pyarrow", batch_size=None)
 
-    return _bounds(over_blocks, options, fraction, size)
+    return _bounds(over_blocks, options, selection)
 
 
-def _bounds(
-    over_blocks: "_Blocks", options: dict[str, Any], fraction: float | None, size: int | None
-) -> CoresetBounds:
+def _bounds(over_blocks: Blocks, options: dict[str, Any], selection: Selection) -> CoresetBounds:
     labels, scored, flat, best, worst = _count(over_blocks, options)
     pool = int(scored.sum() + flat.sum())
-    rows = coreset_size(pool, fraction, size)
+    rows = coreset_size(pool, selection.fraction, selection.size)
     scores, bounds = np.full(len(labels), -np.inf), np.full(len(labels), _EVERY)
     flat_rows = np.zeros(len(labels), dtype=np.int64)
     if rows <= scored.sum():
         turns, spare = _deal(np.zeros_like(scored), scored, rows)
         left = np.flatnonzero(turns < scored)
-        search = _Search(labels.take(pa.array(left)), -best[left], -worst[left])
-        scores[left], bounds[left] = _row_at(over_blocks, search, turns[left])
+        search = Search(labels.take(pa.array(left)), -best[left], -worst[left])
+        scores[left], bounds[left] = row_at(over_blocks, search, turns[left])
         # The spare rows go to the classes whose next row is best.
         next_best = left[np.lexsort((bounds[left], -scores[left]))]
         bounds[next_best[:spare]] += 1
@@ -193,19 +187,21 @@ def _bounds(
         turns, spare = _deal(scored, scored + flat, rows - int(scored.sum()))
         flat_rows[turns > scored] = _EVERY
         left = np.flatnonzero((turns >= scored) & (turns < scored + flat))
-        search = _by_row(labels.take(pa.array(left)), np.full(len(left), np.nan))
-        _, flat_rows[left] = _row_at(over_blocks, search, (turns - scored)[left])
+        search = by_row(labels.take(pa.array(left)), np.full(len(left), np.nan))
+        _, flat_rows[left] = row_at(over_blocks, search, (turns - scored)[left])
         next_best = left[np.argsort(flat_rows[left])]
         flat_rows[next_best[:spare]] += 1
     return CoresetBounds(rows, pool, labels, scores, bounds, flat_rows, options)
 
 
-def _choosable(batch: pa.Table, *, score_column: str, exclude_negative: bool, **_: Any) -> pa.ChunkedArray:
-    known = (batch[name] if name in batch.column_names else None for name in (_TRAJECTORY, rank_name(score_column)))
-    choosable = recorded_rows(batch[score_column], *known)
+def _candidate_rows(batch: pa.Table, *, score_column: str, exclude_negative: bool, **_: Any) -> pa.ChunkedArray:
+    known = (
+        batch[name] if name in batch.column_names else None for name in (LOSS_TRAJECTORY, rank_name(score_column))
+    )
+    candidates = recorded_rows(batch[score_column], *known)
     if exclude_negative:
-        choosable = pc.and_not(choosable, pc.fill_null(pc.less(batch[score_column], 0), False))
-    return choosable
+        candidates = pc.and_not(candidates, pc.fill_null(pc.less(batch[score_column], 0), False))
+    return candidates
 
 
 def _keys(
@@ -226,18 +222,16 @@ def _keys(
 def _project(batch: pa.Table, **options: Any) -> pa.Table:
     columns = [options[f"{kind}_column"] for kind in ("score", "label", "row")]
     # Of these alone: filtering copies, and there may be images beside them.
-    return _keys(batch.select([c for c in columns if c is not None]).filter(_choosable(batch, **options)), **options)
+    return _keys(
+        batch.select([c for c in columns if c is not None]).filter(_candidate_rows(batch, **options)), **options
+    )
 
 
-# Calls a function of this module with each block of keys, on the workers, and yields what it makes, in any order.
-_Blocks = Callable[..., Iterator[pa.Table]]
-
-
-def _count(over_blocks: _Blocks, options: dict[str, Any]) -> tuple[pa.Array, ...]:
+def _count(over_blocks: Blocks, options: dict[str, Any]) -> tuple[pa.Array, ...]:
     """The classes; of each, how many rows have a score and how many not, and the best and the worst score."""
     parts = [part for part in over_blocks(_count_block) if len(part)]
     if not parts:
-        raise InputError("no row of the dataset could be chosen: score it first")
+        raise InputError("the dataset has no candidate rows: score it first")
     total = _totals(pa.concat_tables(parts))
     for name in ("label", "row"):
         if count := pc.sum(total[f"null_{name}"]).as_py():
@@ -287,102 +281,3 @@ def _deal(start: np.ndarray, stop: np.ndarray, rows: int) -> tuple[np.ndarray, i
             high = middle - 1
     dealt = np.clip(low - start, 0, stop - start)
     return np.where(low < start, -1, start + dealt), rows - int(dealt.sum())
-
-
-@dataclass(frozen=True, eq=False)
-class _Search:
-    """Where the rows that are looked for lie, of each of some classes: from `low` to `high`, both included.
-
-    These are negated scores, or, where `tied` is given, numbers of the rows with that score (NaN: with none).
-    """
-
-    labels: pa.Array
-    low: np.ndarray
-    high: np.ndarray
-    tied: np.ndarray | None = None
-
-
-def _by_row(labels: pa.Array, tied: np.ndarray) -> _Search:
-    return _Search(labels, np.zeros(len(labels)), np.full(len(labels), 2.0**63), tied)
-
-
-def _row_at(over_blocks: _Blocks, search: _Search, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Score and number of one row of each class: that with so many better ones, `turns`."""
-    if len(turns) == 0:
-        return np.zeros(0), np.zeros(0, dtype=np.int64)
-    search, turns, count = _narrow(over_blocks, search, turns)
-    if count > _CANDIDATES and search.tied is None:
-        # So many rows have the same scores that their numbers are to be narrowed down too.
-        search, turns, count = _narrow(over_blocks, _by_row(search.labels, -search.low), turns)
-    found = pa.concat_tables(part for part in over_blocks(_candidates, search=search) if len(part))
-    group, score, row = (found[name].to_numpy() for name in ("group", "score", "row"))
-    order = np.lexsort((row, -score, group))
-    first = np.searchsorted(group[order], np.arange(len(turns)))
-    at = order[first + turns]
-    for beside in (order[np.minimum(first + turns + 1, len(order) - 1)], order[np.maximum(first + turns - 1, 0)]):
-        twice = (beside != at) & (group[beside] == group[at]) & (row[beside] == row[at])
-        if twice.any():
-            raise InputError(f"row number {row[at][twice][0]} occurs twice: rows need unique numbers to break ties by")
-    return score[at], row[at]
-
-
-def _narrow(over_blocks: _Blocks, search: _Search, turns: np.ndarray) -> tuple[_Search, np.ndarray, int]:
-    """Narrows by histograms until few rows are left, or all that are left are equal; says how many."""
-    classes = np.arange(len(turns))
-    bins = max(2, min(_BINS, _COUNTS // len(turns)))
-    while True:
-        counts = np.zeros((len(turns), bins), dtype=np.int64)
-        low, high = np.full(counts.shape, np.inf), np.full(counts.shape, -np.inf)
-        for part in over_blocks(_histogram, search=search, bins=bins):
-            at = part["group"].to_numpy(), part["bin"].to_numpy()
-            counts[at] += part["count"].to_numpy()
-            low[at] = np.minimum(low[at], part["low"].to_numpy())
-            high[at] = np.maximum(high[at], part["high"].to_numpy())
-        through = np.cumsum(counts, axis=1)
-        there = (through <= turns[:, None]).sum(axis=1)
-        turns = turns - (through - counts)[classes, there]
-        search = dataclasses.replace(search, low=low[classes, there], high=high[classes, there])
-        left = int(counts[classes, there].sum())
-        if left <= _CANDIDATES or (search.low == search.high).all():
-            return search, turns, left
-
-
-def _group(keys: pa.Table, labels: pa.Array) -> np.ndarray:
-    """The place of each row's label among some, or -1."""
-    return pc.fill_null(pc.index_in(keys["label"], value_set=labels.cast(keys["label"].type)), -1).to_numpy()
-
-
-def _within(keys: pa.Table, search: _Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The positions in a block of the rows that are searched, their class and what they are ordered by."""
-    group, score = _group(keys, search.labels), keys["score"].to_numpy()
-    if search.tied is None:
-        place, searched = -score, ~np.isnan(score)
-    else:
-        place, tied = keys["row"].to_numpy(), search.tied[group]
-        searched = (score == tied) | (np.isnan(score) & np.isnan(tied))
-    # Comparisons with NaN are false, which is right.
-    searched &= (group >= 0) & (place >= search.low[group]) & (place <= search.high[group])
-    at = np.flatnonzero(searched)
-    return at, group[at], place[at]
-
-
-def _histogram(keys: pa.Table, search: _Search, bins: int) -> pa.Table:
-    _, group, place = _within(keys, search)
-    # Quarters of finite numbers, so that no difference of two is infinite.
-    most = np.finfo(np.float64).max
-    quarter, low, high = (np.clip(v, -most, most) / 4 for v in (place, search.low[group], search.high[group]))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = (quarter - low) / (high - low)
-    # An interval too small to be divided has two parts: its lower end and the rest.
-    share = np.where(high > low, share, place > search.low[group])
-    number = np.minimum((share * bins).astype(np.int64), bins - 1)
-    one, where, count = np.unique(group * bins + number, return_inverse=True, return_counts=True)
-    least, largest = np.full(len(one), np.inf), np.full(len(one), -np.inf)
-    np.minimum.at(least, where, place)
-    np.maximum.at(largest, where, place)
-    return pa.table({"group": one // bins, "bin": one % bins, "count": count, "low": least, "high": largest})
-
-
-def _candidates(keys: pa.Table, search: _Search) -> pa.Table:
-    at, group, _ = _within(keys, search)
-    return pa.table({"group": group, "score": keys["score"].to_numpy()[at], "row": keys["row"].to_numpy()[at]})

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,16 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
-from ..data.columns import read_column, with_columns
+from ..data.columns import LOSS_TRAJECTORY, read_column, with_columns
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
 from ..scores.batches import ARROW, on_host
 from ..utils.errors import InputError
-from .order import Balance, Keep, coreset_order, require_choice, turns
-from .sampling import beta_drawn, stratified
+from .choose import Coverage, Selection, choose, mean_probability, rank
+from .order import Balance, Keep
 
-Coverage = Literal["stratified", "beta"]
-_TRAJECTORY = "loss_trajectory"
+_COLUMNS = ("score_column", "rank_column", "label_column")
 
 
 def rank_coreset(
@@ -49,17 +47,18 @@ def rank_coreset(
         exclude_negative (`bool`, *optional*, defaults to `False`): Give rows with a negative score no rank.
 
     Returns:
-        `datasets.Dataset`: with one more column, int32. It is null for rows that cannot be chosen: those held out as
-        validation samples (see [`recorded_rows`]), and those with a negative score if `exclude_negative`. Rows that
-        can be chosen but have no score, as their trajectory is flat, come last.
+        `datasets.Dataset`: with one more column, int32. It is null for rows that are no candidates: those held out
+        as validation samples (see [`recorded_rows`]), and those with a negative score if `exclude_negative`.
+        Candidate rows without a score, as their trajectory is flat, come last.
 
     Raises:
         InputError: if a column is missing or of another type, or a label is bad.
     """
+    selection = Selection(balance=balance, keep=keep, exclude_negative=exclude_negative)
     scores, recorded = read_scores(dataset, score_column, rank_column)
-    labels = _read_classes(dataset, label_column) if balance != "none" else None
-    ranks, choosable = _ranked(scores, recorded, labels, balance, keep, exclude_negative)
-    return _with_ranks(dataset, rank_column or rank_name(score_column), ranks, choosable)
+    labels = _read_classes(dataset, label_column) if selection.needs_labels else None
+    ranks = rank(scores, labels, selection, recorded)
+    return _with_ranks(dataset, rank_column or rank_name(score_column), ranks)
 
 
 def in_coreset(ranks: Any, size: int) -> Any:
@@ -93,37 +92,6 @@ def in_coreset(ranks: Any, size: int) -> Any:
     # In NumPy, torch and pandas formats a null rank is NaN, which is less than nothing.
     below = ranks < size
     return bool(below) if np.ndim(ranks) == 0 else below
-
-
-def coreset_size(pool: int, fraction: float | None = None, size: int | None = None) -> int:
-    """The rows that a budget keeps, checked.
-
-    Args:
-        pool (`int`): Rows that could be chosen.
-        fraction (`float`, *optional*): A share of them in (0, 1], rounded to whole rows, halves to the even number.
-        size (`int`, *optional*): Or the rows to keep.
-
-    Returns:
-        `int`: from 1 to `pool`.
-
-    Raises:
-        InputError: if not exactly one of the two is given, or if it is out of range.
-    """
-    if (fraction is None) == (size is None):
-        given = "neither is" if size is None else f"fraction {fraction!r} and size {size!r} are both"
-        raise InputError(f"the budget is either a fraction or a size: {given} given")
-    if fraction is not None:
-        if not isinstance(fraction, Real) or not 0 < fraction <= 1:
-            raise InputError(f"`fraction` is {fraction!r}: it must be in (0, 1], or give a number of rows as size")
-        rows = round(fraction * pool)
-        if rows < 1:
-            raise InputError(f"`fraction` {fraction!r} of the {pool} rows that could be chosen is no row: raise it")
-        return rows
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise InputError(f"`size` is {size!r}: it must be a whole number of rows, 1 or more")
-    if size > pool:
-        raise InputError(f"`size` is {size}, but only {pool} rows could be chosen: lower it")
-    return int(size)
 
 
 def select_coreset(
@@ -160,14 +128,14 @@ def select_coreset(
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
-        fraction (`float`, *optional*): Share in (0, 1] of the rows that could be chosen (see [`coreset_size`]).
+        fraction (`float`, *optional*): Share in (0, 1] of the candidate rows (see [`coreset_size`]).
         size (`int`, *optional*): Rows to keep, instead of a fraction.
-        balance (`str`, *optional*, defaults to `"class"`): As in [`rank_coreset`].
-        score_column (`str`, *optional*, defaults to `"ltc_score"`): As in [`rank_coreset`].
-        rank_column (`str`, *optional*): As in [`rank_coreset`].
-        label_column (`str`, *optional*): As in [`rank_coreset`].
-        keep (`str`, *optional*, defaults to `"highest"`): As in [`rank_coreset`].
-        exclude_negative (`bool`, *optional*, defaults to `False`): As in [`rank_coreset`].
+        balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+        score_column (`str`, *optional*, defaults to `"ltc_score"`): As for [`rank_coreset`].
+        rank_column (`str`, *optional*): As for [`rank_coreset`].
+        label_column (`str`, *optional*): As for [`rank_coreset`].
+        keep (`str`, *optional*, defaults to `"highest"`): As for [`rank_coreset`].
+        exclude_negative (`bool`, *optional*, defaults to `False`): As for [`rank_coreset`].
         min_per_class (`int`, *optional*, defaults to `0`):
             Rows that each class keeps at least, or all of them if it has fewer; the rest of the budget goes by rank.
         coverage (`str`, *optional*): `"stratified"` or `"beta"`.
@@ -183,22 +151,10 @@ def select_coreset(
     Raises:
         InputError: for a budget or an option out of range, and as [`rank_coreset`].
     """
-    chosen = _choose(
-        dataset,
-        fraction,
-        size,
-        balance=balance,
-        score_column=score_column,
-        rank_column=rank_column,
-        label_column=label_column,
-        keep=keep,
-        exclude_negative=exclude_negative,
-        min_per_class=min_per_class,
-        coverage=coverage,
-        cut=cut,
-        beta_exponent=beta_exponent,
-        seed=seed,
+    selection = Selection(
+        fraction, size, balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed
     )
+    chosen = _choose(dataset, selection, score_column, rank_column, label_column)
     return chosen.ranked.select(np.flatnonzero(chosen.kept))
 
 
@@ -209,8 +165,8 @@ def split_coreset(
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset.
-        fraction (`float`, *optional*): As in [`select_coreset`].
-        size (`int`, *optional*): As in [`select_coreset`].
+        fraction (`float`, *optional*): As for [`select_coreset`].
+        size (`int`, *optional*): As for [`select_coreset`].
         **options: The further options of [`select_coreset`].
 
     Returns:
@@ -221,7 +177,8 @@ def split_coreset(
     Raises:
         InputError: as [`select_coreset`].
     """
-    chosen = _choose(dataset, fraction, size, **options)
+    columns = {name: options.pop(name) for name in _COLUMNS if name in options}
+    chosen = _choose(dataset, Selection(fraction, size, **options), **columns)
     left = chosen.recorded & ~chosen.kept
     negative = chosen.scores < 0
     parts = {"coreset": chosen.kept, "rest": left & ~negative, "conflicting": left & negative}
@@ -238,103 +195,36 @@ class _Chosen:
 
 def _choose(
     dataset: Dataset,
-    fraction: float | None = None,
-    size: int | None = None,
-    *,
-    balance: Balance = "class",
+    selection: Selection,
     score_column: str = "ltc_score",
     rank_column: str | None = None,
     label_column: str | None = None,
-    keep: Keep = "highest",
-    exclude_negative: bool = False,
-    min_per_class: int = 0,
-    coverage: Coverage | None = None,
-    cut: float = 0.1,
-    beta_exponent: float = 4.0,
-    seed: int = 0,
 ) -> _Chosen:
-    require_choice("coverage", coverage, (None, "stratified", "beta"))
-    if not 0 <= cut < 1:
-        raise InputError(f"`cut` is {cut!r}: it must be in [0, 1)")
-    if beta_exponent <= 0:
-        raise InputError(f"`beta_exponent` is {beta_exponent!r}: it must be above 0")
-    if min_per_class < 0:
-        raise InputError(f"`min_per_class` is {min_per_class!r}: it must be 0 or more")
-    if coverage == "beta" and keep != "highest":
-        raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
     scores, recorded = read_scores(dataset, score_column, rank_column)
-    labels = None
-    if balance != "none" or min_per_class:
-        labels = _read_classes(dataset, label_column)
-    ranks, choosable = _ranked(scores, recorded, labels, balance, keep, exclude_negative)
-    rows = coreset_size(int(np.count_nonzero(choosable)), fraction, size)
-
-    # From here on only the rows that can be chosen, in coreset order.
-    order = np.empty(int(np.count_nonzero(choosable)), dtype=np.int64)
-    order[ranks[choosable]] = np.flatnonzero(choosable)
-    classes = np.zeros(len(order), dtype=np.int64) if labels is None else labels[order]
-    taken = np.arange(len(order)) < rows
-    if min_per_class:
-        taken = _with_minimum(classes, rows, min_per_class)
-    if coverage is not None:
-        groups = np.zeros_like(classes) if balance == "none" and not min_per_class else classes
-        draw = np.random.Generator(np.random.PCG64(seed))
-        if coverage == "stratified":
-            taken = stratified(scores[order], groups, taken, cut, draw)
-        else:
-            probability = _mean_probability(dataset)[order]
-            taken = beta_drawn(scores[order], groups, taken, probability, beta_exponent, draw)
-    kept = np.zeros(len(scores), dtype=bool)
-    kept[order[taken]] = True
-    ranked = _with_ranks(dataset, rank_column or rank_name(score_column), ranks, choosable)
-    return _Chosen(ranked, scores, recorded, kept)
-
-
-def _with_minimum(classes: np.ndarray, rows: int, minimum: int) -> np.ndarray:
-    """Which of the rows, given in coreset order, are kept if each class must keep a minimum."""
-    taken = turns(classes) < minimum
-    if (needed := np.count_nonzero(taken)) > rows:
-        raise InputError(
-            f"`min_per_class` {minimum} needs {needed} rows of the {len(np.unique(classes))} classes, but the budget "
-            f"is {rows}: lower it or raise the budget"
-        )
-    taken[np.flatnonzero(~taken)[: rows - needed]] = True
-    return taken
+    labels = _read_classes(dataset, label_column) if selection.needs_labels else None
+    ranks = rank(scores, labels, selection, recorded)
+    probability = _mean_probability(dataset) if selection.coverage == "beta" else None
+    kept = choose(scores, labels, selection, probability=probability, ranks=ranks)
+    return _Chosen(_with_ranks(dataset, rank_column or rank_name(score_column), ranks), scores, recorded, kept)
 
 
 def _mean_probability(dataset: Dataset) -> np.ndarray:
     """Mean over epochs of the probability of the true class, float64 `(N,)`; NaN for rows without a trajectory."""
-    if _TRAJECTORY not in dataset.column_names:
-        raise InputError(f"coverage 'beta' needs the column {_TRAJECTORY!r}: run.attach(dataset) adds it")
-    stored = read_column(dataset, _TRAJECTORY)
+    if LOSS_TRAJECTORY not in dataset.column_names:
+        raise InputError(f"coverage 'beta' needs the column {LOSS_TRAJECTORY!r}: run.attach(dataset) adds it")
+    stored = read_column(dataset, LOSS_TRAJECTORY)
     if len(lengths := pc.unique(pc.list_value_length(stored).drop_null())) > 1:
         shown = ", ".join(map(str, lengths.to_pylist()))
-        raise InputError(f"column {_TRAJECTORY!r} has lists of different lengths ({shown}): attach one recording")
+        raise InputError(f"column {LOSS_TRAJECTORY!r} has lists of different lengths ({shown}): attach one recording")
     means = []
     for chunk in stored.chunks:
         mean = np.full(len(chunk), np.nan)
         known = chunk.is_valid().to_numpy(zero_copy_only=False)
         losses = chunk.drop_null().flatten().to_numpy(zero_copy_only=False)
         if known.any():
-            mean[known] = np.exp(-losses.reshape(int(known.sum()), -1)).mean(axis=1, dtype=np.float64)
+            mean[known] = mean_probability(losses.reshape(int(known.sum()), -1))
         means.append(mean)
     return np.concatenate(means) if means else np.zeros(0)
-
-
-def _ranked(
-    scores: np.ndarray,
-    recorded: np.ndarray,
-    labels: np.ndarray | None,
-    balance: Balance,
-    keep: Keep,
-    exclude_negative: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks, int32 `(N,)`, -1 where a row cannot be chosen, and which can be, bool `(N,)`."""
-    choosable = recorded & ~(scores < 0) if exclude_negative else recorded
-    own = labels[choosable] if labels is not None and balance != "none" else None
-    ranks = np.full(len(scores), -1, dtype=np.int32)
-    ranks[choosable] = coreset_order(scores[choosable], own, None, balance, keep)
-    return ranks, choosable
 
 
 def _read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:
@@ -348,7 +238,7 @@ def recorded_rows(
 ) -> pa.ChunkedArray:
     """Which rows were recorded: all others were held out as validation samples, and are never chosen.
 
-    Flat rows, which can be chosen, have a null score as those held out have; trajectories tell the two apart. Without
+    Flat rows, which are candidates, have a null score as those held out have; trajectories tell the two apart. Without
     them the ranks do, if there are any: a flat row has one. NaN, which formats of NumPy, torch and pandas make of
     null, says nothing.
 
@@ -370,7 +260,7 @@ def recorded_rows(
 
 
 def read_scores(dataset: Dataset, column: str, rank_column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Scores, NaN where there is none, and which rows can be chosen; see [`recorded_rows`]."""
+    """Scores, NaN where there is none, and which rows are candidates; see [`recorded_rows`]."""
     require_dataset(dataset, "dataset")
     if column not in dataset.column_names:
         raise InputError(
@@ -381,7 +271,7 @@ def read_scores(dataset: Dataset, column: str, rank_column: str | None = None) -
     check_numbers(stored.type, column)
     trajectories, ranks = (
         read_column(dataset, name) if name in dataset.column_names else None
-        for name in (_TRAJECTORY, rank_column or rank_name(column))
+        for name in (LOSS_TRAJECTORY, rank_column or rank_name(column))
     )
     scores = stored.cast(pa.float64(), safe=False).to_numpy() if stored.null_count else stored.to_numpy()
     return scores.astype(np.float64, copy=False), recorded_rows(stored, trajectories, ranks).to_numpy()
@@ -393,8 +283,8 @@ def check_numbers(held: pa.DataType, column: str) -> None:
         raise InputError(f"column {column!r} holds {held}, not numbers: name another score column")
 
 
-def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray, choosable: np.ndarray) -> Dataset:
-    values = pa.array(ranks, mask=~choosable)
+def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray) -> Dataset:
+    values = pa.array(ranks, mask=ranks < 0)
     if dataset.features.get(column) == Value("int32") and read_column(dataset, column).combine_chunks() == values:
         return dataset
     return with_columns(dataset, {column: (values, Value("int32"))})

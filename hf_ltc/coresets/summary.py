@@ -22,8 +22,8 @@ class CoresetSummary:
 
     Args:
         rows (`int`): Rows of the coreset.
-        pool (`int`): Rows that could be chosen.
-        held_out (`int`): Rows that could not: held out as validation samples, or never scored.
+        pool (`int`): Candidate rows.
+        held_out (`int`): Other rows: held out as validation samples, or never scored.
         flat (`int`): Rows of the pool without a score, since their trajectory is flat.
         negative (`int`): Rows of the coreset with a negative score.
         score_column (`str`): The score.
@@ -46,7 +46,7 @@ class CoresetSummary:
 
     def __str__(self) -> str:
         share = f" ({100 * self.rows / self.pool:.1f}%)" if self.pool else ""
-        said = [f"The coreset has {self.rows:,} of the {self.pool:,} rows that could be chosen{share}"]
+        said = [f"The coreset has {self.rows:,} of the {self.pool:,} candidate rows{share}"]
         if self.held_out:
             said[-1] += f"; {self.held_out:,} more are held out or not scored"
         if self.pool_classes:
@@ -57,7 +57,7 @@ class CoresetSummary:
             kept, pool = ("{:.4g} to {:.4g}".format(*r) for r in (self.score_range, self.pool_score_range))
             said.append(f"Their {self.score_column} is {kept}, that of all {pool}; {self.negative:,} are negative")
         if self.flat:
-            said.append(f"{self.flat:,} rows that could be chosen have no score and come last")
+            said.append(f"{self.flat:,} candidate rows have no score and come last")
         return ". ".join(said) + "."
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def describe_coreset(
         dataset (`datasets.Dataset`): The scored dataset that they were chosen from.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): The score they were chosen by.
         label_column (`str`, *optional*): Column with the class labels; found by its feature type if not given.
-        exclude_negative (`bool`, *optional*, defaults to `False`): Whether negative scores could not be chosen.
+        exclude_negative (`bool`, *optional*, defaults to `False`): Whether negative scores are no candidates.
 
     Returns:
         [`CoresetSummary`]
@@ -91,11 +91,11 @@ def describe_coreset(
     require_dataset(coreset, "coreset")
     kept, _ = read_scores(coreset, score_column)
     scores, recorded = read_scores(dataset, score_column)
-    choosable = recorded & ~(scores < 0) if exclude_negative else recorded
-    pool = scores[choosable]
+    candidates = recorded & ~(scores < 0) if exclude_negative else recorded
+    pool = scores[candidates]
     labelled = label_column is not None or any(isinstance(f, ClassLabel) for f in dataset.features.values())
     column = find_label_column(dataset, label_column) if labelled else None
-    pool_classes = _class_counts(dataset, column, choosable) if column else {}
+    pool_classes = _class_counts(dataset, column, candidates) if column else {}
     classes = _class_counts(coreset, column, np.ones(len(coreset), dtype=bool)) if column else {}
     return CoresetSummary(
         rows=len(coreset),

@@ -11,6 +11,10 @@ from datasets.table import InMemoryTable, concat_tables
 
 from ..utils.errors import InputError
 
+# The columns that a recording adds: losses, their score, and its rank in the coreset order.
+LOSS_TRAJECTORY, LTC_SCORE, LTC_RANK = "loss_trajectory", "ltc_score", "ltc_rank"
+# Of per-sample metrics: margin_trajectory.
+TRAJECTORY_SUFFIX = "_trajectory"
 # Bytes of the rows that are taken at once.
 _TAKEN_BYTES = 2**25
 

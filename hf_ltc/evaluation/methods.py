@@ -1,18 +1,15 @@
-"""Ways of choosing rows by name: members of the family, baselines, and chance, as rows of a recording."""
+"""Ways of choosing rows by name: score variants, baselines, and chance, as rows of a recording."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from datasets import Dataset, DatasetInfo, Features, Value
 
+from ..coresets.choose import Coverage, Selection, choose, mean_probability
 from ..coresets.order import Balance, Keep
-from ..coresets.select import Coverage, select_coreset
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.scorers import baseline_scores
-from ..trajectories.tables import trajectory_column
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
@@ -24,9 +21,8 @@ class Method:
     """A way of choosing rows.
 
     Args:
-        family (`dict[str, str]`):
-            `of`, `aggregate`, `scope` and `weighting` of a member of the family; empty for a baseline.
-        baseline (`str`): One of [`BASELINES`]; empty for a member of the family.
+        family (`dict[str, str]`): `of`, `aggregate`, `scope` and `weighting` of a score variant; empty for a baseline.
+        baseline (`str`): One of [`BASELINES`]; empty for a score variant.
         keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
         coverage (`str`, *optional*): As for [`select_coreset`].
     """
@@ -36,19 +32,14 @@ class Method:
     keep: Keep = "highest"
     coverage: Coverage | None = None
 
-    @property
-    def is_drawn(self) -> bool:
-        """Whether another seed chooses other rows."""
-        return self.coverage is not None or self.baseline == RANDOM
 
-
-def _member_name(member: dict[str, str]) -> str:
-    return "-".join(value for value in member.values() if value != "none")
+def _variant_name(variant: dict[str, str]) -> str:
+    return "-".join(value for value in variant.values() if value != "none")
 
 
 def _methods() -> dict[str, Method]:
     made = {name: Method(family=member) for name, member in PRESETS.items()}
-    made |= {_member_name(member): Method(family=member) for member in VARIANTS}
+    made |= {_variant_name(member): Method(family=member) for member in VARIANTS}
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")
@@ -114,30 +105,7 @@ def chosen_rows(
     method = find_method(name)
     if scores is None:
         scores = method_scores(name, run, seed)
-    everything = np.arange(len(run))
-    # Its trajectory beside it, so that a row whose trajectory is flat counts as one that could be chosen, which it is.
-    losses, kind = trajectory_column(run.losses, everything)
-    columns = {
-        "position": pa.array(everything),
-        "label": pa.array(run.labels),
-        "score": pa.array(scores, mask=np.isnan(scores)),
-        "loss_trajectory": losses,
-    }
-    features = {
-        "position": Value("int64"),
-        "label": Value("int64"),
-        "score": Value("float32"),
-        "loss_trajectory": kind,
-    }
-    table = Dataset(pa.table(columns), info=DatasetInfo(features=Features(features)))
-    kept = select_coreset(
-        table,
-        size=size,
-        score_column="score",
-        label_column="label",
-        balance=balance,
-        keep=method.keep,
-        coverage=method.coverage,
-        seed=seed,
-    )
-    return np.asarray(kept.with_format("numpy")["position"][:], dtype=np.int64)
+    selection = Selection(size=size, balance=balance, keep=method.keep, coverage=method.coverage, seed=seed)
+    # All recorded rows are candidates, those without a score too: their trajectory is flat.
+    drawn = mean_probability(np.ascontiguousarray(np.asarray(run.losses).T)) if method.coverage == "beta" else None
+    return np.flatnonzero(choose(scores, run.labels, selection, probability=drawn))

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..config import EvaluateConfig
-from ..coresets.select import coreset_size
+from ..coresets.choose import coreset_size
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_image_column, find_label_column, read_labels

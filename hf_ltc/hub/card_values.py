@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from ..coresets.choose import Selection
 from ..recipe import Identity, Recipe, SeedReliability
 from ..scores.ltc import PRESETS
 from ..scores.reliability import LOW
@@ -78,7 +79,7 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "rank_column": code(entry["rank_column"]),
         "ids": bool(entry.get("id_column")),
         "trajectories": bool(entry.get("trajectories")),
-        "prefix": selection.get("coverage") is None and not selection.get("min_per_class"),
+        "prefix": Selection.from_dict(selection).is_nested,
         "example_size": first["size"],
         "example_fraction": first["fraction"] or round(first["size"] / pool, 3),
         "classes": [

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from ..coresets.choose import Selection
 from ..coresets.select import rank_coreset, select_coreset
 from ..coresets.summary import describe_coreset
 from ..data.columns import read_column, with_columns
@@ -33,19 +34,18 @@ def describe_scored(
     scored: Dataset,
     score_column: str,
     label_column: str | None,
-    options: Mapping[str, Any],
+    selection: Selection,
     run: RecordedColumns | None,
 ) -> tuple[dict[str, Any], Dataset]:
     """What the recipe says of a scored dataset, and the dataset with ranks."""
     recorded = Recipe.from_dict({} if run is None else run.recipe).dataset
     label_column = find_label_column(scored, label_column or recorded.label_column)
-    ranking = {name: options[name] for name in ("balance", "keep", "exclude_negative")}
-    ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **ranking)
+    ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **selection.ranking)
     rank_column = parquet.rank_name(score_column)
     if rank_column in scored.column_names and not _same(scored, ranked, rank_column):
         raise InputError(
-            f"column {rank_column!r} ranks the rows in another order than {ranking} does: give push_coreset the "
-            "options that rank_coreset was given, or take the column away"
+            f"column {rank_column!r} ranks the rows in another order than {selection.ranking} does: give push_coreset "
+            "the options that rank_coreset was given, or remove the column"
         )
     recipe = None if run is None else dict(run.recipe)
     family = None
@@ -66,7 +66,7 @@ def describe_scored(
         "rank_column": rank_column,
         "label_column": label_column,
         "id_column": identity.get("id_column"),
-        "selection": dict(options),
+        "selection": selection.to_dict(),
         "dataset": identity,
         "pool": pool,
         "held_out": ranks.null_count,
@@ -110,7 +110,7 @@ def coreset_tables(
     scorer: str,
     fractions: Sequence[float],
     sizes: Sequence[int],
-    options: Mapping[str, Any],
+    selection: Selection,
     scores_only: bool,
     full: bool,
     with_trajectories: bool,
@@ -124,9 +124,9 @@ def coreset_tables(
         name = parquet.budget_name(scorer, fraction, size)
         if name in entry["configs"]:
             raise InputError(f"two of `fractions` or `sizes` are so near that both are called {name!r}: give one")
-        coreset = select_coreset(ranked, fraction, size, score_column=score, label_column=label, **options)
+        coreset = select_coreset(ranked, fraction, size, score_column=score, label_column=label, **selection.to_dict())
         summary = describe_coreset(
-            coreset, ranked, score_column=score, label_column=label, exclude_negative=options["exclude_negative"]
+            coreset, ranked, score_column=score, label_column=label, exclude_negative=selection.exclude_negative
         )
         coreset = coreset.with_format(None).select_columns(columns)
         identity = dataset_identity(coreset.remove_columns([score, rank]), label)
@@ -142,7 +142,7 @@ def coreset_tables(
         if not scores_only:
             tables.append(Table(name, "train", coreset, name))
     # The beta coverage draws by trajectories, so that without them no other budget could be drawn.
-    with_trajectories = with_trajectories or options["coverage"] == "beta"
+    with_trajectories = with_trajectories or selection.coverage == "beta"
     entry["trajectories"] = with_trajectories
     entry["scores"] = parquet.config_name("scores", scorer)
     plain = ranked.with_format(None)

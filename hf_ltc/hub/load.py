@@ -11,14 +11,15 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from ..coresets.select import coreset_size, rank_coreset, select_coreset
-from ..data.columns import read_column, with_columns
+from ..coresets.choose import Selection, coreset_size
+from ..coresets.select import rank_coreset, select_coreset
+from ..data.columns import LOSS_TRAJECTORY, read_column, with_columns
 from ..data.identity import check_identity
 from ..data.inputs import require_dataset
 from ..data.load import load_split
 from ..utils.errors import InputError, one_line
 from . import parquet
-from .parquet import RECIPE, SELECTION
+from .parquet import RECIPE
 from .repository import Repository, damaged, explained, hub_api, read_repository
 
 
@@ -65,7 +66,7 @@ def load_coreset(
         for name, made in entry["configs"].items():
             if made["size"] == rows and made["stored"]:
                 return _load_stored(there, entry, name, made, token)
-        if entry["full"] and parquet.is_prefix(entry["selection"]):
+        if entry["full"] and Selection.from_dict(entry["selection"]).is_nested:
             return _load_beginning(there, entry, rows, token)
     return _rebuild(there, entry, rows, dataset, token)
 
@@ -140,21 +141,20 @@ def _rebuild(
     score, rank, label = entry["score_column"], entry["rank_column"], entry["label_column"]
     columns = {name: (read_column(scores, name), scores.features[name]) for name in (score, rank)}
     known = pc.or_(pc.is_valid(columns[score][0]), pc.is_valid(columns[rank][0]))
-    mark = "loss_trajectory"
+    mark = LOSS_TRAJECTORY
     if mark in scores.column_names:
         columns[mark] = (read_column(scores, mark), scores.features[mark])
     else:
         # Rows that are flat, which can be chosen, and rows held out have no score both: this tells them apart.
         columns[mark] = (pa.array(np.ones(len(scores), dtype=bool), mask=~known.to_numpy()), Value("bool"))
-    options = {name: entry["selection"][name] for name in SELECTION}
+    selection = Selection.from_dict(entry["selection"])
     scored = with_columns(
         dataset.remove_columns([c for c in (score, rank, mark) if c in dataset.column_names]), columns
     )
-    ranking = {name: options[name] for name in ("balance", "keep", "exclude_negative")}
-    ranked = rank_coreset(scored, score_column=score, label_column=label, **ranking)
+    ranked = rank_coreset(scored, score_column=score, label_column=label, **selection.ranking)
     if not read_column(ranked, rank).equals(read_column(scored, rank)):
         raise disagrees(there.repo_id, f"{rank!r} of {entry['scores']!r} is not the order of its scores")
-    coreset = select_coreset(scored, size=rows, score_column=score, label_column=label, **options)
+    coreset = select_coreset(scored, size=rows, score_column=score, label_column=label, **selection.to_dict())
     return coreset.remove_columns(mark)
 
 

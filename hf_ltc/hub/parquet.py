@@ -17,7 +17,7 @@ from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage, table_cast
 from datasets.utils.py_utils import convert_file_size_to_int
 
-from ..data.columns import any_length, read_column, without_null_lengths
+from ..data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, any_length, read_column, without_null_lengths
 from ..data.labels import read_labels
 from ..utils.errors import InputError
 from ..utils.files import finite
@@ -26,18 +26,6 @@ FORMAT = 1
 RECIPE = "recipe.json"
 TRAJECTORIES = "trajectories"
 SPLITS = "splits"
-# The options of select_coreset, with their defaults: which rows a budget keeps.
-SELECTION: dict[str, Any] = {
-    "balance": "class",
-    "keep": "highest",
-    "exclude_negative": False,
-    "min_per_class": 0,
-    "coverage": None,
-    "cut": 0.1,
-    "beta_exponent": 4.0,
-    "seed": 0,
-}
-_LOSSES, _TRAJECTORY_SUFFIX = "loss_trajectory", "_trajectory"
 # Row groups of a dataset in coreset order: so small that few rows more than asked are read.
 _ROW_GROUP_BYTES = 2**22
 # Settings that only say where and how fast things ran.
@@ -142,11 +130,11 @@ def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[
 def _is_trajectory(dataset: Dataset, column: str) -> bool:
     """Whether a column is a recorded signal: those are as long as the losses in every row, and null where they are."""
     feature = dataset.features[column]
-    if not column.endswith(_TRAJECTORY_SUFFIX) or not isinstance(feature, List) or feature.feature != Value("float32"):
+    if not column.endswith(TRAJECTORY_SUFFIX) or not isinstance(feature, List) or feature.feature != Value("float32"):
         return False
-    if column == _LOSSES or _LOSSES not in dataset.column_names:
-        return column == _LOSSES
-    one, other = (pc.list_value_length(dataset.data.column(name)) for name in (column, _LOSSES))
+    if column == LOSS_TRAJECTORY or LOSS_TRAJECTORY not in dataset.column_names:
+        return column == LOSS_TRAJECTORY
+    one, other = (pc.list_value_length(dataset.data.column(name)) for name in (column, LOSS_TRAJECTORY))
     return bool(one.equals(other))
 
 
@@ -388,8 +376,3 @@ def owned_configs(recipe: Mapping[str, Any]) -> set[str]:
 def owned_folders(recipe: Mapping[str, Any]) -> set[str]:
     """The folders that hold the files of these configurations, and of their further splits."""
     return owned_configs(recipe) | {config_name(SPLITS, scorer) for scorer in recipe.get("coresets") or {}}
-
-
-def is_prefix(selection: Mapping[str, Any]) -> bool:
-    """Whether coresets of these options are the beginnings of one order."""
-    return selection.get("coverage") is None and not selection.get("min_per_class")

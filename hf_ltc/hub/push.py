@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, Image
 from huggingface_hub import HfApi
 
+from ..coresets.choose import Selection
 from ..data.identity import cached_origin
 from ..data.inputs import require_dataset
 from ..scores.protocol import RecordedColumns, require_recorded
@@ -15,7 +16,7 @@ from ..utils.errors import InputError
 from . import cards, parquet
 from .commits import publish
 from .entry import ORIGIN, coreset_tables, describe_scored, further_splits, with_coreset
-from .parquet import SELECTION, SPLITS
+from .parquet import SPLITS
 from .repository import Pushed, check_repo_id, explained, hub_api, patiently
 
 
@@ -89,10 +90,12 @@ def push_coreset(
             recording; if the Hub refuses, cannot be reached, or holds something else under these names.
     """
     check_repo_id(repo_id)
-    if unknown := set(selection) - set(SELECTION):
-        raise InputError(f"push_coreset has no option {sorted(unknown)[0]!r}: it has {', '.join(SELECTION)}")
+    if unknown := set(selection) - set(Selection().to_dict()):
+        raise InputError(
+            f"push_coreset has no option {sorted(unknown)[0]!r}: it has {', '.join(Selection().to_dict())}"
+        )
+    options = Selection(**selection)
     parquet.check_score_column(score_column)
-    options = {**SELECTION, **selection}
     for name, budgets in (("fractions", fractions), ("sizes", sizes)):
         if isinstance(budgets, str | int | float):
             raise InputError(f"`{name}` is {budgets!r}: give a list, such as [{budgets!r}]")
@@ -100,7 +103,7 @@ def push_coreset(
         raise InputError("nothing to push: give budgets as `fractions` (or `sizes`), or `full`, or `scores_only`")
     if scores_only and (full or splits):
         raise InputError("`scores_only` pushes no rows, so it goes neither with `full` nor with `splits`")
-    if full and not parquet.is_prefix(options):
+    if full and not options.is_nested:
         raise InputError(
             "`full` is an order of which coresets are the beginning: `coverage` and `min_per_class` give none"
         )

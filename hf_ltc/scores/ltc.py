@@ -13,7 +13,7 @@ import numpy as np
 
 from ..utils.errors import InputError, listed
 from .kernels import BLOCK, count_of, pass_over, run_spans, standardised
-from .protocol import Recorded, _classes, _not_finite, check_finite, check_recorded, require_recorded
+from .protocol import Recorded, check_finite, check_recorded, losses_not_finite, require_recorded, shown_classes
 
 PRESETS: dict[str, dict[str, str]] = {
     "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
@@ -34,7 +34,6 @@ _CHOICES = {
 }
 VARIANTS: list[dict[str, str]] = [dict(zip(_CHOICES, values)) for values in itertools.product(*_CHOICES.values())]
 """All score variants."""
-_TRAJECTORY = "loss_trajectory"
 
 
 def ltc_scores(
@@ -81,11 +80,11 @@ def ltc_scores(
     require_recorded(trajectories)
     member = score_variant(of, aggregate, scope, weighting, preset=preset)
     groups = trajectories.labels if member["scope"] == "class" else None
-    runs = _references(trajectories, member)
-    trained = _trained(trajectories, member)
+    runs = variant_references(trajectories, member)
+    trained = first_trained(trajectories, member)
     scores, finite = pass_over(trajectories.losses, trajectories.lengths, runs, groups, member["of"], trained)
     if not finite:
-        raise _not_finite(trajectories, trajectories.losses)
+        raise losses_not_finite(trajectories, trajectories.losses)
     return scores
 
 
@@ -111,7 +110,7 @@ def references(
     Raises:
         InputError: as [`ltc_scores`].
     """
-    return _references(trajectories, score_variant(of, aggregate, scope, weighting, preset=preset))
+    return variant_references(trajectories, score_variant(of, aggregate, scope, weighting, preset=preset))
 
 
 def score_variant(
@@ -148,13 +147,13 @@ def score_variant(
     return PRESETS[preset]
 
 
-def _trained(trajectories: Recorded, member: Mapping[str, str]) -> tuple[int, ...] | None:
+def first_trained(trajectories: Recorded, member: Mapping[str, str]) -> tuple[int, ...] | None:
     if member["weighting"] == "none":
         return None
     return tuple(int(trajectories.epochs[start] == 0) for start, _ in run_spans(trajectories.lengths))
 
 
-def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
+def variant_references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
     check_recorded(trajectories)
     labels, validation_labels = trajectories.labels, trajectories.validation_labels
     if member["scope"] == "class":
@@ -163,8 +162,8 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
         has = np.bincount(groups, minlength=count) > 0
         if len(missing := np.flatnonzero(~has & (np.bincount(labels, minlength=count) > 0))):
             raise InputError(
-                f"no validation samples in {_classes(trajectories, missing)}: score with scope='dataset', or record "
-                "with validation samples of every class"
+                f"no validation samples in {shown_classes(trajectories, missing)}: score with scope='dataset', or "
+                "record with validation samples of every class"
             )
     else:
         groups, count = np.zeros(len(validation_labels), dtype=np.int64), 1
@@ -176,7 +175,7 @@ def _references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.n
         build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
         reference = build(table, groups, count, member["of"])
         if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):
-            where = f" of {_classes(trajectories, flat)}" if member["scope"] == "class" else ""
+            where = f" of {shown_classes(trajectories, flat)}" if member["scope"] == "class" else ""
             raise InputError(
                 f"the validation losses{where} are flat: they change by the same amount in every epoch, so nothing "
                 "correlates with them; record with a model that learns, or with more epochs"

@@ -85,10 +85,10 @@ def check_recorded(trajectories: Recorded) -> None:
 
 def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray) -> None:
     if not np.isfinite(losses).all():
-        raise _not_finite(trajectories, table)
+        raise losses_not_finite(trajectories, table)
 
 
-def _not_finite(trajectories: Recorded, table: Any) -> InputError:
+def losses_not_finite(trajectories: Recorded, table: Any) -> InputError:
     if table is trajectories.validation_losses:
         return not_finite(trajectories, table, trajectories.validation_rows, "validation losses")
     return not_finite(trajectories, table, trajectories.rows, "losses")
@@ -125,7 +125,7 @@ def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) 
     return InputError(f"{name} are too large to score: record again with a lower learning rate")
 
 
-def _classes(trajectories: Recorded, classes: np.ndarray) -> str:
+def shown_classes(trajectories: Recorded, classes: np.ndarray) -> str:
     names = Recipe.from_dict(trajectories.recipe).dataset.names
     shown = listed(classes, lambda c: repr(names[c]) if names and c < len(names) else str(c), count="classes")
     return f"{'class' if len(classes) == 1 else 'classes'} {shown}"

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX
 from ..recipe import Recipe
 from ..utils.errors import InputError, listed
 from .baselines import BASELINES, Baseline, random
 from .batches import ARROW, Rows, columns_of, on_host, read_rows
 from .kernels import count_of, pass_over, run_spans
-from .ltc import _TRAJECTORY, _references, _trained, score_variant
+from .ltc import first_trained, score_variant, variant_references
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
 
 
@@ -43,7 +44,7 @@ class LTCScorer:
     of: str
     label_column: str | None = None
     class_names: tuple[str, ...] | None = None
-    column: str = "ltc_score"
+    column: str = LTC_SCORE
     trained: tuple[int, ...] | None = None
 
     @classmethod
@@ -56,7 +57,7 @@ class LTCScorer:
         weighting: str | None = None,
         *,
         preset: str | None = None,
-        column: str = "ltc_score",
+        column: str = LTC_SCORE,
         class_names: Sequence[str] | None = None,
     ) -> "LTCScorer":
         """Makes the scorer of a recording.
@@ -76,9 +77,9 @@ class LTCScorer:
             InputError: as [`ltc_scores`].
         """
         member = score_variant(of, aggregate, scope, weighting, preset=preset)
-        reference = np.concatenate(_references(trajectories, member))
+        reference = np.concatenate(variant_references(trajectories, member))
         lengths = tuple(int(length) for length in trajectories.lengths)
-        trained = _trained(trajectories, member)
+        trained = first_trained(trajectories, member)
         if member["scope"] == "dataset":
             return cls(reference, lengths, member["of"], column=column, trained=trained)
         dataset = Recipe.from_dict(trajectories.recipe).dataset
@@ -102,12 +103,12 @@ class LTCScorer:
             InputError: without a trajectory column, for trajectories of another length or that are not finite, and for
                 labels without a reference trajectory.
         """
-        rows = read_rows(batch, _TRAJECTORY, sum(self.lengths))
+        rows = read_rows(batch, LOSS_TRAJECTORY, sum(self.lengths))
         groups = None if self.label_column is None else self._groups(batch, rows, self.label_column)
         runs = _split(self.reference, [count_of(length, self.of) for length in self.lengths])
         scores, finite = pass_over(rows.values, self.lengths, runs, groups, self.of, self.trained)
         if not finite:
-            raise rows.not_finite(_TRAJECTORY)
+            raise rows.not_finite(LOSS_TRAJECTORY)
         return rows.with_scores(batch, self.column, scores)
 
     def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:
@@ -302,11 +303,11 @@ class BaselineScorer:
         signal = BASELINES[self.name].signal
         if signal is None:
             # Held-out rows cannot be chosen, by chance no more than otherwise.
-            rows = read_rows(batch, "loss_trajectory", self.length)
+            rows = read_rows(batch, LOSS_TRAJECTORY, self.length)
             numbers = self._row_numbers(batch, indices)[rows.present]
             scores = random(numbers, **dict(self.options)).astype(np.float32)
             return rows.with_scores(batch, self.column, scores)
-        column = f"{signal}_trajectory"
+        column = f"{signal}{TRAJECTORY_SUFFIX}"
         fix = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
         rows = read_rows(batch, column, self.length, fix)
         runs = [rows.values[list(run)] for run in self.checkpoints]

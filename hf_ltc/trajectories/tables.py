@@ -10,16 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from ..data.columns import read_column
+from ..data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, read_column
 from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
 from ..utils import files
 from ..utils.errors import InputError, one_line
 
-LOSS_COLUMN = "loss_trajectory"
 # In the recipe of Parquet files: epochs, lengths, loss_name.
 LAYOUT = "layout"
-_SUFFIX = "_trajectory"
 _CHUNK = 65_536
 Column = tuple[Any, Any]
 
@@ -60,16 +58,16 @@ def to_dataset(run: RecordedColumns) -> DatasetDict:
     train: dict[str, Column] = {
         "row": (pa.array(run.rows), Value("int64")),
         "label": (pa.array(run.labels), label),
-        LOSS_COLUMN: trajectory_column(run.losses, everything),
+        LOSS_TRAJECTORY: trajectory_column(run.losses, everything),
     }
     for name, values in run.signals.items():
-        train[name + _SUFFIX] = trajectory_column(values, everything)
+        train[name + TRAJECTORY_SUFFIX] = trajectory_column(values, everything)
     if run.ids is not None:
         train["id"] = (run.ids, Value(str(run.ids.type)))
     validation: dict[str, Column] = {
         "row": (pa.array(run.validation_rows), Value("int64")),
         "label": (pa.array(run.validation_labels), label),
-        LOSS_COLUMN: trajectory_column(run.validation_losses, np.arange(len(run.validation_rows))),
+        LOSS_TRAJECTORY: trajectory_column(run.validation_losses, np.arange(len(run.validation_rows))),
     }
     return DatasetDict({"train": _dataset(train), "validation": _dataset(validation)})
 
@@ -94,15 +92,15 @@ def read_dataset(dataset: DatasetDict) -> dict[str, Any]:
     order = np.argsort(rows, kind="stable")
     if (repeated := rows[order][1:][np.diff(rows[order]) == 0]).size:
         raise InputError(f"column 'row' has the row {repeated[0]} twice: leave one of them out")
-    signals = [name for name in train.column_names if name.endswith(_SUFFIX) and name != LOSS_COLUMN]
+    signals = [name for name in train.column_names if name.endswith(TRAJECTORY_SUFFIX) and name != LOSS_TRAJECTORY]
     return {
-        "losses": _by_epoch(train, LOSS_COLUMN)[:, order],
-        "validation_losses": _by_epoch(validation, LOSS_COLUMN),
+        "losses": _by_epoch(train, LOSS_TRAJECTORY)[:, order],
+        "validation_losses": _by_epoch(validation, LOSS_TRAJECTORY),
         "labels": _integers(train, "label")[order],
         "validation_labels": _integers(validation, "label"),
         "rows": rows[order],
         "validation_rows": _integers(validation, "row"),
-        "signals": {name.removesuffix(_SUFFIX): _by_epoch(train, name)[:, order] for name in signals},
+        "signals": {name.removesuffix(TRAJECTORY_SUFFIX): _by_epoch(train, name)[:, order] for name in signals},
         "ids": read_column(train, "id").combine_chunks().take(order) if "id" in train.column_names else None,
     }
 

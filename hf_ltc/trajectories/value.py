@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Value
 
 from ..coresets import order, select
-from ..data.columns import with_columns
+from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX, with_columns
 from ..data.inputs import class_numbers
 from ..recipe import Recipe
 from ..scores import diagnostics, ltc
@@ -226,14 +226,14 @@ class Trajectories:
                 if a per-sample metric was not recorded.
         """
         where = self.positions(dataset, id_column)
-        added = {"loss_trajectory": self.losses}
+        added = {LOSS_TRAJECTORY: self.losses}
         for signal in signals:
             if signal not in self.signals:
                 raise InputError(
                     f"the signal {signal!r} was not recorded (recorded are: {', '.join(self.signals) or 'none'}): "
                     f"record with `RecordConfig.signals` {signal}"
                 )
-            added[f"{signal}_trajectory"] = self.signals[signal]
+            added[f"{signal}{TRAJECTORY_SUFFIX}"] = self.signals[signal]
         return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
 
     def positions(self, dataset: Dataset, id_column: str | None = None) -> np.ndarray:
@@ -286,8 +286,8 @@ class Trajectories:
         diagnostics.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant})
         values = np.where(where >= 0, scores[where], np.nan).astype(np.float32)
         columns: dict[str, tuple[Any, object]] = {
-            "loss_trajectory": tables.trajectory_column(run.losses, where),
-            "ltc_score": (pa.array(values, mask=np.isnan(values)), Value("float32")),
+            LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where),
+            LTC_SCORE: (pa.array(values, mask=np.isnan(values)), Value("float32")),
         }
         label_column = Recipe.from_dict(self.recipe).dataset.label_column
         return select.rank_coreset(with_columns(dataset, columns), balance=balance, label_column=label_column)

@@ -602,7 +602,7 @@ def test_bad_input_of_select(place, tmp_path, capsys):
         ([scored, "--fraction", "nan", *output], "--fraction is nan"),
         ([scored, "--fraction", "-0.1", *output], "--fraction is -0.1"),
         ([scored, "--size", "0", *output], "--size is 0"),
-        ([scored, "--size", "1000", *output], r"--size is 1000, but only 13\d rows could be chosen"),
+        ([scored, "--size", "1000", *output], r"--size is 1000, but there are only 13\d candidate rows"),
         ([scored, "--size", "2.5", *output], "argument --size: invalid int value: '2.5'"),
         ([scored, "--size", "3", "--score-column", "best", *output], "no score column 'best'"),
         ([scored, "--size", "3", "--label-column", "best", *output], "--label-column 'best': no such column"),

@@ -8,7 +8,8 @@ import ray
 from datasets import Dataset
 from ray.cluster_utils import Cluster
 
-from hf_ltc.coresets import ray_data
+from hf_ltc.coresets import ray_data, ray_search
+from hf_ltc.coresets.choose import Selection
 from hf_ltc.coresets.ray_data import coreset_bounds
 from hf_ltc.coresets.select import rank_coreset, select_coreset
 from hf_ltc.data.columns import read_column
@@ -124,7 +125,7 @@ def kept_in_blocks(table, blocks=3, *, size, **changes):
         "exclude_negative": False,
         **changes,
     }
-    bounds = ray_data._bounds(in_blocks(table, options, blocks), options, None, size)
+    bounds = ray_data._bounds(in_blocks(table, options, blocks), options, Selection(size=size))
     return bounds(table)["row"].to_pylist()
 
 
@@ -133,8 +134,8 @@ def kept_in_blocks(table, blocks=3, *, size, **changes):
 @pytest.mark.parametrize("options", [{}, {"keep": "lowest"}, {"exclude_negative": True}], ids=str)
 def test_any_budget_of_imbalanced_classes_with_ties_and_rows_without_a_score(monkeypatch, ties, balance, options):
     # Little fits the driver, so that every way of narrowing down is taken.
-    monkeypatch.setattr(ray_data, "_CANDIDATES", 12)
-    monkeypatch.setattr(ray_data, "_BINS", 8)
+    monkeypatch.setattr(ray_search, "_CANDIDATES", 12)
+    monkeypatch.setattr(ray_search, "_BINS", 8)
     table = random_rows(2000, 6, seed=int(ties), ties=ties)
     ranked = rank_coreset(in_memory(table), balance, label_column="label", **options)
     ranks = read_column(ranked, "ltc_rank").to_pylist()
@@ -147,8 +148,8 @@ def test_any_budget_of_imbalanced_classes_with_ties_and_rows_without_a_score(mon
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_coreset_narrowed_down_on_ray_is_that_in_memory(monkeypatch, ties):
-    monkeypatch.setattr(ray_data, "_CANDIDATES", 12)
-    monkeypatch.setattr(ray_data, "_BINS", 8)
+    monkeypatch.setattr(ray_search, "_CANDIDATES", 12)
+    monkeypatch.setattr(ray_search, "_BINS", 8)
     table = random_rows(3000, 6, seed=2 + ties, ties=ties)
     for size, balance in [(777, "class"), (2650, "class"), (500, "none")]:
         expected = select_coreset(in_memory(table), size=size, balance=balance, label_column="label")
@@ -157,8 +158,8 @@ def test_a_coreset_narrowed_down_on_ray_is_that_in_memory(monkeypatch, ties):
 
 @pytest.mark.parametrize("candidates", [1, 1_000_000])
 def test_extreme_scores_and_string_classes(monkeypatch, candidates):
-    monkeypatch.setattr(ray_data, "_CANDIDATES", candidates)
-    monkeypatch.setattr(ray_data, "_BINS", 2)
+    monkeypatch.setattr(ray_search, "_CANDIDATES", candidates)
+    monkeypatch.setattr(ray_search, "_BINS", 2)
     scores = [np.inf, -np.inf, 1e308, -1e308, 5e-324, 0.0, -0.0, -5e-324, np.inf, -np.inf, 1e-300, np.nan] * 3
     names = ["cat", "dog"] * 15 + ["eel"] * 6
     table = pa.table({"kind": names, "row": np.arange(36), "x_score": scores, "loss_trajectory": [True] * 36})
@@ -206,7 +207,7 @@ def test_bad_input_is_one_line():
     table = random_rows(100, 3, seed=6)
     columns = {name: table[name] for name in ("label", "row")}
     scored = spread(table, 2)
-    with pytest.raises(InputError, match=r"`size` is 1000, but only \d+ rows could be chosen"):
+    with pytest.raises(InputError, match=r"`size` is 1000, but there are only \d+ candidate rows"):
         coreset_bounds(scored, size=1000)
     with pytest.raises(InputError, match="`balance` is 'proportional': on Ray it must be one of class, none"):
         coreset_bounds(scored, 0.5, balance="proportional")
@@ -224,7 +225,7 @@ def test_bad_input_is_one_line():
         coreset_bounds(changed("label", [-1] * 100), 0.5)
     with pytest.raises(InputError, match="occurs twice"):
         coreset_bounds(spread(pa.concat_tables([table, table]), 2), size=51)
-    with pytest.raises(InputError, match="no row of the dataset could be chosen"):
+    with pytest.raises(InputError, match="the dataset has no candidate rows"):
         coreset_bounds(spread(pa.table({**columns, "ltc_score": pa.nulls(100, pa.float32())}), 2), 0.5)
     with pytest.raises(InputError, match="'ltc_score' holds string, not numbers"):
         coreset_bounds(changed("ltc_score", ["0.5"] * 100), 0.5)

@@ -9,8 +9,9 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_ltc.coresets.choose import coreset_size
 from hf_ltc.coresets.order import coreset_order
-from hf_ltc.coresets.select import coreset_size, in_coreset, rank_coreset, select_coreset, split_coreset
+from hf_ltc.coresets.select import in_coreset, rank_coreset, select_coreset, split_coreset
 from hf_ltc.coresets.summary import describe_coreset
 from hf_ltc.data.columns import read_column, with_columns
 from hf_ltc.utils.errors import InputError
@@ -210,7 +211,7 @@ def test_without_trajectories_the_ranks_tell_flat_rows_from_those_held_out():
 def test_a_column_of_nulls_alone_has_no_row_to_choose():
     dataset = Dataset.from_dict({"label": [0, 1], "x_score": [None, None]})
     assert values(rank_coreset(dataset, "none", score_column="x_score"), "x_rank") == [None, None]
-    with pytest.raises(InputError, match="the 0 rows that could be chosen"):
+    with pytest.raises(InputError, match="the 0 candidate rows"):
         select_coreset(dataset, 0.5, balance="none", score_column="x_score")
 
 
@@ -271,11 +272,11 @@ def test_budgets():
         ({"fraction": 0}, r"`fraction` is 0: it must be in \(0, 1\]"),
         ({"fraction": 1.5}, "`fraction` is 1.5"),
         ({"fraction": float("nan")}, "`fraction` is nan"),
-        ({"fraction": 0.01}, "`fraction` 0.01 of the 10 rows that could be chosen is no row"),
+        ({"fraction": 0.01}, "`fraction` 0.01 of the 10 candidate rows is no row"),
         ({"size": 0}, "`size` is 0"),
         ({"size": 2.0}, "`size` is 2.0"),
         ({"size": True}, "`size` is True"),
-        ({"size": 11}, "`size` is 11, but only 10 rows could be chosen"),
+        ({"size": 11}, "`size` is 11, but there are only 10 candidate rows"),
     ]:
         with pytest.raises(InputError, match=message):
             coreset_size(10, **bad)

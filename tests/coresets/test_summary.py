@@ -27,7 +27,7 @@ def test_describe_coreset_says_what_is_kept():
     )
     text = str(summary)
     low, high = min(summary.classes.values()), max(summary.classes.values())
-    assert f"1,001 of the {summary.pool:,} rows that could be chosen" in text and "\n" not in text
+    assert f"1,001 of the {summary.pool:,} candidate rows" in text and "\n" not in text
     assert f"5 classes has {low:,} to {high:,} rows" in text
     excluded = describe_coreset(coreset, dataset, exclude_negative=True)
     assert excluded.pool == (~held & ~((scores < 0) & ~flat)).sum() and excluded.held_out == held.sum()
@@ -39,6 +39,6 @@ def test_describe_coreset_of_a_dataset_without_labels():
     summary = describe_coreset(dataset.select([0]), dataset, score_column="x_score")
     assert summary.classes == {} and summary.pool == 3 and summary.flat == 1
     assert str(summary) == (
-        "The coreset has 1 of the 3 rows that could be chosen (33.3%). Their x_score is 0.5 to 0.5, that of all 0.25 "
-        "to 0.5; 0 are negative. 1 rows that could be chosen have no score and come last."
+        "The coreset has 1 of the 3 candidate rows (33.3%). Their x_score is 0.5 to 0.5, that of all 0.25 "
+        "to 0.5; 0 are negative. 1 candidate rows have no score and come last."
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_ltc.config import EvaluateConfig
-from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS, RANDOM, chosen_rows, find_method, method_scores
+from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS, chosen_rows, find_method, method_scores
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.ltc import PRESETS, ltc_scores
 from hf_ltc.scores.scorers import baseline_scores
@@ -45,7 +45,6 @@ def test_the_names_are_the_family_the_baselines_and_two_that_draw():
     members += [f"{member}-uncertainty" for member in members]
     assert METHODS.keys() == {*PRESETS, *members, *BASELINES, "ccs", "dual_beta"}
     assert EvaluateConfig().members == [DEFAULT_METHOD]
-    assert {name for name, method in METHODS.items() if method.is_drawn} == {RANDOM, "ccs", "dual_beta"}
     assert {name for name, method in METHODS.items() if method.keep == "lowest"} == {"mean_loss", "final_loss"}
 
 

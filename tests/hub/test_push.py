@@ -160,7 +160,7 @@ def test_scores_of_another_kind_are_pushed(hub: Hub, client: Client, small: Data
         (["missing", "me/x", "--full"], "no run directory 'missing'"),
         (["RUN", "me/x"], "nothing to push"),
         (["RUN", "me/x", "--fractions", "2"], "--fractions is 2.0"),
-        (["RUN", "me/x", "--sizes", "1000"], "--sizes is 1000, but only 120 rows could be chosen"),
+        (["RUN", "me/x", "--sizes", "1000"], "--sizes is 1000, but there are only 120 candidate rows"),
         (["RUN", "me/x", "--scores-only", "--full"], "--scores-only pushes no rows"),
         (["RUN", "me/x", "--full", "--scored", "nowhere"], "no scored dataset 'nowhere'"),
         (["RUN", "me/x", "--full", "--splits", "dev"], "no split 'dev'"),
@@ -264,4 +264,4 @@ def test_a_source_model_is_not_pushed_with_a_coreset_that_is_refused(
         tmp_path / "data",
     ]
     code, error = client(_told, "push", *arguments)
-    assert code == 2 and "only 120 rows could be chosen" in error and ("model", "me/early") not in hub.repos
+    assert code == 2 and "only 120 candidate rows" in error and ("model", "me/early") not in hub.repos

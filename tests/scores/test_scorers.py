@@ -278,7 +278,7 @@ if may_compute == "no":
 scored = dataset.remove_columns("ltc_score").map(scorer, batched=True)
 ranked = select.rank_coreset(scored)
 if may_compute == "no":
-    select.coreset_size = select.pc.less = refuse
+    select.pc.less = refuse
 kept = ranked.filter(select.in_coreset, fn_kwargs={"size": 50}, input_columns="ltc_rank", batched=True)
 print(scored._fingerprint, ranked._fingerprint, kept._fingerprint, len(kept))
 """

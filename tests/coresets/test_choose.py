@@ -1,0 +1,108 @@
+"""One choice under every way of choosing: of arrays, of datasets, of blocks on Ray."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_ltc.coresets.choose import Selection, choose, mean_probability
+from hf_ltc.coresets.select import select_coreset, split_coreset
+from hf_ltc.data.columns import read_column, with_columns
+from hf_ltc.utils.errors import InputError
+from tests.coresets.test_ray_data import in_memory, kept_in_blocks, random_rows
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "balance": st.sampled_from(["class", "proportional", "none"]),
+        "keep": st.sampled_from(["highest", "lowest"]),
+        "exclude_negative": st.booleans(),
+        "min_per_class": st.integers(0, 2),
+        "coverage": st.sampled_from([None, "stratified", "beta"]),
+        "cut": st.sampled_from([0.0, 0.1, 0.5]),
+        "beta_exponent": st.sampled_from([4.0, 11.0]),
+        "seed": st.integers(0, 3),
+    }
+).filter(lambda options: options["coverage"] != "beta" or options["keep"] == "highest")
+
+
+def arrays(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, labels and which rows are candidates."""
+    candidates = table["loss_trajectory"].is_valid().to_numpy(zero_copy_only=False)
+    return table["ltc_score"].to_numpy().astype(np.float64), table["label"].to_numpy(), candidates
+
+
+@settings(max_examples=60, deadline=None)
+@given(OPTIONS, st.floats(0.05, 1), st.integers(0, 10**6), st.booleans())
+def test_arrays_datasets_and_blocks_are_chosen_from_alike(options, fraction, seed, ties):
+    table = random_rows(80, 4, seed=seed, ties=ties)
+    scores, labels, candidates = arrays(table)
+    losses = np.random.default_rng(seed).exponential(size=(80, 5)).astype(np.float32)
+    lists = [row if known else None for row, known in zip(losses.tolist(), candidates)]
+    column = pa.array(lists, pa.list_(pa.float32())), List(Value("float32"))
+    dataset = with_columns(in_memory(table), {"loss_trajectory": column})
+    probability = np.where(candidates, mean_probability(losses), np.nan)
+    selection = Selection(fraction, **options)
+    try:
+        kept = choose(scores, labels, selection, candidates=candidates, probability=probability)
+    except InputError as refused:
+        for way in (select_coreset, split_coreset):
+            with pytest.raises(InputError) as also:
+                way(dataset, fraction, label_column="label", **options)
+            assert str(also.value) == str(refused)
+        return
+    assert not (kept & ~candidates).any()
+    rows = np.flatnonzero(kept).tolist()
+    selected = select_coreset(dataset, fraction, label_column="label", **options)
+    parts = split_coreset(dataset, fraction, label_column="label", **options)
+    assert read_column(selected, "row").to_pylist() == read_column(parts["coreset"], "row").to_pylist() == rows
+    if selection.is_nested and selection.balance != "proportional":
+        columns = {} if selection.balance == "class" else {"label_column": None}
+        changes = {name: options[name] for name in ("keep", "exclude_negative")}
+        assert kept_in_blocks(table, size=len(rows), **changes, **columns) == rows
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["class", "none"]), st.sampled_from(["highest", "lowest"]))
+def test_the_order_of_rows_does_not_matter(seed, balance, keep):
+    scores, labels, candidates = arrays(random_rows(60, 5, seed=seed, flat=0))
+    shuffled = np.random.default_rng(seed).permutation(60)
+    selection = Selection(0.3, balance=balance, keep=keep)
+    kept = choose(scores, labels, selection, candidates=candidates)
+    again = choose(scores[shuffled], labels[shuffled], selection, candidates=candidates[shuffled])
+    np.testing.assert_array_equal(again, kept[shuffled])
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["class", "proportional", "none"]), st.booleans())
+def test_coresets_of_growing_budgets_are_nested(seed, balance, ties):
+    scores, labels, candidates = arrays(random_rows(50, 4, seed=seed, ties=ties))
+    before = np.zeros(50, dtype=bool)
+    for size in range(1, int(candidates.sum()) + 1):
+        kept = choose(scores, labels, Selection(size=size, balance=balance), candidates=candidates)
+        assert kept.sum() == size and not (before & ~kept).any()
+        before = kept
+
+
+@given(OPTIONS)
+def test_recipes_keep_the_options_apart_from_the_budget(options):
+    selection = Selection(size=7, **options)
+    assert selection.to_dict() == options
+    assert Selection.from_dict({**selection.to_dict(), "later": 1}, size=7) == selection
+    assert selection.is_nested == (options["coverage"] is None and options["min_per_class"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"balance": "classes"}, "`balance` is 'classes': it must be one of class, proportional, none"),
+        ({"keep": "best"}, "`keep` is 'best'"),
+        ({"coverage": "all"}, "`coverage` is 'all'"),
+        ({"cut": 1.0}, "`cut` is 1.0"),
+        ({"beta_exponent": 0}, "`beta_exponent` is 0"),
+        ({"min_per_class": -1}, "`min_per_class` is -1"),
+        ({"coverage": "beta", "keep": "lowest"}, "needs keep='highest'"),
+    ],
+)
+def test_bad_options_are_named(options, said):
+    with pytest.raises(InputError, match=said):
+        Selection(**options)
