@@ -13,7 +13,7 @@ from hf_ltc.evaluation.methods import METHODS
 
 # The members of the family that uncertainty does not weigh, and those that it does.
 MEMBERS, WEIGHTED = (
-    [name for name, each in METHODS.items() if each.family.get("weighting") == weighting and "-" in name]
+    [name for name, each in METHODS.items() if each.variant.get("weighting") == weighting and "-" in name]
     for weighting in ("none", "uncertainty")
 )
 

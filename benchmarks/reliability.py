@@ -43,7 +43,7 @@ def scores_of(name: str, run: Trajectories) -> np.ndarray:
     if name in BASELINES:
         scores = baseline_scores(run, name)
         return -scores if BASELINES[name].keeps == "lowest" else scores
-    return ltc_scores(run, **METHODS[name].family)
+    return ltc_scores(run, **METHODS[name].variant)
 
 
 def measured(name: str, runs: list[Trajectories], beside: dict[str, list[np.ndarray]]) -> dict | None:
@@ -105,7 +105,7 @@ def stops(runs: Path, dataset: str, epochs: int, seeds: list[int]) -> list[dict]
             continue
         run = trajectories(path)
         for name in (DEFAULT_METHOD, "ltc"):
-            family = METHODS[name].family
+            family = METHODS[name].variant
             each = {t: stability(run.truncate(t), **family) for t in range(5, epochs + 1)}
             found.append(
                 {

@@ -56,7 +56,7 @@ class Evaluate(Command):
         if not is_first():
             return None
         made = [name for name in (RESULTS, TABLE, PICTURE) if (Path(folder) / name).is_file()]
-        variants = [METHODS[name].family for name in config.members]
+        variants = [METHODS[name].variant for name in config.members]
         pushing = Push(
             run=self.runs[0],
             repo_id=repository_name(recipe.dataset),

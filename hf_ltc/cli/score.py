@@ -172,7 +172,7 @@ class Select(Command):
                 models=[recipe.config.model],
                 # An evaluation refuses budgets that have no row of some class.
                 fractions=[some_fraction(pool, len(source.names or [None]), fraction)],
-                members=[next(name for name, method in METHODS.items() if method.family == made["family"])],
+                members=[next(name for name, method in METHODS.items() if method.variant == made["family"])],
                 balance=self.balance,
             )
             return Evaluate(runs=[run], config=config, dataset=dataset, losses=losses)

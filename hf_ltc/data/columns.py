@@ -36,8 +36,13 @@ def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """
     if name not in dataset.column_names:
         raise InputError(f"no column {name!r} in the dataset: it has {', '.join(map(repr, dataset.column_names))}")
-    column = dataset.data.column(name)
-    return column if dataset._indices is None else take_rows(column, np.asarray(dataset._indices.column(0)))
+    column, rows = dataset.data.column(name), stored_rows(dataset)
+    return column if rows is None else take_rows(column, rows)
+
+
+def stored_rows(dataset: Dataset) -> np.ndarray | None:
+    """Which stored row each row of a dataset is, int64 `(N,)`; `None` where they are the same."""
+    return None if dataset._indices is None else np.asarray(dataset._indices.column(0), dtype=np.int64)
 
 
 def take_rows(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
@@ -133,9 +138,8 @@ def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.Chu
     arrays = [_chunked(values) for values, _ in columns.values()]
     fingerprint = Hasher.hash((plain._fingerprint, [(n, str(features[n]), a) for n, a in zip(columns, arrays)]))
 
-    indices = plain._indices
-    if indices is not None:
-        stored = np.asarray(indices.column(0), dtype=np.int64)
+    indices, stored = plain._indices, stored_rows(plain)
+    if stored is not None:
         where = np.full(len(plain._data), -1, dtype=np.int64)
         where[stored] = np.arange(len(stored))
         if (where[stored] != np.arange(len(stored))).any():

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 
 from ..utils.errors import InputError, listed
+from .columns import stored_rows
 from .splits import evenly_spaced
 
 # Rows that are looked for: fewer are all looked for, and of more, what is shared is found among these.
@@ -111,8 +112,7 @@ def _stored(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarr
     """The chunks of columns as stored, with the position that each row has in the dataset, -1 if it has none."""
     table = dataset.data.table.select(list(columns))
     places = np.arange(len(table))
-    if dataset._indices is not None:
-        stored = np.asarray(dataset._indices.column(0))
+    if (stored := stored_rows(dataset)) is not None:
         places = np.full(len(table), -1)
         # Of a row that was selected several times, the first.
         places[stored[::-1]] = np.arange(len(stored))[::-1]

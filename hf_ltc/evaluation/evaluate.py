@@ -194,8 +194,8 @@ def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Traject
 def _methods(config: EvaluateConfig) -> list[str]:
     for option, names, is_variant in (("members", config.members, True), ("baselines", config.baselines, False)):
         for name in names:
-            if bool(find_method(name).family) != is_variant:
-                have = ", ".join(each for each, method in METHODS.items() if bool(method.family) == is_variant)
+            if bool(find_method(name).variant) != is_variant:
+                have = ", ".join(each for each, method in METHODS.items() if bool(method.variant) == is_variant)
                 raise InputError(f"`{option}` has {name!r}: there are {have}")
     return [*config.members, *config.baselines]
 

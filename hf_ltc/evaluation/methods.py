@@ -21,13 +21,13 @@ class Method:
     """A way of choosing rows.
 
     Args:
-        family (`dict[str, str]`): `of`, `aggregate`, `scope` and `weighting` of a score variant; empty for a baseline.
+        variant (`dict[str, str]`): `of`, `aggregate`, `scope` and `weighting` of a score variant; empty for a baseline.
         baseline (`str`): One of [`BASELINES`]; empty for a score variant.
         keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
         coverage (`str`, *optional*): As for [`select_coreset`].
     """
 
-    family: dict[str, str] = field(default_factory=dict)
+    variant: dict[str, str] = field(default_factory=dict)
     baseline: str = ""
     keep: Keep = "highest"
     coverage: Coverage | None = None
@@ -38,8 +38,8 @@ def _variant_name(variant: dict[str, str]) -> str:
 
 
 def _methods() -> dict[str, Method]:
-    made = {name: Method(family=member) for name, member in PRESETS.items()}
-    made |= {_variant_name(member): Method(family=member) for member in VARIANTS}
+    made = {name: Method(variant=member) for name, member in PRESETS.items()}
+    made |= {_variant_name(member): Method(variant=member) for member in VARIANTS}
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")
@@ -80,7 +80,7 @@ def method_scores(name: str, run: Trajectories, seed: int = 0) -> np.ndarray:
     method = find_method(name)
     if method.baseline == RANDOM:
         return baseline_scores(run, RANDOM, seed=seed)
-    return baseline_scores(run, method.baseline) if method.baseline else ltc_scores(run, **method.family)
+    return baseline_scores(run, method.baseline) if method.baseline else ltc_scores(run, **method.variant)
 
 
 def chosen_rows(

@@ -209,7 +209,7 @@ def card_rows(
         raise InputError("`evaluation` is of other recordings than the one that is pushed: evaluate this one")
     if (was := evaluation.settings["config"]["balance"]) != balance:
         raise InputError(f"`evaluation` is of `balance` {was}, the coresets pushed are of {balance}: take the same")
-    methods = [name for name, each in METHODS.items() if scorer in (each.family, name)]
+    methods = [name for name, each in METHODS.items() if scorer in (each.variant, name)]
     chosen = [row for row in evaluation.rows if row["source"] == source and row["method"] in methods]
     if not chosen:
         have = ", ".join(dict.fromkeys(row["method"] for row in evaluation.rows if row["source"] == source)) or "none"

@@ -196,7 +196,7 @@ def test_a_file_that_holds_no_results_is_named(tmp_path, content):
 
 def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     found = evaluation()
-    rows = card_rows(found, "a", METHODS["ltc"].family, "class")
+    rows = card_rows(found, "a", METHODS["ltc"].variant, "class")
     names = ["full data", "coreset by ltc, 30%", "random subset, 30%", "coreset by ltc, 10%", "random subset, 10%"]
     assert [row["rows"] for row in rows] == names * 2
     assert [row["model"] for row in rows] == ["resnet18"] * 5 + ["vit_tiny"] * 5
@@ -212,7 +212,7 @@ def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     [
         ("c", "aum", "class", "of other recordings"),
         ("a", "el2n", "class", "no results of el2n, but of ltc, aum"),
-        ("a", METHODS["levels-losses-class"].family, "class", "no results of levels-losses-class"),
+        ("a", METHODS["levels-losses-class"].variant, "class", "no results of levels-losses-class"),
         ("a", "loss", "class", "no results of loss, but of ltc, aum"),
         ("a", "aum", "none", "of `balance` class, the coresets pushed are of none"),
     ],
