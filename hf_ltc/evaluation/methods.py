@@ -21,7 +21,8 @@ class Method:
     """A way of choosing rows.
 
     Args:
-        variant (`dict[str, str]`): `of`, `aggregate`, `scope` and `weighting` of a score variant; empty for a baseline.
+        variant (`dict[str, str]`):
+            `of`, `aggregate`, `scope` and `weighting` of a score variant; empty for a baseline.
         baseline (`str`): One of [`BASELINES`]; empty for a score variant.
         keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
         coverage (`str`, *optional*): As for [`select_coreset`].
