@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -50,7 +50,7 @@ Side = Annotated[int, _at_least(4)]
 
 
 def option(default: Any, help: str, metavar: str | None = None) -> Any:
-    """A dataclass field with its default and the help text that the command line shows."""
+    """A dataclass field with its default, `MISSING` if it has none, and what the command line shows of it."""
     metadata = {"help": help} if metavar is None else {"help": help, "metavar": metavar}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -61,8 +61,8 @@ def option(default: Any, help: str, metavar: str | None = None) -> Any:
 class DataConfig:
     """Which dataset is recorded."""
 
-    dataset: str = field(
-        metadata={"help": "Hub id, save_to_disk folder, image folder, folder of Parquet files, or one Parquet file."}
+    dataset: str = option(
+        MISSING, "Hub id, save_to_disk folder, image folder, folder of Parquet files, or one Parquet file."
     )
     split: str = option("train", "Split to record, or a slice of one: 'train[:10000]'.")
     validation_split: str | None = option(None, "Split of validation samples; held out of `split` if not given.")
@@ -109,9 +109,7 @@ class RecordConfig:
         "averaged",
         "Weights that evaluation and validation losses are computed with: averaged over about one epoch, or raw.",
     )
-    average_decay: Rate | None = option(
-        None, "Decay per step of averaged weights; 1 - 1 / (steps per epoch) if not given."
-    )
+    average_decay: Rate | None = option(None, "Decay of the average per step; 1 - 1 / (steps per epoch) if not given.")
     initial_losses: bool = option(True, "Record the losses of the untrained model as epoch 0.")
     record_every: Count = option(1, "Record after every k-th epoch (and always after the last).")
     signals: Annotated[list[Signal], _different("names")] = option(

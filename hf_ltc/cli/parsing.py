@@ -24,22 +24,14 @@ def local_path(text: str) -> str:
     return str(Path(expanded(text))) if text else text
 
 
-LocalPath = Annotated[str, local_path]
+# With what argparse is told of them.
+LocalPath = Annotated[str, ("type", local_path)]
+Flag = Annotated[bool, ("action", "store_true")]
 
 
 def argument(metavar: str, help: str) -> Any:
     """A field that is an argument without the name of an option."""
     return dataclasses.field(metadata={"help": help, "metavar": metavar, "positional": True})
-
-
-def needed(metavar: str, help: str) -> Any:
-    """A field that is an option which has to be given."""
-    return dataclasses.field(metadata={"help": help, "metavar": metavar})
-
-
-def flag(help: str) -> Any:
-    """A field that is true if its option is given, which takes no value."""
-    return dataclasses.field(default=False, metadata={"help": help, "action": "store_true"})
 
 
 def either(help: str) -> Any:
@@ -59,9 +51,8 @@ class Parser(argparse.ArgumentParser):
     def add_options(self, settings: type, names: Mapping[str, str]) -> None:
         """Adds an option for every field of a dataclass, and of the dataclasses in its fields.
 
-        A field may be an `int`, `float`, `str` or `bool`, a `Literal`, a list of one of these, or one of these or
-        `None`; metadata are those of [`argument`] and its like. A `bool` may also be given as yes or no, and one that
-        is true by default has `--no-NAME`.
+        A field may be an `int`, `float` or `str`, a `Literal`, a list of one of these, or one of these or `None`. A
+        `bool` may be given without a value or as yes or no, and one that is true by default has `--no-NAME`.
 
         Args:
             settings (`type`): The dataclass.
@@ -69,19 +60,14 @@ class Parser(argparse.ArgumentParser):
         """
         one_of = None
         for field, kind, _ in _fields(settings):
-            told = {**_told(kind), "help": spelled(field.metadata["help"], names)}
-            told |= {name: field.metadata[name] for name in ("metavar", "action") if name in field.metadata}
-            if "positional" in field.metadata:
+            told = {**_told(kind), **field.metadata, "help": spelled(field.metadata["help"], names)}
+            if told.pop("positional", False):
                 self.add_argument(field.name, **told)
                 continue
             default = _default(field)
             told |= {"required": True} if default is dataclasses.MISSING else {"default": default}
-            if "action" in field.metadata:
-                del told["type"]
-            elif kind is bool:
-                told |= {"nargs": "?", "const": True}
             place: Any = self
-            if "either" in field.metadata:
+            if told.pop("either", False):
                 place = one_of = one_of or self.add_mutually_exclusive_group(required=True)
             place.add_argument(option_name(field.name), **told)
             if default is True:
@@ -161,14 +147,14 @@ def _told(kind: Any) -> dict[str, Any]:
     """What argparse is told of a type."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return {**_told(parts[0]), **({"type": local_path} if local_path in parts else {})}
+        return dict(part for part in parts if isinstance(part, tuple)) or _told(parts[0])
     if origin is list:
         return {**_told(parts[0]), "nargs": "+"}
     if origin is Literal:
         return {"choices": parts}
     if NoneType in parts:
         return _told(parts[0])
-    return {"type": _yes_or_no if kind is bool else kind}
+    return {"type": _yes_or_no, "nargs": "?", "const": True} if kind is bool else {"type": kind}
 
 
 def _yes_or_no(text: str) -> bool:
@@ -178,10 +164,10 @@ def _yes_or_no(text: str) -> bool:
 
 
 def _word(value: Any, kind: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
     # A path, unlike the name of a column, can be written so that it is not taken for an option.
     return shlex.quote(f"./{text}" if text.startswith("-") and _is_path(kind) else text)
 
 
 def _is_path(kind: Any) -> bool:
-    return kind is local_path or any(_is_path(part) for part in get_args(kind))
+    return kind == LocalPath or any(_is_path(part) for part in get_args(kind))

@@ -11,7 +11,7 @@ from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
 from .command import BALANCE_HELP, DATASET_HELP, LOSSES_HELP, Command, Losses, Results, VariantOptions, recorded_split
-from .parsing import LocalPath, argument, flag
+from .parsing import Flag, LocalPath, argument
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,11 +30,11 @@ class Push(Command):
     repo_id: str = argument("REPO_ID", "dataset repository, OWNER/NAME; created if it does not exist")
     fractions: list[float] = option([], "budgets, as shares inside (0, 1]")
     sizes: list[int] = option([], "budgets, as numbers of rows")
-    scores_only: bool = flag("push no rows: they are taken from the source dataset when loaded")
-    full: bool = flag("push the whole dataset in coreset order too")
-    trajectories: bool = flag("put the loss trajectories beside the scores")
+    scores_only: Flag = option(False, "push no rows: they are taken from the source dataset when loaded")
+    full: Flag = option(False, "push the whole dataset in coreset order too")
+    trajectories: Flag = option(False, "put the loss trajectories beside the scores")
     splits: list[str] = option([], "further splits of the dataset, such as test")
-    held_out: bool = flag("push rows held out of training as split validation")
+    held_out: Flag = option(False, "push rows held out of training as split validation")
     dataset: str | None = option(None, DATASET_HELP)
     source: str | None = option(None, "Hub id of the dataset, if recorded from disk", metavar="REPO_ID")
     dataset_name: str | None = option(None, "what the card calls a dataset that is not on the Hub")
@@ -43,7 +43,7 @@ class Push(Command):
     keep: Keep = option("highest", "which scores are kept")
     license: str | None = option(None, "license of the rows; that of the source dataset if not given")
     evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, for the card", metavar="RESULTS")
-    private: bool = flag("make a new repository private")
+    private: Flag = option(False, "make a new repository private")
     source_model: str | None = option(None, "push the source model there too", metavar="REPO_ID")
     max_shard_size: str = option("500MB", "largest size of a Parquet file")
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +28,7 @@ from .command import (
     save,
 )
 from .evaluate import Evaluate
-from .parsing import LocalPath, argument, either, flag, needed
+from .parsing import Flag, LocalPath, argument, either
 from .push import Push, repository_name, some_fraction
 
 
@@ -37,7 +37,7 @@ class Score(Command):
     """Add loss_trajectory, ltc_score and ltc_rank to the recorded dataset."""
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record")
-    output: LocalPath = needed("SCORED", "folder for the scored dataset")
+    output: LocalPath = option(MISSING, "folder for the scored dataset", metavar="SCORED")
     dataset: str | None = option(None, DATASET_HELP)
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
@@ -110,13 +110,13 @@ class Select(Command):
     scored: LocalPath = argument("SCORED", "folder of hf-ltc score")
     fraction: float | None = either("share of the candidate rows, inside (0, 1]")
     size: int | None = either("number of rows")
-    output: LocalPath = needed("CORESET", "folder for the coreset")
+    output: LocalPath = option(MISSING, "folder for the coreset", metavar="CORESET")
     score_column: str = option("ltc_score", "the score to choose by")
     label_column: str | None = option(None, "the classes; found by its type if not given")
     keep: Keep = option("highest", "which scores are kept")
     coverage: Literal["stratified", "beta"] | None = option(None, "sample over the whole range of scores")
     min_per_class: int = option(0, "least number of rows of each class")
-    exclude_negative: bool = flag("never choose rows with a negative score")
+    exclude_negative: Flag = option(False, "never choose rows with a negative score")
     seed: int = option(0, "seed of the sampling of --coverage")
     balance: Balance = option("class", BALANCE_HELP)
 
