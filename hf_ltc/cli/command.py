@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -123,7 +123,8 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
             raise InputError(f"`output` {output!r} holds {given!r}, which is read: give another folder")
     files.restore(path)
     for left in _unfinished(path):
-        with _held(left, output) as alone:
+        # One that another process has just put in its place is gone.
+        with suppress(FileNotFoundError), _held(left, output) as alone:
             if alone:
                 shutil.rmtree(left, ignore_errors=True)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
