@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from ..config import EvaluateConfig, option
+from ..coresets.choose import Coverage
 from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, one_line
@@ -114,7 +115,7 @@ class Select(Command):
     score_column: str = option("ltc_score", "the score to choose by")
     label_column: str | None = option(None, "the classes; found by its type if not given")
     keep: Keep = option("highest", "which scores are kept")
-    coverage: Literal["stratified", "beta"] | None = option(None, "sample over the whole range of scores")
+    coverage: Coverage | None = option(None, "sample over the whole range of scores")
     min_per_class: int = option(0, "least number of rows of each class")
     exclude_negative: Flag = option(False, "never choose rows with a negative score")
     seed: int = option(0, "seed of the sampling of --coverage")
