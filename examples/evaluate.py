@@ -12,8 +12,7 @@
 
 from transformers import HfArgumentParser
 
-from hf_ltc import EvaluateConfig, Trajectories, evaluate_coresets
-from hf_ltc.data.load import load_split
+from hf_ltc import EvaluateConfig, Trajectories, evaluate_coresets, load_split
 
 
 def main() -> None:

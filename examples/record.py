@@ -15,9 +15,8 @@ import logging
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from hf_ltc import RecordConfig, record, reliability, select_coreset
+from hf_ltc import RecordConfig, load_split, record, reliability, select_coreset
 from hf_ltc.config import DataConfig
-from hf_ltc.data.load import load_split
 
 
 def main() -> None:

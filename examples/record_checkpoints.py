@@ -20,8 +20,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hf_ltc import record_checkpoints, select_coreset
-from hf_ltc.cli.demo import digits
+from hf_ltc import digits, record_checkpoints, select_coreset
 
 
 def make_model() -> nn.Module:

@@ -23,9 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hf_ltc import TrajectoryRecorder, select_coreset
-from hf_ltc.cli.demo import digits
-from hf_ltc.data.identity import dataset_identity
+from hf_ltc import TrajectoryRecorder, dataset_identity, digits, select_coreset
 
 
 def tensors(dataset) -> TensorDataset:

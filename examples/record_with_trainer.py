@@ -36,8 +36,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_ltc import TrajectoryCallback, select_coreset
-from hf_ltc.cli.demo import digits
+from hf_ltc import TrajectoryCallback, digits, select_coreset
 
 MODULES = ("asyncio", "datetime", "email.message", "logging", "pathlib", "unittest")
 

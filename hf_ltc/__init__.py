@@ -6,53 +6,36 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .config import EvaluateConfig, RecordConfig
-    from .coresets.order import coreset_order
-    from .coresets.select import in_coreset, rank_coreset, select_coreset, split_coreset
-    from .coresets.summary import describe_coreset
-    from .evaluation.evaluate import evaluate_coresets
-    from .hub.load import load_coreset
-    from .hub.push import push_coreset
-    from .recording.checkpoints import record_checkpoints
-    from .recording.record import record
-    from .recording.recorder import TrajectoryRecorder
-    from .recording.trainer_callback import TrajectoryCallback
-    from .scores.explain import explain, explain_validation
-    from .scores.ltc import ltc_scores
-    from .scores.scorers import BaselineScorer, LTCScorer, baseline_scores
-    from .training.models import load_model
-    from .trajectories.compare import reliability
-    from .trajectories.value import Trajectories
-    from .utils.errors import InputError, LTCWarning
-
-__all__ = [
-    "BaselineScorer",
-    "EvaluateConfig",
-    "InputError",
-    "LTCScorer",
-    "LTCWarning",
-    "RecordConfig",
-    "Trajectories",
-    "TrajectoryCallback",
-    "TrajectoryRecorder",
-    "baseline_scores",
-    "coreset_order",
-    "describe_coreset",
-    "evaluate_coresets",
-    "explain",
-    "explain_validation",
-    "in_coreset",
-    "load_coreset",
-    "load_model",
-    "ltc_scores",
-    "push_coreset",
-    "rank_coreset",
-    "record",
-    "record_checkpoints",
-    "reliability",
-    "select_coreset",
-    "split_coreset",
-]
+    from .cli.demo import digits as digits
+    from .config import EvaluateConfig as EvaluateConfig
+    from .config import RecordConfig as RecordConfig
+    from .coresets.order import coreset_order as coreset_order
+    from .coresets.ray_data import coreset_bounds as coreset_bounds
+    from .coresets.select import in_coreset as in_coreset
+    from .coresets.select import rank_coreset as rank_coreset
+    from .coresets.select import select_coreset as select_coreset
+    from .coresets.select import split_coreset as split_coreset
+    from .coresets.summary import describe_coreset as describe_coreset
+    from .data.identity import dataset_identity as dataset_identity
+    from .data.load import load_split as load_split
+    from .evaluation.evaluate import evaluate_coresets as evaluate_coresets
+    from .hub.load import load_coreset as load_coreset
+    from .hub.push import push_coreset as push_coreset
+    from .recording.checkpoints import record_checkpoints as record_checkpoints
+    from .recording.record import record as record
+    from .recording.recorder import TrajectoryRecorder as TrajectoryRecorder
+    from .recording.trainer_callback import TrajectoryCallback as TrajectoryCallback
+    from .scores.explain import explain as explain
+    from .scores.explain import explain_validation as explain_validation
+    from .scores.ltc import ltc_scores as ltc_scores
+    from .scores.scorers import BaselineScorer as BaselineScorer
+    from .scores.scorers import LTCScorer as LTCScorer
+    from .scores.scorers import baseline_scores as baseline_scores
+    from .training.models import load_model as load_model
+    from .trajectories.compare import reliability as reliability
+    from .trajectories.value import Trajectories as Trajectories
+    from .utils.errors import InputError as InputError
+    from .utils.errors import LTCWarning as LTCWarning
 
 # Imported when first used: torch and its like take seconds, which a scorer in a worker or a --help need not wait for.
 _MODULES = {
@@ -66,14 +49,18 @@ _MODULES = {
     "TrajectoryCallback": "recording.trainer_callback",
     "TrajectoryRecorder": "recording.recorder",
     "baseline_scores": "scores.scorers",
+    "coreset_bounds": "coresets.ray_data",
     "coreset_order": "coresets.order",
+    "dataset_identity": "data.identity",
     "describe_coreset": "coresets.summary",
+    "digits": "cli.demo",
     "evaluate_coresets": "evaluation.evaluate",
     "explain": "scores.explain",
     "explain_validation": "scores.explain",
     "in_coreset": "coresets.select",
     "load_coreset": "hub.load",
     "load_model": "training.models",
+    "load_split": "data.load",
     "ltc_scores": "scores.ltc",
     "push_coreset": "hub.push",
     "rank_coreset": "coresets.select",
@@ -83,6 +70,7 @@ _MODULES = {
     "select_coreset": "coresets.select",
     "split_coreset": "coresets.select",
 }
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
