@@ -101,6 +101,9 @@ def choose(
     Raises:
         InputError: for a budget out of range, or too small for `min_per_class`.
     """
+    # Strata and odds are computed in double precision, whatever the scores come in, so that the same scores are drawn
+    # alike from an array and from a column.
+    scores = np.asarray(scores, dtype=np.float64)
     if ranks is None:
         ranks = rank(scores, labels, selection, candidates)
     pool = np.flatnonzero(ranks >= 0)

@@ -83,6 +83,19 @@ def test_coresets_of_growing_budgets_are_nested(seed, balance, ties):
         before = kept
 
 
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_scores_in_single_precision_are_drawn_as_those_in_double(coverage):
+    draw = np.random.default_rng(0)
+    # Many of these lie on the edge of a stratum, where rounding to single precision moves them into another one.
+    scores = (draw.integers(0, 101, 2000) / np.float32(100)).astype(np.float32)
+    labels, probability = draw.integers(0, 4, 2000), draw.random(2000)
+    for seed in range(5):
+        selection = Selection(size=400, coverage=coverage, seed=seed)
+        single = choose(scores, labels, selection, probability=probability)
+        double = choose(scores.astype(np.float64), labels, selection, probability=probability)
+        np.testing.assert_array_equal(single, double)
+
+
 @given(OPTIONS)
 def test_recipes_keep_the_options_apart_from_the_budget(options):
     selection = Selection(size=7, **options)
