@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Results:
     following: "list[Command | str]" = dataclasses.field(default_factory=list)
 
 
-class Command:
+class Command(ABC):
     """A command: a dataclass of its options, whose docstring is its help."""
 
     # Parameters of the functions that it calls, and the fields whose options give them, where the names differ.
@@ -52,9 +53,9 @@ class Command:
     # Whether it is so short that its warnings can wait for the results.
     IS_SHORT: ClassVar[bool] = False
 
+    @abstractmethod
     def execute(self) -> Results | None:
         """Runs the command; `None` in all processes but the first, which have nothing to print."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -40,9 +40,9 @@ class Selection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_choice("balance", self.balance, ("class", "proportional", "none"))
-        require_choice("keep", self.keep, ("highest", "lowest"))
-        require_choice("coverage", self.coverage, (None, "stratified", "beta"))
+        require_choice("balance", self.balance, get_args(Balance))
+        require_choice("keep", self.keep, get_args(Keep))
+        require_choice("coverage", self.coverage, (None, *get_args(Coverage)))
         if not 0 <= self.cut < 1:
             raise InputError(f"`cut` is {self.cut!r}: it must be in [0, 1)")
         if self.beta_exponent <= 0:
@@ -99,11 +99,16 @@ def choose(
         `np.ndarray`: bool `(N,)`, which rows are kept.
 
     Raises:
-        InputError: for a budget out of range, or too small for `min_per_class`.
+        InputError: for a budget out of range or too small for `min_per_class`, and without labels or probabilities
+            where the selection needs them.
     """
     # Strata and odds are computed in double precision, whatever the scores come in, so that the same scores are drawn
     # alike from an array and from a column.
     scores = np.asarray(scores, dtype=np.float64)
+    if labels is None and selection.needs_labels:
+        raise InputError("`balance` and `min_per_class` need the labels: give them, or balance='none' and no minimum")
+    if probability is None and selection.coverage == "beta":
+        raise InputError("coverage 'beta' needs the probabilities of the rows: give mean_probability(losses)")
     if ranks is None:
         ranks = rank(scores, labels, selection, candidates)
     pool = np.flatnonzero(ranks >= 0)
@@ -111,16 +116,14 @@ def choose(
     # From here on only candidate rows, in coreset order.
     order = np.empty(len(pool), dtype=np.int64)
     order[ranks[pool]] = pool
-    by_class = selection.needs_labels and labels is not None
-    classes = labels[order] if by_class and labels is not None else np.zeros(len(order), dtype=np.int64)
+    classes = labels[order] if selection.needs_labels and labels is not None else np.zeros(len(order), dtype=np.int64)
     taken = np.arange(len(order)) < rows
     if selection.min_per_class:
         taken = _with_minimum(classes, rows, selection.min_per_class)
     draw = np.random.Generator(np.random.PCG64(selection.seed))
     if selection.coverage == "stratified":
         taken = stratified(scores[order], classes, taken, selection.cut, draw)
-    elif selection.coverage == "beta":
-        assert probability is not None
+    elif probability is not None and selection.coverage == "beta":
         taken = beta_drawn(scores[order], classes, taken, probability[order], selection.beta_exponent, draw)
     kept = np.zeros(len(scores), dtype=bool)
     kept[order[taken]] = True

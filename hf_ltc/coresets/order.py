@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -46,8 +46,8 @@ def coreset_order(
     Raises:
         InputError: for an unknown option, arrays of different lengths, or no labels where they are needed.
     """
-    require_choice("balance", balance, ("class", "proportional", "none"))
-    require_choice("keep", keep, ("highest", "lowest"))
+    require_choice("balance", balance, get_args(Balance))
+    require_choice("keep", keep, get_args(Keep))
     scores = np.asarray(scores)
     for name, values in (("labels", labels), ("rows", rows)):
         if values is not None and len(values) != len(scores):

@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.columns import LOSS_TRAJECTORY
+from ..data.columns import LOSS_TRAJECTORY, rank_name
 from ..utils.errors import InputError
 from .choose import Selection, coreset_size
 from .order import Keep
 from .ray_search import Blocks, Search, by_row, group_of, row_at
-from .select import check_numbers, rank_name, recorded_rows
+from .select import check_numbers, recorded_rows
 
 if TYPE_CHECKING:
     import ray.data

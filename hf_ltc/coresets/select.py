@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
-from ..data.columns import LOSS_TRAJECTORY, read_column, with_columns
+from ..data.columns import LOSS_TRAJECTORY, rank_name, read_column, with_columns
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
 from ..scores.batches import ARROW, on_host
@@ -288,7 +288,3 @@ def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray) -> Dataset:
     if dataset.features.get(column) == Value("int32") and read_column(dataset, column).combine_chunks() == values:
         return dataset
     return with_columns(dataset, {column: (values, Value("int32"))})
-
-
-def rank_name(score_column: str) -> str:
-    return f"{score_column.removesuffix('_score')}_rank"

@@ -11,12 +11,17 @@ from datasets.table import InMemoryTable, concat_tables
 
 from ..utils.errors import InputError
 
-# The columns that a recording adds: losses, their score, and its rank in the coreset order.
-LOSS_TRAJECTORY, LTC_SCORE, LTC_RANK = "loss_trajectory", "ltc_score", "ltc_rank"
+# The columns that a recording adds: losses and their score.
+LOSS_TRAJECTORY, LTC_SCORE = "loss_trajectory", "ltc_score"
 # Of per-sample metrics: margin_trajectory.
 TRAJECTORY_SUFFIX = "_trajectory"
 # Bytes of the rows that are taken at once.
 _TAKEN_BYTES = 2**25
+
+
+def rank_name(score_column: str) -> str:
+    """The column that ranks rows by a score: `ltc_rank` for `ltc_score`."""
+    return f"{score_column.removesuffix('_score')}_rank"
 
 
 def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:

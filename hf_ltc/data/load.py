@@ -1,4 +1,4 @@
-"""A dataset's split, columns, labels and hold-out, read without decoding an image."""
+"""A split of a dataset: a Hub id, a folder or a file, of which nothing is left out without a word."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -39,8 +39,8 @@ def _variant_name(variant: dict[str, str]) -> str:
 
 
 def _methods() -> dict[str, Method]:
-    made = {name: Method(variant=member) for name, member in PRESETS.items()}
-    made |= {_variant_name(member): Method(variant=member) for member in VARIANTS}
+    made = {name: Method(variant=variant) for name, variant in PRESETS.items()}
+    made |= {_variant_name(variant): Method(variant=variant) for variant in VARIANTS}
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")

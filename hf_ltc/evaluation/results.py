@@ -216,7 +216,7 @@ def card_rows(
         raise InputError(
             f"`evaluation` has no results of {' or '.join(methods) or scorer}, but of {have}: evaluate it"
         )
-    # One name is enough, where a member was evaluated under two.
+    # One name is enough, where a score variant was evaluated under two.
     chosen = [row for row in chosen if row["method"] == chosen[0]["method"]]
     shared = [row for row in evaluation.rows if row["method"] in (FULL, RANDOM)]
     said = {FULL: "full data", RANDOM: "random subset"}

@@ -12,7 +12,7 @@ from datasets import Dataset
 from ..coresets.choose import Selection
 from ..coresets.select import rank_coreset, select_coreset
 from ..coresets.summary import describe_coreset
-from ..data.columns import read_column, with_columns
+from ..data.columns import rank_name, read_column, with_columns
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column
@@ -41,7 +41,7 @@ def describe_scored(
     recorded = Recipe.from_dict({} if run is None else run.recipe).dataset
     label_column = find_label_column(scored, label_column or recorded.label_column)
     ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **selection.ranking)
-    rank_column = parquet.rank_name(score_column)
+    rank_column = rank_name(score_column)
     if rank_column in scored.column_names and not _same(scored, ranked, rank_column):
         raise InputError(
             f"column {rank_column!r} ranks the rows in another order than {selection.ranking} does: give push_coreset "

@@ -1,4 +1,4 @@
-"""Coresets and trajectories from the Hub, compared with what their recipe says of them."""
+"""Coresets from the Hub, compared with what their recipe says of them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -55,11 +55,6 @@ def check_score_column(score_column: str) -> None:
         )
 
 
-def rank_name(score_column: str) -> str:
-    """The column that ranks by a score, as [`rank_coreset`] calls it."""
-    return f"{scorer_name(score_column)}_rank"
-
-
 def config_name(kind: str, scorer: str) -> str:
     """The configuration of a coreset repository that holds `"scores"` or the `"full"` order of a scorer."""
     return kind if scorer == "ltc" else f"{kind}-{scorer}"

@@ -1,4 +1,4 @@
-"""Coresets, trajectories and source models to the Hub, each in one commit."""
+"""Coresets to the Hub, each push in one commit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

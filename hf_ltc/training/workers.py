@@ -2,6 +2,9 @@
 
 PyTorch's loader puts tensors into shared memory in a thread of the worker. Where /dev/shm is full, as Docker's 64 MB
 soon is, that thread fails, the batch is lost, and the loader waits for it for ever.
+
+Pickles go through the pipe between a worker and the process that started it, as all that PyTorch's loader sends does.
+None is written to a file, and none is read from one.
 """
 
 import pickle

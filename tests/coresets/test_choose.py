@@ -96,6 +96,17 @@ def test_scores_in_single_precision_are_drawn_as_those_in_double(coverage):
         np.testing.assert_array_equal(single, double)
 
 
+@pytest.mark.parametrize("options", [{}, {"balance": "proportional"}, {"balance": "none", "min_per_class": 1}])
+def test_labels_are_not_made_up(options):
+    with pytest.raises(InputError, match="need the labels"):
+        choose(np.arange(4.0), None, Selection(size=2, **options))
+
+
+def test_probabilities_are_not_made_up():
+    with pytest.raises(InputError, match="needs the probabilities"):
+        choose(np.arange(4.0), np.zeros(4, int), Selection(size=2, coverage="beta"))
+
+
 @given(OPTIONS)
 def test_recipes_keep_the_options_apart_from_the_budget(options):
     selection = Selection(size=7, **options)
