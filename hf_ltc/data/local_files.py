@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from fsspec.utils import glob_translate
 from huggingface_hub import DatasetCard
 
-from ..utils.errors import InputError, listed
+from ..utils.errors import InputError, LTCWarning, listed
 from .columns import read_column
 
 DataFiles = str | Sequence[str] | Mapping[str, Any]
@@ -228,12 +229,31 @@ def _check_all_taken(place: str, taken: Mapping[str, Sequence[str]]) -> None:
         and not os.path.basename(name).startswith("._")
         and os.path.basename(name) not in FILES_TO_IGNORE
     ]
-    if left:
-        would = "; ".join(f"{split}: {_some(files, root)}" for split, files in taken.items())
+    if not left:
+        return
+    would = "; ".join(f"{split}: {_some(files, root)}" for split, files in taken.items())
+    if all(map(_is_named_after_split, known)) and all(_is_beside(name, known) for name in left):
+        warnings.warn(
+            f"of the dataset folder {place!r} this is taken ({would}), and not {_some(left)}, named after no split",
+            LTCWarning,
+            stacklevel=2,
+        )
+    else:
         raise InputError(
             f"of the dataset folder {place!r} only a part would be taken ({would}), and not {_some(left)}, for their "
             "names or formats: move these elsewhere, or give the folder that has only what is meant"
         )
+
+
+def _is_beside(name: str, taken: Iterable[str]) -> bool:
+    """Whether a file goes with rows and holds none, as the labels.json of a dataset of train-*.parquet."""
+    other = _extension(name) in _TABLES - {_extension(file) for file in taken}
+    return other and not _is_named_after_split(name)
+
+
+def _is_named_after_split(path: str) -> bool:
+    words = re.split(r"[^a-z]+", path.lower())
+    return any(word in _SPLIT_OF for word in words)
 
 
 def _check_splits(place: str, taken: Mapping[str, Sequence[str]]) -> None:

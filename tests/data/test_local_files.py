@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_ltc.data.columns import read_column
 from hf_ltc.data.load import load_split
-from hf_ltc.utils.errors import InputError
+from hf_ltc.utils.errors import InputError, LTCWarning
 
 # What a shell or datasets reads as a pattern, with a neighbor that it stands for.
 NAMES = {
@@ -237,6 +237,15 @@ def test_what_is_no_row_may_lie_beside(tmp_path):
     listed(whole)
     os.remove(whole / "c.png")
     assert len(load_split(whole)) == 2
+
+
+def test_a_table_of_labels_beside_splits_is_left_with_a_warning(tmp_path):
+    tables(tmp_path, "train-00000-of-00001.parquet", "test.parquet", "labels.json")
+    with pytest.warns(LTCWarning, match=r"train-00000-of-00001\.parquet.* and not 'labels\.json'"):
+        assert marks(load_split(tmp_path)) == {"train-00000-of-00001.parquet"}
+    tables(tmp_path, "test.json")
+    with pytest.raises(InputError, match=r"'labels\.json', 'test\.json'"):
+        load_split(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a::b", "$HF_LTC_NAME"])
