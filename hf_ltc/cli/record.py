@@ -63,8 +63,9 @@ class Compare(Command):
     IS_SHORT: ClassVar = True
 
     def execute(self) -> Results:
+        from ..coresets.overlap import overlap
         from ..scores.ltc import ltc_scores
-        from ..trajectories.compare import overlap, reliability
+        from ..trajectories.compare import reliability
         from ..trajectories.value import Trajectories
 
         variant = self.variant.given()

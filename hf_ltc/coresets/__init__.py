@@ -1,1 +1,1 @@
-"""Which rows a budget keeps: order, sampling, selection. Imports scores, data and utils."""
+"""Which rows a budget keeps: order, sampling, selection, overlap. Imports scores, data and utils."""

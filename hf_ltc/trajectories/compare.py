@@ -3,15 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from ..coresets.order import Balance, coreset_order
 from ..scores.ltc import ltc_scores
 from ..scores.reliability import Reliability, reliability_of, warn_of_reliability, within_class_spearman
 from ..utils.errors import InputError
 from .value import Trajectories
-
-_BUDGETS = (0.1, 0.3, 0.5)
 
 
 def reliability(runs: Trajectories | Sequence[Trajectories], **variant: Any) -> Reliability:
@@ -58,30 +53,3 @@ def stability(trajectories: Trajectories, **variant: Any) -> float:
     first = [run.truncate(int(run.epochs[half - 1])) for run, half in zip(trajectories.runs, halves)]
     half_scores = ltc_scores(Trajectories.average(first), **variant)
     return within_class_spearman(ltc_scores(trajectories, **variant), half_scores, trajectories.labels)
-
-
-def overlap(
-    first: np.ndarray,
-    second: np.ndarray,
-    labels: np.ndarray,
-    budgets: Sequence[float] = _BUDGETS,
-    balance: Balance = "class",
-) -> dict[float, float]:
-    """Share of rows that the coresets of two scores have in common, at each budget.
-
-    Args:
-        first (`np.ndarray`): float `(N,)`.
-        second (`np.ndarray`): float `(N,)`.
-        labels (`np.ndarray`): int `(N,)`.
-        budgets (`Sequence[float]`, *optional*, defaults to `(0.1, 0.3, 0.5)`): Fractions of the N rows.
-        balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
-
-    Returns:
-        `dict[float, float]`: from the budget, which chance alone would give, to 1.
-    """
-    ranks = [coreset_order(scores, labels, balance=balance) for scores in (first, second)]
-    for fraction in budgets:
-        if not 0 < fraction <= 1:
-            raise InputError(f"the budget {fraction!r} must be inside (0, 1]")
-    sizes = {fraction: max(1, round(fraction * len(labels))) for fraction in budgets}
-    return {fraction: float(((ranks[0] < size) & (ranks[1] < size)).sum() / size) for fraction, size in sizes.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, load_dataset
@@ -26,7 +26,7 @@ from ..hub.repository import (
     read_repository,
 )
 from ..recipe import Recipe
-from ..scores.protocol import Recorded, RecordedColumns, losses_digest
+from ..scores.protocol import RecordedColumns, losses_digest
 from ..utils.errors import InputError
 from ..utils.files import read_json
 from .run_dir import read_run
@@ -144,12 +144,9 @@ def source_model_folder(run: str | Path) -> Path:
     return folder
 
 
-Loaded = TypeVar("Loaded", bound=Recorded)
-
-
 def load_trajectories(
-    make: Callable[..., Loaded], repo_id: str, *, revision: str | None = None, token: str | None = None
-) -> Loaded:
+    make: Callable[..., Any], repo_id: str, *, revision: str | None = None, token: str | None = None
+) -> Any:
     """Loads what [`push_trajectories`] pushed.
 
     Args:

@@ -1,6 +1,6 @@
 """Recorded losses as columns, one trajectory a row: in datasets and in Parquet files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,15 @@ def to_dataset(run: RecordedColumns) -> DatasetDict:
     return DatasetDict({"train": _dataset(train), "validation": _dataset(validation)})
 
 
-def read_dataset(dataset: DatasetDict) -> dict[str, Any]:
-    """Back from what [`to_dataset`] made: the arrays of [`Trajectories`], rows increasing.
+def read_dataset(
+    dataset: DatasetDict, epochs: Sequence[int] | None = None, lengths: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Back from what [`to_dataset`] made: the fields of [`Trajectories`] but its recipe, rows increasing.
+
+    Args:
+        dataset (`datasets.DatasetDict`): Splits `train` and `validation`.
+        epochs (`Sequence[int]`, *optional*): Epoch of each checkpoint; 0, 1, ... if not given.
+        lengths (`Sequence[int]`, *optional*): Checkpoints of each run; one run if not given.
 
     Raises:
         InputError: for a split or column that is missing, a row without a trajectory or with one of another length,
@@ -93,13 +100,16 @@ def read_dataset(dataset: DatasetDict) -> dict[str, Any]:
     if (repeated := rows[order][1:][np.diff(rows[order]) == 0]).size:
         raise InputError(f"column 'row' has the row {repeated[0]} twice: leave one of them out")
     signals = [name for name in train.column_names if name.endswith(TRAJECTORY_SUFFIX) and name != LOSS_TRAJECTORY]
+    losses = _by_epoch(train, LOSS_TRAJECTORY)[:, order]
     return {
-        "losses": _by_epoch(train, LOSS_TRAJECTORY)[:, order],
+        "losses": losses,
         "validation_losses": _by_epoch(validation, LOSS_TRAJECTORY),
         "labels": _integers(train, "label")[order],
         "validation_labels": _integers(validation, "label"),
         "rows": rows[order],
         "validation_rows": _integers(validation, "row"),
+        "epochs": np.arange(len(losses)) if epochs is None else np.asarray(epochs, dtype=np.int64),
+        "lengths": (len(losses),) if lengths is None else tuple(lengths),
         "signals": {name.removesuffix(TRAJECTORY_SUFFIX): _by_epoch(train, name)[:, order] for name in signals},
         "ids": read_column(train, "id").combine_chunks().take(order) if "id" in train.column_names else None,
     }

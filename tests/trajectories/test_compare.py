@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from hf_ltc.coresets.order import coreset_order
 from hf_ltc.scores.diagnostics import doubt_of_hard, doubt_of_validation, hard_first
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.reliability import Reliability, spearman_brown, within_class_spearman
 from hf_ltc.trajectories import run_dir
-from hf_ltc.trajectories.compare import overlap, reliability, stability
+from hf_ltc.trajectories.compare import reliability, stability
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError, LTCWarning
 
@@ -329,33 +328,3 @@ def test_stability_of_several_runs_halves_each():
 @pytest.mark.parametrize("lengths", [(3,), (4,), (9, 4)], ids=str)
 def test_too_few_epochs_have_no_stability(lengths):
     assert math.isnan(stability(make(lengths=lengths)))
-
-
-@pytest.mark.parametrize("balance", ["class", "proportional", "none"])
-def test_overlap_counts_the_rows_in_common(balance):
-    first, second = (ltc_scores(make(seed)) for seed in (0, 1))
-    found = overlap(first, second, LABELS, [0.05, 0.3, 1.0], balance)
-    assert found.keys() == {0.05, 0.3, 1.0}
-    for fraction, share in found.items():
-        size = round(fraction * N)
-        kept = [set(np.flatnonzero(coreset_order(s, LABELS, balance=balance) < size)) for s in (first, second)]
-        assert share == len(kept[0] & kept[1]) / size
-        # More than chance alone would give.
-        assert fraction <= share <= 1
-    assert found[1.0] == 1
-
-
-def test_the_same_scores_overlap_wholly_and_opposite_ones_not_at_all():
-    scores = np.random.default_rng(0).normal(size=N)
-    assert overlap(scores, 2 * scores, LABELS) == {0.1: 1.0, 0.3: 1.0, 0.5: 1.0}
-    assert overlap(scores, -scores, LABELS) == {0.1: 0.0, 0.3: 0.0, 0.5: 0.0}
-
-
-def test_overlap_of_few_rows_is_of_one_row_at_least():
-    assert overlap(np.arange(4.0), np.arange(4.0), np.array([0, 1, 0, 1]), [0.1]) == {0.1: 1.0}
-
-
-@pytest.mark.parametrize("budget", [0, -0.1, 1.5, math.nan])
-def test_a_bad_budget_is_quoted(budget):
-    with pytest.raises(InputError, match=f"budget {budget!r} must be inside"):
-        overlap(np.arange(4.0), np.arange(4.0), np.array([0, 1, 0, 1]), [budget])

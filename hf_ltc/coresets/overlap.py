@@ -1,0 +1,35 @@
+"""How far two scores choose the same rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..utils.errors import InputError
+from .order import Balance, coreset_order
+
+
+def overlap(
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    budgets: Sequence[float] = (0.1, 0.3, 0.5),
+    balance: Balance = "class",
+) -> dict[float, float]:
+    """Share of rows that the coresets of two scores have in common, at each budget.
+
+    Args:
+        first (`np.ndarray`): float `(N,)`.
+        second (`np.ndarray`): float `(N,)`.
+        labels (`np.ndarray`): int `(N,)`.
+        budgets (`Sequence[float]`, *optional*, defaults to `(0.1, 0.3, 0.5)`): Fractions of the N rows.
+        balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+
+    Returns:
+        `dict[float, float]`: from the budget, which chance alone would give, to 1.
+    """
+    ranks = [coreset_order(scores, labels, balance=balance) for scores in (first, second)]
+    for fraction in budgets:
+        if not 0 < fraction <= 1:
+            raise InputError(f"the budget {fraction!r} must be inside (0, 1]")
+    sizes = {fraction: max(1, round(fraction * len(labels))) for fraction in budgets}
+    return {fraction: float(((ranks[0] < size) & (ranks[1] < size)).sum() / size) for fraction, size in sizes.items()}
