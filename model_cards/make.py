@@ -24,7 +24,7 @@ _FRACTIONS = (0.1, 0.3)
 def push(run: str, choices: dict[str, dict[str, Any]], model: str, steps: int) -> None:
     """Runs in a process that sees the Hub on loopback."""
     from hf_ltc import Trajectories, push_coreset
-    from hf_ltc.trajectories.hub import push_source_model
+    from hf_ltc.trajectories.on_hub import push_source_model
 
     train, test = digits()
     recorded = Trajectories.load(run)

@@ -73,7 +73,7 @@ class Evaluate(Command):
 
     def _named_runs(self) -> "dict[str, Trajectories]":
         """The recordings by name: the source model, and as much of the folder as tells those of one model apart."""
-        from ..evaluation.scores import source_model
+        from ..evaluation.sources import source_model
         from ..trajectories.value import Trajectories
 
         paths = [Path(path).resolve() for path in self.runs]

@@ -61,7 +61,7 @@ class Push(Command):
     def execute(self) -> Results:
         from ..hub.push import push_coreset
         from ..hub.repository import check_repo_id
-        from ..trajectories.hub import push_source_model, source_model_folder
+        from ..trajectories.on_hub import push_source_model, source_model_folder
         from ..trajectories.value import Trajectories
 
         # All names are checked before any work is done.

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Value
 from ..data.columns import LOSS_TRAJECTORY, rank_name, read_column, with_columns
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
-from ..scores.batches import ARROW, on_host
+from ..scores.mapped_batches import ARROW, on_host
 from ..utils.errors import InputError
 from .choose import Coverage, Selection, choose, mean_probability, rank
 from .order import Balance, Keep

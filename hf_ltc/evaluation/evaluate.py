@@ -32,12 +32,12 @@ from ..utils import files
 from ..utils.environment import hardware, usual_torch, versions
 from ..utils.errors import InputError, one_line
 from ..utils.processes import apart, heard, rank, stoppable
+from .dataset import EvaluatedDataset, evaluated_dataset, subset_size
+from .folder import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
 from .pictures import write_results
 from .results import Evaluation
-from .rows import EvaluatedDataset, evaluated_dataset, subset_size
-from .scores import Scores, methods_told, methods_told_before, score_all, source_model, source_of
-from .store import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
+from .sources import Scores, methods_told, methods_told_before, score_all, source_model, source_of
 from .target import train_on
 from .trials import Trial, done_trials, run_trials
 

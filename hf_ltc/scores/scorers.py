@@ -11,9 +11,9 @@ from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX
 from ..recipe import Recipe
 from ..utils.errors import InputError, listed
 from .baselines import BASELINES, Baseline, random
-from .batches import ARROW, Rows, columns_of, on_host, read_rows
 from .kernels import count_of, pass_over, run_spans
 from .ltc import first_trained, score_variant, variant_references
+from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
 
 

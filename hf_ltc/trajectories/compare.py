@@ -1,4 +1,4 @@
-"""Whether another seed would give the same ranking."""
+"""Reliability: whether another seed would give the same ranking; and stability within a run."""
 
 from collections.abc import Sequence
 from typing import Any

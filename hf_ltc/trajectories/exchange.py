@@ -98,7 +98,7 @@ class ExchangeMixin:
         Raises:
             InputError: if the Hub refuses, cannot be reached, or holds something else under this name.
         """
-        from .hub import push_trajectories
+        from .on_hub import push_trajectories
 
         return push_trajectories(self, repo_id, private=private, token=token)
 
@@ -117,6 +117,6 @@ class ExchangeMixin:
         Raises:
             InputError: if there is no such repository, or if its files and its recipe disagree.
         """
-        from .hub import load_trajectories
+        from .on_hub import load_trajectories
 
         return load_trajectories(cls.from_dataset, repo_id, revision=revision, token=token)

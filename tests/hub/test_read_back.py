@@ -20,7 +20,7 @@ from hf_ltc import InputError, push_coreset
 from hf_ltc.data.columns import with_columns
 from hf_ltc.hub import cards
 from hf_ltc.hub.read_back import first_difference
-from hf_ltc.trajectories.hub import push_source_model, push_trajectories
+from hf_ltc.trajectories.on_hub import push_source_model, push_trajectories
 from tests import hub_clients as do
 from tests.hub_server import Client, Hub
 

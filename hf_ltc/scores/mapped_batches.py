@@ -1,4 +1,4 @@
-"""Trajectories in a batch of rows, whatever engine mapped it: lists, arrays, tensors, Arrow tables, pandas frames."""
+"""Rows as the `map` of some engine hands them to a scorer: lists, arrays, tensors, Arrow tables, pandas frames."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -12,10 +12,10 @@ from ..scores.reliability import reliability_of, within_class_spearman
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError
+from .dataset import EvaluatedDataset
 from .methods import METHODS, RANDOM, method_scores
 from .pictures import RESULTS
 from .results import Evaluation
-from .rows import EvaluatedDataset
 
 # Scores that others may merely restate.
 _KNOWN = ("mean_loss", "aum")

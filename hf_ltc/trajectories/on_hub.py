@@ -1,4 +1,4 @@
-"""Trajectories and source models to the Hub, and trajectories back."""
+"""Trajectories and source models on the Hub: pushed there, and trajectories loaded from there."""
 
 from collections.abc import Callable
 from dataclasses import replace
