@@ -15,7 +15,7 @@ from hf_ltc.coresets.select import rank_coreset, select_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.utils.errors import InputError
-from tests.scores.test_scorers import recorded_digits
+from tests.scores.recordings import recorded_digits
 
 # Ray warns of its own defaults.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")

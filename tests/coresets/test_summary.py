@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from hf_ltc.coresets.select import select_coreset
 from hf_ltc.coresets.summary import CoresetSummary, describe_coreset
-from tests.coresets.test_select import many_rows, values
+from tests.coresets.scored import many_rows, values
 
 
 def test_describe_coreset_says_what_is_kept():

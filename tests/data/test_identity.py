@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
@@ -23,15 +21,10 @@ from hf_ltc.data.identity import check_identity, dataset_identity
 from hf_ltc.data.load import load_split
 from hf_ltc.data.splits import evenly_spaced
 from hf_ltc.utils.errors import InputError
+from tests.helpers import encoded
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ROWS = 300
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @functools.cache
@@ -40,7 +33,7 @@ def digits() -> Dataset:
     data = load_digits()
     return Dataset.from_dict(
         {
-            "image": [{"bytes": png((image * 15).astype(np.uint8)), "path": None} for image in data.images[:ROWS]],
+            "image": [{"bytes": encoded((image * 15).astype(np.uint8)), "path": None} for image in data.images[:ROWS]],
             "label": data.target[:ROWS].tolist(),
             "writer": list(range(ROWS)),
         },
@@ -62,11 +55,6 @@ def rows() -> Dataset:
 @pytest.fixture
 def recorded() -> dict:
     return digits_identity()
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def with_values(rows: Dataset, column: str, values: list) -> Dataset:
@@ -253,7 +241,7 @@ def relabelled(rows: Dataset, row: int = 17) -> Dataset:
 
 def repainted(rows: Dataset, row: int) -> Dataset:
     images = read_column(rows, "image").to_pylist()
-    images[row] = {"bytes": png(255 - np.asarray(rows[row]["image"])), "path": None}
+    images[row] = {"bytes": encoded(255 - np.asarray(rows[row]["image"])), "path": None}
     return with_values(rows, "image", images)
 
 

@@ -1,13 +1,11 @@
 """Columns of images that are no `Image`, as pandas and pyarrow write them: taken where they are named."""
 
-import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,15 +18,13 @@ from hf_ltc.data.load import load_split
 from hf_ltc.data.shared_rows import shared_rows
 from hf_ltc.training.images import StoredImages, image_size
 from hf_ltc.utils.errors import InputError
+from tests.helpers import encoded
 
 ROWS = 24
 
 
 def png(row: int) -> bytes:
-    pixels = np.random.default_rng(row).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    return encoded(np.random.default_rng(row).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
 FILES = [png(row) for row in range(ROWS)]

@@ -1,7 +1,6 @@
-"""Loading splits, finding columns, reading labels and holding rows out."""
+"""Loading a split from wherever a dataset is kept."""
 
 import errno
-import io
 import os
 import subprocess
 import sys
@@ -9,27 +8,17 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import PIL.Image
-import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from sklearn.datasets import load_digits
 
 from hf_ltc.data.columns import read_column
 from hf_ltc.data.labels import class_names, find_image_column, find_label_column, read_labels
 from hf_ltc.data.load import load_split
-from hf_ltc.data.splits import evenly_spaced, hold_out
-from hf_ltc.utils.errors import InputError, one_line
+from hf_ltc.utils.errors import InputError
+from tests.helpers import encoded, error_of
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def digits(rows: range) -> Dataset:
@@ -37,35 +26,11 @@ def digits(rows: range) -> Dataset:
     data = load_digits()
     return Dataset.from_dict(
         {
-            "image": [{"bytes": png((data.images[i] * 15).astype(np.uint8)), "path": None} for i in rows],
+            "image": [{"bytes": encoded((data.images[i] * 15).astype(np.uint8)), "path": None} for i in rows],
             "label": [int(data.target[i]) for i in rows],
         },
         features=Features({"image": Image(), "label": ClassLabel(names=NAMES)}),
     )
-
-
-def unreadable(labels: list, feature: object) -> Dataset:
-    """Rows whose images cannot be decoded, so that reading anything else fails if it decodes them."""
-    images = [{"bytes": b"no image", "path": None} for _ in labels]
-    features = Features({"image": Image(), "label": feature})
-    table = pa.table(
-        [pa.array(images, features["image"].pa_type), pa.array(labels, features.arrow_schema.field("label").type)],
-        schema=features.arrow_schema,
-    )
-    return Dataset(table)
-
-
-def error_of(function, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +41,6 @@ def splits() -> DatasetDict:
 def same_rows(one: Dataset, other: Dataset) -> bool:
     files = [[row["bytes"] for row in read_column(rows, "image").to_pylist()] for rows in (one, other)]
     return files[0] == files[1] and read_column(one, "label").to_pylist() == read_column(other, "label").to_pylist()
-
-
-# load_split
 
 
 def save_to_disk(splits: DatasetDict, folder: Path) -> Path:
@@ -273,264 +235,6 @@ def test_hub_without_network_is_one_clear_line(tmp_path, dataset):
         run.stderr
     )
     assert "check the path or the network" in last
-
-
-# Columns
-
-
-def frame(**features: object) -> Dataset:
-    return Dataset(
-        Features(features).arrow_schema.empty_table(), info=datasets.DatasetInfo(features=Features(features))
-    )
-
-
-def test_columns_are_found_by_type():
-    rows = frame(id=Value("int64"), photo=Image(), kind=ClassLabel(names=["a", "b"]), text=Value("string"))
-    assert find_image_column(rows) == "photo" and find_label_column(rows) == "kind"
-    assert find_image_column(rows, "photo") == "photo" and find_label_column(rows, "kind") == "kind"
-    # A named column may hold labels that are not marked as such.
-    assert find_label_column(rows, "id") == "id" and find_label_column(rows, "text") == "text"
-    assert find_image_column(rows.cast_column("photo", Image(decode=False, mode="L"))) == "photo"
-
-
-def test_several_candidates():
-    rows = frame(front=Image(), back=Image(), coarse=ClassLabel(names=["a", "b"]), fine=ClassLabel(names=["a", "b"]))
-    message = error_of(find_image_column, rows)
-    assert "`image_column`" in message and "'front', 'back'" in message
-    message = error_of(find_label_column, rows)
-    assert "`label_column`" in message and "'coarse', 'fine'" in message
-    assert find_image_column(rows, "back") == "back" and find_label_column(rows, "fine") == "fine"
-
-
-def test_no_candidate():
-    message = error_of(find_image_column, frame(text=Value("string"), scores=List(Value("float32"))))
-    assert "no column of type Image" in message and "text (string), scores (List)" in message
-    message = error_of(find_label_column, frame(image=Image(), x=Value("float32"), kind=Value("string")))
-    assert "`label_column`" in message and "'kind'" in message and "'x'" not in message
-    message = error_of(find_label_column, frame(image=Image(), x=Value("float32")))
-    assert "no column of type ClassLabel" in message and "x (float32)" in message
-
-
-def test_a_named_column_that_is_not_there_or_of_no_use():
-    rows = frame(image=Image(), x=Value("float32"), label=ClassLabel(names=["a", "b"]))
-    for find, option in ((find_image_column, "`image_column`"), (find_label_column, "`label_column`")):
-        message = error_of(find, rows, "lable")
-        assert f"{option} 'lable'" in message and "'image', 'x', 'label'" in message
-    message = error_of(find_image_column, rows, "label")
-    assert "'label' holds ClassLabel, not images" in message and "'image'" in message
-    message = error_of(find_label_column, rows, "x")
-    assert "'x' holds float32, not class labels" in message and "'label'" in message
-    assert "'image' holds Image" in error_of(find_label_column, rows, "image")
-
-
-# Labels
-
-
-def views(rows: Dataset) -> dict[str, tuple[Dataset, np.ndarray]]:
-    """The same rows as a user may hold them, each with the positions of its rows."""
-
-    def refuse(batch):
-        raise AssertionError("a transform was applied")
-
-    every = np.arange(len(rows))
-    shuffled = rows.with_format(None).add_column("at", every).shuffle(seed=3)
-    at = np.asarray(shuffled.select_columns("at")[:]["at"])
-    some = [5, 1, 1, 4]
-    return {
-        "plain": (rows, every),
-        "shuffled": (shuffled.remove_columns("at"), at),
-        "selected": (rows.select(some), np.array(some)),
-        "sliced": (rows.select(range(2, 6)), every[2:6]),
-        "with_transform": (rows.with_transform(refuse), every),
-        "shuffled with_transform": (shuffled.with_transform(refuse), at),
-        "torch": (rows.with_format("torch"), every),
-        "numpy": (rows.with_format("numpy"), every),
-        "arrow": (rows.with_format("arrow"), every),
-        "pandas": (rows.with_format("pandas"), every),
-        "torch, one column shown": (rows.with_format("torch", columns=["image"]), every),
-        "not decoded": (rows.cast_column("image", Image(decode=False)), every),
-    }
-
-
-LABELS = [2, 0, 1, 1, 0, 2, 2, 0]
-
-
-@pytest.mark.parametrize("view", list(views(unreadable(LABELS, ClassLabel(names=["a", "b", "c"])))))
-def test_labels_of_any_view_without_decoding(view):
-    rows, at = views(unreadable(LABELS, ClassLabel(names=["a", "b", "c"])))[view]
-    labels = read_labels(rows, "label")
-    assert labels.dtype == np.int64 and labels.tolist() == np.array(LABELS)[at].tolist()
-    assert class_names(rows, "label") == ["a", "b", "c"]
-
-
-@settings(deadline=None)
-@given(
-    st.one_of(
-        st.lists(st.text(max_size=3), min_size=2, max_size=30),
-        st.lists(st.integers(0, 2**40), min_size=2, max_size=30),
-        st.lists(st.booleans(), min_size=2, max_size=30),
-    ).filter(lambda values: len(set(values)) > 1)
-)
-def test_labels_number_the_sorted_distinct_values(values):
-    rows = Dataset.from_dict({"label": values})
-    names = class_names(rows, "label")
-    labels = read_labels(rows, "label")
-    assert names == [str(value) for value in sorted(set(values))]
-    assert [names[label] for label in labels] == [str(value) for value in values]
-
-
-@pytest.mark.parametrize("kind", ["large_string", "uint8", "int8", "int32"])
-def test_labels_of_other_types(kind):
-    rows = Dataset.from_dict({"label": ["7", "3", "7"]}).cast_column("label", Value(kind))
-    assert read_labels(rows, "label").tolist() == [1, 0, 1] and class_names(rows, "label") == ["3", "7"]
-
-
-def test_integer_classes_are_sorted_by_value():
-    rows = Dataset.from_dict({"label": [10, 9, 100, 9]})
-    assert class_names(rows, "label") == ["9", "10", "100"]
-
-
-@pytest.mark.parametrize(
-    "labels, feature, shown",
-    [
-        ([0, -1, 1, -1], ClassLabel(names=["a", "b"]), "2 rows without one of its 2 classes (row 1: -1, row 3: -1)"),
-        ([0, 1, None], ClassLabel(names=["a", "b"]), "1 row without one of its 2 classes (row 2: null)"),
-        ([0, 2, 1], ClassLabel(names=["a", "b"]), "row 1: 2"),
-        (["a", None, "b"], Value("string"), "row 1: null"),
-        ([4, -1, 5], Value("int64"), "1 row without one of its 2 classes (row 1: -1)"),
-        ([4, None, -1, 5], Value("int32"), "row 1: null, row 2: -1"),
-        ([True, None, False], Value("bool"), "row 1: null"),
-        ([0, 1] + [-1] * 9, ClassLabel(names=["a", "b"]), "row 6: -1, ...)"),
-    ],
-)
-def test_rows_without_a_label_are_named(labels, feature, shown):
-    message = error_of(read_labels, unreadable(labels, feature), "label")
-    assert "'label'" in message and shown in message and "dataset.filter" in message
-
-
-def test_rows_are_named_by_their_number_in_the_dataset_given():
-    rows = unreadable([0, -1, 1, 1], ClassLabel(names=["a", "b"])).select([3, 2, 1, 0])
-    assert "row 2: -1" in error_of(read_labels, rows, "label")
-
-
-@pytest.mark.parametrize(
-    "labels, feature, shown",
-    [
-        ([1, 1], ClassLabel(names=["a", "b"]), "all 2 rows are 'b'"),
-        (["x"], Value("string"), "all 1 rows are 'x'"),
-        ([], ClassLabel(names=["a", "b"]), "the dataset has no rows"),
-        ([], Value("string"), "the dataset has no rows"),
-    ],
-)
-def test_fewer_than_two_classes(labels, feature, shown):
-    message = error_of(read_labels, unreadable(labels, feature), "label")
-    assert "fewer than two classes" in message and shown in message
-
-
-def test_validation_labels_are_numbered_as_the_train_ones():
-    train = unreadable(["cat", "dog", "eel"], Value("string"))
-    names = class_names(train, "label")
-    for labels, feature in (
-        (["eel", "cat"], Value("string")),
-        ([0, 1], ClassLabel(names=["eel", "cat"])),
-        ([2, 0], ClassLabel(names=["cat", "dog", "eel"])),
-    ):
-        assert read_labels(unreadable(labels, feature), "label", names).tolist() == [2, 0]
-    message = error_of(read_labels, unreadable(["cat", "fox"], Value("string")), "label", names)
-    assert "'fox'" in message and "'cat', 'dog', 'eel'" in message
-
-
-@pytest.mark.parametrize("labels, feature", [([1, 1], ClassLabel(names=["a", "b"])), (["b", "b"], Value("string"))])
-def test_validation_rows_may_be_of_one_class(labels, feature):
-    assert read_labels(unreadable(labels, feature), "label", ["a", "b"]).tolist() == [1, 1]
-
-
-def test_class_names_are_listed_in_part_where_there_are_many():
-    names = [f"class{i}" for i in range(1000)]
-    message = error_of(read_labels, unreadable(["x", "y"], Value("string")), "label", names)
-    assert "'class4', ... (1000 in all)" in message and "'class5'" not in message
-
-
-# Hold-out
-
-
-histograms = st.lists(st.integers(2, 40), min_size=1, max_size=8)
-
-
-@settings(deadline=None)
-@given(histograms, st.floats(0.001, 0.999), st.integers(1, 60), st.integers(0, 2**32), st.randoms())
-def test_hold_out_laws(counts, fraction, per_class, seed, random):
-    labels = np.repeat(np.arange(len(counts)) * 3, counts)
-    order = list(range(len(labels)))
-    random.shuffle(order)
-    labels = labels[order]
-    kept, held = hold_out(labels, fraction, per_class, seed)
-    assert kept.dtype == held.dtype == np.int64
-    assert (np.diff(kept) > 0).all() and (np.diff(held) > 0).all()
-    assert sorted([*kept, *held]) == list(range(len(labels)))
-    for c, n in enumerate(counts):
-        assert (labels[held] == c * 3).sum() == min(max(round(fraction * n), 1), per_class, n - 1)
-    again = hold_out(labels.copy(), fraction, per_class, seed)
-    assert (again[0] == kept).all() and (again[1] == held).all()
-
-
-def test_hold_out_is_the_same_on_any_machine():
-    labels = np.arange(60) % 3
-    assert hold_out(labels, 0.2, seed=0)[1].tolist() == [2, 3, 11, 13, 15, 20, 21, 46, 48, 55, 58, 59]
-    assert hold_out(labels, 0.2, seed=1)[1].tolist() == [2, 5, 9, 14, 16, 17, 28, 31, 36, 39, 48, 55]
-
-
-def test_hold_out_draws_every_row_as_often():
-    labels = np.repeat([0, 1], [10, 30])
-    draws = 4000
-    times = np.zeros(len(labels))
-    for seed in range(draws):
-        times[hold_out(labels, 0.3, seed=seed)[1]] += 1
-    # Five standard deviations of a binomial count of 4000 draws at 0.3.
-    assert np.abs(times - 0.3 * draws).max() < 5 * np.sqrt(draws * 0.3 * 0.7)
-
-
-def test_hold_out_of_too_small_classes():
-    labels = np.array([0, 0, 1, 2, 2, 3])
-    assert "2 classes of fewer than the two rows that holding out needs: '1', '3'" in error_of(hold_out, labels)
-    assert "1 class of fewer" in error_of(hold_out, labels[:3])
-    message = error_of(hold_out, labels, names=["ant", "bee", "cat", "doe"])
-    assert "'bee', 'doe'" in message and "(`validation`)" in message
-
-
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
-def test_hold_out_of_no_proper_fraction(fraction):
-    assert f"`validation_fraction` is {fraction!r}" in error_of(hold_out, np.array([0, 0, 1, 1]), fraction)
-
-
-def test_hold_out_of_less_than_a_row_a_class():
-    assert "`validation_per_class` is 0" in error_of(hold_out, np.array([0, 0, 1, 1]), per_class=0)
-
-
-# Small things
-
-
-@settings(deadline=None)
-@given(st.integers(0, 10**9), st.integers(1, 200))
-def test_evenly_spaced(n, count):
-    positions = evenly_spaced(n, count)
-    assert positions.dtype == np.int64 and len(positions) == min(n, count)
-    if n:
-        gaps = np.diff(positions)
-        assert positions[0] == 0 and (count == 1 or positions[-1] == n - 1)
-        assert len(gaps) == 0 or (gaps.min() > 0 and gaps.max() - gaps.min() <= 1)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.text(max_size=600))
-def test_one_line(text):
-    for error in (ValueError(text), KeyError(text)):
-        line = one_line(error)
-        assert line and len(line.splitlines()) == 1 and len(line) <= 300
-    assert one_line(ValueError("x" * 300)) == "x" * 300
-    assert one_line(ValueError("x" * 301)) == "x" * 297 + "..."
-    assert one_line(KeyError("splits")) == "KeyError 'splits'"
-    assert one_line(ValueError("a\n  b")) == "a b" and one_line(ValueError()) == "ValueError"
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOLCK])

@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-import datasets
 import numpy as np
 import PIL.Image
 import pytest
@@ -30,11 +29,6 @@ NAMES = {
     "100%": "100",
     "a#b@c": "a",
 }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def image(path: Path, level: int = 0) -> None:

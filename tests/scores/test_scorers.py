@@ -1,64 +1,31 @@
 """Scoring and selecting on every kind of dataset object that `datasets` has."""
 
+import dataclasses
 import functools
-import io
+import os
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
-from sklearn.datasets import load_digits
 
 from hf_ltc.coresets.select import in_coreset, rank_coreset, select_coreset
 from hf_ltc.data.columns import read_column
-from hf_ltc.data.splits import hold_out
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.scorers import LTCScorer
-from hf_ltc.trajectories.value import Trajectories
+from tests.helpers import encoded
+from tests.scores.recordings import FLAT, HELD, ROWS, as_dataset, expected_scores, make_run, recorded_digits
 
-ROWS = 400
 SIZE = 50
-HELD, FLAT = 11, 18
-
-
-@functools.cache
-def recorded_digits():
-    """Handwritten digits, and the losses of a softmax regression trained on them; some rows held out, one flat."""
-    pixels, labels = load_digits(return_X_y=True)
-    pixels, labels = pixels[:ROWS] / 16, labels[:ROWS]
-    held = np.zeros(ROWS, bool)
-    held[hold_out(labels, 0.12)[1]] = True
-    weights, losses = np.zeros((64, 10)), []
-    for _ in range(7):
-        logits = pixels @ weights
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        losses.append(-logits[np.arange(ROWS), labels])
-        gradient = np.exp(logits) - np.eye(10)[labels]
-        weights -= 2 * pixels[~held].T @ gradient[~held] / (~held).sum()
-    table = np.array(losses, dtype=np.float32)
-    table[:, FLAT] = 2.0
-    run = Trajectories(
-        losses=table[:, ~held],
-        validation_losses=table[:, held],
-        labels=labels[~held],
-        validation_labels=labels[held],
-        rows=np.flatnonzero(~held),
-        validation_rows=np.flatnonzero(held),
-        epochs=np.arange(7),
-        lengths=(7,),
-        recipe={"dataset": {"label_column": "label"}},
-    )
-    return pixels, labels, run
 
 
 def png(pixels):
-    with io.BytesIO() as file:
-        PIL.Image.fromarray((255 * pixels.reshape(8, 8)).astype(np.uint8)).save(file, "PNG")
-        return file.getvalue()
+    return encoded((255 * pixels.reshape(8, 8)).astype(np.uint8))
 
 
 @functools.cache
@@ -296,3 +263,129 @@ def test_a_second_identical_map_and_filter_is_a_cache_hit_in_a_fresh_process(sha
 
     first = in_a_fresh_process("yes")
     assert first[-1] == "50" and in_a_fresh_process("no") == first
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("form", [None, "numpy", "torch", "arrow", "pandas"])
+@pytest.mark.parametrize("preset", ["ltc", "cld"])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_map_scores_every_format(form, batched, preset, streaming):
+    run = make_run(n=30)
+    losses = run.losses.copy()
+    losses[:, 20] = 2
+    run = dataclasses.replace(run, losses=losses)
+    # `datasets` itself cannot make a numpy batch whose first row is null, nor write a pandas one that is all null.
+    held_out = (0, 11) if form in (None, "arrow") else (5, 11) if batched or form != "pandas" else ()
+    dataset, recorded = as_dataset(run, held_out)
+    expected = expected_scores(run, dataset, recorded, preset=preset)
+    rows = dataset.with_format(form)
+    scorer = LTCScorer.from_trajectories(run, preset=preset)
+    if streaming:
+        scored = rows.to_iterable_dataset().map(scorer, batched=batched, batch_size=20)
+        if form in ("arrow", "pandas"):
+            scored = [row for table in scored for row in pa.table(table).to_pylist()]
+        assert [None if row["ltc_score"] is None else float(row["ltc_score"]) for row in scored] == expected
+        assert [str(row["text"]) for row in scored] == dataset["text"][:]
+        return
+    scored = rows.map(scorer, batched=batched, batch_size=20)
+    assert scored.features["ltc_score"] == Value("float32")
+    assert scored.format["type"] == form
+    assert scored.with_format(None)["ltc_score"][:] == expected
+    assert scored.with_format(None)["text"][:] == dataset["text"][:]
+
+
+def test_map_in_processes_after_shuffling_and_over_an_older_score():
+    run = make_run(n=50, recipe={"dataset": {"label_column": "label"}})
+    dataset, recorded = as_dataset(run)
+    expected = expected_scores(run, dataset, recorded, scope="class")
+    scorer = LTCScorer.from_trajectories(run, scope="class")
+    order = np.random.default_rng(0).permutation(52)
+    scored = dataset.select(order).map(LTCScorer.from_trajectories(run), batched=True)
+    for rows in (scored, scored.with_format("arrow")):
+        again = rows.map(scorer, batched=True, num_proc=2)
+        assert again.with_format(None)["ltc_score"][:] == [expected[row] for row in order]
+        assert again.column_names.count("ltc_score") == 1
+
+
+@pytest.mark.parametrize("form", [None, "numpy", "torch", "arrow"])
+@pytest.mark.parametrize("options", [{"batched": True}, {"writer_batch_size": 4}, {"batched": True, "num_proc": 2}])
+def test_map_where_the_first_or_the_last_rows_have_no_score(form, options, tmp_path):
+    if form in ("numpy", "torch") and "writer_batch_size" in options:
+        pytest.skip("of a row in these formats datasets takes no type")
+    run = make_run(n=15)
+    dataset, recorded = as_dataset(run, held_out=[*range(10), *range(20, 25)])
+    expected = expected_scores(run, dataset, recorded)
+    scorer = LTCScorer.from_trajectories(run)
+    scored = dataset.with_format(form).map(scorer, batch_size=5, **options).with_format(None)
+    assert scored.features["ltc_score"] == Value("float32")
+    assert scored["ltc_score"][:] == expected
+    assert read_column(scored, "ltc_score").null_count == 15
+    scored.to_parquet(tmp_path / "scored.parquet")
+    assert pq.read_table(tmp_path / "scored.parquet")["ltc_score"].to_pylist() == expected
+    # What is read again is ranked alike without the trajectories.
+    ranks = rank_coreset(scored.remove_columns("loss_trajectory"), balance="none")["ltc_rank"][:]
+    assert [row for row, rank in enumerate(ranks) if rank is None] == [*range(10), *range(20, 25)]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_map_where_no_row_has_a_score(batched):
+    run = make_run(n=5)
+    dataset, _ = as_dataset(run, held_out=range(4))
+    scored = dataset.select(range(4)).map(LTCScorer.from_trajectories(run), batched=batched)
+    assert scored.features["ltc_score"] == Value("float32") and scored["ltc_score"][:] == [None] * 4
+    row = LTCScorer.from_trajectories(run)({"loss_trajectory": None})
+    assert row == {"ltc_score": None}
+
+
+def test_class_names_come_from_the_recipe():
+    described = {"label_column": "kind", "names": ["ant", "bee", "cat"]}
+    text = make_run(recipe={"dataset": {**described, "features": {"kind": {"_type": "Value", "dtype": "string"}}}})
+    assert LTCScorer.from_trajectories(text, scope="class").class_names == ("ant", "bee", "cat")
+    # A ClassLabel's numbers are the classes, whatever it calls them.
+    described["names"] = ["2", "1", "0"]
+    numbers = make_run(recipe={"dataset": {**described, "features": {"kind": {"_type": "ClassLabel"}}}})
+    scorer = LTCScorer.from_trajectories(numbers, scope="class", class_names=described["names"])
+    assert scorer.class_names is None
+    assert scorer.label_column == "kind"
+
+
+def test_scorer_is_a_small_value():
+    run = make_run(n=5000, q=500, lengths=(31,))
+    scorer = LTCScorer.from_trajectories(run, column="other")
+    copy = pickle.loads(pickle.dumps(scorer))
+    assert len(pickle.dumps(scorer)) < 2000
+    batch = {"loss_trajectory": run.losses.T}
+    np.testing.assert_array_equal(copy(batch)["other"], scorer(batch)["other"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scorer.of = "levels"
+
+
+MAPPED_AGAIN = """
+import sys
+import numpy as np
+from datasets import load_from_disk
+from hf_ltc.scores.scorers import LTCScorer
+from tests.scores.recordings import make_run
+
+run = make_run(n=50, recipe={"dataset": {"label_column": "label"}})
+scored = load_from_disk(sys.argv[1]).map(LTCScorer.from_trajectories(run, scope="class"), batched=True)
+print(scored._fingerprint, scored.cache_files[0]["filename"])
+"""
+
+
+def test_a_second_map_in_another_process_is_a_cache_hit(tmp_path):
+    as_dataset(make_run(n=50))[0].save_to_disk(tmp_path / "rows")
+    seen = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", MAPPED_AGAIN, str(tmp_path / "rows")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        fingerprint, file = done.stdout.split()
+        seen.append((fingerprint, file, os.stat(file).st_mtime_ns))
+    assert seen[0] == seen[1]

@@ -1,6 +1,5 @@
 """Images of more than eight bits: the values of the column decide the scale, one for all of its images."""
 
-import io
 import itertools
 import json
 import shutil
@@ -22,14 +21,9 @@ from hf_ltc.training.batches import image_batches
 from hf_ltc.training.grey import find_grey_range, recorded_grey_range
 from hf_ltc.training.images import StoredImages
 from hf_ltc.utils.errors import InputError, LTCWarning
+from tests.helpers import encoded
 
 SIDE = 8
-
-
-def encoded(image: PIL.Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind)
-    return file.getvalue()
 
 
 def big_endian(pixels: np.ndarray) -> bytes:

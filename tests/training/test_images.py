@@ -1,18 +1,16 @@
-"""Images as uint8 pixels: decoded, cached, streamed, augmented and normalized."""
+"""Images as uint8 pixels: resized, cached, streamed, augmented and normalized."""
 
-import io
 import itertools
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.datasets import load_digits, load_sample_image
+from sklearn.datasets import load_digits
 
 from hf_ltc.training.images import (
     StoredImages,
@@ -24,263 +22,12 @@ from hf_ltc.training.images import (
     image_size,
     normalize,
 )
-from hf_ltc.utils.errors import InputError
-
-ORIENTATION = 0x0112
-
-
-def cache_images(rows: Dataset, column: str, size: int, **options) -> torch.Tensor:
-    return StoredImages(rows, column, size).read(**options)
-
-
-def encoded(image: PIL.Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def photo(width: int, height: int) -> PIL.Image.Image:
-    """A piece of a real photograph."""
-    return PIL.Image.fromarray(load_sample_image("china.jpg")[:height, 100 : 100 + width])
-
-
-def rows_of(images: list[bytes | None], paths: list[str | None] | None = None, **image) -> Dataset:
-    stored = [
-        None if file is None and path is None else {"bytes": file, "path": path}
-        for file, path in zip(images, paths or [None] * len(images))
-    ]
-    features = Features({"image": Image(**image), "row": Value("int64")})
-    return Dataset.from_dict({"image": stored, "row": list(range(len(images)))}, features=features)
+from tests.helpers import encoded, error_of
+from tests.training.pictures import array_of, cache_images, photo, rows_of
 
 
 def digits(n: int) -> Dataset:
     return rows_of([encoded(PIL.Image.fromarray((d * 15).astype(np.uint8))) for d in load_digits().images[:n]])
-
-
-def array_of(pixels: torch.Tensor) -> np.ndarray:
-    """Pixels as Pillow and numpy have them: height, width, channel."""
-    assert pixels.dtype == torch.uint8 and pixels.shape[0] == 3
-    return pixels.permute(1, 2, 0).numpy()
-
-
-def decoded(image: PIL.Image.Image, kind: str = "PNG", mode: str | None = None, **options) -> np.ndarray:
-    """Encodes a square image to a file and decodes it at its own size."""
-    return array_of(decode_image({"bytes": encoded(image, kind, **options), "path": None}, image.width, mode))
-
-
-def error_of(function, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-# Modes
-
-
-GREY = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
-COLOUR = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-
-
-def as_rgb(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def test_colour_as_it_is():
-    for kind in ("PNG", "BMP", "TIFF", "PPM"):
-        assert (decoded(PIL.Image.fromarray(COLOUR), kind) == COLOUR).all()
-    assert (decoded(PIL.Image.fromarray(COLOUR), "WEBP", lossless=True) == COLOUR).all()
-
-
-def test_grey():
-    for kind in ("PNG", "TIFF", "GIF"):
-        assert (decoded(PIL.Image.fromarray(GREY), kind) == as_rgb(GREY)).all()
-
-
-def test_one_bit():
-    bits = GREY > 127
-    assert (decoded(PIL.Image.fromarray(bits)) == as_rgb(np.where(bits, 255, 0))).all()
-
-
-def test_jpeg_as_pillow_reads_it():
-    for image in (photo(48, 48), photo(48, 48).convert("L"), photo(48, 48).convert("CMYK")):
-        file = encoded(image, "JPEG", quality=90)
-        expected = np.asarray(PIL.Image.open(io.BytesIO(file)).convert("RGB"))
-        assert (array_of(decode_image(file, 48)) == expected).all()
-
-
-def test_cmyk():
-    inks = np.zeros((8, 8, 4), np.uint8)
-    inks[0, 0] = (255, 0, 0, 0)
-    inks[0, 1] = (0, 255, 0, 0)
-    inks[0, 2] = (0, 0, 255, 0)
-    inks[0, 3] = (0, 0, 0, 255)
-    found = decoded(PIL.Image.fromarray(inks, "CMYK"), "TIFF")
-    assert found[0, :5].tolist() == [[0, 255, 255], [255, 0, 255], [255, 255, 0], [0, 0, 0], [255, 255, 255]]
-
-
-def test_palette():
-    palette = np.random.default_rng(2).integers(0, 256, (16, 3), dtype=np.uint8)
-    image = PIL.Image.fromarray(GREY % 16, "P")
-    image.putpalette(palette.tobytes())
-    assert (decoded(image) == palette[GREY % 16]).all()
-    assert (decoded(image, "GIF") == palette[GREY % 16]).all()
-
-
-def test_transparent_pixels_are_laid_over_white():
-    alpha = np.random.default_rng(3).choice(np.array([0, 128, 255], np.uint8), (8, 8))
-
-    def over_white(colour: np.ndarray) -> np.ndarray:
-        share = alpha[:, :, None] / 255
-        return share * colour + (1 - share) * 255
-
-    rgba = PIL.Image.fromarray(np.dstack([COLOUR, alpha]), "RGBA")
-    # Pillow composes in integers: one level of rounding.
-    assert np.abs(decoded(rgba) - over_white(COLOUR)).max() <= 1
-    assert np.abs(decoded(rgba, "WEBP", lossless=True, exact=True) - over_white(COLOUR)).max() <= 1
-    grey = PIL.Image.fromarray(np.dstack([GREY, alpha]), "LA")
-    assert np.abs(decoded(grey) - over_white(as_rgb(GREY))).max() <= 1
-
-
-def test_transparent_palette_and_colour_key():
-    palette = np.random.default_rng(2).integers(0, 255, (16, 3), dtype=np.uint8)
-    image = PIL.Image.fromarray(GREY % 16, "P")
-    image.putpalette(palette.tobytes())
-    expected = np.where((GREY % 16 == 5)[:, :, None], 255, palette[GREY % 16])
-    assert (decoded(image, transparency=5) == expected).all()
-    assert (decoded(image, "GIF", transparency=5) == expected).all()
-
-    expected = np.where(np.equal(GREY, GREY[0, 0])[:, :, None], 255, as_rgb(GREY))
-    assert (decoded(PIL.Image.fromarray(GREY), transparency=int(GREY[0, 0])) == expected).all()
-    key = tuple(int(level) for level in COLOUR[3, 3])
-    expected = np.where(np.equal(COLOUR, key).all(2)[:, :, None], 255, COLOUR)
-    assert (decoded(PIL.Image.fromarray(COLOUR), transparency=key) == expected).all()
-
-
-DEEP = np.random.default_rng(4).integers(0, 65536, (8, 8), dtype=np.uint16)
-DEEP[0, :4] = 0, 65535, 257, 128
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bits_are_scaled_not_clipped(kind):
-    found = decoded(PIL.Image.fromarray(DEEP), kind)
-    assert (found == as_rgb(np.rint(DEEP / 257))).all()
-    assert found[0, :4, 0].tolist() == [0, 255, 1, 0]
-
-
-def test_sixteen_bits_of_the_other_byte_order():
-    # Pillow writes no such file of a big-endian machine, so a TIFF header by hand: 8x8, one strip, 16 bits a pixel.
-    def entry(tag: int, value: int) -> bytes:
-        return tag.to_bytes(2, "big") + (4).to_bytes(2, "big") + (1).to_bytes(4, "big") + value.to_bytes(4, "big")
-
-    entries = [(256, 8), (257, 8), (258, 16), (259, 1), (262, 1), (273, 200), (277, 1), (278, 8), (279, 128)]
-    header = b"MM\0*" + (8).to_bytes(4, "big") + len(entries).to_bytes(2, "big")
-    header += b"".join(entry(*e) for e in entries) + bytes(4)
-    file = header.ljust(200, b"\0") + DEEP.astype(">u2").tobytes()
-    assert PIL.Image.open(io.BytesIO(file)).mode == "I;16B"
-    assert (array_of(decode_image(file, 8)) == as_rgb(np.rint(DEEP / 257))).all()
-
-
-def test_thirty_two_bit_integers_outside_sixteen_bits_are_refused():
-    for value in (65536, -1):
-        pixels = DEEP.astype(np.int32)
-        pixels[4, 4] = value
-        message = error_of(cache_images, rows_of([encoded(PIL.Image.fromarray(pixels), "TIFF")]), "image", 8)
-        assert "row 0" in message and "16 bits" in message
-    pixels = DEEP.astype(np.int32)
-    assert (decoded(PIL.Image.fromarray(pixels), "TIFF") == as_rgb(np.rint(DEEP / 257))).all()
-
-
-def test_floats():
-    unit = np.random.default_rng(5).random((8, 8), dtype=np.float32)
-    unit[0, 0] = 1
-    assert (decoded(PIL.Image.fromarray(unit), "TIFF") == as_rgb(np.rint(unit.astype(float) * 255))).all()
-    levels = unit * 254 + 1
-    assert (decoded(PIL.Image.fromarray(levels), "TIFF") == as_rgb(np.rint(levels))).all()
-    beyond = levels.copy()
-    beyond[0, :2] = -3, 300
-    assert decoded(PIL.Image.fromarray(beyond), "TIFF")[0, :2, 0].tolist() == [0, 255]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_floats_that_are_not_finite_are_refused(value):
-    pixels = np.full((8, 8), 0.5, np.float32)
-    pixels[3, 3] = value
-    rows = rows_of([encoded(PIL.Image.fromarray(p), "TIFF") for p in (np.zeros_like(pixels), pixels)])
-    assert "row 1" in error_of(cache_images, rows, "image", 8)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize(
-    "orientation, turned",
-    [
-        (1, lambda a: a),
-        (2, np.fliplr),
-        (3, lambda a: np.rot90(a, 2)),
-        (4, np.flipud),
-        (5, lambda a: a.swapaxes(0, 1)),
-        (6, lambda a: np.rot90(a, -1)),
-        (7, lambda a: np.rot90(a, 2).swapaxes(0, 1)),
-        (8, lambda a: np.rot90(a, 1)),
-        (9, lambda a: a),
-    ],
-)
-def test_orientation_is_applied(kind, orientation, turned):
-    exif = PIL.Image.Exif()
-    exif[ORIENTATION] = orientation
-    options = {"lossless": True} if kind == "WEBP" else {}
-    found = decoded(PIL.Image.fromarray(COLOUR), kind, exif=exif, **options)
-    assert (found == turned(COLOUR)).all()
-
-
-def test_mode_of_the_feature_is_applied_first():
-    grey = np.asarray(PIL.Image.fromarray(COLOUR).convert("L"))
-    assert (decoded(PIL.Image.fromarray(COLOUR), mode="L") == as_rgb(grey)).all()
-    rows = rows_of([encoded(PIL.Image.fromarray(COLOUR))], mode="L")
-    assert (array_of(cache_images(rows, "image", 8)[0]) == as_rgb(grey)).all()
-    assert (array_of(cache_images(rows.cast_column("image", Image()), "image", 8)[0]) == COLOUR).all()
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I", "F", "I;16"])
-def test_mode_of_the_feature_does_not_clip_sixteen_bits(mode):
-    expected = as_rgb(np.rint(DEEP / 257))
-    assert (decoded(PIL.Image.fromarray(DEEP), mode=mode) == expected).all()
-    assert (decoded(PIL.Image.fromarray(GREY), mode=mode) == as_rgb(GREY)).all()
-    if mode not in ("RGB", "RGBA"):
-        grey = np.asarray(PIL.Image.fromarray(COLOUR).convert("L"))
-        assert (decoded(PIL.Image.fromarray(COLOUR), mode=mode) == as_rgb(grey)).all()
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"])
-def test_every_mode_that_pillow_opens(mode):
-    white = PIL.Image.new("RGBA" if mode in ("RGBa", "PA") else "RGB", (8, 8), "white").convert(mode)
-    assert white.mode == mode
-    assert (array_of(decode_image(white, 8)) == 255).all()
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_broken_metadata_is_no_broken_image(kind):
-    options = {"lossless": True} if kind == "WEBP" else {}
-    file = encoded(PIL.Image.fromarray(COLOUR), kind, exif=b"Exif\0\0no such header", **options)
-    whole = encoded(PIL.Image.fromarray(COLOUR), kind, **options)
-    assert (decode_image(file, 8) == decode_image(whole, 8)).all()
-
-
-def test_what_an_image_may_be_given_as(tmp_path):
-    image = PIL.Image.fromarray(COLOUR)
-    (tmp_path / "a.png").write_bytes(encoded(image))
-    for value in (
-        image,
-        encoded(image),
-        {"bytes": encoded(image), "path": None},
-        {"bytes": encoded(image), "path": "no such file"},
-        {"bytes": None, "path": str(tmp_path / "a.png")},
-    ):
-        assert (array_of(decode_image(value, 8)) == COLOUR).all()
-
-
-# Sizes
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (32, 20), (20, 32), (64, 64), (300, 200)])
@@ -292,8 +39,8 @@ def test_small_sizes_are_the_whole_image_resized(shape, size):
 
 
 @pytest.mark.parametrize("shape, square", [((300, 200), (50, 0)), ((200, 300), (0, 50)), ((200, 200), (0, 0))])
-def test_large_sizes_are_the_centre(shape, square):
-    # All but the centre square is red, and the square itself left black, right blue, upper half with green.
+def test_large_sizes_are_the_center(shape, square):
+    # All but the center square is red, and the square itself left black, right blue, upper half with green.
     pixels = np.zeros((shape[1], shape[0], 3), np.uint8)
     pixels[:, :, 0] = 255
     left, top = square
@@ -432,7 +179,6 @@ def test_an_undecodable_image_is_named_by_its_row(tmp_path, num_workers):
 
 # Random cuts
 
-
 WIDTH, HEIGHT = 600, 400
 
 
@@ -462,7 +208,7 @@ def test_cuts_depend_on_seed_epoch_and_position_alone():
 
 def test_cuts_cover_the_areas_and_shapes_they_should():
     pixels = cuts(rows_of([ramp()] * 300)).float()
-    # Means of the outer columns and rows; between their centres lie 95/96 of the cut.
+    # Means of the outer columns and rows; between their centers lie 95/96 of the cut.
     left, right = pixels[:, 0, :, 0].mean(1), pixels[:, 0, :, -1].mean(1)
     top, bottom = pixels[:, 1, 0].mean(1), pixels[:, 1, -1].mean(1)
     flipped = left > right
@@ -475,11 +221,11 @@ def test_cuts_cover_the_areas_and_shapes_they_should():
     assert 0.73 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.37
     # Five standard deviations of 300 fair coins.
     assert abs(flipped.sum().item() - 150) < 5 * np.sqrt(75)
-    centre = (left + right) / 2 / 255
-    assert centre.min() < 0.3 and centre.max() > 0.7 and abs(centre.mean().item() - 0.5) < 0.05
+    center = (left + right) / 2 / 255
+    assert center.min() < 0.3 and center.max() > 0.7 and abs(center.mean().item() - 0.5) < 0.05
 
 
-def test_images_too_narrow_for_a_cut_are_cut_at_the_centre():
+def test_images_too_narrow_for_a_cut_are_cut_at_the_center():
     pixels = np.zeros((20, 1000, 3), np.uint8)
     pixels[:, :, 0] = np.abs(np.arange(1000) - 499.5) > 14
     pixels[:, :, 0] *= 255
@@ -571,7 +317,7 @@ def test_augment_leaves_its_input_alone():
     assert (pixels == before).all()
 
 
-# Normalising
+# Normalizing
 
 
 @settings(deadline=None)
@@ -580,7 +326,7 @@ def test_augment_leaves_its_input_alone():
     st.lists(st.floats(0, 1), min_size=2, max_size=2),
     st.lists(st.floats(1 / 255, 1), min_size=2, max_size=2),
 )
-def test_normalise(pixels, mean, std):
+def test_normalize(pixels, mean, std):
     expected = (pixels / 255 - np.reshape(mean, (2, 1, 1))) / np.reshape(std, (2, 1, 1))
     for m, s in ((mean, std), (torch.tensor(mean), torch.tensor(std))):
         found = normalize(torch.from_numpy(pixels), m, s)
@@ -598,7 +344,7 @@ def test_channel_statistics(pixels):
     np.testing.assert_allclose(deviations, np.maximum(values.std(1), 1 / 255), rtol=1e-9)
 
 
-def test_channel_statistics_of_many_images_normalise_them():
+def test_channel_statistics_of_many_images_normalize_them():
     pixels = cache_images(digits(1797), "image", 8).repeat(5, 1, 1, 1)
     values = pixels.numpy() / 255
     means, deviations = channel_statistics(pixels)

@@ -7,18 +7,11 @@ import pytest
 import timm
 import torch
 from torch import nn
-from transformers import (
-    BertConfig,
-    ConvNextConfig,
-    DeiTConfig,
-    Dinov2Config,
-    ResNetConfig,
-    SwinConfig,
-    ViTConfig,
-)
+from transformers import BertConfig, ConvNextConfig, DeiTConfig, Dinov2Config, ResNetConfig, SwinConfig, ViTConfig
 
 from hf_ltc.training.models import architecture_name, create_model, load_model, save_model
 from hf_ltc.utils.errors import InputError
+from tests.helpers import refused
 
 CLASSES = 7
 SIDES = [8, 28, 32, 64]
@@ -39,12 +32,6 @@ NAMES = [
 ]
 
 torch.set_num_threads(1)
-
-
-def refused(error):
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 def parameters(model):

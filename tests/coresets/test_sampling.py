@@ -1,0 +1,108 @@
+"""Coresets drawn from all scores, stratified or by Beta weights, against the papers."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_ltc.coresets.select import rank_coreset, select_coreset
+from tests.coresets.scored import many_rows, values
+
+
+def ccs_budgets(counts, budget):
+    """Equal budgets by water level, whole rows: the spare ones to the strata that have most."""
+    shares = [0] * len(counts)
+    order = sorted(range(len(counts)), key=lambda s: counts[s])
+    for done, s in enumerate(order):
+        shares[s] = min(counts[s], (budget - sum(shares)) // (len(counts) - done))
+    return shares
+
+
+@pytest.mark.parametrize("balance", ["class", "proportional", "none"])
+@pytest.mark.parametrize("cut", [0.0, 0.25])
+def test_stratified_coverage_gives_strata_of_a_class_equal_budgets(balance, cut):
+    dataset, labels, scores, held, flat, _ = many_rows()
+    size = 800
+    plain = select_coreset(dataset, size=size, balance=balance)
+    coreset = select_coreset(dataset, size=size, balance=balance, coverage="stratified", cut=cut, seed=4)
+    kept = np.isin(np.arange(len(labels)), values(coreset, "number"))
+    assert kept.sum() == size and not (kept & held).any() and not (kept & flat).any()
+    groups = [np.ones(len(labels), bool)] if balance == "none" else [labels == c for c in range(5)]
+    if balance != "none":
+        assert np.bincount(labels[kept]).tolist() == np.bincount(values(plain, "label")).tolist()
+    for group in groups:
+        own = np.flatnonzero(group & ~held & ~flat)
+        own = own[np.argsort(-scores[own], kind="stable")]
+        budget = int(kept[group].sum())
+        stay = own[: max(budget, len(own) - round(cut * len(own)))]
+        assert not kept[np.setdiff1d(own, stay)].any()
+        edges = np.linspace(scores[stay].min(), scores[stay].max(), 51)
+        stratum = np.clip(np.searchsorted(edges, scores[stay], side="right") - 1, 0, 49)
+        counts = np.bincount(stratum, minlength=50).tolist()
+        taken = np.bincount(stratum[kept[stay]], minlength=50).tolist()
+        assert taken == ccs_budgets(counts, budget)
+
+
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_coverage_is_drawn_by_its_seed_and_keeps_the_rank_of_the_order(coverage):
+    dataset, *_ = many_rows()
+    options = {"fraction": 0.2, "coverage": coverage}
+    first = select_coreset(dataset, seed=1, **options)
+    assert values(first, "number") == values(select_coreset(dataset, seed=1, **options), "number")
+    other = select_coreset(dataset, seed=2, **options)
+    assert len(first) == len(other) and values(first, "number") != values(other, "number")
+    ranks = dict(zip(values(dataset, "number"), values(rank_coreset(dataset), "ltc_rank")))
+    assert values(first, "ltc_rank") == [ranks[i] for i in values(first, "number")]
+
+
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_coverage_of_everything_is_everything_and_flat_rows_come_last(coverage):
+    dataset, labels, _scores, held, flat, _ = many_rows()
+    pool = int((~held).sum())
+    assert len(select_coreset(dataset, 1.0, coverage=coverage)) == pool
+    coreset = select_coreset(dataset, size=pool - int(flat.sum()) + 3, coverage=coverage)
+    kept = np.isin(np.arange(len(labels)), values(coreset, "number"))
+    if coverage == "stratified":
+        assert kept[~held & ~flat].all()
+    assert kept[flat].sum() == 3 or coverage == "beta"
+
+
+def test_coverage_with_infinite_and_equal_scores():
+    # Forgetting counts are infinite for rows that are never learned; others may all be the same.
+    scores = [float("inf")] * 5 + [1.0] * 10 + [2.0] * 10 + [3.0] * 15
+    dataset = Dataset.from_dict({"label": [0] * 20 + [1] * 20, "f_score": scores})
+    options = {"score_column": "f_score", "label_column": "label", "coverage": "stratified"}
+    for size in (1, 7, 23, 40):
+        assert len(select_coreset(dataset, size=size, **options)) == size
+        assert len(select_coreset(dataset, size=size, keep="lowest", **options)) == size
+
+
+@pytest.mark.parametrize("exponent", [4.0, 40.0])
+def test_beta_coverage_draws_with_the_odds_of_the_paper(exponent):
+    stats = pytest.importorskip("scipy.stats")
+    dataset, _labels, scores, held, flat, probability = many_rows(n=60, classes=2)
+    pool = np.flatnonzero(~held & ~flat & (scores > 0))
+    assert len(pool) > 15
+    left_out = 1 - 1 / (~held).sum()
+    best = np.argsort(-np.where(held | flat, -np.inf, scores))[:10]
+    b = 15 * (1 - probability[best].mean()) * (1 - left_out**exponent)
+    odds = scores[pool] * stats.beta.pdf(probability[pool], 16 - b, b)
+    # One row of all, drawn by many seeds: how often each comes is a multinomial.
+    options = {"size": 1, "balance": "none", "coverage": "beta", "beta_exponent": exponent}
+    drawn = [values(select_coreset(dataset, seed=seed, **options), "number")[0] for seed in range(600)]
+    counts = np.array([drawn.count(i) for i in pool])
+    assert counts.sum() == 600
+    expected = 600 * odds / odds.sum()
+    common = expected >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum())
+    assert common.sum() >= 5 and stats.chisquare(observed, wanted).pvalue > 1e-3
+    # The check can fail: the scores alone do not explain the draws.
+    alone = 600 * scores[pool] / scores[pool].sum()
+    assert stats.chisquare(counts, alone).pvalue < 1e-6
+
+
+def test_rows_without_odds_are_drawn_last():
+    dataset, _labels, scores, held, flat, _ = many_rows(n=200, classes=2)
+    likely = ~held & ~flat & (scores > 0)
+    coreset = select_coreset(dataset, size=int(likely.sum()), balance="none", coverage="beta")
+    assert values(coreset, "number") == np.flatnonzero(likely).tolist()
