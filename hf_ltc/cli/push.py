@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +11,18 @@ from ..config import option
 from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
-from .command import BALANCE_HELP, DATASET_HELP, LOSSES_HELP, Command, Losses, Results, VariantOptions, recorded_split
+from .command import (
+    BALANCE_HELP,
+    DATASET_HELP,
+    LOSSES_HELP,
+    SCORED,
+    Command,
+    Losses,
+    Results,
+    VariantOptions,
+    recipe_beside,
+    recorded_split,
+)
 from .parsing import Flag, LocalPath, argument
 
 if TYPE_CHECKING:
@@ -97,6 +109,7 @@ class Push(Command):
             private=self.private or None,
             max_shard_size=self.max_shard_size,
             score_column=self.score_column,
+            variant=self._variant(),
             balance=self.balance,
             keep=self.keep,
         )
@@ -124,6 +137,20 @@ class Push(Command):
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(f"no scored dataset {self.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
         return load_from_disk(self.scored)
+
+    def _variant(self) -> Mapping[str, str] | None:
+        """The score variant that is pushed, where it is known: by the options, or kept by hf-ltc score."""
+        from ..scores.ltc import score_variant
+
+        if self.score_column != "ltc_score":
+            return None
+        given = self.variant.given()
+        if given or self.scored is None:
+            return score_variant(**given)
+        made = recipe_beside(self.scored).get(SCORED)
+        variant = made.get("family") if isinstance(made, Mapping) else None
+        # Without a weighting it was made before there was one.
+        return {"weighting": "none", **variant} if isinstance(variant, Mapping) else None
 
     def _evaluation(self, run: "Trajectories") -> tuple[list[dict[str, Any]], list[Path]]:
         """What models reached on the rows that are pushed, for the card, and the picture of it."""

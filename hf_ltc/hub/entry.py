@@ -16,8 +16,9 @@ from ..data.columns import rank_name, read_column, with_columns
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column
+from ..data.splits import evenly_spaced
 from ..recipe import Recipe
-from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores
+from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores, score_variant
 from ..scores.protocol import RecordedColumns
 from ..scores.reliability import reliability_of
 from ..utils.errors import InputError
@@ -26,6 +27,8 @@ from .commits import Table
 
 ORIGIN = ("repo_id", "config", "split", "revision")
 _AGREE = 1e-5
+# Rows by which score variants are told apart.
+_SAMPLED_ROWS = 1_000
 # What stays known of a coreset where the same scores are pushed without it.
 _KNOWN = ("full", "full_features", "evaluation", "run", "family")
 
@@ -36,6 +39,7 @@ def describe_scored(
     label_column: str | None,
     selection: Selection,
     run: RecordedColumns | None,
+    variant: Mapping[str, str] | None,
 ) -> tuple[dict[str, Any], Dataset]:
     """What the recipe says of a scored dataset, and the dataset with ranks."""
     recorded = Recipe.from_dict({} if run is None else run.recipe).dataset
@@ -48,12 +52,11 @@ def describe_scored(
             "the options that rank_coreset was given, or remove the column"
         )
     recipe = None if run is None else dict(run.recipe)
-    family = None
     if run is not None and recipe is not None:
-        family = _family(run, scored, score_column)
+        variant = _checked_variant(run, scored, score_column, variant)
         recipe["reliability"] = None
-        if family is not None and len(run.lengths) > 1:
-            each = [ltc_scores(one, **family) for one in run.runs]
+        if variant is not None and len(run.lengths) > 1:
+            each = [ltc_scores(one, **variant) for one in run.runs]
             recipe["reliability"] = reliability_of(each, run.labels).to_dict()
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
@@ -72,7 +75,7 @@ def describe_scored(
         "held_out": ranks.null_count,
         "flat": int(pc.sum(pc.and_(pc.is_valid(ranks), pc.is_null(scores, nan_is_null=True))).as_py() or 0),
         "digest": parquet.digest(ranked, label_column, score_column, rank_column),
-        "family": family,
+        "family": variant,
         "run": None if recipe is None else parquet.public_recipe(recipe),
     }
     return entry, ranked
@@ -82,26 +85,74 @@ def _same(one: Dataset, other: Dataset, column: str) -> bool:
     return bool(read_column(one, column).equals(read_column(other, column)))
 
 
-def _family(run: RecordedColumns, scored: Dataset, score_column: str) -> dict[str, str] | None:
-    """Checks that scores are those of a recording, and finds of which member of the family."""
+def read_variant(variant: str | Mapping[str, str]) -> dict[str, str]:
+    """The score variant that is meant by the name of a preset, or by a mapping of the choices of [`ltc_scores`].
+
+    Raises:
+        InputError: for anything else.
+    """
+    if isinstance(variant, str) and variant in PRESETS:
+        return PRESETS[variant]
+    if not isinstance(variant, Mapping) or (unknown := [key for key in variant if key not in DEFAULT]):
+        what = f"has {unknown[0]!r}" if isinstance(variant, Mapping) else f"is {variant!r}"
+        raise InputError(
+            f"`variant` {what}: give one of {', '.join(map(repr, PRESETS))}, or a mapping with {', '.join(DEFAULT)}"
+        )
+    return score_variant(**variant)
+
+
+def _checked_variant(
+    run: RecordedColumns, scored: Dataset, score_column: str, variant: Mapping[str, str] | None
+) -> dict[str, str] | None:
+    """Checks that a dataset and its scores are those of a recording.
+
+    Returns:
+        `dict[str, str]`: the score variant in the column: the one that was told, or else found for `ltc_score`.
+    """
     where = run.positions(scored)
-    if score_column != "ltc_score":
+    if variant is None and score_column != "ltc_score":
         return None
     stored = read_column(scored, score_column)
     known = np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-    # Most likely first: each that it is not has to be computed in vain.
-    for member in (DEFAULT, *PRESETS.values(), *VARIANTS):
+    if variant is None:
+        return _found_variant(run, where, known, score_column)
+    if not _agree(ltc_scores(run, **variant), where, known):
+        name = next((repr(name) for name, preset in PRESETS.items() if preset == variant), dict(variant))
+        raise InputError(
+            f"column {score_column!r} is not the score variant {name} of this recording: name the variant that the "
+            "rows were scored with, score them with this one, or push without the trajectories"
+        )
+    return dict(variant)
+
+
+def _found_variant(run: RecordedColumns, where: np.ndarray, known: np.ndarray, score_column: str) -> dict[str, str]:
+    """The first score variant, most likely ones first, that gives all scores of a column."""
+    likely = (DEFAULT, *PRESETS.values(), *VARIANTS)
+    variants = list({tuple(variant.values()): variant for variant in likely}.values())
+    # A few rows rule out nearly all, and only what gives their scores is computed for every row.
+    have = np.flatnonzero((where >= 0) & ~np.isnan(known))
+    sample = have[evenly_spaced(len(have), _SAMPLED_ROWS)]
+    sample = sample[np.argsort(where[sample])]
+    part = run.take_rows(run.rows[where[sample]])
+    for variant in variants:
         try:
-            scores = ltc_scores(run, **member)
+            # Less strict than of all rows, so that no variant is ruled out by how sums are rounded.
+            fits = _agree(ltc_scores(part, **variant), np.arange(len(sample)), known[sample], 2 * _AGREE)
+            if fits and _agree(ltc_scores(run, **variant), where, known):
+                return variant
         except InputError:
+            # One that this recording has not, such as by class without validation samples of each.
             continue
-        made = np.where(where >= 0, scores[where], np.nan)
-        if np.allclose(made, known, rtol=0, atol=_AGREE, equal_nan=True):
-            return member
     raise InputError(
-        f"column {score_column!r} is not what this recording gives, by any member of the family: score the dataset "
-        "with the trajectories that are pushed, or push without them"
+        f"column {score_column!r} is not what this recording gives, by any score variant: score the dataset with the "
+        "trajectories that are pushed, or push without them"
     )
+
+
+def _agree(scores: np.ndarray, where: np.ndarray, known: np.ndarray, most: float = _AGREE) -> bool:
+    """Whether scores of recorded rows are those of a dataset, whose rows are `where` among them."""
+    made = np.where(where >= 0, scores[where], np.nan)
+    return np.allclose(made, known, rtol=0, atol=most, equal_nan=True)
 
 
 def coreset_tables(

@@ -15,7 +15,7 @@ from ..scores.protocol import RecordedColumns, require_recorded
 from ..utils.errors import InputError
 from . import cards, parquet
 from .commits import publish
-from .entry import ORIGIN, coreset_tables, describe_scored, further_splits, with_coreset
+from .entry import ORIGIN, coreset_tables, describe_scored, further_splits, read_variant, with_coreset
 from .parquet import SPLITS
 from .repository import Pushed, check_repo_id, explained, hub_api, patiently
 
@@ -40,6 +40,7 @@ def push_coreset(
     token: str | None = None,
     max_shard_size: int | str = "500MB",
     score_column: str = "ltc_score",
+    variant: str | Mapping[str, str] | None = None,
     label_column: str | None = None,
     **selection: Any,
 ) -> Pushed:
@@ -78,6 +79,10 @@ def push_coreset(
         token (`str`, *optional*): Access token; the one that is logged in if not given.
         max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Size of a Parquet file at most.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): The score.
+        variant (`str` or `Mapping[str, str]`, *optional*):
+            Which score variant the column holds, where it comes from `trajectories`: `"ltc"`, `"cld"`, `"das"` or
+            `"weighted-das"`, or a mapping with `of`, `aggregate`, `scope` and `weighting`, as for [`ltc_scores`].
+            Found by its values, if not given, for `ltc_score`.
         label_column (`str`, *optional*): Column with the class labels; found by its type if not given.
         **selection: `balance`, `keep`, `exclude_negative`, `min_per_class`, `coverage`, `cut`, `beta_exponent` and
             `seed`, as for [`select_coreset`].
@@ -110,6 +115,9 @@ def push_coreset(
     require_dataset(scored, "scored")
     if trajectories is not None:
         require_recorded(trajectories)
+    elif variant is not None:
+        raise InputError("`variant` is of the recording that is given as `trajectories`: give both, or neither")
+    told = None if variant is None else read_variant(variant)
     parquet.size_in_bytes(max_shard_size)
     for row in evaluation:
         _check_evaluation(row)
@@ -120,7 +128,7 @@ def push_coreset(
     if twice := [name for name in shown if shown.count(name) > 1]:
         raise InputError(f"two of `pictures` are called {twice[0]!r}: give them names of their own")
     api = hub_api(token)
-    entry, ranked = describe_scored(scored, score_column, label_column, options, trajectories)
+    entry, ranked = describe_scored(scored, score_column, label_column, options, trajectories, told)
     scorer = parquet.scorer_name(score_column)
     carried = _add_source(api, entry["dataset"], scored, source, needed=scores_only)
     tables = coreset_tables(entry, ranked, scorer, fractions, sizes, options, scores_only, full, with_trajectories)

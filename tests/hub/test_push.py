@@ -6,19 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, Value, load_dataset
 from huggingface_hub import ModelCard, snapshot_download
 
 from hf_ltc import InputError, Trajectories, push_coreset, select_coreset
 from hf_ltc.cli.main import main
+from hf_ltc.coresets.choose import Selection
+from hf_ltc.data.columns import with_columns
 from hf_ltc.data.identity import cached_origin
-from hf_ltc.scores.ltc import VARIANTS
+from hf_ltc.data.splits import evenly_spaced
+from hf_ltc.hub import entry
+from hf_ltc.hub.repository import Pushed
+from hf_ltc.scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores
 from hf_ltc.training.models import load_model
 from tests import hub_clients as do
 from tests.hub_server import Client, Hub
@@ -213,6 +220,10 @@ def _scored(small: DatasetDict) -> tuple[Dataset, Trajectories]:
         ({"fractions": [0.1], "splits": {"train": None}}, "a further split cannot be called 'train'"),
         ({"fractions": [0.1], "splits": {"a b": None}}, "a further split cannot be called 'a b'"),
         ({"fractions": [0.1], "label_column": "image"}, "column 'image'"),
+        ({"fractions": [0.1], "variant": "lct"}, "`variant` is 'lct': give one of 'ltc', 'cld', "),
+        ({"fractions": [0.1], "variant": 3}, "`variant` is 3: give one of"),
+        ({"fractions": [0.1], "variant": {"preset": "ltc"}}, "`variant` has 'preset': give one of"),
+        ({"fractions": [0.1], "variant": {"of": "level"}}, "`of` is 'level': it must be one of"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_sent(small: DatasetDict, options: dict[str, Any], said: str):
@@ -231,6 +242,8 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
         push_coreset(scored.shuffle(seed=1), "me/x", [0.1], trajectories=run)
     with pytest.raises(InputError, match=r"`scored` is a DatasetDict, not a datasets\.Dataset"):
         push_coreset(small, "me/x", [0.1])
+    with pytest.raises(InputError, match="`variant` is of the recording that is given as `trajectories`"):
+        push_coreset(scored, "me/x", [0.1], variant="ltc")
     with pytest.raises(InputError, match="the split 'test' has no column 'image'"):
         push_coreset(scored, "me/x", [0.1], trajectories=run, splits={"test": small["test"].remove_columns("image")})
     other = small["test"].rename_column("label", "x").add_column("label", [0] * len(small["test"]))
@@ -238,13 +251,149 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
         push_coreset(scored, "me/x", [0.1], trajectories=run, splits={"test": other})
 
 
-@pytest.mark.parametrize("member", VARIANTS, ids=lambda member: "-".join(member.values()))
-def test_the_member_of_the_family_is_found(small: DatasetDict, member: dict[str, str]):
-    from hf_ltc.hub.entry import _family
+def _variant_pushed(run: Trajectories, scored: Dataset, told: Any = None, column: str = "ltc_score") -> Any:
+    told = None if told is None else entry.read_variant(told)
+    return entry.describe_scored(scored, column, None, Selection(), run, told)[0]["family"]
 
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, str]]]:
+    """Of each score that a push computes how many rows, and the variant."""
+    found: list[tuple[int, dict[str, str]]] = []
+
+    def counted(run: Trajectories, **variant: str) -> np.ndarray:
+        found.append((len(run), variant))
+        return ltc_scores(run, **variant)
+
+    monkeypatch.setattr(entry, "ltc_scores", counted)
+    return found
+
+
+def _searched(run: Trajectories, scored: Dataset) -> dict[str, str] | None:
+    """What the first of all variants is that gives each score, computed for all rows by each."""
+    where, known = run.positions(scored), np.array(scored["ltc_score"], dtype=np.float64)
+    for variant in (DEFAULT, *PRESETS.values(), *VARIANTS):
+        try:
+            made = np.where(where >= 0, ltc_scores(run, **variant)[where], np.nan)
+        except InputError:
+            continue
+        if np.allclose(made, known, rtol=0, atol=1e-5, equal_nan=True):
+            return variant
+    return None
+
+
+_BY_NAME = {"ids": lambda variant: "-".join(variant.values())}
+
+
+@pytest.mark.parametrize("variant", VARIANTS, **_BY_NAME)
+def test_the_score_variant_that_is_told_is_the_only_one_computed(small: DatasetDict, variant: Any, computed: Any):
     run = do.recorded(small["train"], held=100)
-    scored = run.score(small["train"], **member)
-    assert _family(run, scored, "ltc_score") == member
+    assert _variant_pushed(run, run.score(small["train"], **variant), variant) == variant
+    assert computed == [(len(run), variant)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, **_BY_NAME)
+def test_the_score_variant_is_found_by_a_sample_of_the_rows(variant: dict[str, str], computed: Any):
+    rows = do.labelled(2_500)
+    run = do.recorded(rows, held=100)
+    scored = run.score(rows, **variant)
+    assert _variant_pushed(run, scored) == variant == _searched(run, scored)
+    assert [count for count, _ in computed if count > 1_000] == [2_400] and computed[-1] == (2_400, variant)
+
+
+def test_of_score_variants_that_agree_the_likeliest_is_found():
+    rows = do.labelled(60, classes=2)
+    run = do.recorded(rows, held=20)
+    # Both classes have the same validation samples, so that by class and by dataset are one.
+    twice = np.repeat(run.validation_losses[:, :10], 2, axis=1)
+    run = replace(run, validation_losses=twice, validation_labels=np.tile([0, 1], 10))
+    scored = run.score(rows, **{**DEFAULT, "scope": "class"})
+    assert _variant_pushed(run, scored) == DEFAULT == _searched(run, scored)
+    found = {"of": "levels", "aggregate": "correlations", "scope": "dataset", "weighting": "none"}
+    scored = run.score(rows, **{**found, "scope": "class"})
+    assert _variant_pushed(run, scored) == found == _searched(run, scored)
+    # Without any score all agree.
+    flat = replace(run, losses=np.ones_like(run.losses))
+    assert _variant_pushed(flat, flat.score(rows)) == DEFAULT == _searched(flat, flat.score(rows))
+
+
+def test_a_row_outside_the_sample_decides_too():
+    rows = do.labelled(2_500)
+    run = do.recorded(rows, held=100)
+    scored = run.score(rows).remove_columns("ltc_rank")
+    sampled = run.rows[evenly_spaced(len(run), 1_000)]
+    (other,) = np.setdiff1d(run.rows, sampled)[[700]]
+    values = np.array(scored["ltc_score"], dtype=np.float32)
+    assert _variant_pushed(run, scored) == DEFAULT
+    values[other] += 0.001
+    column = (pa.array(values, mask=np.isnan(values)), Value("float32"))
+    changed = with_columns(scored, {"ltc_score": column})
+    assert _searched(run, changed) is None
+    with pytest.raises(InputError) as error:
+        _variant_pushed(run, changed)
+    assert str(error.value) == (
+        "column 'ltc_score' is not what this recording gives, by any score variant: score the dataset with the "
+        "trajectories that are pushed, or push without them"
+    )
+    with pytest.raises(InputError, match="'weighted-das' of this recording"):
+        _variant_pushed(run, changed, "weighted-das")
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [("ltc", "'ltc'"), (PRESETS["das"], "'das'"), ({"scope": "class"}, str({**DEFAULT, "scope": "class"}))],
+)
+def test_another_score_variant_than_is_told_is_refused(small: DatasetDict, told: Any, named: str):
+    run = do.recorded(small["train"], held=100)
+    with pytest.raises(InputError) as error:
+        push_coreset(run.score(small["train"], preset="cld"), "me/x", [0.1], trajectories=run, variant=told)
+    assert str(error.value).startswith(f"column 'ltc_score' is not the score variant {named} of this recording: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_score_variant_of_another_column_is_told(small: DatasetDict):
+    run = do.recorded(small["train"], held=100)
+    scored = run.score(small["train"], preset="cld").rename_column("ltc_score", "cld_score")
+    scored = scored.remove_columns("ltc_rank")
+    assert _variant_pushed(run, scored, "cld", "cld_score") == PRESETS["cld"]
+    assert _variant_pushed(run, scored, None, "cld_score") is None
+    with pytest.raises(InputError, match="column 'cld_score' is not the score variant 'ltc'"):
+        _variant_pushed(run, scored, "ltc", "cld_score")
+
+
+def _told_by_the_command(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> Any:
+    told: list[Any] = []
+
+    def push(*_: Any, variant: Any, **__: Any) -> Pushed:
+        told.append(variant)
+        return Pushed("me/x", "https://hub", "0" * 40, ("coreset-20pct",))
+
+    monkeypatch.setattr("hf_ltc.hub.push.push_coreset", push)
+    assert _command("push", *arguments, "me/x", "--fractions", "0.2") == 0
+    return told[0]
+
+
+def test_the_command_tells_the_score_variant(small: DatasetDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small.save_to_disk(str(tmp_path / "data"))
+    run, scored, data = tmp_path / "run", tmp_path / "scored", ("--dataset", tmp_path / "data")
+    do.recorded(small["train"], held=100).save(run)
+    assert _told_by_the_command(monkeypatch, run, *data) == DEFAULT
+    assert _told_by_the_command(monkeypatch, run, *data, "--preset", "cld") == PRESETS["cld"]
+    assert _command("score", run, *data, "--preset", "ltc", "--output", scored) == 0
+    beside = json.loads((scored / "recipe.json").read_text())
+    assert _told_by_the_command(monkeypatch, run, "--scored", scored) == PRESETS["ltc"]
+    assert _told_by_the_command(monkeypatch, run, "--scored", scored, "--preset", "das") == PRESETS["das"]
+    assert _told_by_the_command(monkeypatch, run, "--scored", scored, "--score-column", "aum_score") is None
+    # Before there was a weighting.
+    del beside["score"]["family"]["weighting"]
+    (scored / "recipe.json").write_text(json.dumps(beside))
+    assert _told_by_the_command(monkeypatch, run, "--scored", scored) == PRESETS["ltc"]
+    # Rows that the user has scored and saved.
+    for other in ({}, {"score": None}, {"score": {}}):
+        (scored / "recipe.json").write_text(json.dumps(other))
+        assert _told_by_the_command(monkeypatch, run, "--scored", scored) is None
+    (scored / "recipe.json").unlink()
+    assert _told_by_the_command(monkeypatch, run, "--scored", scored) is None
 
 
 def test_a_source_model_is_not_pushed_with_a_coreset_that_is_refused(
