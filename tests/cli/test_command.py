@@ -66,7 +66,7 @@ def saved_or_none(folder: Path) -> int | None:
         return None
 
 
-def test_without_an_exchange_the_old_one_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_an_exchange_the_old_one_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As on file systems that cannot exchange two names: here killed between the two renames."""
     folder = tmp_path / "scored"
     put(folder, 1)

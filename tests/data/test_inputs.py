@@ -30,7 +30,7 @@ from hf_ltc import (
     split_coreset,
 )
 from hf_ltc.utils.errors import InputError
-from tests.trajectories.test_value import make
+from tests.trajectories.recordings import make
 
 COLUMNS = {"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}
 SPLIT = Dataset.from_dict(

@@ -139,7 +139,7 @@ def transform(batch):
     raise AssertionError("the transform ran")
 
 
-def test_a_transform_is_put_back_and_never_runs():
+def test_a_transform_is_restored_and_never_runs():
     _, _, run = recorded_digits()
     shown = attached(readable=True).remove_columns("loss_trajectory").with_transform(transform)
     scored = run.score(shown)

@@ -51,7 +51,7 @@ def coat():
 
 
 @pytest.mark.parametrize("make", [Shared, coat])
-def test_a_checkpoint_is_put_back(small, tmp_path, make):
+def test_a_checkpoint_is_restored(small, tmp_path, make):
     labels = np.asarray(small["test"]["label"][:], dtype=np.int64)
     batches = image_batches(StoredImages(small["test"], "image", 32), labels, device=torch.device("cpu"))
     config, accelerator = TrainingConfig(epochs=2, batch_size=20, learning_rate=0.01), Accelerator()
