@@ -60,7 +60,12 @@ def dataset_identity(
     }
 
 
-def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: str | None = None) -> None:
+def check_identity(
+    dataset: Dataset,
+    recorded: Mapping[str, Any],
+    label_column: str | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> None:
     """Checks that a dataset is the one that was recorded: the same rows in the same order.
 
     What is in the rows decides: columns added since (scores, say), formats and transforms do not matter, nor do
@@ -71,6 +76,8 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
         dataset (`datasets.Dataset`): The dataset at hand.
         recorded (`Mapping[str, Any]`): What [`dataset_identity`] said of the recorded one.
         label_column (`str`, *optional*): The column with the class labels; the recorded one's if not given.
+        known (`Mapping[str, Any]`, *optional*):
+            What [`dataset_identity`] says of the dataset at hand, if it was asked: what it has is not digested again.
 
     Raises:
         InputError: if it is another dataset, saying in what it differs.
@@ -88,12 +95,17 @@ def check_identity(dataset: Dataset, recorded: Mapping[str, Any], label_column: 
             f"the dataset has none of the recorded columns {', '.join(map(repr, recorded['content']))} to compare "
             f"(it has {', '.join(map(repr, dataset.column_names))}): {fix}"
         )
-    now = _label_digests(dataset, label_column)
-    changed = [
-        column
-        for column in shared
-        if _content_digest(dataset, column, column == recorded.get("image_column")) != recorded["content"][column]
-    ]
+    known = known or {}
+    now = known if known.get("label_column") == label_column else _label_digests(dataset, label_column)
+
+    def content(column: str) -> str:
+        image = column == recorded.get("image_column")
+        # An image by its name alone is digested in another way than without that name.
+        if column in known.get("content", {}) and (not image or isinstance(dataset.features[column], Image)):
+            return str(known["content"][column])
+        return _content_digest(dataset, column, image)
+
+    changed = [column for column in shared if content(column) != recorded["content"][column]]
     same_names = now["class_names"] == recorded["class_names"]
     same_labels = same_names and now["labels"] == recorded["labels"]
     if not changed:

@@ -51,17 +51,17 @@ def describe_scored(
             f"column {rank_column!r} ranks the rows in another order than {selection.ranking} does: give push_coreset "
             "the options that rank_coreset was given, or remove the column"
         )
+    columns = parquet.user_columns(ranked, score_column, rank_column)[:-2]
+    identity = dataset_identity(ranked.select_columns(columns), label_column)
     recipe = None if run is None else dict(run.recipe)
     if run is not None and recipe is not None:
-        variant = _checked_variant(run, scored, score_column, variant)
+        variant = _checked_variant(run, scored, score_column, variant, identity)
         recipe["reliability"] = None
         if variant is not None and len(run.lengths) > 1:
             each = [ltc_scores(one, **variant) for one in run.runs]
             recipe["reliability"] = reliability_of(each, run.labels).to_dict()
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
-    columns = parquet.user_columns(ranked, score_column, rank_column)[:-2]
-    identity = dataset_identity(ranked.select_columns(columns), label_column)
     known = (*ORIGIN, "image_column", "id_column")
     identity |= {name: value for name, value in recorded.to_dict().items() if name in known and value is not None}
     entry = {
@@ -102,14 +102,18 @@ def read_variant(variant: str | Mapping[str, str]) -> dict[str, str]:
 
 
 def _checked_variant(
-    run: RecordedColumns, scored: Dataset, score_column: str, variant: Mapping[str, str] | None
+    run: RecordedColumns,
+    scored: Dataset,
+    score_column: str,
+    variant: Mapping[str, str] | None,
+    identity: Mapping[str, Any],
 ) -> dict[str, str] | None:
     """Checks that a dataset and its scores are those of a recording.
 
     Returns:
         `dict[str, str]`: the score variant in the column: the one that was told, or else found for `ltc_score`.
     """
-    where = run.positions(scored)
+    where = run.positions(scored, identity=identity)
     if variant is None and score_column != "ltc_score":
         return None
     stored = read_column(scored, score_column)

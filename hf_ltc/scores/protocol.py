@@ -50,7 +50,7 @@ class RecordedColumns(Recorded, Protocol):
     def runs(self) -> Sequence["RecordedColumns"]: ...
     def take_rows(self, rows: np.ndarray) -> "RecordedColumns": ...
     def positions(
-        self, dataset: Dataset
+        self, dataset: Dataset, *, identity: Mapping[str, Any] | None = None
     ) -> np.ndarray: ...  # int64 (len(dataset),), -1 for rows that were not recorded
 
 

@@ -1,6 +1,7 @@
 """Which row of a dataset is which recorded one: by number where it is the recorded dataset, or by id."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from .value import Trajectories
 
 
-def row_places(run: "Trajectories", dataset: Dataset, id_column: str | None) -> np.ndarray:
+def row_places(
+    run: "Trajectories", dataset: Dataset, id_column: str | None, identity: Mapping[str, Any] | None
+) -> np.ndarray:
     """For each row of a dataset its place among the recorded rows, or -1, int64; as [`Trajectories.positions`]."""
     require_dataset(dataset, "dataset")
     recorded = Recipe.from_dict(run.recipe).dataset
@@ -27,7 +30,7 @@ def row_places(run: "Trajectories", dataset: Dataset, id_column: str | None) -> 
             raise InputError(
                 f"no ids were recorded to join column {id_column!r} with: record with `RecordConfig.id_column`"
             )
-        return _by_number(run, dataset, recorded)
+        return _by_number(run, dataset, recorded, identity)
     column = id_column or recorded.id_column
     if column is None:
         raise InputError("the rows were recorded by id: name the column with the ids by attach(..., id_column=...)")
@@ -37,9 +40,11 @@ def row_places(run: "Trajectories", dataset: Dataset, id_column: str | None) -> 
     return where
 
 
-def _by_number(run: "Trajectories", dataset: Dataset, recorded: Identity) -> np.ndarray:
+def _by_number(
+    run: "Trajectories", dataset: Dataset, recorded: Identity, identity: Mapping[str, Any] | None
+) -> np.ndarray:
     if recorded.content:
-        check_identity(dataset, run.recipe["dataset"])
+        check_identity(dataset, run.recipe["dataset"], known=identity)
     if len(run.rows) and len(dataset) <= run.rows[-1]:
         raise InputError(
             f"the dataset has {len(dataset)} rows, but row {run.rows[-1]} was recorded: give the dataset as it "

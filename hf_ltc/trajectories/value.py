@@ -234,12 +234,16 @@ class Trajectories(ExchangeMixin):
             added[f"{signal}{TRAJECTORY_SUFFIX}"] = self.signals[signal]
         return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
 
-    def positions(self, dataset: Dataset, id_column: str | None = None) -> np.ndarray:
+    def positions(
+        self, dataset: Dataset, id_column: str | None = None, *, identity: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """Finds each row of a dataset among the recorded rows, and checks that it is the recorded dataset.
 
         Args:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
             id_column (`str`, *optional*): Likewise.
+            identity (`Mapping`, *optional*):
+                What [`dataset_identity`] says of the dataset, if it was asked, so that nothing is digested twice.
 
         Returns:
             `np.ndarray`: int64 `(len(dataset),)`, the position among the recorded rows, or -1.
@@ -247,7 +251,7 @@ class Trajectories(ExchangeMixin):
         Raises:
             InputError: as [`Trajectories.attach`].
         """
-        return row_places(self, dataset, id_column)
+        return row_places(self, dataset, id_column, identity)
 
     def score(
         self,

@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard, snapshot_download
 from hf_ltc import InputError, Trajectories, push_coreset, select_coreset
 from hf_ltc.cli.main import main
 from hf_ltc.coresets.choose import Selection
+from hf_ltc.data import identity
 from hf_ltc.data.columns import with_columns
 from hf_ltc.data.identity import cached_origin
 from hf_ltc.data.splits import evenly_spaced
@@ -394,6 +395,38 @@ def test_the_command_tells_the_score_variant(small: DatasetDict, tmp_path: Path,
         assert _told_by_the_command(monkeypatch, run, "--scored", scored) is None
     (scored / "recipe.json").unlink()
     assert _told_by_the_command(monkeypatch, run, "--scored", scored) is None
+
+
+def test_a_dataset_is_digested_once(small: DatasetDict, monkeypatch: pytest.MonkeyPatch):
+    digested: list[tuple[str, int]] = []
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def digest(rows: Dataset, *arguments: Any) -> Any:
+            digested.append((name, len(rows)))
+            return function(rows, *arguments)
+
+        monkeypatch.setattr(module, name, digest)
+
+    rows = small["train"]
+    run = do.recorded(rows)
+    scored = run.score(rows)
+    for name in ("_label_digests", "_content_digest"):
+        counted(identity, name)
+    monkeypatch.setattr("hf_ltc.hub.push.publish", lambda *_, **__: digested.append(("sent", 0)))
+    push_coreset(scored, "me/x", [0.1, 0.5], trajectories=run, full=True, with_trajectories=True)
+    # The whole dataset, for the check against the recording and for the recipe, and each coreset.
+    each = [(name, count) for count in (len(rows), 12, 60) for name in ("_label_digests", "_content_digest")]
+    assert digested == [*each, ("sent", 0)]
+    # A label column of another name than was recorded is digested beside it.
+    digested.clear()
+    copied = scored.add_column("other", rows["label"][:]).cast_column("other", rows.features["label"])
+    push_coreset(copied, "me/x", [0.1], trajectories=run, label_column="other")
+    assert digested.count(("_label_digests", len(rows))) == 2 and digested.count(("_content_digest", len(rows))) == 1
+    # What was handed over decides nothing else.
+    with pytest.raises(InputError, match="the dataset is not the recorded one"):
+        push_coreset(scored.shuffle(seed=1), "me/x", [0.1], trajectories=run)
 
 
 def test_a_source_model_is_not_pushed_with_a_coreset_that_is_refused(
