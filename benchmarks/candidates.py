@@ -1,6 +1,6 @@
-"""Scores that are no members of the family, tried against it in coresets.py; higher is kept.
+"""Other scores, compared with the score variants in coresets.py; the highest are kept.
 
-Each takes a [`Trajectories`] of one run and gives float64 `(N,)`. Of several runs the mean is taken, as for members.
+Each takes a [`Trajectories`] of one run and returns float64 `(N,)`. Several runs are averaged, as for score variants.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pandas as pd
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
 from hf_ltc.evaluation.methods import METHODS
 
-# The members of the family that uncertainty does not weigh, and those that it does.
+# The score variants without a weight, and those weighted by uncertainty.
 MEMBERS, WEIGHTED = (
     [name for name, each in METHODS.items() if each.variant.get("weighting") == weighting and "-" in name]
     for weighting in ("none", "uncertainty")
@@ -31,7 +31,7 @@ def correlation(rows: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def concordance(run: Trajectories) -> np.ndarray:
-    """Lin's concordance correlation (1989) of levels with the class's mean: scale and offset count too."""
+    """Lin's concordance correlation (1989) of levels with the mean of the class: scale and offset count too."""
     rows, reference = run.losses.astype(np.float64), class_means(run, run.validation_losses.astype(np.float64))
     covariance = ((rows - rows.mean(axis=0)) * (reference - reference.mean(axis=0))).mean(axis=0)
     apart = (rows.mean(axis=0) - reference.mean(axis=0)) ** 2
@@ -39,12 +39,12 @@ def concordance(run: Trajectories) -> np.ndarray:
 
 
 def closeness(run: Trajectories) -> np.ndarray:
-    """How near the trajectory is to the mean one of its class, by the mean absolute difference, negative."""
+    """Minus the mean absolute difference between the trajectory and the mean one of its class."""
     return -np.abs(run.losses - class_means(run, run.validation_losses)).mean(axis=0)
 
 
 def probabilities(run: Trajectories) -> np.ndarray:
-    """Correlation, by class, of the probabilities of the label instead of the losses."""
+    """Correlation by class of the label's probabilities instead of the losses."""
     rows, held = np.exp(-run.losses.astype(np.float64)), np.exp(-run.validation_losses.astype(np.float64))
     return correlation(rows, class_means(run, held))
 
@@ -56,9 +56,9 @@ def dataset_probabilities(run: Trajectories) -> np.ndarray:
 
 
 def probability_covariance(run: Trajectories) -> np.ndarray:
-    """Covariance, by class, of the probabilities of the label: rows that are learned while the class is.
+    """Covariance by class of the label's probabilities: high for rows that are learned when the class is.
 
-    Neither rows that were right from the start nor rows that are never learned vary enough to have a high one.
+    Rows that are right from the start and rows that are never learned vary too little for a high covariance.
     """
     rows, held = np.exp(-run.losses.astype(np.float64)), np.exp(-run.validation_losses.astype(np.float64))
     reference = class_means(run, held)
@@ -75,14 +75,14 @@ def dataset_probability_covariance(run: Trajectories) -> np.ndarray:
 
 
 def covariance(run: Trajectories) -> np.ndarray:
-    """Covariance of levels with the class's mean: how far a loss falls with the others, not only how alike."""
+    """Covariance of levels with the mean of the class: how far a loss falls with it counts too, not only how alike."""
     rows, reference = run.losses.astype(np.float64), class_means(run, run.validation_losses.astype(np.float64))
     reference = reference - reference.mean(axis=0)
     return (rows * reference).sum(axis=0) / np.linalg.norm(reference, axis=0)
 
 
 def standardised(run: Trajectories) -> np.ndarray:
-    """Mean product of differences that are divided by the validation samples' spread in that epoch, not centred."""
+    """Mean product of differences, divided by the validation samples' spread in that epoch and not centered."""
     rows, held = (
         np.diff(run.losses.astype(np.float64), axis=0),
         np.diff(run.validation_losses.astype(np.float64), axis=0),
@@ -107,7 +107,7 @@ def trained_levels(run: Trajectories) -> np.ndarray:
 
 
 def within_class_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """In (0, 1], 1 the highest of its class."""
+    """Ranks in (0, 1]; 1 is the highest score of the class."""
     return pd.Series(scores).groupby(labels).rank(pct=True).to_numpy()
 
 
@@ -118,7 +118,7 @@ def levels_and_dyn_unc(run: Trajectories) -> np.ndarray:
 
 
 def levels_times_dyn_unc(run: Trajectories) -> np.ndarray:
-    """Product of levels (dataset) and Dyn-Unc: rows that are learned late and uncertainly, but as the others are."""
+    """Product of levels (dataset) and Dyn-Unc: high for rows whose loss falls as the others' do, but uncertainly."""
     levels = ltc_scores(run, of="levels", aggregate="losses", scope="dataset", weighting="none")
     return levels * baseline_scores(run, "dyn_unc")
 

@@ -1,12 +1,12 @@
-"""What models trained on coresets reach: which score, recording and selection is worth what, and where.
+"""What models trained on coresets reach: compares scores, recordings and selections.
 
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
 Stages: screening, single, windows, finalists, longer, length, stopped, short, validation, noise, wrong, transfer,
-architectures, sanity. Cells that are done are not done again, and several processes may be started at once on the same
-stage. When all cells of a stage are done, its results are written to coresets-STAGE.json beside this file; --partial
-writes those that are there. Some need recordings of their own (recordings.py with these options):
+architectures, sanity. Trials that are done are not repeated, and several processes may be started at once on the same
+stage. When all trials of a stage are done, its results are written to coresets-STAGE.json beside this file; --partial
+writes those that are there. Some stages need recordings of their own (recordings.py with these options):
 
     transfer       --models test_efficientnet test_vit --seeds 0
     short          --epochs 5 --windows 0 0.25 1
@@ -14,7 +14,7 @@ writes those that are there. Some need recordings of their own (recordings.py wi
     architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
                    --epochs 10 --windows 1 --evaluated --mixed-precision bf16
 
-Every target model is trained from scratch for the same number of steps whatever the budget and the method, with the
+Every target model is trained from scratch for the same number of steps at every budget and for every method, with the
 same settings, and tested after the last step. Nothing is tuned per budget or method.
 """
 
@@ -43,23 +43,23 @@ from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.training.loop import TrainingConfig
 from hf_ltc.utils.files import write_json
 
-# 500 steps are 1.7 epochs of all rows and 17 of a tenth of them: what is learned quickly is ahead. "longer" is held
-# against it.
+# 500 steps are 1.7 epochs of all rows and 17 of a tenth of them, which favors rows that are learned quickly; "longer"
+# checks that.
 STEPS, LONGER, BATCH, RATE = 500, 2500, 32, 0.05
-# What the screening chose, against which less and worse is held: the member that hf-ltc scores by.
+# The score variant that the screening chose; other stages compare less and worse data with it.
 DEFAULT = DEFAULT_METHOD
 DATASETS = ("cifar100", "fashion_mnist")
-# Rows drawn from all over a score, or by chance from the better half of it.
+# Rows sampled over the whole range of a score, or at random from its better half.
 COVERED = {
     "levels_stratified": "levels-losses-class",
     "levels_half": "levels-losses-class",
     "levels_beta": "levels-losses-class",
     "probabilities_half": "probabilities",
 }
-# Whose way of drawing is taken over another score: CCS's strata and cut, DUAL's Beta density.
+# Sampling of a known method, applied to another score: CCS's strata and cut, DUAL's Beta density.
 DRAWN = {"stratified": "ccs", "beta": "dual_beta"}
 # The best six by mean rank over the four settings of the screening with two seeds, by method and window of averaged
-# weights; and the best six of before all members that uncertainty weighs were in it, on the first seed.
+# weights; and the best six on its first seed, before all score variants weighted by uncertainty were in it.
 BEST = (
     (DEFAULT, 1.0),
     ("levels-correlations-dataset-uncertainty", 1.0),
@@ -80,13 +80,13 @@ MODELS = ("test_resnet", "test_efficientnet", "test_vit")
 SWIN = "swin_tiny_patch4_window7_224"
 ARCHITECTURES = ("resnet18", "densenet121", "vgg11_bn", SWIN)
 NOISE = (0.1, 0.2, 0.4)
-# Of the stability that ends a recording; cifar100 does not reach 0.9 within its 30 epochs.
+# Stabilities that end a recording; cifar100 does not reach 0.9 within its 30 epochs.
 STOPS = (0.7, 0.8, 0.9)
 BASELINES = ["mean_loss", "el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual", "dual_beta", "ccs"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One model, trained on the rows that one method chose."""
 
     dataset: str
@@ -108,7 +108,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        usual = Cell(self.dataset, self.method)
+        usual = Trial(self.dataset, self.method)
         parts = [self.dataset, self.method, f"{self.fraction:g}", f"seed{self.seed}"]
         parts += [
             f"{key}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
@@ -118,8 +118,8 @@ class Cell:
         return "+".join(parts)
 
     @property
-    def scorer(self) -> "Cell":
-        """The cell without what only the training on its rows depends on."""
+    def scorer(self) -> "Trial":
+        """The trial with only the settings that its scores depend on."""
         return replace(self, fraction=1.0, seed=0, target="test_resnet", steps=STEPS)
 
 
@@ -129,24 +129,24 @@ def data_of(folder: Path, name: str, noise: float) -> Data:
 
 
 @lru_cache(maxsize=8)
-def recording(runs: Path, cell: Cell) -> list[Trajectories]:
-    kind = cell.validation if cell.validation in ("corrupted", "noisy20", "noisy40") else "clean"
+def recording(runs: Path, trial: Trial) -> list[Trajectories]:
+    kind = trial.validation if trial.validation in ("corrupted", "noisy20", "noisy40") else "clean"
     each = []
-    for seed in cell.runs:
-        path = path_of(runs, cell.dataset, cell.source, cell.recorded, cell.noise, seed)
-        run = trajectories(path, cell.losses, cell.window, kind)
-        if kind == "clean" and cell.validation != "clean":
-            run = with_validation(run, cell.validation)
-        if cell.epochs is not None:
-            run = run.truncate(cell.epochs)
-        if cell.stop is not None:
-            run = run.truncate(stopped_at(run, cell.stop))
-        each.append(run if cell.every == 1 else run.every(cell.every))
+    for seed in trial.runs:
+        path = path_of(runs, trial.dataset, trial.source, trial.recorded, trial.noise, seed)
+        run = trajectories(path, trial.losses, trial.window, kind)
+        if kind == "clean" and trial.validation != "clean":
+            run = with_validation(run, trial.validation)
+        if trial.epochs is not None:
+            run = run.truncate(trial.epochs)
+        if trial.stop is not None:
+            run = run.truncate(stopped_at(run, trial.stop))
+        each.append(run if trial.every == 1 else run.every(trial.every))
     return each
 
 
 def with_validation(run: Trajectories, kind: str) -> Trajectories:
-    """A part of the validation samples: so many a class, or few of every other class."""
+    """A part of the validation samples: a number per class, or few of every other class."""
     order = np.random.default_rng(3).permutation(len(run.validation_labels))
     place = np.empty(len(order), dtype=np.int64)
     for c in np.unique(run.validation_labels):
@@ -165,66 +165,66 @@ def with_validation(run: Trajectories, kind: str) -> Trajectories:
 
 
 @lru_cache(maxsize=512)
-def scores_of(runs: Path, cell: Cell) -> np.ndarray:
-    each = recording(runs, replace(cell, method=""))
-    if cell.method in CANDIDATES:
-        return np.mean([CANDIDATES[cell.method](run) for run in each], axis=0).astype(np.float32)
-    return method_scores(cell.method, Trajectories.average(each))
+def scores_of(runs: Path, trial: Trial) -> np.ndarray:
+    each = recording(runs, replace(trial, method=""))
+    if trial.method in CANDIDATES:
+        return np.mean([CANDIDATES[trial.method](run) for run in each], axis=0).astype(np.float32)
+    return method_scores(trial.method, Trajectories.average(each))
 
 
-def rows_of(runs: Path, cell: Cell, pool: int) -> np.ndarray:
-    if cell.method == FULL:
+def rows_of(runs: Path, trial: Trial, pool: int) -> np.ndarray:
+    if trial.method == FULL:
         return np.arange(pool)
-    size = round(cell.fraction * pool)
-    run = Trajectories.average(recording(runs, replace(cell.scorer, method="")))
-    if cell.method == RANDOM:
-        return chosen_rows(RANDOM, run, size, seed=cell.seed)
-    if cell.method in COVERED:
-        scores = scores_of(runs, replace(cell.scorer, method=COVERED[cell.method]))
-        if (way := cell.method.split("_")[1]) in DRAWN:
-            return chosen_rows(DRAWN[way], run, size, seed=cell.seed, scores=scores)
-        # Chance among the better half of each class.
+    size = round(trial.fraction * pool)
+    run = Trajectories.average(recording(runs, replace(trial.scorer, method="")))
+    if trial.method == RANDOM:
+        return chosen_rows(RANDOM, run, size, seed=trial.seed)
+    if trial.method in COVERED:
+        scores = scores_of(runs, replace(trial.scorer, method=COVERED[trial.method]))
+        if (way := trial.method.split("_")[1]) in DRAWN:
+            return chosen_rows(DRAWN[way], run, size, seed=trial.seed, scores=scores)
+        # Rows at random from the better half of each class.
         place = within_class_ranks(scores, run.labels)
-        draw = np.random.default_rng(cell.seed).random(pool)
+        draw = np.random.default_rng(trial.seed).random(pool)
         return np.flatnonzero(coreset_order(np.where(place > 0.5, draw, place - 1), run.labels) < size)
-    scores = scores_of(runs, cell.scorer)
-    if cell.method in CANDIDATES:
+    scores = scores_of(runs, trial.scorer)
+    if trial.method in CANDIDATES:
         return np.flatnonzero(coreset_order(scores, run.labels) < size)
-    return chosen_rows(cell.method, run, size, seed=cell.seed, scores=scores)
+    return chosen_rows(trial.method, run, size, seed=trial.seed, scores=scores)
 
 
-def training_of(cell: Cell) -> TrainingConfig:
-    optimizer, rate = OPTIMIZERS.get(cell.target, ("sgd", RATE))
+def training_of(trial: Trial) -> TrainingConfig:
+    optimizer, rate = OPTIMIZERS.get(trial.target, ("sgd", RATE))
     return TrainingConfig(
         epochs=1,
-        iterations=cell.steps,
+        iterations=trial.steps,
         batch_size=BATCH,
         optimizer=optimizer,
         learning_rate=rate,
         weight_decay=0.05 if optimizer == "adamw" else 5e-4,
         augment=False,
-        seed=cell.seed,
+        seed=trial.seed,
     )
 
 
-def mark(cell: Cell) -> str:
-    """Of how a cell's model is trained, which its name does not say."""
-    settings = [asdict(training_of(cell)), STEMS.get(cell.target, "imagenet")]
+def mark(trial: Trial) -> str:
+    """A digest of how a trial's model is trained, which its name does not say."""
+    settings = [asdict(training_of(trial)), STEMS.get(trial.target, "imagenet")]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
+def train_trial(options: argparse.Namespace, trial: Trial) -> dict:
     started = time.perf_counter()
-    data = data_of(options.data, cell.dataset, cell.noise)
-    rows = rows_of(options.runs, cell, len(data.rows))
+    data = data_of(options.data, trial.dataset, trial.noise)
+    rows = rows_of(options.runs, trial, len(data.rows))
     chosen = time.perf_counter()
-    config = training_of(cell)
+    config = training_of(trial)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    stem = STEMS.get(cell.target, "imagenet")
-    found = train_on(cell.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem=stem)
+    stem = STEMS.get(trial.target, "imagenet")
+    found = train_on(trial.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem=stem)
     return {
-        **asdict(cell),
-        "training": mark(cell),
+        **asdict(trial),
+        "training": mark(trial),
         "rows": len(rows),
         "accuracy": found,
         "wrong": float((data.labels[rows] != data.true[rows]).mean()),
@@ -235,31 +235,31 @@ def train_cell(options: argparse.Namespace, cell: Cell) -> dict:
 VARIANTS = [(losses, window) for losses in ("training", "evaluation") for window in (1.0, 0.0)]
 
 
-def screening() -> list[Cell]:
-    """Every way at two budgets, its scores the means of three recordings."""
-    cells = []
+def screening() -> list[Trial]:
+    """Every method at two budgets, with scores that are means over three recordings."""
+    trials = []
     for seed in (0, 1):
         for dataset in DATASETS:
-            cells.append(Cell(dataset, FULL, 1.0, seed))
+            trials.append(Trial(dataset, FULL, 1.0, seed))
             for fraction in (0.1, 0.3):
                 at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-                cells += [Cell(method=name, **at) for name in (RANDOM, DEFAULT, *BASELINES, *CANDIDATES, *COVERED)]
-                cells += [Cell(method=name, losses="evaluation", **at) for name in ("mean_loss", "aum")]
+                trials += [Trial(method=name, **at) for name in (RANDOM, DEFAULT, *BASELINES, *CANDIDATES, *COVERED)]
+                trials += [Trial(method=name, losses="evaluation", **at) for name in ("mean_loss", "aum")]
                 members = [*MEMBERS, *WEIGHTED]
-                cells += [Cell(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in members]
-    return list(dict.fromkeys(cells))
+                trials += [Trial(method=m, losses=one, window=w, **at) for one, w in VARIANTS for m in members]
+    return list(dict.fromkeys(trials))
 
 
-def single() -> list[Cell]:
-    """The scores of one recording instead of three, for everything that is screened."""
+def single() -> list[Trial]:
+    """The same with the scores of one recording instead of three."""
     alike = (FULL, RANDOM)
-    return [replace(cell, runs=(0,)) for cell in screening() if cell.seed == 0 and cell.method not in alike]
+    return [replace(trial, runs=(0,)) for trial in screening() if trial.seed == 0 and trial.method not in alike]
 
 
-def windows() -> list[Cell]:
-    """Weights averaged over less and more than an epoch."""
+def windows() -> list[Trial]:
+    """Weights averaged over less than an epoch and over more."""
     return [
-        Cell(dataset, method, fraction, seed, window=window)
+        Trial(dataset, method, fraction, seed, window=window)
         for seed in (0, 1)
         for dataset in DATASETS
         for method in (DEFAULT, "das", "ltc")
@@ -268,128 +268,128 @@ def windows() -> list[Cell]:
     ]
 
 
-def finalists() -> list[Cell]:
-    """The best of the screening at five budgets, with five seeds; AUM, LTC and chance to hold them against."""
-    cells = []
+def finalists() -> list[Trial]:
+    """The best of the screening at five budgets, with five seeds, compared with AUM, LTC and random rows."""
+    trials = []
     for seed, fraction in itertools.product(range(5), (0.1, 0.3, 0.2, 0.05, 0.5)):
         for dataset in DATASETS:
             at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-            cells += [Cell(**at, method=method) for method in (RANDOM, *FINALISTS, "aum", "ltc")]
-            cells += [Cell(**at, method=method, window=window) for method, window in BEST]
+            trials += [Trial(**at, method=method) for method in (RANDOM, *FINALISTS, "aum", "ltc")]
+            trials += [Trial(**at, method=method, window=window) for method, window in BEST]
             if fraction == 0.1:
-                cells.append(Cell(dataset, FULL, seed=seed))
-    return list(dict.fromkeys(cells))
+                trials.append(Trial(dataset, FULL, seed=seed))
+    return list(dict.fromkeys(trials))
 
 
-def longer() -> list[Cell]:
-    """Trained five times as long, which all rows need to be worth more than some: with a seed that chose nothing."""
-    cells = []
+def longer() -> list[Trial]:
+    """Trained five times as long, which all rows need to be worth more than some, with a seed that no choice used."""
+    trials = []
     for seed, fraction in itertools.product((5,), (0.1, 0.3, 0.5)):
         for dataset in DATASETS:
             at = {"dataset": dataset, "seed": seed, "steps": LONGER}
-            cells.append(Cell(method=FULL, **at))
+            trials.append(Trial(method=FULL, **at))
             methods = (RANDOM, DEFAULT, "aum", "dual_beta", "ltc")
-            cells += [Cell(method=method, fraction=fraction, **at) for method in methods]
-    return list(dict.fromkeys(cells))
+            trials += [Trial(method=method, fraction=fraction, **at) for method in methods]
+    return list(dict.fromkeys(trials))
 
 
-def length() -> list[Cell]:
-    """Less of each recording: its first epochs, or every second, third, fifth."""
-    cells = []
+def length() -> list[Trial]:
+    """Less of each recording: its first epochs, or every second, third or fifth."""
+    trials = []
     for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-        cells += [Cell(**at, method=RANDOM), Cell(**at, method=DEFAULT)]
-        cells += [Cell(**at, method=DEFAULT, epochs=epochs) for epochs in (6, 15)]
-        cells += [Cell(**at, method=DEFAULT, every=every) for every in (2, 3, 5)]
-    return list(dict.fromkeys(cells))
+        trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT)]
+        trials += [Trial(**at, method=DEFAULT, epochs=epochs) for epochs in (6, 15)]
+        trials += [Trial(**at, method=DEFAULT, every=every) for every in (2, 3, 5)]
+    return list(dict.fromkeys(trials))
 
 
-def stopped() -> list[Cell]:
-    """Recordings ended where the ranking of their first half agrees with that of the whole, as --stop-when-stable."""
-    cells = []
+def stopped() -> list[Trial]:
+    """Recordings cut where --stop-when-stable ends them: once the ranking by half of them agrees with the whole."""
+    trials = []
     for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-        cells.append(Cell(**at, method=RANDOM))
-        cells += [Cell(**at, method=method, stop=stop) for method in (DEFAULT, "ltc") for stop in (None, *STOPS)]
-    return cells
+        trials.append(Trial(**at, method=RANDOM))
+        trials += [Trial(**at, method=method, stop=stop) for method in (DEFAULT, "ltc") for stop in (None, *STOPS)]
+    return trials
 
 
-def short() -> list[Cell]:
-    """Recordings of 5 epochs, a sixth of the others, one or the mean of three; by losses of training or evaluation."""
-    cells = []
+def short() -> list[Trial]:
+    """Recordings of 5 epochs, a sixth of the others: one or the mean of three, training or evaluation losses."""
+    trials = []
     for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-        cells += [Cell(**at, method=RANDOM), Cell(**at, method=DEFAULT)]
+        trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT)]
         for losses, runs in itertools.product(("training", "evaluation"), ((0,), (0, 1, 2))):
-            cells.append(Cell(**at, method=DEFAULT, losses=losses, runs=runs, recorded=5))
-    return cells
+            trials.append(Trial(**at, method=DEFAULT, losses=losses, runs=runs, recorded=5))
+    return trials
 
 
-def validation() -> list[Cell]:
+def validation() -> list[Trial]:
     """Fewer and worse validation samples."""
     kinds = ("clean", "perclass1", "perclass5", "perclass15", "skewed", "corrupted", "noisy20", "noisy40")
     return [
-        Cell(dataset, DEFAULT, fraction, validation=kind)
+        Trial(dataset, DEFAULT, fraction, validation=kind)
         for dataset in DATASETS
         for fraction in (0.1, 0.3)
         for kind in kinds
     ]
 
 
-def transfer() -> list[Cell]:
-    """Rows chosen by one architecture, for another; the transformer's patches fit CIFAR-100 alone."""
-    cells = []
+def transfer() -> list[Trial]:
+    """Rows chosen by one architecture for another; the patches of the transformer fit CIFAR-100 alone."""
+    trials = []
     for seed, fraction, target in itertools.product((0, 1), (0.1, 0.3), MODELS):
         at = {"dataset": "cifar100", "fraction": fraction, "seed": seed, "target": target}
-        cells.append(Cell(**at, method=RANDOM))
-        cells += [Cell(**at, method=DEFAULT, source=source, runs=(0,)) for source in MODELS]
-        cells.append(Cell("cifar100", FULL, seed=seed, target=target))
-    return list(dict.fromkeys(cells))
+        trials.append(Trial(**at, method=RANDOM))
+        trials += [Trial(**at, method=DEFAULT, source=source, runs=(0,)) for source in MODELS]
+        trials.append(Trial("cifar100", FULL, seed=seed, target=target))
+    return list(dict.fromkeys(trials))
 
 
-def architectures() -> list[Cell]:
+def architectures() -> list[Trial]:
     """The papers' transfer: ResNet-18 chooses for DenseNet-121, VGG-11 and Swin-T, and each for itself."""
-    cells = []
+    trials = []
     for fraction, target in itertools.product((0.1, 0.3), ARCHITECTURES):
         at = {"dataset": "cifar100", "fraction": fraction, "target": target, "recorded": 10, "runs": (0,)}
-        cells.append(Cell(**at, method=RANDOM, source="resnet18"))
-        cells += [Cell(**at, method=DEFAULT, source=source) for source in dict.fromkeys(("resnet18", target))]
-        cells.append(Cell("cifar100", FULL, target=target))
-    return list(dict.fromkeys(cells))
+        trials.append(Trial(**at, method=RANDOM, source="resnet18"))
+        trials += [Trial(**at, method=DEFAULT, source=source) for source in dict.fromkeys(("resnet18", target))]
+        trials.append(Trial("cifar100", FULL, target=target))
+    return list(dict.fromkeys(trials))
 
 
-def sanity() -> list[Cell]:
+def sanity() -> list[Trial]:
     """The first experiment of the papers, at a size for two cores: ResNet-18 on a tenth."""
-    cells = [Cell(dataset, FULL, target="resnet18") for dataset in DATASETS]
+    trials = [Trial(dataset, FULL, target="resnet18") for dataset in DATASETS]
     methods = (RANDOM, "ltc", DEFAULT)
-    return cells + [Cell(dataset, method, 0.1, target="resnet18") for dataset in DATASETS for method in methods]
+    return trials + [Trial(dataset, method, 0.1, target="resnet18") for dataset in DATASETS for method in methods]
 
 
-def wrong() -> list[Cell]:
-    """What models reach on coresets of data with wrong labels; tested on right ones."""
-    cells = []
+def wrong() -> list[Trial]:
+    """What models reach on coresets of data with wrong labels, tested on correct ones."""
+    trials = []
     for dataset, share in itertools.product(DATASETS, (0.2, 0.4)):
-        cells.append(Cell(dataset, FULL, noise=share))
+        trials.append(Trial(dataset, FULL, noise=share))
         for method, fraction in itertools.product((RANDOM, DEFAULT, "ltc", "aum", "dual_beta"), (0.1, 0.3)):
-            cells.append(Cell(dataset, method, fraction, noise=share, runs=(0,)))
-    return cells
+            trials.append(Trial(dataset, method, fraction, noise=share, runs=(0,)))
+    return trials
 
 
 def noise(options: argparse.Namespace) -> list[dict]:
-    """Wrong labels that every method keeps at each budget, where a share of the train labels is wrong."""
+    """The share of wrong labels that each method keeps at each budget, where a share of the train labels is wrong."""
     found = []
     names = [DEFAULT, "ltc", "cld", *CANDIDATES, *BASELINES, RANDOM]
     for dataset, share, losses in itertools.product(DATASETS, NOISE, ("training", "evaluation")):
         data = data_of(options.data, dataset, share)
-        # As right as the paper has them, and as wrong as those of train rows, as a hold-out of such data is.
+        # With correct labels, as in the paper, and with as many wrong ones as rows held out of such data have.
         kinds = ["clean", *(kind for kind in ("noisy20", "noisy40") if kind == f"noisy{round(100 * share)}")]
         for seed, kind, method in itertools.product((0, 1), kinds, names):
             if not path_of(options.runs, dataset, "test_resnet", 30, share, seed).exists():
                 continue
             kept = {}
             for fraction in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
-                cell = Cell(dataset, method, fraction, seed, losses, runs=(seed,), noise=share, validation=kind)
-                rows = rows_of(options.runs, cell, len(data.rows))
+                trial = Trial(dataset, method, fraction, seed, losses, runs=(seed,), noise=share, validation=kind)
+                rows = rows_of(options.runs, trial, len(data.rows))
                 kept[f"{fraction:g}"] = round(float((data.labels[rows] != data.true[rows]).mean()), 4)
             about = {"dataset": dataset, "noise": share, "losses": losses, "validation": kind}
             found.append({**about, "method": method, "seed": seed, "wrong labels kept": kept})
@@ -397,19 +397,19 @@ def noise(options: argparse.Namespace) -> list[dict]:
 
 
 def stops(runs: Path) -> list[dict]:
-    """After which of its epochs each recording would have ended."""
+    """The epoch after which each recording would have ended."""
     found = []
     for dataset, threshold in itertools.product(DATASETS, STOPS):
-        each = recording(runs, Cell(dataset, ""))
+        each = recording(runs, Trial(dataset, ""))
         ended = [stopped_at(run, threshold) for run in each]
         share = sum(ended) / sum(run.lengths[0] - 1 for run in each)
         found.append({"dataset": dataset, "stop": threshold, "epochs": ended, "share of the epochs": round(share, 2)})
     return found
 
 
-def protocol(stage: str, cells: list[Cell]) -> dict:
+def protocol(stage: str, trials: list[Trial]) -> dict:
     """How the recordings and the targets of a stage were trained."""
-    sources = {(cell.source, cell.recorded) for cell in cells if cell.method not in (FULL, RANDOM)}
+    sources = {(trial.source, trial.recorded) for trial in trials if trial.method not in (FULL, RANDOM)}
 
     def said(models: set[str], rate: float) -> dict[str, str]:
         each = {model: OPTIMIZERS.get(model, ("sgd", rate)) for model in sorted(models)}
@@ -421,23 +421,23 @@ def protocol(stage: str, cells: list[Cell]) -> dict:
         "source epochs": sorted({epochs for _, epochs in sources}),
         "source": "one-cycle, batch 64, crops and flips, "
         + ("bf16 autocast" if stage == "architectures" else "float32"),
-        "recordings": sorted({len(cell.runs) for cell in cells if cell.method not in (FULL, RANDOM)}),
+        "recordings": sorted({len(trial.runs) for trial in trials if trial.method not in (FULL, RANDOM)}),
     }
     if stage == "noise":
         return made
     return {
         **made,
-        "targets": said({cell.target for cell in cells}, RATE),
+        "targets": said({trial.target for trial in trials}, RATE),
         "target": "one-cycle, bf16 autocast, no augmentation, tested after the last step",
-        "steps": sorted({cell.steps for cell in cells}),
+        "steps": sorted({trial.steps for trial in trials}),
         "batch size": BATCH,
-        "target seeds": sorted({cell.seed for cell in cells}),
+        "target seeds": sorted({trial.seed for trial in trials}),
         "deviation": "over seeds of the targets and of draws; the recordings are the same for all of them",
     }
 
 
-def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
-    todo = {cell.name: partial(train_cell, options, cell) for cell in cells}
+def work(options: argparse.Namespace, trials: list[Trial]) -> list[dict]:
+    todo = {trial.name: partial(train_trial, options, trial) for trial in trials}
     folder = options.runs / "cells"
     if options.partial:
         there = {name: folder / f"{name}.json" for name in todo}
@@ -445,11 +445,11 @@ def work(options: argparse.Namespace, cells: list[Cell]) -> list[dict]:
     else:
         found = run_trials(folder, todo, options.stage)
     if other := [
-        name for name, cell in zip(todo, cells) if found.get(name, {}).get("training", mark(cell)) != mark(cell)
+        name for name, trial in zip(todo, trials) if found.get(name, {}).get("training", mark(trial)) != mark(trial)
     ]:
         sys.exit(f"{folder / other[0]}.json was trained with other settings: delete it, and it is done again")
-    # Cells of before a field was there have its default, and no mark.
-    return [{**asdict(cell), **found[cell.name]} for cell in cells if cell.name in found]
+    # Trials that are older than a field have its default, and no mark.
+    return [{**asdict(trial), **found[trial.name]} for trial in trials if trial.name in found]
 
 
 STAGES = {
@@ -480,15 +480,15 @@ def main() -> None:
     torch.set_num_threads(1)
     here = Path(__file__)
     results = noise(options) if options.stage == "noise" else work(options, STAGES[options.stage]())
-    noises = [Cell(d, DEFAULT, runs=(0,), noise=share) for d in DATASETS for share in NOISE]
-    cells = noises if options.stage == "noise" else STAGES[options.stage]()
+    noises = [Trial(d, DEFAULT, runs=(0,), noise=share) for d in DATASETS for share in NOISE]
+    trials = noises if options.stage == "noise" else STAGES[options.stage]()
     command = f"python benchmarks/coresets.py {options.stage} --data DATA"
-    made = {"command": command, "protocol": protocol(options.stage, cells)}
+    made = {"command": command, "protocol": protocol(options.stage, trials)}
     if options.stage == "stopped":
         made["stops"] = stops(options.runs)
-    asked = len(results) if options.stage == "noise" else len(cells)
+    asked = len(results) if options.stage == "noise" else len(trials)
     if len(results) < asked:
-        made["note"] = f"{len(results)} of {asked} cells: the others were not trained"
+        made["note"] = f"{len(results)} of {asked} trials: the others were not trained"
     output = here.with_name(f"coresets-{options.stage}.json")
     write_json(output, {**made, **provenance(), "results": results})
     if options.stage == "noise":
@@ -506,7 +506,7 @@ def main() -> None:
             for each in made["stops"]
         )
     note = f" Only {made['note']}." if "note" in made else ""
-    said = f"Made by `{made['command']}`; how, stands in coresets.py.{note}"
+    said = f"Made by `{made['command']}`; coresets.py says how.{note}"
     output.with_suffix(".md").write_text(f"{said}\n\n{text}\n")
 
 

@@ -1,4 +1,4 @@
-"""What a coreset costs: a small source model chooses for a larger target, recorded to the end or until it is stable.
+"""What a coreset costs: a small source model, recorded to the end or until it is stable, chooses for a larger target.
 
     python benchmarks/cost.py --data DATA [--run runs/cost]
 
@@ -20,7 +20,7 @@ from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.data.load import load_split
 
 ROWS, EPOCHS = 6000, 15
-# The agreement of LTC of half of the epochs with that of all of them that ends the shorter recording.
+# The shorter recording ends once LTC of half of its epochs agrees this well with LTC of all of them.
 STABLE = 0.9
 
 

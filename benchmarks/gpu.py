@@ -1,13 +1,13 @@
-"""CIFAR-100 and ResNet-18 at full size on a GPU, in slices that are broken off and gone on with.
+"""CIFAR-100 and ResNet-18 at full size on a GPU, in slices of limited time, each resuming the one before.
 
     python benchmarks/gpu.py --data DATA/cifar100 --archive results.tar [--minutes 9] [--workers 4]
 
-Records three seeds at once, then trains target models on what each method chose, several at once, by `hf-ltc record`
-and `hf-ltc evaluate` as anyone runs them. After --minutes everything is stopped between two steps; the archive then
-holds what there is, and the same command with that archive goes on from it, on another machine too: recordings after
-their last epoch, evaluations after their last model, so --iterations has to leave time for a model in a slice, and
-with --protocols epochs the --epochs of all rows have to. Exit code 0 means that all is done, 75 that there is more to
-do, 1 that something failed, or that a slice was too short to finish anything.
+Records three seeds at once with `hf-ltc record`, then trains target models on what each method chose with `hf-ltc
+evaluate`, several at once. After --minutes everything is stopped between two steps, and the archive holds what there
+is. The same command with that archive resumes, on another machine too: recordings after their last epoch, evaluations
+after their last model. So a slice has to be long enough for one model: for its --iterations, or with --protocols
+epochs for --epochs of all rows. Exit code 0 means that all is done, 75 that there is more to do, 1 that something
+failed, or that a slice was too short to finish anything.
 
 Nothing here has been run on a GPU yet: no result of it is in this folder.
 """
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 UNFINISHED = 75
-# What a stopped process needs to end its step and to let go of its files.
+# Seconds that a stopped process has to end its step and to release its files.
 GRACE = 20
 FRACTIONS = ["0.1", "0.2", "0.3", "0.5", "0.7"]
 MEMBERS = ["weighted-das", "das", "ltc", "cld"]
@@ -39,7 +39,7 @@ def run_until(commands: list[list[str]], end: float) -> bool:
         for process in processes:
             process.wait(max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
-        # Before they are told to stop, which is no failure.
+        # Looked at before they are told to stop: being stopped is no failure.
         failed = any(process.poll() for process in processes)
         for process in processes:
             process.send_signal(signal.SIGTERM)
@@ -75,7 +75,7 @@ def work(options: argparse.Namespace, runs: Path, end: float) -> bool:
         evaluation += ["--seeds", str(options.seeds), "--protocol", protocol, "--epochs", str(options.epochs)]
         evaluation += ["--iterations", str(options.iterations)] if protocol == "iterations" else []
         evaluation += ["--batch-size", str(options.batch_size), *shared, "--output-dir", str(runs / protocol)]
-        # Each takes the next cell that no other has begun.
+        # Each takes the next trial that no other has begun.
         if not run_until([evaluation] * options.workers, end):
             return False
     return True
@@ -106,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes - GRACE
     options.runs.mkdir(parents=True, exist_ok=True)
-    # What a slice left behind that was killed before it wrote the archive is newer.
+    # Files left by a slice that was killed before it wrote the archive are newer, and stay.
     left = max((path.stat().st_mtime for path in options.runs.rglob("*")), default=0.0)
     if options.archive.exists() and options.archive.stat().st_mtime > left:
         with tarfile.open(options.archive) as archive:
@@ -120,7 +120,7 @@ def main() -> None:
     except Failed:
         print("a command failed: what it printed says why", file=sys.stderr)
     finally:
-        # Beside the old one, which is all there is until the new one is whole.
+        # Written beside the old one, which stays until the new one is complete.
         written = options.archive.with_name(f"{options.archive.name}.unfinished")
         with tarfile.open(written, "w") as archive:
             for path in sorted(options.runs.iterdir()):

@@ -5,11 +5,11 @@
 FOLDER is a checkout of https://github.com/manishnagaraj/CLD_Coresets_from_Trajectories, CIFAR100 a Hub id or a folder
 of Parquet files. Both sides train the same model on as many rows in batches of the same size, and compute the losses
 of all train rows and validation samples after each epoch, in evaluation mode and without augmentation. Their code runs
-as it is, but for a model put in the place of theirs, and tensors that stay on the CPU where there is no GPU.
+unchanged, except for the model in place of theirs, and for tensors that stay on the CPU where there is no GPU.
 
-Each side has a process of its own that is asked for one run after the other, in turn, and which goes first alternates:
-on a shared machine only neighbours in time can be compared, and the median of their ratios counts. With a linear model
-little but the loading of images and the keeping of losses is left, which is what a fast GPU waits for.
+Each side has a process of its own. The two run in turn, and which goes first alternates: on a shared machine only
+neighbors in time can be compared, and the median of their ratios counts. A linear model leaves little but the loading
+of images and the keeping of losses, which is what a fast GPU waits for.
 """
 
 import argparse
@@ -83,14 +83,14 @@ def prepare(folder, dataset, label_column, rows):
 
 
 def linear():
-    """A model of which little but what is around it is measured."""
+    """A model so small that little but the code around it is measured."""
     from torch import nn
 
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES))
 
 
 def theirs(folder, official, epochs):
-    """Gives a function that runs their main() and returns the seconds of its epochs."""
+    """Returns a function that runs their main() and returns the seconds of its epochs."""
     import types
     from typing import Any
 
@@ -108,7 +108,7 @@ def theirs(folder, official, epochs):
     if not torch.cuda.is_available():
         for kind in (torch.Tensor, torch.nn.Module):
             kind.cuda = lambda self, *_, **__: self
-    # The rows are not those that the checksums of CIFAR-100 are of.
+    # The checksums of CIFAR-100 are not those of these rows.
     torchvision.datasets.cifar.check_integrity = lambda *_: True
     seconds = []
 
@@ -143,7 +143,7 @@ def theirs(folder, official, epochs):
 
 
 def ours(folder, label, epochs):
-    """Gives a function that records and returns the seconds of the epochs, and of what comes once before them."""
+    """Returns a function that records and returns the seconds of the epochs, and of what comes once before them."""
     from datasets import load_from_disk
 
     from hf_ltc import RecordConfig, record
@@ -192,7 +192,7 @@ def ours(folder, label, epochs):
 
 
 def serve(side, folder, threads, **given):
-    """Runs one side as often as asked, each time saying what it took; what it prints itself goes nowhere."""
+    """Runs one side as often as asked and answers with its times; what it prints itself is discarded."""
     import torch
 
     torch.set_num_threads(threads)
@@ -225,12 +225,12 @@ def ask(process, **request):
 
 
 def compare(theirs, ours, model, workers, pairs, seed):
-    """Neighbouring runs of both sides; the first pair warms up and is not counted."""
+    """Neighboring runs of both sides; the first pair warms up and is not counted."""
     found = []
     for number in range(pairs + 1):
         sides = {"theirs": theirs, "ours": ours}
         order = list(sides) if number % 2 else list(sides)[::-1]
-        # Ours has its images in memory, and so no use for workers.
+        # Ours has its images in memory and needs no workers.
         found.append({name: ask(sides[name], model=model, seed=seed + number, workers=workers) for name in order})
         print(f"{model}, {workers} workers: {number} of {pairs} pairs", file=sys.stderr, flush=True)
     counted = found[1:]
@@ -287,7 +287,7 @@ def main():
                 for workers in given.workers
             }
             fastest = min(by_workers, key=lambda name: statistics.median(by_workers[name]["their_seconds_an_epoch"]))
-            # Theirs as fast as it can be on this machine is what counts.
+            # What counts is theirs at its fastest on this machine.
             ratio = by_workers[fastest]["their_seconds_over_ours"]
             results[model] = {"their_seconds_over_ours": ratio, "their_fastest": fastest, **by_workers}
         for side in sides:

@@ -2,7 +2,7 @@
 
     python benchmarks/recording.py [--dataset cifar100 folder or Hub id] [--rows 1024] [--model resnet18] [--pairs 5]
 
-Times on a shared machine say little by themselves, so each ratio is of neighbours in time: an epoch with and an epoch
+Times on a shared machine say little by themselves, so each ratio compares neighbors in time: an epoch with and one
 without recording, or with the model alone on one resident batch, in turn; the median of the pairs counts. Results are
 printed, and written to recording.json beside this file.
 """
@@ -116,7 +116,7 @@ def measure(options):
     for name, function in compared.items():
         pairs = []
         for number in range(options.pairs):
-            # Which goes first alternates, so that a drift of the machine favours neither.
+            # Which goes first alternates, so that a drift of the machine favors neither.
             order = [function, plain] if number % 2 else [plain, function]
             times = {each: seconds(each, device) for each in order}
             pairs.append((times[function], times[plain]))
@@ -138,7 +138,7 @@ def measure(options):
 
 
 def peak_memory(rows=20_000_000):
-    """Resident memory that an epoch of the recorder adds at its peak, a row, on the CPU."""
+    """Resident memory per row that an epoch of the recorder adds at its peak, on the CPU."""
     if not Path("/proc/self/status").exists():
         return None
     import subprocess

@@ -2,9 +2,9 @@
 
     python benchmarks/recordings.py --data DATA [--runs runs/benchmarks] [--epochs 30] [--noise 0.0] [--seeds 0 1 2 3]
 
-A source model is trained once a seed, and after each epoch losses are computed at its raw weights and at averages of
-them over several windows, so that what differs between two recordings is what is compared and not the training. The
-loop is the package's own (`hf_ltc.training.loop`). Recordings that are there are not made again, and several processes
+A source model is trained once per seed. After each epoch, losses are computed at its raw weights and at averages of
+them over several windows, so that the recordings compared differ in these and not in the training. The loop is the
+package's own (`hf_ltc.training.loop`). Recordings that are there are not made again, and several processes
 may be started at once: each takes the next one that no other has begun.
 
 DATA holds the folders cifar100 and fashion_mnist with Parquet files (train*, test*).
@@ -47,7 +47,7 @@ WINDOWS = (0.0, 0.25, 1.0, 4.0)
 # Windows whose weights train rows are evaluated at too, a pass over all of them each.
 EVALUATED = (0.0, 1.0)
 NOISY_VALIDATION = (0.2, 0.4)
-# What suits each architecture; SGD with 0.1 leaves transformers where they began.
+# Optimizer and learning rate of each architecture; with SGD at 0.1 transformers learn nothing.
 OPTIMIZERS = {
     "test_vit": ("adamw", 0.002),
     "test_convnext": ("adamw", 0.002),
@@ -59,7 +59,7 @@ BATCH = 64
 
 
 class Data:
-    """The first rows of a dataset, decoded, parted into rows to choose from and validation samples; and test rows."""
+    """The first rows of a dataset, decoded and split into candidate rows and validation samples; and test rows."""
 
     def __init__(self, folder: Path, name: str, rows: int = ROWS, noise: float = 0.0) -> None:
         train, test = load_split(folder / name, f"train[:{rows}]"), load_split(folder / name, "test")
@@ -71,7 +71,7 @@ class Data:
             above = np.asarray(coarse["fine_to_coarse"])
             labels, test_labels, names = above[labels], above[test_labels], coarse["coarse_names"]
         self.name, self.classes, self.size, self.features = name, len(names), size, ClassLabel(names=names)
-        # Validation samples are held out by the true labels: they stay right where those of train rows are wrong.
+        # Validation samples are held out by the true labels, which they keep where those of train rows are made wrong.
         self.rows, self.held = hold_out(labels, 0.1, 50, 0, names)
         self.true = labels[self.rows]
         self.labels = flipped(self.true, noise, self.classes, seed=1)
@@ -85,7 +85,7 @@ class Data:
 
 
 def flipped(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
-    """Labels of which a share, drawn at random, is replaced by another class."""
+    """The labels with a share of them, drawn at random, replaced by another class."""
     draw = np.random.default_rng(seed)
     wrong = draw.permutation(len(labels))[: round(share * len(labels))]
     made = labels.copy()
@@ -98,7 +98,7 @@ def with_labels(batches: ImageBatches, labels: np.ndarray) -> ImageBatches:
 
 
 def corrupted(batches: ImageBatches, seed: int = 0) -> ImageBatches:
-    """The images under Gaussian noise, of a third of the range of a pixel."""
+    """The images with Gaussian noise of a third of a pixel's range."""
     draw = torch.Generator().manual_seed(seed)
     noise = torch.randn(batches.pixels.shape, generator=draw) * 85
     return replace(batches, pixels=(batches.pixels.float() + noise).clamp(0, 255).to(torch.uint8))
@@ -169,7 +169,7 @@ def make(
                         for name in SIGNALS:
                             keep(f"evaluation-{name}", found[name])
                 if trained is None:
-                    # Before training there are no losses of training: those of the untrained model stand in.
+                    # Before training there are no training losses: those of the untrained model are taken.
                     trained = found
             keep(f"validation-{w}", losses_of(weights, validation["clean"], ["loss"])["loss"])
             if w == 1.0:
@@ -183,7 +183,7 @@ def make(
     buffer = LossBuffer(everything, n)
     for _ in range(epochs):
         buffer.clear()
-        # The averages are updated where a step has ended, which is where the next one begins.
+        # The averages are updated after each step, which is when the next one begins.
         first = [True]
 
         def step(first=first) -> None:
@@ -239,7 +239,7 @@ def trajectories(path: Path, losses: str = "training", window: float = 1.0, vali
     """
     with np.load(path) as stored:
         about = json.loads(str(stored["about"]))
-        # Signals of an evaluation pass were recorded at weights averaged over one epoch, and are of no other losses.
+        # Per-sample metrics of an evaluation pass were recorded only at weights averaged over one epoch.
         beside = SIGNALS if losses == "training" or window == 1.0 else ()
         train = stored["training-loss" if losses == "training" else f"evaluation-{window}"]
         held = stored[f"validation-{window}" if validation == "clean" else f"validation-{validation}"]
@@ -259,7 +259,7 @@ def trajectories(path: Path, losses: str = "training", window: float = 1.0, vali
 
 
 def stopped_at(run: Trajectories, threshold: float) -> int:
-    """The epoch after which --stop-when-stable would have ended a run: its last one where it never does."""
+    """The epoch after which --stop-when-stable would have ended a run; the last one if it never would have."""
     for t in range(2, run.lengths[0]):
         if stability(run.truncate(t), preset="ltc") >= threshold:
             return t

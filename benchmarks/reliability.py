@@ -6,11 +6,10 @@
     python benchmarks/reliability.py [--runs runs/benchmarks]
 
 Reliability is the Spearman correlation within classes between the scores of two recordings that differ in nothing but
-the seed, here the mean over all pairs of the seeds that were recorded, with the range of the pairs. Beside it stand
+the seed, here the mean over all pairs of the seeds that were recorded, with the range of the pairs. Beside it are
 the correlation of how early a row is kept with its mean loss and its AUM in the same recording (a reliable score may
-only restate these), and the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of
-several lengths are of their own training each, with the whole schedule in them; "first" are the first epochs of longer
-ones.
+say no more than these), and the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of
+each length have a training of their own with a whole schedule; "first" are the first epochs of longer ones.
 
 Results go to reliability.json and reliability.md beside this file.
 """
@@ -26,11 +25,12 @@ from candidates import CANDIDATES, MEMBERS, WEIGHTED
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
+from hf_ltc.coresets.overlap import overlap
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.diagnostics import doubt_of_validation
 from hf_ltc.scores.reliability import within_class_spearman
-from hf_ltc.trajectories.compare import overlap, stability
+from hf_ltc.trajectories.compare import stability
 from hf_ltc.utils.errors import InputError
 from hf_ltc.utils.files import write_json
 
@@ -50,7 +50,7 @@ def measured(name: str, runs: list[Trajectories], beside: dict[str, list[np.ndar
     try:
         scores = [scores_of(name, run) for run in runs]
     except InputError:
-        # Fewer epochs than its window, or a signal that these losses have none of.
+        # Fewer epochs than its window, or a per-sample metric that was not recorded with these losses.
         return None
     labels = runs[0].labels
     pairs = [within_class_spearman(one, two, labels) for one, two in itertools.combinations(scores, 2)]
@@ -85,7 +85,7 @@ def table(runs: Path, dataset: str, epochs: int, seeds: list[int], windows: list
             known = [name for name in ("mean_loss", "aum") if name == "mean_loss" or cut[0].signals]
             beside = {name: [baseline_scores(run, name) for run in cut] for name in known}
             names = [*MEMBERS, *WEIGHTED, *CANDIDATES]
-            # Signals of an evaluation pass were recorded at averaged weights alone.
+            # Per-sample metrics of an evaluation pass were recorded at averaged weights alone.
             if (losses, window) in (("training", 1.0), ("evaluation", 1.0)):
                 names += [name for name in BASELINES if name != "random"]
             for name in names:
@@ -123,7 +123,7 @@ def stops(runs: Path, dataset: str, epochs: int, seeds: list[int]) -> list[dict]
 
 
 def rising(runs: Path, dataset: str, epochs: int, seeds: list[int]) -> list[dict]:
-    """For each kind of validation samples, of how many recordings hf-ltc score warns that their loss rises again."""
+    """For each kind of validation samples, how many recordings hf-ltc score warns of: their loss rises again."""
     paths = [path_of(runs, dataset, "test_resnet", epochs, 0.0, seed) for seed in seeds]
     paths = [path for path in paths if path.exists()]
     found = []
@@ -154,8 +154,8 @@ def markdown(rows: list[dict], rises: list[dict]) -> str:
                 beside = [f"{usual[f'with {other}']:.2f}" if usual else "" for other in ("mean_loss", "aum")]
                 lines.append(f"| {name} | {' | '.join([*cells, *beside])} |")
             lines.append("")
-    lines += ["## Recordings whose validation loss is warned of, as rising again", ""]
-    lines += ["| dataset | epochs | validation samples | recordings | warned of |", "|---|---:|---|---:|---:|"]
+    lines += ["## Recordings that hf-ltc score warns of, because their validation loss rises again", ""]
+    lines += ["| dataset | epochs | validation samples | recordings | with a warning |", "|---|---:|---|---:|---:|"]
     lines += [f"| {' | '.join(str(value) for value in each.values())} |" for each in rises]
     return "\n".join([*lines, ""])
 
@@ -194,9 +194,7 @@ def main() -> None:
             "rising validation loss": rises,
         },
     )
-    here.with_suffix(".md").write_text(
-        f"Made by `{command}`; how, stands in reliability.py.\n\n{markdown(rows, rises)}"
-    )
+    here.with_suffix(".md").write_text(f"Made by `{command}`; reliability.py says how.\n\n{markdown(rows, rises)}")
 
 
 if __name__ == "__main__":

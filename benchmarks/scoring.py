@@ -3,7 +3,7 @@
     python benchmarks/scoring.py --official FOLDER
 
 FOLDER is a checkout of https://github.com/manishnagaraj/CLD_Coresets_from_Trajectories; without it that part is left
-out. Each part runs in a process of its own, so that the memory it takes is its own. Times are the best of `--repeats`.
+out. Each part runs in a process of its own, so that its memory can be measured. Times are the best of `--repeats`.
 Results are printed, and written to scoring.json beside this file.
 """
 
@@ -85,16 +85,16 @@ def memory(name):
 
 
 def peak_beyond(function):
-    """Bytes that a call takes at most beyond what the process had before it."""
+    """The most bytes that a call takes beyond what the process had before it."""
     before = memory("VmRSS")
-    # Sets the high-water mark back to what is held now.
+    # Resets the high-water mark to what is held now.
     Path("/proc/self/clear_refs").write_text("5")
     result = function()
     return memory("VmHWM") - before, result
 
 
 def processor_seconds(function, repeats):
-    """Seconds of processor time, of all threads: what other jobs on the machine change little."""
+    """Seconds of processor time of all threads, which other jobs on the machine change little."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
@@ -133,7 +133,7 @@ def peak(size, seed, member):
 
     run = recording(size, seed)
     small = recording({**size, "rows": 100, "validation": 2 * size["classes"]}, seed)
-    # Modules and threads that any call needs.
+    # Loads the modules and starts the threads that any call needs.
     ltc_scores(small, **MEMBERS[member])
     taken, _ = peak_beyond(lambda: ltc_scores(run, **MEMBERS[member]))
     return {"peak_MiB_beyond_table": taken / MIB}
@@ -243,7 +243,7 @@ def images(gib, seed):
     run = recording({"rows": rows, "epochs": 30, "classes": 10, "validation": 100}, seed)
     features = Features({"image": Image(), "label": ClassLabel(names=list("abcdefghij"))})
     stored = pa.table({"image": column, "label": run.labels}, schema=features.arrow_schema)
-    # With a fingerprint, or `datasets` would hash the ten GiB to make one.
+    # With a fingerprint: without one `datasets` would hash the ten GiB.
     dataset = Dataset(stored, fingerprint="synthetic")
 
     def written():
@@ -270,7 +270,7 @@ def images(gib, seed):
 
 
 def official_input(folder, seed):
-    """What the official code writes and reads, a pickle of lists of numpy scalars, and the same as a run directory."""
+    """Writes what the official code reads, a pickle of lists of numpy scalars, and the same as a run directory."""
     run = recording(OFFICIAL_SIZE, seed)
     run.save(folder / "run")
     with (folder / "losses.pkl").open("wb") as file:
@@ -352,7 +352,7 @@ def ours(folder, repeats):
 
 
 def in_a_process(part, **arguments):
-    """Runs one of the functions above in a fresh process, and gives what it returns."""
+    """Runs one of the functions above in a fresh process, and returns what it returns."""
     print(f"{part} ...", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-W", "error", __file__, "--part", part, "--arguments", json.dumps(arguments)],
@@ -450,7 +450,7 @@ def beside_official(official, repeats, seed):
 
 
 def show(results):
-    """The results as a table, with the goals they are held against."""
+    """Prints the results as a table beside their goals."""
     lines = []
     for name, member in results["scoring"]["members"].items():
         taken = results["memory"][name]["peak_MiB_beyond_table"]

@@ -1,4 +1,4 @@
-"""Tables of what coresets.py found: means, deviations and ranks of its cells."""
+"""Tables of what coresets.py found: means, deviations and ranks over its trials."""
 
 import itertools
 import statistics
@@ -9,12 +9,12 @@ from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM
 
 
 def ranked(results: list[dict]) -> list[dict]:
-    """Mean accuracy of each way in each setting, and its mean rank over the settings, best first."""
+    """Mean accuracy of each method in each setting, and its mean rank over the settings, best first."""
     settings: dict[tuple, dict[tuple, list[float]]] = {}
-    for cell in results:
-        if cell["method"] != FULL:
-            where = (cell["dataset"], cell["noise"], cell["fraction"])
-            settings.setdefault(where, {}).setdefault(key_of(cell), []).append(cell["accuracy"])
+    for trial in results:
+        if trial["method"] != FULL:
+            where = (trial["dataset"], trial["noise"], trial["fraction"])
+            settings.setdefault(where, {}).setdefault(key_of(trial), []).append(trial["accuracy"])
     if not settings:
         return []
     ways = set.intersection(*(set(each) for each in settings.values()))
@@ -36,23 +36,23 @@ def ranked(results: list[dict]) -> list[dict]:
                 "seeds": len(values),
             }
         rows.append(row)
-    # Of equal ranks the order is that of the names, not that of a set.
+    # Equal ranks are sorted by name: the order of a set is not the same each time.
     return sorted(rows, key=lambda row: (row["mean rank"], str(row["method"]), str(row)))
 
 
-def key_of(cell: dict) -> tuple:
-    """A way of choosing rows: what a cell is, without its dataset, budget and seed."""
+def key_of(trial: dict) -> tuple:
+    """A method of choosing rows: the settings of a trial without its dataset, budget and seed."""
     left = ("dataset", "fraction", "seed", "steps", "noise", "training", "rows", "accuracy", "wrong", "seconds")
-    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in cell.items() if k not in left)
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in trial.items() if k not in left)
 
 
 def on_all_rows(results: list[dict]) -> str:
-    """What the models reach on all rows, which no way of choosing is."""
+    """What the models reach on all rows, for which no method chooses."""
     found: dict[tuple, list[float]] = {}
-    for cell in results:
-        if cell["method"] == FULL:
-            labels = f", {cell['noise']:.0%} of labels wrong," if cell["noise"] else ""
-            found.setdefault((cell["dataset"] + labels, cell["target"]), []).append(100 * cell["accuracy"])
+    for trial in results:
+        if trial["method"] == FULL:
+            labels = f", {trial['noise']:.0%} of labels wrong," if trial["noise"] else ""
+            found.setdefault((trial["dataset"] + labels, trial["target"]), []).append(100 * trial["accuracy"])
     said = [f"{d} {target} {statistics.mean(v):.1f} (n = {len(v)})" for (d, target), v in found.items()]
     return f"On all rows: {', '.join(said) or 'not measured'}."
 
@@ -60,7 +60,7 @@ def on_all_rows(results: list[dict]) -> str:
 def markdown(rows: list[dict]) -> str:
     settings = [key for key in rows[0] if isinstance(rows[0][key], dict)]
     most = max(row[key]["seeds"] for row in rows for key in settings)
-    # Only what differs is a column.
+    # Only settings that differ get a column.
     fields = [k for k in rows[0] if k not in settings and k != "mean rank"]
     fields = [k for k in fields if k == "method" or len({str(row[k]) for row in rows}) > 1]
     lines = [f"| {' | '.join([*fields, *settings, 'mean rank'])} |", "|" + "---|" * (len(fields) + len(settings) + 1)]
@@ -74,16 +74,16 @@ def markdown(rows: list[dict]) -> str:
 
 
 def plus_minus(mean: float, deviation: float | None, sign: str = "") -> str:
-    # A half, which a share of 10,000 rows often is, goes up, whatever the binary number makes of it.
+    # A half, which a share of 10,000 rows often ends in, is rounded up, whatever its binary representation.
     return f"{mean + 1e-9:{sign}.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
 
 
 def transfer_table(results: list[dict], targets: tuple[str, ...], sources: tuple[str, ...]) -> str:
-    """Targets by sources; in brackets what is lost, seed by seed, against rows that the target itself chose."""
+    """Targets by sources; in parentheses the loss, seed by seed, against rows that the target itself chose."""
     found: dict[tuple, dict[int, float]] = {}
-    for cell in results:
-        source = cell["source"] if cell["method"] == DEFAULT_METHOD else cell["method"]
-        found.setdefault((cell["target"], source, cell["fraction"]), {})[cell["seed"]] = 100 * cell["accuracy"]
+    for trial in results:
+        source = trial["source"] if trial["method"] == DEFAULT_METHOD else trial["method"]
+        found.setdefault((trial["target"], source, trial["fraction"]), {})[trial["seed"]] = 100 * trial["accuracy"]
 
     def shown(values: list[float], sign: str = "") -> str:
         return plus_minus(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, sign)
@@ -104,7 +104,7 @@ def transfer_table(results: list[dict], targets: tuple[str, ...], sources: tuple
 
 
 def noise_tables(results: list[dict]) -> str:
-    """By losses of training: percent of wrong labels among the rows kept, a table a dataset and kind of validation."""
+    """From training losses: percent of wrong labels among the rows kept, by dataset and kind of validation samples."""
     shown = ("0.1", "0.3", "0.5")
     parts = []
     usual = [each for each in results if each["losses"] == "training"]
@@ -121,7 +121,7 @@ def noise_tables(results: list[dict]) -> str:
                 ]
                 cells.append(f"{100 * statistics.mean(each):.1f}")
             lines.append(f"| {method} | {' | '.join(cells)} |")
-        labels = "right labels" if kind == "clean" else "labels as wrong as those of the train rows"
+        labels = "correct labels" if kind == "clean" else "labels as wrong as those of the train rows"
         seeds = len({each["seed"] for each in here})
         parts.append(f"{dataset}, validation samples with {labels}, recordings: {seeds}.\n\n" + "\n".join(lines))
     return "\n\n".join(parts)

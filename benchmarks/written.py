@@ -1,4 +1,4 @@
-"""How results of `evaluate_coresets` are written beside the script that made them."""
+"""Writes results of `evaluate_coresets` beside the script that made them."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from hf_ltc.utils.files import write_json
 
 
 def write(found: Evaluation, script: Path, options: str) -> None:
-    """As SCRIPT.json and SCRIPT.md.
+    """Writes SCRIPT.json and SCRIPT.md.
 
     Args:
         found ([`Evaluation`]): The results.
         script (`Path`): The script.
-        options (`str`): Those that it was started with.
+        options (`str`): Its options on the command line.
     """
     command, results = f"python benchmarks/{script.name} {options}", script.with_suffix(".json")
     write_json(results, {"command": command, **found.to_dict()})
