@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import EvaluateConfig, RecordConfig, option
+from ..recipe import Recipe
 from ..utils.errors import LTCWarning
 from .command import Command, Results
 from .parsing import LocalPath
@@ -117,11 +118,12 @@ def run_demo(
         names[row["method"]] + (f", {row['fraction']:.0%}" if row["fraction"] is not None else ""): row
         for row in evaluation.rows
     }
+    reliability = Recipe.from_dict(run.recipe).reliability.to_dict()
     result: dict[str, Any] = {
         "model": _MODEL,
         "iterations": _STEPS,
         "test_rows": len(test),
-        "reliability": run.recipe["reliability"],
+        "reliability": reliability,
         "choices": {name: {key: row[key] for key in ("rows", "accuracy")} for name, row in measured.items()},
         "seconds": time.perf_counter() - started,
     }
@@ -129,7 +131,7 @@ def run_demo(
         f"A fresh {_MODEL}, trained for {_STEPS} steps on rows of scikit-learn's digits; mean and deviation over "
         f"{seeds} seeds, {len(test)} test rows.",
         f"Scores from {_RUNS} recordings of {_EPOCHS} epochs.",
-        str(Reliability.from_dict(run.recipe["reliability"])),
+        str(Reliability.from_dict(reliability)),
         "",
         f"{'rows':<24}{'number':>8}{'accuracy':>10}{'deviation':>11}",
     ]

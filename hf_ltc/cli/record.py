@@ -5,6 +5,7 @@ from functools import partial
 from typing import ClassVar
 
 from ..config import DataConfig, RecordConfig, option
+from ..recipe import Recipe
 from .command import LOSSES_HELP, Command, Losses, Results, VariantOptions, beside
 from .parsing import LocalPath, argument
 from .score import Score
@@ -32,21 +33,22 @@ class Record(Command):
         run = record(self.config, train, validation, source=data.source())
         if not is_first():
             return None
-        seconds, stored = run.recipe.get("seconds", {}), run.recipe.get("reliability")
+        recipe = Recipe.from_dict(run.recipe)
+        reliability = recipe.reliability.to_dict() or None
         values = {
             "run": folder,
             "rows": len(run),
             "validation_rows": len(run.validation_labels),
             "checkpoints": list(run.lengths),
             "validation_loss": float(run.validation_losses[-1].mean()),
-            "seconds": seconds,
-            "reliability": stored,
+            "seconds": recipe.seconds,
+            "reliability": reliability,
         }
         text = [
             f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
-            f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(seconds.values()):.0f} s "
+            f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(recipe.seconds.values()):.0f} s "
             f"(validation loss {values['validation_loss']:.3f}).",
-            *([str(Reliability.from_dict(stored))] if stored else []),
+            *([str(Reliability.from_dict(reliability))] if reliability else []),
         ]
         return Results(values, text, [Score(run=folder, output=beside(folder, "-scored"))])
 

@@ -44,13 +44,14 @@ def score_all(methods: Sequence[str], sources: Mapping[str, Trajectories]) -> Sc
 
 
 def source_of(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
+    recipe = Recipe.from_dict(run.recipe)
     return {
-        "model": source_model(run) or name,
+        "model": recipe.config.model or name,
         "runs": len(run.lengths),
         "checkpoints": list(run.lengths),
         "losses": run.loss_name,
         "seconds": _recording_seconds(run),
-        "hardware": run.recipe.get("hardware"),
+        "hardware": recipe.hardware.to_dict() or None,
         "digest": digest,
     }
 

@@ -44,7 +44,7 @@ def _by_number(
     run: "Trajectories", dataset: Dataset, recorded: Identity, identity: Mapping[str, Any] | None
 ) -> np.ndarray:
     if recorded.content:
-        check_identity(dataset, run.recipe["dataset"], known=identity)
+        check_identity(dataset, recorded.to_dict(), known=identity)
     if len(run.rows) and len(dataset) <= run.rows[-1]:
         raise InputError(
             f"the dataset has {len(dataset)} rows, but row {run.rows[-1]} was recorded: give the dataset as it "
