@@ -1,11 +1,13 @@
 """The recipe of a recording: how it was made, read from the JSON of a run directory and written back as it was."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Number
 from pathlib import Path
-from typing import Any, Self
+from types import NoneType
+from typing import Any, Self, get_args, get_origin
 
 from .utils.errors import InputError
 from .utils.files import read_json, unreadable
@@ -14,61 +16,77 @@ Values = Mapping[str, Any]
 # By the type of a field what JSON has there, and of which type its parts are.
 _KINDS: dict[Any, tuple[str, Any]] = {
     str: ("text", None),
+    bool: ("true or false", None),
+    int: ("a number", None),
     float: ("a number", None),
-    str | None: ("text", None),
-    int | None: ("a number", None),
-    float | None: ("a number", None),
-    list[str] | None: ("a list", str),
-    list[float] | None: ("a list", float),
-    list[Values] | None: ("a list", Values),
+    list[Any]: ("a list", None),
+    list[str]: ("a list", str),
+    list[float]: ("a list", float),
+    list[Values]: ("a list", Values),
     Values: ("an object", None),
+    Mapping[str, str]: ("an object", str),
     Mapping[str, float]: ("an object", float),
 }
+# The error for a malformed recipe, by what is wrong in it.
+Problem = Callable[[str], InputError]
+
+
+def _unusable(reason: str) -> InputError:
+    return InputError(f"`recipe` cannot be used ({reason}): leave it out, or call it by another name")
 
 
 @dataclass(frozen=True)
 class Section:
     """A part of a recipe: what this version reads as fields, and all that users or other versions wrote in `more`.
 
-    A field whose key is not there, is null or is an empty object has its default, which is `None` or empty.
+    A field whose key is not there, is null or is an empty object has its default, which is `None` or empty. The key of
+    a field without a default has to be there, and is always written.
     """
 
     more: Values = field(default_factory=dict, kw_only=True)
 
     @classmethod
-    def from_dict(cls, values: Values, path: Path | None = None, under: str = "") -> Self:
+    def from_dict(cls, values: Values, problem: Problem = _unusable, under: str = "") -> Self:
         """Reads plain JSON values.
 
         Args:
             values (`Mapping[str, Any]`): The values.
-            path (`Path`, *optional*): The file that they are from, for the message of an error.
-            under (`str`, *optional*): What stands before each key in such a message.
+            problem (`Callable`, *optional*): The error for what is wrong; it names the file that they are from.
+            under (`str`, *optional*): What stands before each key in its message.
 
         Raises:
-            InputError: for a value of another kind than its key has, naming file and key.
+            InputError: for a value of another kind than its key has, and a key that is missing, naming file and key.
         """
-        _check(values, Values, under.removesuffix(".") or "recipe", path)
+        _check(values, Values, under.removesuffix(".") or "recipe", problem)
         types = {each.name: each.type for each in dataclasses.fields(cls) if each.name != "more"}
+        needed = cls._needed()
         known: dict[str, Any] = {}
         more: dict[str, Any] = {}
         for key, value in values.items():
-            kind, name = types.get(key), f"{under}{key}"
-            if kind is None or value is None or (isinstance(value, Mapping) and not value):
+            empty = value is None or (isinstance(value, Mapping) and not value)
+            if key not in types or (key not in needed and empty):
                 more[key] = value
-            elif isinstance(kind, type) and issubclass(kind, Section):
-                known[key] = kind.from_dict(value, path, f"{name}.")
             else:
-                _check(value, kind, name, path)
-                known[key] = value
+                known[key] = _read(value, types[key], f"{under}{key}", problem)
+        if missing := [name for name in needed if name not in known]:
+            raise problem(f"{f'in {under[:-1]!r} ' if under else ''}it lacks {missing[0]!r}")
         return cls(**known, more=more)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as [`Section.from_dict`] was given them."""
         found = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "more"}
-        written = {name: value.to_dict() if isinstance(value, Section) else value for name, value in found.items()}
-        said = {name: value for name, value in written.items() if value is not None and value != {}}
+        written = {name: _written(value) for name, value in found.items()}
+        needed = self._needed()
+        said = {
+            name: value for name, value in written.items() if name in needed or (value is not None and value != {})
+        }
         # What says nothing may have been replaced by what does.
         return {**said, **self.more, **said}
+
+    @classmethod
+    def _needed(cls) -> list[str]:
+        none = dataclasses.MISSING
+        return [each.name for each in dataclasses.fields(cls) if each.default is none and each.default_factory is none]
 
 
 @dataclass(frozen=True)
@@ -161,22 +179,49 @@ class Recipe(Section):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Reads the recipe of a file; an [`InputError`] names a file that is missing or damaged."""
-        return cls.from_dict(read_json(path), path)
+        return cls.from_dict(read_json(path), partial(unreadable, path))
 
 
-def _check(value: Any, kind: Any, name: str, path: Path | None) -> None:
+def _read(value: Any, kind: Any, name: str, problem: Problem) -> Any:
+    """Reads the value of a field of some type."""
+    if NoneType in get_args(kind):
+        if value is None:
+            return None
+        (kind,) = (part for part in get_args(kind) if part is not NoneType)
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind.from_dict(value, problem, f"{name}.")
+    parts = get_args(kind)
+    if parts and isinstance(parts[-1], type) and issubclass(parts[-1], Section):
+        section, is_list = parts[-1], get_origin(kind) is list
+        _check(value, list[Any] if is_list else Values, name, problem)
+        each = {key: section.from_dict(part, problem, f"{name}.{key}.") for key, part in _parts(value)}
+        return list(each.values()) if is_list else each
+    _check(value, kind, name, problem)
+    return value
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _written(each) for key, each in value.items()}
+    return [_written(each) for each in value] if isinstance(value, list) else value
+
+
+def _check(value: Any, kind: Any, name: str, problem: Problem) -> None:
     """Checks that a value is of a kind, and that what it holds is."""
     if kind is Any:
         return
     outer, inner = _KINDS[kind]
     if (found := _kind(value)) != outer:
-        reason = f"{name!r} is {found}, not {outer}"
-        if path is not None:
-            raise unreadable(path, reason)
-        raise InputError(f"`recipe` cannot be used ({reason}): leave it out, or call it by another name")
+        raise problem(f"{name!r} is {found}, not {outer}")
     if inner is not None:
-        for part, each in value.items() if isinstance(value, Mapping) else enumerate(value):
-            _check(each, inner, f"{name}.{part}", path)
+        for part, each in _parts(value):
+            _check(each, inner, f"{name}.{part}", problem)
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, Mapping) else enumerate(value)
 
 
 def _kind(value: Any) -> str:

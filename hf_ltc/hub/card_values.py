@@ -3,13 +3,14 @@
 import json
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ..coresets.choose import Selection
 from ..recipe import Identity, Recipe, SeedReliability
 from ..scores.ltc import PRESETS
 from ..scores.reliability import LOW
+from .repository_recipe import Coreset, Entry, RepositoryRecipe, Trained, TrajectoriesEntry
 
 MUSES = """@article{nagaraj2025muses,
   title   = {Finding the Muses: Identifying Coresets through Loss Trajectories},
@@ -34,59 +35,54 @@ _MOST_CLASSES = 1000
 _WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "as they were after the epoch"}
 
 
-def dataset_values(repo_id: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    coresets = recipe.get("coresets") or {}
-    trajectories = recipe.get("trajectories")
-    first = next(iter(coresets.values()), None) or trajectories or {}
-    source = Identity.from_dict(first.get("dataset") or {})
-    what = "Coresets" if coresets else "Loss trajectories"
+def dataset_values(repo_id: str, recipe: RepositoryRecipe) -> dict[str, Any]:
+    entries, trajectories = recipe.coresets, recipe.trajectories
+    first = next(iter(entries.values()), trajectories)
+    what = "Coresets" if entries else "Loss trajectories"
     return {
-        "title": f"{what} of {source_text(source, link=False)}",
+        "title": f"{what} of {source_text(Identity() if first is None else first.dataset, link=False)}",
         "repo_id": repo_id,
-        "coresets": [_coreset_values(name, entry) for name, entry in coresets.items()],
-        "trajectories": _trajectory_values(trajectories, bool(coresets)) if trajectories else None,
-        "limits": _limits(coresets.values()),
-        "citation": "\n\n".join([MUSES, _CLD] if _uses_cld(coresets.values()) else [MUSES]),
+        "coresets": [_coreset_values(name, entry) for name, entry in entries.items()],
+        "trajectories": None if trajectories is None else _trajectory_values(trajectories, bool(entries)),
+        "limits": _limits(entries.values()),
+        "citation": "\n\n".join([MUSES, _CLD] if _uses_cld(entries.values()) else [MUSES]),
     }
 
 
-def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    configs = entry["configs"]
-    summaries = {config: made["summary"] for config, made in configs.items()}
-    pool = entry["pool"]
-    pool_classes = next((s["pool_classes"] for s in summaries.values()), entry.get("pool_classes") or {})
-    selection = entry["selection"]
-    recipe = Recipe.from_dict(entry.get("run") or {})
-    first = next(iter(configs.values()), {"fraction": 0.1, "size": max(1, round(0.1 * entry["pool"]))})
+def _coreset_values(name: str, entry: Entry) -> dict[str, Any]:
+    configs, pool = entry.configs, entry.pool
+    first = next(iter(configs.values()), None)
+    fraction, size = (0.1, max(1, round(0.1 * pool))) if first is None else (first.fraction, first.size)
+    pool_classes = {} if first is None else first.summary.pool_classes
     return {
         "heading": f"Chosen by {_score_title(name)}",
         "what": _what(name, entry),
         "configs": [_config_values(config, made, pool) for config, made in configs.items()],
         "pool": _pool_text(entry),
-        "how": _how(selection),
-        "recording": recording_rows(recipe),
-        "warning": _warning(name, recipe),
-        "evaluation": [_evaluation_row(row) for row in entry.get("evaluation") or []],
-        "stored": next((string(config) for config, made in configs.items() if made["stored"]), None),
-        "full": code(entry["full"]) if entry.get("full") else None,
-        "full_string": string(entry.get("full")),
-        "rank_string": string(entry["rank_column"]),
+        "how": _how(entry.options),
+        "recording": recording_rows(entry.run),
+        "warning": _warning(name, entry.run),
+        "evaluation": [_evaluation_row(row) for row in entry.evaluation or []],
+        "stored": next((string(config) for config, made in configs.items() if made.stored), None),
+        "full": code(entry.full) if entry.full else None,
+        "full_string": string(entry.full),
+        "rank_string": string(entry.rank_column),
         "scorer_string": None if name == "ltc" else string(name),
-        "rebuilt": bool(Identity.from_dict(entry["dataset"] or {}).repo_id),
-        "scores": code(entry["scores"]),
-        "score_column": code(entry["score_column"]),
-        "chosen": code(f"{entry['rank_column']} < n"),
-        "rank_column": code(entry["rank_column"]),
-        "ids": bool(entry.get("id_column")),
-        "trajectories": bool(entry.get("trajectories")),
-        "prefix": Selection.from_dict(selection).is_nested,
-        "example_size": first["size"],
-        "example_fraction": first["fraction"] or round(first["size"] / pool, 3),
+        "rebuilt": bool(entry.dataset.repo_id),
+        "scores": code(entry.scores),
+        "score_column": code(entry.score_column),
+        "chosen": code(f"{entry.rank_column} < n"),
+        "rank_column": code(entry.rank_column),
+        "ids": bool(entry.id_column),
+        "trajectories": entry.trajectories,
+        "prefix": entry.options.is_nested,
+        "example_size": size,
+        "example_fraction": fraction or round(size / pool, 3),
         "classes": [
             {
                 "name": plain(label),
                 "pool": count,
-                "counts": [summary["classes"].get(label, 0) for summary in summaries.values()],
+                "counts": [made.summary.classes.get(label, 0) for made in configs.values()],
             }
             for label, count in list(pool_classes.items())[:_MOST_CLASSES]
         ],
@@ -94,9 +90,8 @@ def _coreset_values(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _config_values(config: str, made: Mapping[str, Any], pool: int) -> dict[str, str]:
-    summary = made["summary"]
-    counts = list(summary["classes"].values())
+def _config_values(config: str, made: Coreset, pool: int) -> dict[str, str]:
+    counts, scores = list(made.summary.classes.values()), made.summary.score_range
     each = (
         ""
         if not counts
@@ -104,11 +99,10 @@ def _config_values(config: str, made: Mapping[str, Any], pool: int) -> dict[str,
         if min(counts) == max(counts)
         else f"{min(counts):,} to {max(counts):,}"
     )
-    scores = summary["score_range"]
     return {
         "name": code(config, cell=True),
-        "rows": f"{made['size']:,}",
-        "share": f"{100 * made['size'] / pool:.3g}%",
+        "rows": f"{made.size:,}",
+        "share": f"{100 * made.size / pool:.3g}%",
         "per_class": each,
         "scores": "{:.3g} to {:.3g}".format(*scores) if scores else "",
     }
@@ -122,15 +116,13 @@ _PRESETS = {
 }
 
 
-def _what(name: str, entry: Mapping[str, Any]) -> str:
-    source = source_text(Identity.from_dict(entry["dataset"] or {}), link=True)
-    family = entry.get("family")
+def _what(name: str, entry: Entry) -> str:
+    source = source_text(entry.dataset, link=True)
     if name == "ltc":
         text = f"Rows of {source} whose loss over training moves with that of validation samples. "
-        if family is None:
+        if entry.family is None:
             return text + "Each row has a score from -1 to 1, the correlation of the two."
-        # Without a weighting it was made before there was one.
-        family = {"weighting": "none", **family}
+        family = entry.family.choices
         preset = next((_PRESETS[preset] for preset, variant in PRESETS.items() if variant == family), None)
         with_whom = "validation samples of its class" if family["scope"] == "class" else "validation samples"
         moves = "changes of a row's loss from epoch to epoch" if family["of"] == "differences" else "a row's losses"
@@ -146,8 +138,8 @@ def _what(name: str, entry: Mapping[str, Any]) -> str:
             how += " (Dyn-Unc, arXiv 2306.05175)"
         member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{member}`."
-    keeps = "lowest" if entry["selection"]["keep"] == "lowest" else "highest"
-    return f"Rows of {source} with the {keeps} {code(entry['score_column'])}."
+    keeps = "lowest" if entry.options.keep == "lowest" else "highest"
+    return f"Rows of {source} with the {keeps} {code(entry.score_column)}."
 
 
 def _score_title(name: str) -> str:
@@ -155,30 +147,30 @@ def _score_title(name: str) -> str:
     return known.get(name, plain(name.replace("_", " ")))
 
 
-def _how(selection: Mapping[str, Any]) -> str:
+def _how(selection: Selection) -> str:
     balance = {
         "class": "Classes take turns, each giving its best row, so that they have equally many rows to within one.",
         "proportional": "Every class keeps its share of the rows.",
         "none": "Rows are taken by score alone, whatever their class.",
-    }[selection["balance"]]
+    }[selection.balance]
     said = [balance]
-    if selection["keep"] == "lowest":
+    if selection.keep == "lowest":
         said.append("The lowest scores are kept.")
-    if selection.get("exclude_negative"):
+    if selection.exclude_negative:
         said.append("Rows with a negative score are never chosen.")
-    if selection.get("min_per_class"):
-        said.append(f"Each class keeps {selection['min_per_class']} rows at least.")
-    if selection.get("coverage") == "stratified":
-        said.append(f"Rows are drawn from strata of equal score width, the last {selection['cut']:.0%} left out.")
-    elif selection.get("coverage") == "beta":
-        said.append(f"Rows are drawn by score and a Beta density (exponent {selection['beta_exponent']:g}).")
+    if selection.min_per_class:
+        said.append(f"Each class keeps {selection.min_per_class} rows at least.")
+    if selection.coverage == "stratified":
+        said.append(f"Rows are drawn from strata of equal score width, the last {selection.cut:.0%} left out.")
+    elif selection.coverage == "beta":
+        said.append(f"Rows are drawn by score and a Beta density (exponent {selection.beta_exponent:g}).")
     else:
         said.append("Coresets of different sizes are nested.")
     return " ".join(said)
 
 
-def _pool_text(entry: Mapping[str, Any]) -> str:
-    rows, pool, held_out, flat = entry["dataset"]["rows"], entry["pool"], entry["held_out"], entry["flat"]
+def _pool_text(entry: Entry) -> str:
+    rows, pool, held_out, flat = entry.dataset.rows, entry.pool, entry.held_out, entry.flat
     said = f"Of {rows:,} rows {pool:,} could be chosen"
     said += f"; {held_out:,} were held out as validation samples or have no score" if held_out else ""
     said += f"; {flat:,} have a flat trajectory, no score, and come last" if flat else ""
@@ -234,43 +226,41 @@ def _warning(scorer: str, recipe: Recipe) -> str | None:
     return None
 
 
-def _evaluation_row(row: Mapping[str, Any]) -> dict[str, str]:
-    values = [100 * float(value) for value in row["accuracy"]]
+def _evaluation_row(row: Trained) -> dict[str, str]:
+    values = [100 * float(value) for value in row.accuracy]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    number = row.get("number")
     return {
-        "rows": plain(row["rows"]),
-        "number": f"{number:,}" if number is not None else "",
-        "model": code(row["model"], cell=True),
+        "rows": plain(row.rows),
+        "number": f"{row.number:,}" if row.number is not None else "",
+        "model": code(row.model, cell=True),
         "accuracy": f"{statistics.mean(values):.1f}%{spread}",
         "seeds": str(len(values)),
-        "protocol": plain(row.get("protocol", "")),
+        "protocol": plain(row.protocol or ""),
     }
 
 
-def _trajectory_values(entry: Mapping[str, Any], told: bool) -> dict[str, Any]:
-    lengths = entry["layout"]["lengths"]
+def _trajectory_values(entry: TrajectoriesEntry, told: bool) -> dict[str, Any]:
     return {
-        "rows": f"{entry['rows']:,}",
-        "validation_rows": f"{entry['validation_rows']:,}",
-        "checkpoints": " + ".join(map(str, lengths)),
-        "recording": [] if told else recording_rows(Recipe.from_dict(entry.get("run") or {})),
+        "rows": f"{entry.rows:,}",
+        "validation_rows": f"{entry.validation_rows:,}",
+        "checkpoints": " + ".join(map(str, entry.layout.lengths)),
+        "recording": [] if told else recording_rows(entry.run),
     }
 
 
-def _limits(entries: Any) -> list[str]:
+def _limits(entries: Iterable[Entry]) -> list[str]:
     said = [
         "A coreset carries the biases of its source dataset, and may add to them: rows that are rare, hard or wrongly "
         "labelled are the ones most likely left out.",
         "Rows were chosen for one task, by the labels of the column that was scored, with one source model.",
     ]
-    if any(entry["held_out"] for entry in entries):
+    if any(entry.held_out for entry in entries):
         said.append("Rows that were held out as validation samples are in no coreset.")
     return said
 
 
-def _uses_cld(entries: Any) -> bool:
-    return any((entry.get("family") or {}).get("aggregate") == "losses" for entry in entries)
+def _uses_cld(entries: Iterable[Entry]) -> bool:
+    return any(entry.family is not None and entry.family.aggregate == "losses" for entry in entries)
 
 
 def source_text(dataset: Identity, *, link: bool) -> str:

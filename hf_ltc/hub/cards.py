@@ -14,6 +14,7 @@ from .. import __version__
 from ..recipe import Recipe
 from ..utils.errors import InputError, one_line
 from .card_values import MUSES, dataset_values, plain, recording_rows, source_text, string
+from .repository_recipe import RepositoryRecipe
 
 BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
 END = "<!-- hf_ltc: end -->"
@@ -29,7 +30,7 @@ _QUOTED = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|0o[0-7]+|.*[\x85\u20
 
 def dataset_card(
     repo_id: str,
-    recipe: Mapping[str, Any],
+    recipe: RepositoryRecipe,
     metadata: Mapping[str, Any],
     *,
     existing: str | None = None,
@@ -41,7 +42,7 @@ def dataset_card(
 
     Args:
         repo_id (`str`): The repository.
-        recipe (`Mapping`): Its recipe, which has all that the card says.
+        recipe ([`RepositoryRecipe`]): Its recipe, which has all that the card says.
         metadata (`Mapping`): Metadata for its head; `configs` and `dataset_info` as lists with one entry each.
         existing (`str`, *optional*):
             The card that is there. Of its text only the generated block is replaced; of its metadata, entries of our

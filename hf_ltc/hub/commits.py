@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from ..utils.errors import InputError
 from . import cards, parquet
-from .parquet import RECIPE
 from .read_back import card_differs, check_card, files_differ, local_oid, oid, recipe_differs
 from .repository import (
     CARD,
@@ -32,6 +31,7 @@ from .repository import (
     status,
     wait,
 )
+from .repository_recipe import RECIPE, RepositoryRecipe
 
 _IMAGES = "images"
 # How often a commit is tried where someone else was first, or the Hub did not answer.
@@ -72,7 +72,7 @@ def publish(
     api: HfApi,
     repo_id: str,
     tables: Sequence[Table],
-    describe: Callable[[dict[str, Any]], tuple[dict[str, Any], list[str]]],
+    describe: Callable[[RepositoryRecipe], tuple[RepositoryRecipe, list[str]]],
     *,
     metadata: Mapping[str, Any],
     pictures: Sequence[str | Path] = (),
@@ -99,9 +99,9 @@ def publish(
     for table in tables:
         _check_names(table.rows.features)
 
-    def described(there: Repository) -> tuple[dict[str, Any], list[str]]:
+    def described(there: Repository) -> tuple[RepositoryRecipe, list[str]]:
         _check_clash(there, configs)
-        return describe(there.recipe or {"format": parquet.FORMAT})
+        return describe(there.recipe or RepositoryRecipe())
 
     with explained(repo_id, "push to"):
         there = open_repository(api, repo_id, "dataset", private)
@@ -117,11 +117,6 @@ def publish(
 
             def change(there: Repository) -> Change:
                 recipe, removed = described(there)
-                previous = recipe.get("card")
-                recipe = {
-                    **recipe,
-                    "card": {name: value for name, value in said.items() if name not in ("configs", "dataset_info")},
-                }
                 shown = [CommitOperationAdd(f"{_IMAGES}/{Path(file).name}", str(file)) for file in pictures]
                 paths = {*there.files, *(picture.path_in_repo for picture in shown)}
                 card = cards.dataset_card(
@@ -129,20 +124,21 @@ def publish(
                     recipe,
                     said,
                     existing=there.card,
-                    previous=previous,
+                    previous=recipe.card,
                     removed=removed,
                     pictures=sorted(path for path in paths if path.startswith(f"{_IMAGES}/")),
                 )
                 check_card(card, infos, there.repo_id)
                 sent = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
                 stale = tuple(path for path in _stale(there, recipe, tables, card) if path not in sent)
-                stay = {
-                    path: known
-                    for path, known in recipe.get("files", {}).items()
-                    if path in there.files and path not in stale
-                }
+                gone = {path for path in recipe.files if path not in there.files or path in stale}
+                recipe = replace(
+                    recipe,
+                    card={name: value for name, value in said.items() if name not in ("configs", "dataset_info")},
+                    files={path: known for path, known in recipe.files.items() if path not in gone} | sent,
+                )
                 return Change(
-                    texts={RECIPE: parquet.as_json({**recipe, "files": {**stay, **sent}}), CARD: card},
+                    texts={RECIPE: recipe.to_json(), CARD: card},
                     message=f"Push {', '.join(configs)}" + (f", remove {', '.join(removed)}" if removed else ""),
                     pictures=tuple(shown),
                     removed=stale,
@@ -356,11 +352,11 @@ def _sections(tables: Sequence[Table], infos: Mapping[str, DatasetInfo]) -> dict
     return {"configs": list(configs.values()), "dataset_info": described}
 
 
-def _stale(there: Repository, recipe: Mapping[str, Any], tables: Sequence[Table], card: str) -> Iterator[str]:
+def _stale(there: Repository, recipe: RepositoryRecipe, tables: Sequence[Table], card: str) -> Iterator[str]:
     """Files of earlier pushes that would be read with those pushed, or that no configuration names any more."""
     head = cards.head(card, there.repo_id)
     named = [pattern for entry in head.get("configs") or [] for pattern in _patterns(entry.get("data_files"))]
-    folders = parquet.owned_folders(there.recipe or {}) | parquet.owned_folders(recipe)
+    folders = (there.recipe or RepositoryRecipe()).folders | recipe.folders
     again = tuple(table.files for table in tables)
     for path in there.files:
         match = _SHARD.fullmatch(path)
@@ -385,7 +381,7 @@ def _patterns(files: Any) -> Iterator[str]:
 def _check_clash(there: Repository, configs: Sequence[str]) -> None:
     if there.card is None:
         return
-    owned = parquet.owned_configs(there.recipe or {})
+    owned = (there.recipe or RepositoryRecipe()).configs
     found = cards.config_names(there.card, there.repo_id)
     if foreign := sorted(found.intersection(configs) - owned):
         raise InputError(

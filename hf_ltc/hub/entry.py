@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,18 @@ from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column
 from ..data.splits import evenly_spaced
-from ..recipe import Recipe
+from ..recipe import Identity, Recipe
 from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores, score_variant
 from ..scores.protocol import RecordedColumns
 from ..scores.reliability import reliability_of
 from ..utils.errors import InputError
 from . import parquet
 from .commits import Table
+from .repository_recipe import ORIGIN, Coreset, Entry, Summary, Variant, config_name
 
-ORIGIN = ("repo_id", "config", "split", "revision")
 _AGREE = 1e-5
 # Rows by which score variants are told apart.
 _SAMPLED_ROWS = 1_000
-# What stays known of a coreset where the same scores are pushed without it.
-_KNOWN = ("full", "full_features", "evaluation", "run", "family")
 
 
 def describe_scored(
@@ -40,7 +39,7 @@ def describe_scored(
     selection: Selection,
     run: RecordedColumns | None,
     variant: Mapping[str, str] | None,
-) -> tuple[dict[str, Any], Dataset]:
+) -> tuple[Entry, Dataset]:
     """What the recipe says of a scored dataset, and the dataset with ranks."""
     recorded = Recipe.from_dict({} if run is None else run.recipe).dataset
     label_column = find_label_column(scored, label_column or recorded.label_column)
@@ -64,20 +63,26 @@ def describe_scored(
     pool = len(ranks) - ranks.null_count
     known = (*ORIGIN, "image_column", "id_column")
     identity |= {name: value for name, value in recorded.to_dict().items() if name in known and value is not None}
-    entry = {
-        "score_column": score_column,
-        "rank_column": rank_column,
-        "label_column": label_column,
-        "id_column": identity.get("id_column"),
-        "selection": selection.to_dict(),
-        "dataset": identity,
-        "pool": pool,
-        "held_out": ranks.null_count,
-        "flat": int(pc.sum(pc.and_(pc.is_valid(ranks), pc.is_null(scores, nan_is_null=True))).as_py() or 0),
-        "digest": parquet.digest(ranked, label_column, score_column, rank_column),
-        "family": variant,
-        "run": None if recipe is None else parquet.public_recipe(recipe),
-    }
+    entry = Entry(
+        score_column=score_column,
+        rank_column=rank_column,
+        label_column=label_column,
+        id_column=identity.get("id_column"),
+        selection=selection.to_dict(),
+        dataset=Identity.from_dict(identity),
+        pool=pool,
+        held_out=ranks.null_count,
+        flat=int(pc.sum(pc.and_(pc.is_valid(ranks), pc.is_null(scores, nan_is_null=True))).as_py() or 0),
+        digest=parquet.digest(ranked, label_column, score_column, rank_column),
+        family=None if variant is None else Variant.from_dict(variant),
+        run=Recipe.from_dict({} if recipe is None else parquet.public_recipe(recipe)),
+        configs={},
+        trajectories=False,
+        scores=config_name("scores", parquet.scorer_name(score_column)),
+        full=None,
+        # Written even where there is nothing to say, as by all versions.
+        more=dict.fromkeys(("family", "run", "full_features")),
+    )
     return entry, ranked
 
 
@@ -160,24 +165,23 @@ def _agree(scores: np.ndarray, where: np.ndarray, known: np.ndarray, most: float
 
 
 def coreset_tables(
-    entry: dict[str, Any],
+    entry: Entry,
     ranked: Dataset,
-    scorer: str,
     fractions: Sequence[float],
     sizes: Sequence[int],
-    selection: Selection,
     scores_only: bool,
     full: bool,
     with_trajectories: bool,
-) -> list[Table]:
-    """Selects the coresets and says in the entry what is in them."""
-    score, rank, label = entry["score_column"], entry["rank_column"], entry["label_column"]
+) -> tuple[Entry, list[Table]]:
+    """Selects the coresets, and adds to the entry what is in them."""
+    score, rank, label = entry.score_column, entry.rank_column, entry.label_column
+    scorer, selection = parquet.scorer_name(score), Selection.from_dict(entry.selection)
     columns = parquet.user_columns(ranked, score, rank)
     tables = []
-    entry["configs"] = {}
+    configs: dict[str, Coreset] = {}
     for fraction, size in dict.fromkeys([*((f, None) for f in fractions), *((None, s) for s in sizes)]):
         name = parquet.budget_name(scorer, fraction, size)
-        if name in entry["configs"]:
+        if name in configs:
             raise InputError(f"two of `fractions` or `sizes` are so near that both are called {name!r}: give one")
         coreset = select_coreset(ranked, fraction, size, score_column=score, label_column=label, **selection.to_dict())
         summary = describe_coreset(
@@ -185,41 +189,36 @@ def coreset_tables(
         )
         coreset = coreset.with_format(None).select_columns(columns)
         identity = dataset_identity(coreset.remove_columns([score, rank]), label)
-        entry["configs"][name] = {
-            "fraction": fraction,
-            "size": len(coreset),
-            "stored": not scores_only,
-            "digest": parquet.digest(coreset, label, score, rank),
-            "features": parquet.features_digest(coreset.features),
-            "identity": {key: value for key, value in identity.items() if key not in ("repo_id", "revision")},
-            "summary": summary.to_dict(),
-        }
+        configs[name] = Coreset(
+            fraction=fraction,
+            size=len(coreset),
+            stored=not scores_only,
+            digest=parquet.digest(coreset, label, score, rank),
+            features=parquet.features_digest(coreset.features),
+            identity={key: value for key, value in identity.items() if key not in ("repo_id", "revision")},
+            summary=Summary.from_dict(summary.to_dict()),
+        )
         if not scores_only:
             tables.append(Table(name, "train", coreset, name))
-    # The beta coverage draws by trajectories, so that without them no other budget could be drawn.
+    # Without trajectories, by which the beta coverage draws, no other budget could be drawn.
     with_trajectories = with_trajectories or selection.coverage == "beta"
-    entry["trajectories"] = with_trajectories
-    entry["scores"] = parquet.config_name("scores", scorer)
     plain = ranked.with_format(None)
-    scores = parquet.scores_table(plain, label, score, rank, entry["id_column"], with_trajectories)
-    tables.append(Table(entry["scores"], "train", scores, entry["scores"]))
-    entry["full"] = parquet.config_name("full", scorer) if full else None
-    entry["full_features"] = None
-    if full:
-        ordered = parquet.coreset_first(plain.select_columns(columns), rank)
-        cuts = tuple(made["size"] for made in entry["configs"].values())
-        tables.append(Table(entry["full"], "train", ordered, entry["full"], cuts, small_groups=True))
-        entry["full_features"] = parquet.features_digest(ordered.features)
-    return tables
+    scores = parquet.scores_table(plain, label, score, rank, entry.id_column, with_trajectories)
+    tables.append(Table(entry.scores, "train", scores, entry.scores))
+    entry = replace(entry, configs=configs, trajectories=with_trajectories)
+    if not full:
+        return entry, tables
+    ordered = parquet.coreset_first(plain.select_columns(columns), rank)
+    config, cuts = config_name("full", scorer), tuple(made.size for made in configs.values())
+    tables.append(Table(config, "train", ordered, config, cuts, small_groups=True))
+    return replace(entry, full=config, full_features=parquet.features_digest(ordered.features)), tables
 
 
-def further_splits(
-    tables: Sequence[Table], splits: Mapping[str, Dataset], entry: Mapping[str, Any], folder: str
-) -> list[Table]:
+def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry: Entry, folder: str) -> list[Table]:
     """The same splits for every coreset: their files are there once."""
     made = []
     # Not of the whole dataset in coreset order, which is read by rank: rows of other splits have none.
-    with_rows = [table for table in tables if table.config in entry["configs"]]
+    with_rows = [table for table in tables if table.config in entry.configs]
     if splits and not with_rows:
         raise InputError("`splits` go with coresets: give `fractions` or `sizes` too")
     for split, rows in splits.items():
@@ -228,7 +227,7 @@ def further_splits(
         require_dataset(rows, f"splits[{split!r}]")
         for table in with_rows:
             features = table.rows.features
-            added = (entry["score_column"], entry["rank_column"])
+            added = (entry.score_column, entry.rank_column)
             columns = [column for column in features if column not in added]
             if missing := [column for column in columns if column not in rows.column_names]:
                 raise InputError(f"the split {split!r} has no column {missing[0]!r}, which the coreset has")
@@ -241,44 +240,3 @@ def further_splits(
             nulls = {c: (pa.nulls(len(rows), features.arrow_schema.field(c).type), features[c]) for c in added}
             made.append(Table(table.config, split, with_columns(plain, nulls), folder))
     return made
-
-
-def with_coreset(
-    there: dict[str, Any], scorer: str, entry: dict[str, Any], repo_id: str
-) -> tuple[dict[str, Any], list[str]]:
-    """The recipe of a repository with one coreset more, and which of the scorer's configurations are no longer."""
-    coresets = dict(there.get("coresets") or {})
-    for name, other in coresets.items():
-        if not _of_one_dataset(other["dataset"], entry["dataset"]):
-            raise InputError(f"{repo_id!r} holds coresets by {name!r} of another dataset: push to another repository")
-    before = coresets.get(scorer)
-    removed: list[str] = []
-    if before is not None:
-        same = all(before[key] == entry[key] for key in ("digest", "selection"))
-        if same and before["dataset"]["features"] == entry["dataset"]["features"]:
-            # Of the same scores, what is there stays as it is: other budgets, rows, and what is known of them.
-            kept = {name: made["stored"] for name, made in before["configs"].items()}
-            made_now = {
-                name: {**made, "stored": made["stored"] or kept.get(name, False)}
-                for name, made in entry["configs"].items()
-            }
-            known = {name: before["dataset"][name] for name in ORIGIN if before["dataset"].get(name) is not None}
-            entry = {
-                **entry,
-                **{name: entry[name] or before.get(name) for name in _KNOWN},
-                "configs": {**before["configs"], **made_now},
-                "splits": sorted({*entry["splits"], *before["splits"]}),
-                "dataset": entry["dataset"] if "repo_id" in entry["dataset"] else {**entry["dataset"], **known},
-            }
-        else:
-            was = [name for name, made in before["configs"].items() if made["stored"]]
-            was += [before["full"]] if before["full"] else []
-            removed = [name for name in was if name not in entry["configs"] and name != entry["full"]]
-    coresets[scorer] = entry
-    return {**there, "coresets": coresets}, removed
-
-
-def _of_one_dataset(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    shared = one["content"].keys() & other["content"].keys()
-    same_content = all(one["content"][column] == other["content"][column] for column in shared)
-    return same_content and all(one.get(key) == other.get(key) for key in ("rows", "labels"))

@@ -11,16 +11,17 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from ..coresets.choose import Selection, coreset_size
+from ..coresets.choose import coreset_size
 from ..coresets.select import rank_coreset, select_coreset
 from ..data.columns import LOSS_TRAJECTORY, read_column, with_columns
 from ..data.identity import check_identity
 from ..data.inputs import require_dataset
 from ..data.load import load_split
+from ..recipe import Identity
 from ..utils.errors import InputError, one_line
 from . import parquet
-from .parquet import RECIPE
 from .repository import Repository, damaged, explained, hub_api, read_repository
+from .repository_recipe import RECIPE, Coreset, Entry
 
 
 def load_coreset(
@@ -61,84 +62,76 @@ def load_coreset(
     with explained(repo_id, "load from"):
         there = read_repository(api, repo_id, revision)
     entry = _entry(there, scorer)
-    rows = coreset_size(entry["pool"], fraction, size)
+    rows = coreset_size(entry.pool, fraction, size)
     if dataset is None:
-        for name, made in entry["configs"].items():
-            if made["size"] == rows and made["stored"]:
+        for name, made in entry.configs.items():
+            if made.size == rows and made.stored:
                 return _load_stored(there, entry, name, made, token)
-        if entry["full"] and Selection.from_dict(entry["selection"]).is_nested:
-            return _load_beginning(there, entry, rows, token)
+        if entry.full and entry.options.is_nested:
+            return _load_beginning(there, entry, entry.full, rows, token)
     return _rebuild(there, entry, rows, dataset, token)
 
 
-def _entry(there: Repository, scorer: str) -> dict[str, Any]:
-    coresets = (there.recipe or {}).get("coresets") or {}
+def _entry(there: Repository, scorer: str) -> Entry:
+    coresets = {} if there.recipe is None else there.recipe.coresets
     if scorer not in coresets:
         raise InputError(
             f"{there.repo_id!r} has no coreset by {scorer!r}, it has {', '.join(coresets) or 'none'}: name another"
         )
-    entry = coresets[scorer]
-    needed = ("score_column", "rank_column", "label_column", "selection", "dataset", "pool", "digest", "scores")
-    if missing := [name for name in (*needed, "configs", "full", "id_column") if name not in entry]:
-        raise damaged(there.repo_id, f"of the coreset by {scorer!r} it lacks {missing[0]!r}")
-    return entry
+    return coresets[scorer]
 
 
-def _load_stored(
-    there: Repository, entry: Mapping[str, Any], name: str, made: Mapping[str, Any], token: str | None
-) -> Dataset:
+def _load_stored(there: Repository, entry: Entry, name: str, made: Coreset, token: str | None) -> Dataset:
     rows = _load(there, name, token)
-    if len(rows) != made["size"] or _digest(rows, entry, there, entry["label_column"]) != made["digest"]:
+    if len(rows) != made.size or _digest(rows, entry, there, entry.label_column) != made.digest:
         raise disagrees(there.repo_id, f"the labels, scores or ranks of {name!r} are not those of its recipe")
     found = parquet.features_digest(rows.features)
     # Older versions did not say it.
-    if made.get("features", found) != found:
+    if (made.features or found) != found:
         raise disagrees(there.repo_id, f"the columns of {name!r}, their types or classes are not those of its recipe")
-    _check(rows, made["identity"], there, f"the rows of {name!r}")
+    _check(rows, made.identity, there, f"the rows of {name!r}")
     check_files(there, name, token)
     return rows
 
 
-def _load_beginning(there: Repository, entry: Mapping[str, Any], rows: int, token: str | None) -> Dataset:
-    rank = entry["rank_column"]
+def _load_beginning(there: Repository, entry: Entry, full: str, rows: int, token: str | None) -> Dataset:
+    rank = entry.rank_column
     scores = _load_scores(there, entry, token)
-    chosen = _load(there, entry["full"], token, filters=[(rank, "<", rows)])
+    chosen = _load(there, full, token, filters=[(rank, "<", rows)])
     # From coreset order into the order of the source dataset.
     ranks = read_column(scores, rank).fill_null(-1).to_numpy()
     wanted = scores.select(np.flatnonzero((ranks >= 0) & (ranks < rows)))
     position = np.empty(rows, dtype=np.int64)
     there_are = read_column(chosen, rank).to_numpy()
     if len(chosen) != rows or not np.array_equal(np.sort(there_are), np.arange(rows)):
-        raise disagrees(there.repo_id, f"{entry['full']!r} does not have the ranks 0 to {rows - 1} once each")
+        raise disagrees(there.repo_id, f"{full!r} does not have the ranks 0 to {rows - 1} once each")
     position[there_are] = np.arange(rows)
     chosen = chosen.select(position[read_column(wanted, rank).to_numpy()])
-    if _digest(chosen, entry, there, entry["label_column"]) != _digest(wanted, entry, there, "label"):
-        raise disagrees(there.repo_id, f"the labels or scores of {entry['full']!r} and {entry['scores']!r} differ")
+    if _digest(chosen, entry, there, entry.label_column) != _digest(wanted, entry, there, "label"):
+        raise disagrees(there.repo_id, f"the labels or scores of {full!r} and {entry.scores!r} differ")
     found = parquet.features_digest(chosen.features)
-    if (entry.get("full_features") or found) != found:
-        raise disagrees(there.repo_id, f"the columns of {entry['full']!r}, their types or classes are others")
-    check_files(there, entry["full"], token)
+    if (entry.full_features or found) != found:
+        raise disagrees(there.repo_id, f"the columns of {full!r}, their types or classes are others")
+    check_files(there, full, token)
     return chosen
 
 
-def _rebuild(
-    there: Repository, entry: Mapping[str, Any], rows: int, dataset: Dataset | None, token: str | None
-) -> Dataset:
+def _rebuild(there: Repository, entry: Entry, rows: int, dataset: Dataset | None, token: str | None) -> Dataset:
     """Takes the rows from the source dataset, and chooses as was chosen when the coreset was pushed."""
-    recorded = entry["dataset"]
+    recorded = entry.dataset
     scores = _load_scores(there, entry, token)
     if dataset is None:
-        if not recorded.get("repo_id") or not recorded.get("revision"):
-            budgets = ", ".join(name for name, made in entry["configs"].items() if made["stored"])
+        if not recorded.repo_id or not recorded.revision:
+            budgets = ", ".join(name for name, made in entry.configs.items() if made.stored)
             raise InputError(
                 f"{there.repo_id!r} has no coreset of {rows} rows (it has {budgets or 'none'}) and does not say where "
                 "its source dataset is: give that as `dataset`"
             )
         dataset = _load_source(recorded, there)
-    if entry["id_column"]:
-        dataset = _by_id(dataset, entry["id_column"], scores)
-    _check(dataset, recorded, there, "the source dataset")
-    score, rank, label = entry["score_column"], entry["rank_column"], entry["label_column"]
+    if entry.id_column:
+        dataset = _by_id(dataset, entry.id_column, scores)
+    _check(dataset, recorded.to_dict(), there, "the source dataset")
+    score, rank, label = entry.score_column, entry.rank_column, entry.label_column
     columns = {name: (read_column(scores, name), scores.features[name]) for name in (score, rank)}
     known = pc.or_(pc.is_valid(columns[score][0]), pc.is_valid(columns[rank][0]))
     mark = LOSS_TRAJECTORY
@@ -147,13 +140,13 @@ def _rebuild(
     else:
         # Rows that are flat, which can be chosen, and rows held out have no score both: this tells them apart.
         columns[mark] = (pa.array(np.ones(len(scores), dtype=bool), mask=~known.to_numpy()), Value("bool"))
-    selection = Selection.from_dict(entry["selection"])
+    selection = entry.options
     scored = with_columns(
         dataset.remove_columns([c for c in (score, rank, mark) if c in dataset.column_names]), columns
     )
     ranked = rank_coreset(scored, score_column=score, label_column=label, **selection.ranking)
     if not read_column(ranked, rank).equals(read_column(scored, rank)):
-        raise disagrees(there.repo_id, f"{rank!r} of {entry['scores']!r} is not the order of its scores")
+        raise disagrees(there.repo_id, f"{rank!r} of {entry.scores!r} is not the order of its scores")
     coreset = select_coreset(scored, size=rows, score_column=score, label_column=label, **selection.to_dict())
     return coreset.remove_columns(mark)
 
@@ -168,28 +161,22 @@ def _load(there: Repository, config: str, token: str | None, **options: Any) -> 
             raise damaged(there.repo_id, f"{config!r} cannot be loaded: {one_line(reason)}") from error
 
 
-def _load_scores(there: Repository, entry: Mapping[str, Any], token: str | None) -> Dataset:
-    scores = _load(there, entry["scores"], token)
-    needed = ["row", "label", entry["score_column"], entry["rank_column"], *(["id"] if entry["id_column"] else [])]
+def _load_scores(there: Repository, entry: Entry, token: str | None) -> Dataset:
+    scores = _load(there, entry.scores, token)
+    needed = ["row", "label", entry.score_column, entry.rank_column, *(["id"] if entry.id_column else [])]
     if missing := [name for name in needed if name not in scores.column_names]:
-        raise damaged(there.repo_id, f"{entry['scores']!r} has no column {missing[0]!r}")
-    if _digest(scores, entry, there, "label") != entry["digest"]:
-        raise disagrees(
-            there.repo_id, f"the labels, scores or ranks of {entry['scores']!r} are not those of its recipe"
-        )
-    check_files(there, entry["scores"], token)
+        raise damaged(there.repo_id, f"{entry.scores!r} has no column {missing[0]!r}")
+    if _digest(scores, entry, there, "label") != entry.digest:
+        raise disagrees(there.repo_id, f"the labels, scores or ranks of {entry.scores!r} are not those of its recipe")
+    check_files(there, entry.scores, token)
     return scores
 
 
-def _load_source(recorded: Mapping[str, Any], there: Repository) -> Dataset:
-    with explained(str(recorded["repo_id"]), "load the source dataset from"):
-        validate_repo_id(recorded["repo_id"])
-        return load_split(
-            recorded["repo_id"],
-            recorded.get("split", "train"),
-            name=recorded.get("config"),
-            revision=recorded["revision"],
-        )
+def _load_source(recorded: Identity, there: Repository) -> Dataset:
+    repo_id = str(recorded.repo_id)
+    with explained(repo_id, "load the source dataset from"):
+        validate_repo_id(repo_id)
+        return load_split(repo_id, recorded.split or "train", name=recorded.config, revision=recorded.revision)
 
 
 def _by_id(dataset: Dataset, column: str, scores: Dataset) -> Dataset:
@@ -215,18 +202,16 @@ def _check(dataset: Dataset, recorded: Mapping[str, Any], there: Repository, wha
         raise damaged(there.repo_id, f"of the dataset it lacks {error}") from error
 
 
-def _digest(rows: Dataset, entry: Mapping[str, Any], there: Repository, label: str) -> str:
+def _digest(rows: Dataset, entry: Entry, there: Repository, label: str) -> str:
     try:
-        return parquet.digest(rows, label, entry["score_column"], entry["rank_column"])
+        return parquet.digest(rows, label, entry.score_column, entry.rank_column)
     except (InputError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise damaged(there.repo_id, one_line(error)) from error
 
 
 def check_files(there: Repository, folder: str, token: str | None) -> None:
     """Compares the files of a configuration with those that were pushed, by their digests: nothing is read again."""
-    files = (there.recipe or {}).get("files") or {}
-    if not isinstance(files, Mapping):
-        raise damaged(there.repo_id, f"its files are {type(files).__name__}")
+    files = {} if there.recipe is None else there.recipe.files
     recorded = {path: digest for path, digest in files.items() if path.startswith(f"{folder}/")}
     if not recorded:
         # Older versions did not say it.

@@ -21,11 +21,8 @@ from ..data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, any_length, read_
 from ..data.labels import read_labels
 from ..utils.errors import InputError
 from ..utils.files import finite
+from .repository_recipe import config_name
 
-FORMAT = 1
-RECIPE = "recipe.json"
-TRAJECTORIES = "trajectories"
-SPLITS = "splits"
 # Row groups of a dataset in coreset order: so small that few rows more than asked are read.
 _ROW_GROUP_BYTES = 2**22
 # Settings that only say where and how fast things ran.
@@ -53,11 +50,6 @@ def check_score_column(score_column: str) -> None:
             f"`score_column` is {score_column!r}: folders on the Hub are named by it, which have none of "
             "< > : / \\ | ? * [ ] in their names: rename the column"
         )
-
-
-def config_name(kind: str, scorer: str) -> str:
-    """The configuration of a coreset repository that holds `"scores"` or the `"full"` order of a scorer."""
-    return kind if scorer == "ltc" else f"{kind}-{scorer}"
 
 
 def budget_name(scorer: str, fraction: float | None, size: int | None) -> str:
@@ -331,43 +323,3 @@ def shard_bounds(rows: int, most: int, cuts: Sequence[int] = ()) -> list[tuple[i
         steps = [start + (end - start) * part // parts for part in range(parts + 1)]
         bounds += list(pairwise(steps))
     return bounds
-
-
-def read_recipe(text: str, repo_id: str) -> dict[str, Any]:
-    """Parses the recipe of a repository, and checks that this version can read it.
-
-    Raises:
-        InputError: if it is damaged or of another format.
-    """
-    try:
-        recipe = json.loads(text)
-    except ValueError as error:
-        raise InputError(
-            f"{RECIPE} of {repo_id!r} is not JSON ({error}): its owner can put an earlier revision back"
-        ) from error
-    if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
-        found = recipe.get("format") if isinstance(recipe, dict) else type(recipe).__name__
-        raise InputError(
-            f"{RECIPE} of {repo_id!r} has format {found!r}, this version reads {FORMAT}: update hf_ltc, or give a "
-            "repository that hf-ltc push wrote"
-        )
-    return recipe
-
-
-def as_json(recipe: Mapping[str, Any]) -> str:
-    """A recipe as the text of its file."""
-    return json.dumps(finite(recipe), indent=2, ensure_ascii=False) + "\n"
-
-
-def owned_configs(recipe: Mapping[str, Any]) -> set[str]:
-    """The configurations of a repository that a recipe speaks of."""
-    owned = {TRAJECTORIES} if recipe.get("trajectories") else set()
-    for entry in (recipe.get("coresets") or {}).values():
-        owned |= {name for name, made in entry["configs"].items() if made["stored"]} | {entry["scores"]}
-        owned |= {entry["full"]} if entry["full"] else set()
-    return owned
-
-
-def owned_folders(recipe: Mapping[str, Any]) -> set[str]:
-    """The folders that hold the files of these configurations, and of their further splits."""
-    return owned_configs(recipe) | {config_name(SPLITS, scorer) for scorer in recipe.get("coresets") or {}}

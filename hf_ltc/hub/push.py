@@ -1,6 +1,7 @@
 """Coresets to the Hub, each push in one commit."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from huggingface_hub import HfApi
 from ..coresets.choose import Selection
 from ..data.identity import cached_origin
 from ..data.inputs import require_dataset
+from ..recipe import Identity
 from ..scores.protocol import RecordedColumns, require_recorded
 from ..utils.errors import InputError
 from . import cards, parquet
 from .commits import publish
-from .entry import ORIGIN, coreset_tables, describe_scored, further_splits, read_variant, with_coreset
-from .parquet import SPLITS
+from .entry import coreset_tables, describe_scored, further_splits, read_variant
 from .repository import Pushed, check_repo_id, explained, hub_api, patiently
+from .repository_recipe import ORIGIN, SPLITS, RepositoryRecipe, Trained, config_name
 
 
 def push_coreset(
@@ -129,24 +131,26 @@ def push_coreset(
         raise InputError(f"two of `pictures` are called {twice[0]!r}: give them names of their own")
     api = hub_api(token)
     entry, ranked = describe_scored(scored, score_column, label_column, options, trajectories, told)
+    identity, carried = _with_source(api, entry.dataset, scored, source, needed=scores_only)
+    entry, tables = coreset_tables(entry, ranked, fractions, sizes, scores_only, full, with_trajectories)
     scorer = parquet.scorer_name(score_column)
-    carried = _add_source(api, entry["dataset"], scored, source, needed=scores_only)
-    tables = coreset_tables(entry, ranked, scorer, fractions, sizes, options, scores_only, full, with_trajectories)
-    tables += further_splits(tables, splits or {}, entry, parquet.config_name(SPLITS, scorer))
-    if dataset_name is not None:
-        entry["dataset"]["name"] = dataset_name
-    entry["evaluation"] = [parquet.public_recipe(row) for row in evaluation]
-    entry["splits"] = sorted(splits or {})
+    tables += further_splits(tables, splits or {}, entry, config_name(SPLITS, scorer))
+    entry = replace(
+        entry,
+        dataset=identity if dataset_name is None else replace(identity, name=dataset_name),
+        evaluation=[Trained.from_dict(parquet.public_recipe(row)) for row in evaluation],
+        splits=sorted(splits or {}),
+    )
 
-    def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        return with_coreset(there, scorer, entry, repo_id)
+    def describe(there: RepositoryRecipe) -> tuple[RepositoryRecipe, list[str]]:
+        return there.with_entry(scorer, entry, repo_id)
 
     return publish(
         api,
         repo_id,
         tables,
         describe,
-        metadata=card_metadata(entry["dataset"], carried, scored, license),
+        metadata=card_metadata(entry.dataset, carried, scored, license),
         pictures=pictures,
         private=private,
         max_shard_size=max_shard_size,
@@ -166,14 +170,14 @@ def _check_evaluation(row: Mapping[str, Any]) -> None:
         )
 
 
-def _add_source(
-    api: HfApi, identity: dict[str, Any], scored: Dataset, source: Mapping[str, Any] | None, *, needed: bool
-) -> dict[str, Any]:
-    """Adds where the source dataset is to its identity, if that can be found, and returns the metadata of its card."""
+def _with_source(
+    api: HfApi, identity: Identity, scored: Dataset, source: Mapping[str, Any] | None, *, needed: bool
+) -> tuple[Identity, dict[str, Any]]:
+    """An identity with where the source dataset is, if that can be found, and the metadata of that one's card."""
     given = {key: value for key, value in (source or {}).items() if value is not None}
     if unknown := set(given) - set(ORIGIN):
         raise InputError(f"`source` has no {sorted(unknown)[0]!r}: give {', '.join(ORIGIN)}")
-    known = {key: identity.pop(key) for key in ORIGIN if key in identity}
+    known = {name: value for name in ORIGIN if (value := getattr(identity, name)) is not None}
     where: dict[str, str] = {"split": str(scored.split or "train")}
     for origin in (cached_origin(scored), known):
         if "repo_id" not in given or _alike(origin.get("repo_id", given["repo_id"]), given["repo_id"]):
@@ -195,8 +199,8 @@ def _add_source(
         raise InputError(
             "`scores_only` needs to know where others find the rows: give `source`, with repo_id and split"
         )
-    identity |= where
-    return carried
+    found: dict[str, Any] = {name: where.get(name) for name in ORIGIN}
+    return replace(identity, **found), carried
 
 
 def _alike(repo_id: str, other: str) -> bool:
@@ -206,7 +210,7 @@ def _alike(repo_id: str, other: str) -> bool:
 
 
 def card_metadata(
-    identity: Mapping[str, Any], carried: Mapping[str, Any], scored: Dataset | None, license: str | None
+    identity: Identity, carried: Mapping[str, Any], scored: Dataset | None, license: str | None
 ) -> dict[str, Any]:
     """Metadata of the card; licence, task and language carried over from the source dataset."""
     names = ("license", "license_name", "license_link", "task_categories", "language")
@@ -218,6 +222,6 @@ def card_metadata(
     if "task_categories" not in metadata and scored is not None:
         images = any(isinstance(feature, Image) for feature in scored.features.values())
         metadata["task_categories"] = ["image-classification" if images else "text-classification"]
-    if identity.get("repo_id") is not None:
-        metadata["source_datasets"] = [identity["repo_id"]]
+    if identity.repo_id is not None:
+        metadata["source_datasets"] = [identity.repo_id]
     return {**metadata, "tags": list(cards.TAGS)}

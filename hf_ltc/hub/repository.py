@@ -27,8 +27,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
 from ..utils.errors import InputError, one_line
-from . import parquet
-from .parquet import RECIPE
+from .repository_recipe import RECIPE, RepositoryRecipe
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -69,7 +68,7 @@ class Repository:
     head: str
     files: tuple[str, ...]
     card: str | None
-    recipe: dict[str, Any] | None
+    recipe: RepositoryRecipe | None
 
 
 def check_repo_id(repo_id: Any, name: str = "repo_id") -> None:
@@ -144,7 +143,7 @@ def read_texts(
 def _state(api: HfApi, info: Any, repo_type: str) -> Repository:
     files = tuple(sibling.rfilename for sibling in info.siblings or [])
     texts = read_texts(api, info.id, repo_type, info.sha, [name for name in (CARD, RECIPE) if name in files])
-    recipe = parquet.read_recipe(texts[RECIPE], info.id) if RECIPE in texts else None
+    recipe = RepositoryRecipe.read(texts[RECIPE], info.id) if RECIPE in texts else None
     place = f"{'datasets/' if repo_type == 'dataset' else ''}{info.id}"
     return Repository(info.id, f"{api.endpoint}/{place}", info.sha, files, texts.get(CARD), recipe)
 

@@ -265,7 +265,7 @@ class TrajectoryRecorder:
         files.check_free(self.path, may_hold)
         if recipe.exists():
             stored = files.read_json(recipe)
-            if Recipe.from_dict(stored, recipe).run != self.run:
+            if Recipe.read(recipe).run != self.run:
                 raise InputError(
                     f"{str(self.path)!r} holds another recording (other rows, labels, losses or settings): give "
                     "another folder, or make the recorder with the same arguments"

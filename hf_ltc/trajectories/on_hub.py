@@ -12,19 +12,18 @@ from huggingface_hub import CommitOperationAdd
 from ..hub import cards, parquet
 from ..hub.commits import Change, Table, commit, publish
 from ..hub.load import check_files, disagrees
-from ..hub.parquet import RECIPE, TRAJECTORIES
 from ..hub.push import card_metadata
 from ..hub.repository import (
     CARD,
     Pushed,
     Repository,
     check_repo_id,
-    damaged,
     explained,
     hub_api,
     open_repository,
     read_repository,
 )
+from ..hub.repository_recipe import RECIPE, TRAJECTORIES, Layout, RepositoryRecipe, TrajectoriesEntry, as_json
 from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns, losses_digest
 from ..utils.errors import InputError
@@ -61,22 +60,21 @@ def push_trajectories(
     check_repo_id(repo_id)
     parquet.size_in_bytes(max_shard_size)
     api = hub_api(token)
-    public = parquet.public_recipe(run.recipe)
-    identity = Recipe.from_dict(public).dataset.to_dict()
-    entry = {
-        "dataset": identity,
-        "rows": len(run.rows),
-        "validation_rows": len(run.validation_labels),
-        "layout": {"epochs": run.epochs.tolist(), "lengths": list(run.lengths), "loss_name": run.loss_name},
-        "digest": losses_digest(run),
-        "run": public,
-    }
+    recipe = Recipe.from_dict(parquet.public_recipe(run.recipe))
+    entry = TrajectoriesEntry(
+        dataset=recipe.dataset,
+        rows=len(run.rows),
+        validation_rows=len(run.validation_labels),
+        layout=Layout(epochs=run.epochs.tolist(), lengths=list(run.lengths), loss_name=run.loss_name),
+        digest=losses_digest(run),
+        run=recipe,
+    )
     tables = [Table(TRAJECTORIES, str(split), rows, TRAJECTORIES) for split, rows in to_dataset(run).items()]
 
-    def describe(there: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        return {**there, "trajectories": entry}, []
+    def describe(there: RepositoryRecipe) -> tuple[RepositoryRecipe, list[str]]:
+        return replace(there, trajectories=entry), []
 
-    metadata = card_metadata(identity, {}, None, None)
+    metadata = card_metadata(recipe.dataset, {}, None, None)
     return publish(api, repo_id, tables, describe, metadata=metadata, private=private, max_shard_size=max_shard_size)
 
 
@@ -116,12 +114,12 @@ def push_source_model(
     api = hub_api(token)
 
     def change(there: Repository) -> Change:
-        previous = (there.recipe or {}).get("card")
+        previous = None if there.recipe is None else there.recipe.card
         card = cards.source_model_card(
             there.repo_id, recipe, settings, averaged=averaged, existing=there.card, previous=previous
         )
-        whole = {"format": parquet.FORMAT, "run": recipe.to_dict(), "card": cards.model_metadata(recipe)}
-        texts = {"config.json": parquet.as_json(settings), RECIPE: parquet.as_json(whole), CARD: card}
+        whole = RepositoryRecipe(run=recipe, card=cards.model_metadata(recipe))
+        texts = {"config.json": as_json(settings), RECIPE: whole.to_json(), CARD: card}
         gone = tuple(path for path in _WEIGHTS if path in set(there.files) - {weight.name for weight in weights})
         return Change(texts, "Source model", removed=gone)
 
@@ -164,15 +162,13 @@ def load_trajectories(
     api = hub_api(token)
     with explained(repo_id, "load from"):
         there = read_repository(api, repo_id, revision)
-        entry = (there.recipe or {}).get("trajectories")
-        if not entry:
+        entry = None if there.recipe is None else there.recipe.trajectories
+        if entry is None:
             raise InputError(f"{repo_id!r} has no trajectories: push them with Trajectories.push_to_hub")
         loaded = load_dataset(repo_id, TRAJECTORIES, revision=there.head, token=token)
-    try:
-        run = make(DatasetDict(loaded), **entry["layout"], recipe=entry["run"])
-    except (KeyError, TypeError) as error:
-        raise damaged(repo_id, f"of the trajectories it lacks {error}") from error
-    if losses_digest(run) != entry["digest"]:
+    layout = {"epochs": entry.layout.epochs, "lengths": entry.layout.lengths, "loss_name": entry.layout.loss_name}
+    run = make(DatasetDict(loaded), **layout, recipe=entry.run.to_dict())
+    if losses_digest(run) != entry.digest:
         raise disagrees(repo_id, "the losses are not those that its recipe is of")
     check_files(there, TRAJECTORIES, token)
     return run

@@ -5,6 +5,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
             f"{str(path / RECIPE)!r} has format {found!r}, this version reads "
             f"{FORMAT}: load it with the version of hf_ltc that wrote it"
         )
-    recipe = Recipe.from_dict(values, path / RECIPE)
+    recipe = Recipe.from_dict(values, partial(unreadable, path / RECIPE))
     table = read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
     epochs = _epochs_of(path, recipe)
     epoch_paths = [epoch_path(path, epoch) for epoch in epochs]
@@ -180,7 +181,7 @@ def read_shared_recipe(path: Path, runs: int) -> dict[str, Any]:
     if not (path / RECIPE).exists():
         return {}
     recipe = read_json(path / RECIPE)
-    seeds = Recipe.from_dict(recipe, path / RECIPE).seeds
+    seeds = Recipe.from_dict(recipe, partial(unreadable, path / RECIPE)).seeds
     return recipe if seeds is None or len(seeds) == runs else {}
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hf_ltc import InputError, Trajectories
 from hf_ltc.data.columns import with_columns
 from hf_ltc.hub import card_values, cards
+from hf_ltc.hub.repository_recipe import RepositoryRecipe
 from tests import hub_clients as do
 from tests.hub_server import Client, Hub
 
@@ -46,6 +47,7 @@ _ENTRY: dict[str, Any] = {
     "pool": 40,
     "held_out": 10,
     "flat": 1,
+    "digest": "d" * 64,
     "family": _FAMILY,
     "run": {
         "config": {
@@ -66,7 +68,16 @@ _ENTRY: dict[str, Any] = {
         "hardware": {"device": "NVIDIA H200"},
         "versions": {"torch": "2.9.0"},
     },
-    "configs": {"coreset-10pct": {"fraction": 0.1, "size": 4, "stored": True, "summary": _SUMMARY}},
+    "configs": {
+        "coreset-10pct": {
+            "fraction": 0.1,
+            "size": 4,
+            "stored": True,
+            "digest": "d" * 64,
+            "identity": {},
+            "summary": _SUMMARY,
+        }
+    },
     "scores": "scores",
     "full": None,
     "trajectories": False,
@@ -84,7 +95,7 @@ _METADATA = {
 
 
 def _card(entry: dict[str, Any] | None = None, **options: Any) -> str:
-    recipe = {"format": 1, "coresets": {"ltc": {**_ENTRY, **(entry or {})}}}
+    recipe = RepositoryRecipe.from_dict({"format": 1, "coresets": {"ltc": {**_ENTRY, **(entry or {})}}})
     return cards.dataset_card("me/animals-ltc", recipe, options.pop("metadata", _METADATA), **options)
 
 

@@ -1,6 +1,5 @@
 """What is published: names, recipes without private places, digests, and Parquet files."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_ltc import InputError, rank_coreset
+from hf_ltc import rank_coreset
 from hf_ltc.data.columns import read_column, with_columns
 from hf_ltc.hub import parquet
 from tests import hub_clients as do
@@ -160,13 +159,6 @@ def test_no_rows_are_a_file_too(tmp_path: Path):
     rows = _scored(10).select([])
     ((name, file),) = parquet.parquet_shards(rows, tmp_path, "train")
     assert name == "train-00000-of-00001.parquet" and pq.read_table(file).num_rows == 0
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": 2}', "{}"])
-def test_other_recipes_are_refused(text: str):
-    with pytest.raises(InputError, match=r"recipe\.json of 'me/x' (is not JSON|has format)"):
-        parquet.read_recipe(text, "me/x")
-    assert parquet.read_recipe(json.dumps({"format": 1}), "me/x") == {"format": 1}
 
 
 def _lists_of_a_fixed_size(path: Path) -> list[str]:

@@ -254,7 +254,8 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
 
 def _variant_pushed(run: Trajectories, scored: Dataset, told: Any = None, column: str = "ltc_score") -> Any:
     told = None if told is None else entry.read_variant(told)
-    return entry.describe_scored(scored, column, None, Selection(), run, told)[0]["family"]
+    found = entry.describe_scored(scored, column, None, Selection(), run, told)[0].family
+    return None if found is None else found.to_dict()
 
 
 @pytest.fixture

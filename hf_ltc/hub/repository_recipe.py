@@ -1,0 +1,257 @@
+"""The recipe of a repository on the Hub: what `recipe.json` says of its coresets, trajectories and files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from ..coresets.choose import Selection
+from ..recipe import Identity, Recipe, Section, Values
+from ..utils.errors import InputError, one_line
+from ..utils.files import finite
+
+FORMAT = 1
+RECIPE = "recipe.json"
+TRAJECTORIES = "trajectories"
+SPLITS = "splits"
+# What an identity says of where a dataset is.
+ORIGIN = ("repo_id", "config", "split", "revision")
+
+
+def config_name(kind: str, scorer: str) -> str:
+    """The configuration of a coreset repository that holds `"scores"` or the `"full"` order of a scorer."""
+    return kind if scorer == "ltc" else f"{kind}-{scorer}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Section):
+    """What a card shows of a coreset: [`CoresetSummary`] as JSON."""
+
+    score_range: list[float] | None = None
+    classes: Mapping[str, float] = field(default_factory=dict)
+    pool_classes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coreset(Section):
+    """The coreset of one budget: a configuration, if its rows are `stored`."""
+
+    fraction: float | None
+    size: int
+    stored: bool
+    digest: str
+    # Older versions did not say it.
+    features: str | None = None
+    identity: Values
+    summary: Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant(Section):
+    """A score variant."""
+
+    of: str
+    aggregate: str
+    scope: str
+    # Older versions had none.
+    weighting: str | None = None
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The choices of [`ltc_scores`]."""
+        choices = {"of": self.of, "aggregate": self.aggregate, "scope": self.scope}
+        return {**choices, "weighting": self.weighting or "none"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Section):
+    """What models reached that were trained on some rows, in the words of who pushed it."""
+
+    rows: Any
+    number: int | None = None
+    model: Any
+    accuracy: list[float]
+    protocol: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Section):
+    """All that a repository has by one scorer: the scores, and coresets by them."""
+
+    score_column: str
+    rank_column: str
+    label_column: str
+    id_column: str | None
+    selection: Values
+    dataset: Identity
+    pool: int
+    held_out: int
+    flat: int
+    digest: str
+    family: Variant | None = None
+    run: Recipe = field(default_factory=Recipe)
+    configs: Mapping[str, Coreset]
+    trajectories: bool
+    scores: str
+    full: str | None
+    full_features: str | None = None
+    evaluation: list[Trained] | None = None
+    splits: list[str] | None = None
+
+    @property
+    def options(self) -> Selection:
+        """How rows are chosen."""
+        return Selection.from_dict(self.selection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout(Section):
+    """How the checkpoints of trajectories are told apart."""
+
+    epochs: list[float]
+    lengths: list[float]
+    loss_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoriesEntry(Section):
+    """The trajectories that a repository has."""
+
+    dataset: Identity = field(default_factory=Identity)
+    rows: int
+    validation_rows: int
+    layout: Layout
+    digest: str
+    run: Recipe = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryRecipe(Section):
+    """What `recipe.json` of a repository says.
+
+    Args:
+        format (`int`): Which versions can read it.
+        coresets (`Mapping[str, Entry]`): What there is by each scorer.
+        trajectories ([`TrajectoriesEntry`], *optional*): The trajectories.
+        run ([`Recipe`]): How a source model was recorded, in its repository.
+        card (`Mapping`): The metadata of the card as the last push wrote them.
+        files (`Mapping[str, str]`): SHA-256 of each file that was pushed; older versions did not say it.
+    """
+
+    format: int = FORMAT
+    coresets: Mapping[str, Entry] = field(default_factory=dict)
+    trajectories: TrajectoriesEntry | None = None
+    run: Recipe = field(default_factory=Recipe)
+    card: Values = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str, repo_id: str) -> Self:
+        """Reads the text of the file.
+
+        Raises:
+            InputError: if it is damaged or of another format.
+        """
+        try:
+            recipe = json.loads(text)
+        except ValueError as error:
+            raise InputError(
+                f"{RECIPE} of {repo_id!r} is not JSON ({error}): its owner can restore an earlier revision"
+            ) from error
+        if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
+            found = recipe.get("format") if isinstance(recipe, dict) else type(recipe).__name__
+            raise InputError(
+                f"{RECIPE} of {repo_id!r} has format {found!r}, this version reads {FORMAT}: update hf_ltc, or give a "
+                "repository that hf-ltc push wrote"
+            )
+
+        def damaged(reason: str) -> InputError:
+            return InputError(
+                f"{RECIPE} of {repo_id!r} is damaged ({reason}): its owner can restore an earlier revision"
+            )
+
+        found = cls.from_dict(recipe, damaged)
+        for scorer, entry in found.coresets.items():
+            try:
+                _ = entry.options
+            except (InputError, TypeError) as error:
+                raise damaged(f"'coresets.{scorer}.selection' is of no coreset: {one_line(error)}") from error
+        return found
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return as_json(self.to_dict())
+
+    @property
+    def configs(self) -> set[str]:
+        """The configurations that it speaks of."""
+        owned = {TRAJECTORIES} if self.trajectories is not None else set()
+        for entry in self.coresets.values():
+            owned |= {name for name, made in entry.configs.items() if made.stored} | {entry.scores}
+            owned |= {entry.full} if entry.full else set()
+        return owned
+
+    @property
+    def folders(self) -> set[str]:
+        """The folders that hold the files of these configurations, and of their further splits."""
+        return self.configs | {config_name(SPLITS, scorer) for scorer in self.coresets}
+
+    def with_entry(self, scorer: str, entry: Entry, repo_id: str) -> tuple[Self, list[str]]:
+        """The recipe with what is pushed by one scorer, and which configurations of that scorer are no longer.
+
+        Of the same scores, what is there stays as it is: other budgets, rows, and what is known of them.
+
+        Raises:
+            InputError: if there are coresets of another dataset.
+        """
+        for name, other in self.coresets.items():
+            if not _of_one_dataset(other.dataset, entry.dataset):
+                raise InputError(
+                    f"{repo_id!r} holds coresets by {name!r} of another dataset: push to another repository"
+                )
+        before = self.coresets.get(scorer)
+        removed: list[str] = []
+        if before is not None and _of_one_score(before, entry):
+            entry = _joined(before, entry)
+        elif before is not None:
+            was = [name for name, made in before.configs.items() if made.stored]
+            was += [before.full] if before.full else []
+            removed = [name for name in was if name not in entry.configs and name != entry.full]
+        return replace(self, coresets={**self.coresets, scorer: entry}), removed
+
+
+def _of_one_dataset(one: Identity, other: Identity) -> bool:
+    shared = one.content.keys() & other.content.keys()
+    same_content = all(one.content[column] == other.content[column] for column in shared)
+    return same_content and (one.rows, one.labels) == (other.rows, other.labels)
+
+
+def _of_one_score(one: Entry, other: Entry) -> bool:
+    same = one.digest == other.digest and one.selection == other.selection
+    return same and one.dataset.features == other.dataset.features
+
+
+def _joined(before: Entry, entry: Entry) -> Entry:
+    """What is pushed, with what was pushed before of the same scores."""
+    kept = {name for name, made in before.configs.items() if made.stored}
+    configs = {name: replace(made, stored=made.stored or name in kept) for name, made in entry.configs.items()}
+    dataset = entry.dataset
+    if dataset.repo_id is None:
+        known: dict[str, Any] = {name: getattr(before.dataset, name) for name in ORIGIN}
+        dataset = replace(dataset, **{name: value for name, value in known.items() if value is not None})
+    return replace(
+        entry,
+        family=entry.family or before.family,
+        run=before.run if entry.run == Recipe() else entry.run,
+        configs={**before.configs, **configs},
+        full=entry.full or before.full,
+        full_features=entry.full_features or before.full_features,
+        evaluation=entry.evaluation or before.evaluation,
+        splits=sorted({*(entry.splits or []), *(before.splits or [])}),
+        dataset=dataset,
+    )
+
+
+def as_json(values: Any) -> str:
+    """Plain values as the text of a file."""
+    return json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
