@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import ViTConfig, ViTForImageClassification
 
 from hf_ltc.recording.checkpoints import record_checkpoints
 from hf_ltc.training import models
@@ -22,6 +21,7 @@ from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.processes import finish, start
+from tests.recording.trainers import tiny_vit
 
 
 def network() -> nn.Module:
@@ -175,27 +175,13 @@ def test_what_is_recorded_is_not_loaded_again(small, tmp_path):
     assert calls == [0, 1, 2, 2, 3]
 
 
-def vit() -> ViTForImageClassification:
-    config = ViTConfig(
-        image_size=8,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-    )
-    config.num_labels = 10
-    return ViTForImageClassification(config)
-
-
 def test_folders_of_transformers_need_no_model(small, tmp_path):
     # The default collator, and columns that forward does not name left out.
     train = small["train"].map(lambda row: {"pixel_values": np.array(row["image"], dtype=np.float32)[None] / 255})
     folders, expected = [], []
     for step in (90, 100):
         torch.manual_seed(step)
-        model = vit().eval()
+        model = tiny_vit().eval()
         model.save_pretrained(tmp_path / f"checkpoint-{step}")
         folders.append(tmp_path / f"checkpoint-{step}")
         with torch.no_grad():
@@ -290,7 +276,7 @@ def test_bad_input_is_named(small, tmp_path):
     (tmp_path / "empty").mkdir()
     record(r"cannot load the checkpoint '.*empty'", [tmp_path / "empty"])
     record("is no folder with a config.json: give model=", [tmp_path / "empty"], model=None)
-    vit().save_pretrained(tmp_path / "vit")
+    tiny_vit().save_pretrained(tmp_path / "vit")
     save_file({"vit.layernorm.bias": torch.zeros(8)}, tmp_path / "vit" / "model.safetensors", {"format": "pt"})
     record(r"has no weights for .* missing\)", [tmp_path / "vit"], model=None)
     record("the collator made 1 samples of", states, collate=lambda rows: collate(rows[:1]))

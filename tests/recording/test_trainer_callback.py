@@ -1,7 +1,6 @@
 """The Trainer's callback: the right losses of the right rows, and a training that does not notice."""
 
 import copy
-import itertools
 import json
 import pickle
 import shutil
@@ -12,24 +11,11 @@ import pytest
 import torch
 from accelerate import PartialState
 from accelerate.data_loader import SkipDataLoader
-from datasets import ClassLabel, Dataset, Features, Value
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from datasets import Value
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from transformers import (
-    DataCollatorWithPadding,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    ViTConfig,
-    ViTForImageClassification,
-    default_data_collator,
-    set_seed,
-)
+from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
 from hf_ltc.recording.trainer_callback import TrajectoryCallback
 from hf_ltc.recording.trainer_pass import POSITION
@@ -37,115 +23,12 @@ from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.processes import finish, start
-
-FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=["weather", "kitchen", "garden"])})
-SENTENCES = {
-    "weather": (
-        ["Rain", "Snow", "A cold wind", "Fog"],
-        ["came from the north", "stayed for days", "was not forecast"],
-    ),
-    "kitchen": (
-        ["The soup", "Fresh bread", "A pot of tea", "The old pan"],
-        ["is on the table", "smells good", "is hot"],
-    ),
-    "garden": (
-        ["The roses", "Two apple trees", "The beans", "Weeds"],
-        ["grow by the wall", "need water", "were late"],
-    ),
-}
-# Without dropout, and with a learning rate of 0, training losses are those of the initial weights.
-FROZEN = {"learning_rate": 0.0}
-
-
-def sentences() -> Dataset:
-    """36 sentences of three kinds, of different lengths, in mixed order."""
-    rows = [
-        (f"{subject} {predicate}", label)
-        for label, parts in SENTENCES.items()
-        for subject, predicate in itertools.product(*parts)
-    ]
-    order = np.random.default_rng(0).permutation(len(rows))
-    texts, labels = zip(*(rows[i] for i in order))
-    return Dataset.from_dict({"text": texts, "label": FEATURES["label"].str2int(list(labels))}, FEATURES)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    made = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.train_from_iterator(sentences()["text"], trainers.WordLevelTrainer(special_tokens=["[UNK]", "[PAD]"]))
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]")
-
-
-def texts() -> Dataset:
-    encode = tokenizer()
-    return sentences().map(lambda rows: encode(rows["text"]), batched=True)
-
-
-def text_model(dropout: float = 0.0, labels: int = 3) -> nn.Module:
-    set_seed(0)
-    config = DistilBertConfig(
-        vocab_size=80,
-        max_position_embeddings=16,
-        dim=8,
-        hidden_dim=8,
-        n_layers=1,
-        n_heads=2,
-        dropout=dropout,
-        attention_dropout=dropout,
-        seq_classif_dropout=dropout,
-    )
-    config.num_labels = labels
-    return DistilBertForSequenceClassification(config)
+from tests.recording.trainers import FROZEN, Dies, Spy, losses_of, text_model, texts, tiny_vit, trainer
 
 
 def image_model() -> nn.Module:
     set_seed(0)
-    config = ViTConfig(
-        image_size=8,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-    )
-    config.num_labels = 10
-    return ViTForImageClassification(config)
-
-
-def trainer(
-    folder, callback, model=None, extra=(), kind=Trainer, collator=None, dataset=None, evaluated=None, **options
-):
-    settings = {
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-2,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "report_to": [],
-        "dataloader_pin_memory": False,
-        "use_cpu": True,
-        **options,
-    }
-    return kind(
-        model=text_model() if model is None else model,
-        args=TrainingArguments(str(folder / "trainer"), **settings),
-        train_dataset=callback.train_dataset if dataset is None else dataset,
-        eval_dataset=evaluated,
-        data_collator=DataCollatorWithPadding(tokenizer()) if collator is None else collator,
-        callbacks=[*([callback] if callback is not None else []), *extra],
-    )
-
-
-def losses_of(model, dataset, rows):
-    """Cross-entropy of each text, one by one, so without padding."""
-    model.eval()
-    found = []
-    for row in np.asarray(rows).tolist():
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([dataset[row]["input_ids"]])).logits
-        found.append(float(cross_entropy(logits, torch.tensor([dataset[row]["label"]]))))
-    return found
+    return tiny_vit()
 
 
 def test_losses_of_texts_are_those_of_each_row(tmp_path):
@@ -178,20 +61,6 @@ def test_from_a_dataset_to_a_coreset(tmp_path):
     assert scored["text"][:] == train["text"][:]
 
 
-class Spy(Trainer):
-    """Keeps the loss of every text it trains on, by what the optimiser is given."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"].clone()
-        keys = [tuple(row[row != 1].tolist()) for row in inputs["input_ids"]]
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        values = cross_entropy(outputs["logits"].detach().float(), labels, reduction="none")
-        for key, value in zip(keys, values.tolist()):
-            if model.training:
-                self.seen.setdefault(key, []).append(value)
-        return (loss, outputs) if return_outputs else loss
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -204,7 +73,7 @@ class Spy(Trainer):
     ],
     ids=["plain", "accumulated", "smoothed", "all", "bf16", "evaluated"],
 )
-def test_training_losses_are_those_that_the_optimiser_saw(tmp_path, options):
+def test_training_losses_are_those_that_the_optimizer_saw(tmp_path, options):
     train = texts()
     callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)), allow_shared_rows=True)
     Spy.seen = {}
@@ -331,139 +200,6 @@ def test_raw_weights(tmp_path):
         np.testing.assert_allclose(losses[-1], losses_of(training.model, train, rows), atol=1e-5)
 
 
-class Dies(TrainerCallback):
-    """Ends a training as a broken cable would."""
-
-    def __init__(self, event, step):
-        setattr(self, event, self.die)
-        self.step = step
-
-    def die(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise RuntimeError("cable")
-
-
-RESUMED = {"num_train_epochs": 4, "per_device_train_batch_size": 8}
-
-
-def resumable(folder, save_steps, extra=()):
-    callback = TrajectoryCallback(folder / "run", texts(), losses="both", signals=["el2n"])
-    model = text_model(dropout=0.2)
-    return callback, trainer(
-        folder, callback, model, extra, save_strategy="steps", save_steps=save_steps, save_total_limit=2, **RESUMED
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    callback, training = resumable(tmp_path_factory.mktemp("whole"), 500)
-    training.train()
-    return callback.trajectories
-
-
-# An epoch has 5 steps.
-@pytest.mark.parametrize(
-    ("save_steps", "event", "step"),
-    [
-        (5, "on_save", 5),  # saved at the last step of an epoch, which is not written yet
-        (5, "on_step_begin", 8),  # resumed at the start of an epoch
-        (3, "on_step_begin", 8),  # resumed within one
-        (4, "on_epoch_end", 10),  # resumed within an epoch that is written already
-    ],
-)
-def test_resumed_with_the_trainer_it_is_as_if_never_ended(whole, tmp_path, save_steps, event, step):
-    _, training = resumable(tmp_path, save_steps, [Dies(event, step)])
-    with pytest.raises(RuntimeError, match="cable"):
-        training.train()
-    files = (tmp_path / "run" / "trajectories").iterdir()
-    stamps = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
-    callback, training = resumable(tmp_path, save_steps)
-    training.train(resume_from_checkpoint=True)
-    run = callback.trajectories
-    assert run.epochs.tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_array_equal(run.losses, whole.losses)
-    np.testing.assert_array_equal(run.validation_losses, whole.validation_losses)
-    for name in ("evaluation_loss", "el2n"):
-        np.testing.assert_array_equal(run.signals[name], whole.signals[name])
-    assert stamps == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in stamps}
-    assert not (tmp_path / "run" / "checkpoint").exists()
-    # And once more, with nothing left to do.
-    callback, training = resumable(tmp_path, save_steps)
-    training.train(resume_from_checkpoint=True)
-    np.testing.assert_array_equal(callback.trajectories.losses, whole.losses)
-
-
-def test_checkpoints_go_when_the_trainer_s_go(tmp_path):
-    _, training = resumable(tmp_path, 2, [Dies("on_step_begin", 11)])
-    with pytest.raises(RuntimeError, match="cable"):
-        training.train()
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
-    assert names == ["step-00000008.pt", "step-00000010.pt"]
-
-
-class Stops(TrainerCallback):
-    def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.epoch == 2
-
-
-def test_stopped_early_it_is_complete_and_can_go_on(whole, tmp_path):
-    callback, training = resumable(tmp_path, 5, [Stops()])
-    training.train()
-    assert callback.trajectories.epochs.tolist() == [0, 1, 2]
-    assert Trajectories.load(tmp_path / "run").recipe["epochs"] == [0, 1, 2]
-    callback, training = resumable(tmp_path, 5)
-    training.train(resume_from_checkpoint=True)
-    np.testing.assert_array_equal(callback.trajectories.losses, whole.losses)
-
-
-def test_an_epoch_that_is_broken_off_is_not_recorded(tmp_path):
-    callback = TrajectoryCallback(tmp_path / "run", texts())
-    with pytest.warns(LTCWarning, match="broken off at 2.60"):
-        trainer(tmp_path, callback, max_steps=13).train()
-    assert callback.trajectories.epochs.tolist() == [0, 1, 2]
-
-
-class Skips(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_epoch_stop = state.global_step == 8
-
-
-def test_after_an_epoch_that_is_broken_off_the_next_one_is_recorded(tmp_path):
-    train = texts()
-    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)), allow_shared_rows=True)
-    Spy.seen = {}
-    with pytest.warns(LTCWarning, match="broken off at 1.60"):
-        trainer(tmp_path, callback, kind=Spy, extra=[Skips()]).train()
-    run = callback.trajectories
-    assert run.epochs.tolist() == [0, 1, 3]
-    np.testing.assert_allclose(run.losses[-1], [Spy.seen[tuple(ids)][-1] for ids in train["input_ids"]], rtol=1e-6)
-
-
-def test_begun_again_after_the_initial_losses(tmp_path):
-    callback = TrajectoryCallback(tmp_path / "run", texts())
-    with pytest.raises(RuntimeError, match="cable"):
-        trainer(tmp_path, callback, extra=[Dies("on_step_begin", 2)]).train()
-    other = text_model()
-    other.classifier.bias.data[0] += 1.0
-    with pytest.raises(InputError, match="of a model with other weights"):
-        trainer(tmp_path, TrajectoryCallback(tmp_path / "run", texts()), other).train()
-    again = TrajectoryCallback(tmp_path / "run", texts())
-    trainer(tmp_path, again).train()
-    assert again.trajectories.epochs.tolist() == [0, 1, 2, 3]
-    # A training from the beginning does not go together with what is there.
-    with pytest.raises(InputError, match=r"holds a recording up to epoch 3.*resume_from_checkpoint"):
-        trainer(tmp_path, TrajectoryCallback(tmp_path / "run", texts())).train()
-
-
-def test_resumed_without_its_checkpoint(tmp_path):
-    _, training = resumable(tmp_path, 5, [Dies("on_step_begin", 8)])
-    with pytest.raises(RuntimeError, match="cable"):
-        training.train()
-    shutil.rmtree(tmp_path / "run" / "checkpoint")
-    with pytest.raises(InputError, match=r"cannot resume at step 5: there is no '.*step-00000005.pt'"):
-        resumable(tmp_path, 5)[1].train(resume_from_checkpoint=True)
-
-
 def test_the_caller_s_model_stays_a_model(tmp_path):
     callback = TrajectoryCallback(tmp_path / "run", texts())
     model = text_model()
@@ -571,7 +307,7 @@ def test_out_of_memory_it_is_recorded_anew(tmp_path, full, recorded):
         hungry.train()
     run = callback.trajectories
     assert run.epochs.tolist() == [0, 1, 2, 3, 4]
-    # What the optimiser saw in the training that was ended, not in the one that was broken off before it.
+    # What the optimizer saw in the training that was ended, not in the one that was broken off before it.
     expected = [Hungry.seen[tuple(ids)][-4:] for ids in train["input_ids"]]
     np.testing.assert_allclose(run.losses[1:].T, expected, rtol=1e-6)
     told = run.recipe["training"]

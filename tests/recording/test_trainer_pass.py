@@ -1,4 +1,4 @@
-"""A Trainer that resumes: each recorded epoch is one pass over the rows, by an account that the model keeps itself."""
+"""A Trainer that resumes ends as if it had never stopped; each epoch is one pass, by the model's own account."""
 
 import copy
 import json
@@ -16,8 +16,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_ltc.recording.trainer_callback import TrajectoryCallback
 from hf_ltc.trajectories import run_dir
-from hf_ltc.utils.errors import InputError
+from hf_ltc.trajectories.value import Trajectories
+from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.processes import finish, start
+from tests.recording.trainers import Dies, Spy, text_model, texts, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:the epoch was broken off")
 # 52 rows to train on beside 6 that are held out: 7 steps of 8 rows an epoch.
@@ -78,14 +80,14 @@ def train(folder, stop=None, resume=False, book=None, kind=Trainer, order=None, 
         **options,
     }
     dataset = callback.train_dataset
-    trainer = kind(
+    made = kind(
         model=model,
         args=TrainingArguments(str(folder / "trainer"), **settings),
         train_dataset=dataset if order is None else dataset.shuffle(seed=order),
         callbacks=[callback, *([] if stop is None else [StopsAt(stop)])],
     )
     torch.manual_seed(torch_seed)
-    trainer.train(resume_from_checkpoint=resume)
+    made.train(resume_from_checkpoint=resume)
     return callback.trajectories, model.book
 
 
@@ -235,3 +237,124 @@ def test_other_processes_are_refused(stopped, tmp_path):
     assert published(two) == before
     assert run_dir.published_epochs(two / "run") == [0, 1]
     assert json.loads((two / "run" / "recipe.json").read_text())["training"]["processes"] == 2
+
+
+RESUMED = {"num_train_epochs": 4, "per_device_train_batch_size": 8}
+
+
+def resumable(folder, save_steps, extra=()):
+    callback = TrajectoryCallback(folder / "run", texts(), losses="both", signals=["el2n"])
+    model = text_model(dropout=0.2)
+    return callback, trainer(
+        folder, callback, model, extra, save_strategy="steps", save_steps=save_steps, save_total_limit=2, **RESUMED
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    callback, training = resumable(tmp_path_factory.mktemp("whole"), 500)
+    training.train()
+    return callback.trajectories
+
+
+# An epoch has 5 steps.
+@pytest.mark.parametrize(
+    ("save_steps", "event", "step"),
+    [
+        (5, "on_save", 5),  # saved at the last step of an epoch, which is not written yet
+        (5, "on_step_begin", 8),  # resumed at the start of an epoch
+        (3, "on_step_begin", 8),  # resumed within one
+        (4, "on_epoch_end", 10),  # resumed within an epoch that is written already
+    ],
+)
+def test_resumed_with_the_trainer_it_is_as_if_never_ended(whole, tmp_path, save_steps, event, step):
+    _, training = resumable(tmp_path, save_steps, [Dies(event, step)])
+    with pytest.raises(RuntimeError, match="cable"):
+        training.train()
+    files = (tmp_path / "run" / "trajectories").iterdir()
+    stamps = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+    callback, training = resumable(tmp_path, save_steps)
+    training.train(resume_from_checkpoint=True)
+    run = callback.trajectories
+    assert run.epochs.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(run.losses, whole.losses)
+    np.testing.assert_array_equal(run.validation_losses, whole.validation_losses)
+    for name in ("evaluation_loss", "el2n"):
+        np.testing.assert_array_equal(run.signals[name], whole.signals[name])
+    assert stamps == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in stamps}
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    # And once more, with nothing left to do.
+    callback, training = resumable(tmp_path, save_steps)
+    training.train(resume_from_checkpoint=True)
+    np.testing.assert_array_equal(callback.trajectories.losses, whole.losses)
+
+
+def test_checkpoints_go_when_the_trainer_s_go(tmp_path):
+    _, training = resumable(tmp_path, 2, [Dies("on_step_begin", 11)])
+    with pytest.raises(RuntimeError, match="cable"):
+        training.train()
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())
+    assert names == ["step-00000008.pt", "step-00000010.pt"]
+
+
+class Stops(TrainerCallback):
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.epoch == 2
+
+
+def test_stopped_early_it_is_complete_and_can_go_on(whole, tmp_path):
+    callback, training = resumable(tmp_path, 5, [Stops()])
+    training.train()
+    assert callback.trajectories.epochs.tolist() == [0, 1, 2]
+    assert Trajectories.load(tmp_path / "run").recipe["epochs"] == [0, 1, 2]
+    callback, training = resumable(tmp_path, 5)
+    training.train(resume_from_checkpoint=True)
+    np.testing.assert_array_equal(callback.trajectories.losses, whole.losses)
+
+
+def test_an_epoch_that_is_broken_off_is_not_recorded(tmp_path):
+    callback = TrajectoryCallback(tmp_path / "run", texts())
+    with pytest.warns(LTCWarning, match="broken off at 2.60"):
+        trainer(tmp_path, callback, max_steps=13).train()
+    assert callback.trajectories.epochs.tolist() == [0, 1, 2]
+
+
+class Skips(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_epoch_stop = state.global_step == 8
+
+
+def test_after_an_epoch_that_is_broken_off_the_next_one_is_recorded(tmp_path):
+    train = texts()
+    callback = TrajectoryCallback(tmp_path / "run", train, train.select(range(4)), allow_shared_rows=True)
+    Spy.seen = {}
+    with pytest.warns(LTCWarning, match="broken off at 1.60"):
+        trainer(tmp_path, callback, kind=Spy, extra=[Skips()]).train()
+    run = callback.trajectories
+    assert run.epochs.tolist() == [0, 1, 3]
+    np.testing.assert_allclose(run.losses[-1], [Spy.seen[tuple(ids)][-1] for ids in train["input_ids"]], rtol=1e-6)
+
+
+def test_begun_again_after_the_initial_losses(tmp_path):
+    callback = TrajectoryCallback(tmp_path / "run", texts())
+    with pytest.raises(RuntimeError, match="cable"):
+        trainer(tmp_path, callback, extra=[Dies("on_step_begin", 2)]).train()
+    other = text_model()
+    other.classifier.bias.data[0] += 1.0
+    with pytest.raises(InputError, match="of a model with other weights"):
+        trainer(tmp_path, TrajectoryCallback(tmp_path / "run", texts()), other).train()
+    again = TrajectoryCallback(tmp_path / "run", texts())
+    trainer(tmp_path, again).train()
+    assert again.trajectories.epochs.tolist() == [0, 1, 2, 3]
+    # A training from the beginning does not go together with what is there.
+    with pytest.raises(InputError, match=r"holds a recording up to epoch 3.*resume_from_checkpoint"):
+        trainer(tmp_path, TrajectoryCallback(tmp_path / "run", texts())).train()
+
+
+def test_resumed_without_its_checkpoint(tmp_path):
+    _, training = resumable(tmp_path, 5, [Dies("on_step_begin", 8)])
+    with pytest.raises(RuntimeError, match="cable"):
+        training.train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    with pytest.raises(InputError, match=r"cannot resume at step 5: there is no '.*step-00000005.pt'"):
+        resumable(tmp_path, 5)[1].train(resume_from_checkpoint=True)
