@@ -53,15 +53,15 @@ def stored_rows(dataset: Dataset) -> np.ndarray | None:
 def take_rows(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
     """Takes rows out of a column of any size, with memory for these rows alone.
 
-    `ChunkedArray.take` joins all chunks of the column first: all images are copied, and above 2 GB, the most that an
-    array of bytes or strings can hold, that fails.
+    `ChunkedArray.take` joins all chunks of the column first, which copies all images, and fails above 2 GB, the most
+    that an array of bytes or strings can hold.
 
     Args:
         column (`pyarrow.ChunkedArray`): The column.
         rows (`np.ndarray`): int `(n,)`, from 0 to `len(column) - 1`, in any order; -1 for a null.
 
     Returns:
-        `pyarrow.ChunkedArray`: `n` long; in several chunks where one could not hold them.
+        `pyarrow.ChunkedArray`: `n` long, in several chunks if one cannot hold them.
     """
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     # Of the values themselves, even where a file of them is mapped.
@@ -104,7 +104,7 @@ def _chunked(values: pa.Array | pa.ChunkedArray | list[pa.Array]) -> pa.ChunkedA
 
 
 def any_length(column: pa.ChunkedArray, feature: object) -> tuple[pa.ChunkedArray, object]:
-    """A column of lists of a fixed size, as older versions made trajectories, as lists of any length; others as given.
+    """Turns lists of a fixed size, which older versions wrote, into lists of any length; other columns stay.
 
     Parquet files in which some lists of a fixed size are null cannot be read by pyarrow 25 and older.
     """
@@ -114,15 +114,15 @@ def any_length(column: pa.ChunkedArray, feature: object) -> tuple[pa.ChunkedArra
 
 
 def without_null_lengths(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column whose null lists are of no length, as pyarrow 25 and older must have them to write a Parquet file.
+    """A column whose null lists have length 0, without which pyarrow 25 and older cannot write a Parquet file.
 
-    A cast from lists of a fixed size leaves nulls the length that they had.
+    After a cast from lists of a fixed size, nulls keep that length.
     """
     return pa.chunked_array([chunk.take(np.arange(len(chunk))) for chunk in column.chunks], column.type)
 
 
 def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.ChunkedArray, object]]) -> Dataset:
-    """Adds columns beside the stored ones, replacing any of the same name; no row is rewritten, the format is kept.
+    """Adds columns to the stored ones, replacing any of the same name; no row is rewritten, the format is kept.
 
     `Dataset.add_column` flattens a shuffled or selected dataset, which rewrites every image. Here the new values are
     put at their rows of the table underneath instead, and the row selection stays in place.

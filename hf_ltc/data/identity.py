@@ -1,4 +1,4 @@
-"""What tells one dataset from another, so that recorded losses are only attached to the rows they were recorded of."""
+"""What tells one dataset from another, so that losses are only attached to the rows that they were recorded on."""
 
 import hashlib
 import json
@@ -30,14 +30,14 @@ def dataset_identity(
 ) -> dict[str, Any]:
     """What tells this dataset from another one: rows, features, labels in row order, and bytes of some rows.
 
-    The bytes are those of the encoded images (the files', where a row holds only a path) of evenly spaced rows; in a
-    dataset without images, the values of its other columns. Nothing is decoded, and at most 128 rows are read beside
-    the labels.
+    The bytes are those of the encoded images of evenly spaced rows (of their files, where a row holds only a path), or
+    of the other columns in a dataset without images. Nothing is decoded, and besides the labels at most 128 rows are
+    read.
 
     Args:
         dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
         label_column (`str`): The column with the class labels.
-        image_column (`str`, *optional*): A column of images that is not told by its type.
+        image_column (`str`, *optional*): A column of images whose type is not `Image`.
         **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
 
     Returns:
@@ -68,16 +68,16 @@ def check_identity(
 ) -> None:
     """Checks that a dataset is the one that was recorded: the same rows in the same order.
 
-    What is in the rows decides: columns added since (scores, say), formats and transforms do not matter, nor do
-    columns left out or of another type, as long as one of those that were digested is still there and holds the same.
-    Where a dataset is kept (path, repository) does not matter either.
+    Only the content of the rows counts. Columns added since (scores, say), formats and transforms do not matter, nor
+    do columns that were removed or changed their type, as long as one that was digested is still there with the same
+    content. Where a dataset is kept (path, repository) does not matter either.
 
     Args:
         dataset (`datasets.Dataset`): The dataset at hand.
         recorded (`Mapping[str, Any]`): What [`dataset_identity`] said of the recorded one.
         label_column (`str`, *optional*): The column with the class labels; the recorded one's if not given.
         known (`Mapping[str, Any]`, *optional*):
-            What [`dataset_identity`] says of the dataset at hand, if it was asked: what it has is not digested again.
+            What [`dataset_identity`] says of the dataset at hand, if that is known: it is not digested again.
 
     Raises:
         InputError: if it is another dataset, saying in what it differs.
@@ -203,7 +203,7 @@ def _feature(dataset: Dataset, column: str) -> Any:
 
 
 def cached_origin(dataset: Dataset) -> dict[str, str]:
-    """Where `load_dataset` had a dataset from, as the place of its files in the cache tells.
+    """Where `load_dataset` loaded a dataset from, as the place of its files in the cache tells.
 
     Args:
         dataset (`datasets.Dataset`): Any dataset.

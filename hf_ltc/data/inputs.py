@@ -92,7 +92,7 @@ def class_numbers(values: Any, name: str) -> np.ndarray:
 
 
 def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.ndarray, pa.Array | None]:
-    """Row numbers; for unique ids the numbers 0, 1, ... and the ids; for a number of rows, if it may be one, 0, 1, ...
+    """Numbers of rows that are given by number, by unique ids (and then the ids), or, with `or_count`, by how many.
 
     Raises:
         InputError: for rows that are neither, naming what is wrong.
@@ -125,7 +125,7 @@ def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.nda
 
 
 def check_apart(rows: np.ndarray, ids: pa.Array | None, held: np.ndarray, held_ids: pa.Array | None) -> None:
-    """Checks that validation samples are none of the recorded rows, as far as both are told alike.
+    """Checks that no validation sample is a recorded row, where both are given as numbers or both as ids.
 
     Raises:
         InputError: if some are, naming the first.
@@ -147,10 +147,10 @@ def check_apart(rows: np.ndarray, ids: pa.Array | None, held: np.ndarray, held_i
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """An array of whatever framework's array or sequence.
+    """An array from an array of any framework, or from a sequence.
 
     Raises:
-        InputError: if it makes none, as of rows of different lengths.
+        InputError: if they make none, as rows of different lengths.
     """
     try:
         if _is_tensor(values):
@@ -179,5 +179,5 @@ def _number(value: Any) -> float:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether it is of torch, told by its name: who has arrays need not wait for torch."""
+    """Whether it is a tensor of torch, by the name of its type: callers with arrays need not wait for torch."""
     return type(value).__module__.partition(".")[0] == "torch"

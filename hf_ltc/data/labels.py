@@ -15,8 +15,8 @@ from .columns import read_column
 def find_image_column(dataset: Dataset, name: str | None = None) -> str:
     """Finds the column with the images, by its feature type `Image`.
 
-    A column of files' bytes, alone or in a struct with their path, as other tools write into Parquet files, is taken
-    as images only where the caller names it.
+    A column of encoded files, as bytes or as structs of bytes and path, which other tools write into Parquet files, is
+    taken as images only if the caller names it.
 
     Args:
         dataset (`datasets.Dataset`): The dataset.
@@ -49,8 +49,8 @@ def find_image_column(dataset: Dataset, name: str | None = None) -> str:
 def find_label_column(dataset: Dataset, name: str | None = None) -> str:
     """Finds the column with the class labels, by its feature type `ClassLabel`.
 
-    A column of strings, integers or booleans is taken as class labels only where the caller names it, since a column
-    of that type may hold anything.
+    A column of strings, integers or booleans is taken as class labels only if the caller names it, since it may hold
+    anything.
 
     Args:
         dataset (`datasets.Dataset`): The dataset.
@@ -105,8 +105,8 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
         dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
         label_column (`str`): A column of `ClassLabel`, strings, integers or booleans.
         names (`Sequence[str]`, *optional*):
-            Classes to number by, e.g. [`class_names`] of the train split for the labels of a validation split, which
-            need not have rows of all of them; those of this dataset if not given.
+            The classes in the order of their numbers, e.g. [`class_names`] of the train split for the labels of a
+            validation split, which may lack some of them; those of this dataset if not given.
 
     Returns:
         `np.ndarray`: int64 `(N,)`, numbers from 0 to the number of classes less 1.

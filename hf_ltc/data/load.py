@@ -1,4 +1,4 @@
-"""A split of a dataset: a Hub id, a folder or a file, of which nothing is left out without a word."""
+"""Loads a split of a dataset from a Hub id, a folder or a file; no part of it is left out silently."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,15 @@ def load_split(
     Args:
         dataset (`str` or `os.PathLike`):
             A Hub id; a folder of `save_to_disk` (of a `Dataset` or a `DatasetDict`); a folder of images with one
-            folder a class, inside `train/` and `test/` or not; a folder of Parquet files (`train*`, `test*`); or one
-            Parquet file.
+            folder per class, inside `train/` and `test/` or not; a folder of Parquet files (`train*`, `test*`); or
+            one Parquet file.
         split (`str`, *optional*, defaults to `"train"`): A split or a slice of one, such as `"train[:1000]"`.
         name (`str`, *optional*):
-            The configuration, where the dataset has several. A folder of `save_to_disk` and a Parquet file have none,
-            and none of theirs is looked for: they may be copies of one that has.
+            The configuration, where the dataset has several. It is ignored for a folder of `save_to_disk` and a
+            Parquet file, which have none but may be copies of a dataset that has.
         revision (`str`, *optional*): The Hub revision, likewise.
         data_files (`str`, `Sequence[str]` or `Mapping`, *optional*):
-            As in `datasets.load_dataset`, but a name of a file in the folder is no pattern, whatever it looks like.
+            As in `datasets.load_dataset`, but the name of a file in the folder is never read as a pattern.
 
     Returns:
         `datasets.Dataset`: the rows of the split, in the order stored.
@@ -97,7 +97,7 @@ def load_split(
 
 
 def _check_cache() -> None:
-    """Checks that `datasets` can lock its cache: where the file system refuses, it would wait for ever."""
+    """Checks that `datasets` can lock its cache: where the file system refuses, it would wait forever."""
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
         cache.mkdir(parents=True, exist_ok=True)

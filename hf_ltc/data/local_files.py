@@ -1,4 +1,4 @@
-"""The files of a dataset in a folder: those that were named and no others, and all of them."""
+"""The files of a dataset in a folder: all of them, or exactly those that were named."""
 
 import glob
 import os
@@ -50,7 +50,7 @@ def load_files(place: str, name: str | None, revision: str | None, data_files: D
         `datasets.DatasetDict`: the splits.
 
     Raises:
-        InputError: for a folder of which a part would be left out without a word.
+        InputError: for a folder of which a part would be left out silently.
     """
     check_path(place)
     configured = data_files is None and _is_configured(place)
@@ -112,7 +112,7 @@ def check_path(path: str, *, variables: bool = True) -> None:
         variables (`bool`, *optional*, defaults to `True`): Whether it reads variables of the environment into it.
 
     Raises:
-        InputError: for one that it reads as another.
+        InputError: for a path that it would read as another one.
     """
     if "::" in path:
         raise InputError(f"the path {path!r} has '::', which datasets reads as a file inside of another: rename it")
@@ -246,7 +246,7 @@ def _check_all_taken(place: str, taken: Mapping[str, Sequence[str]]) -> None:
 
 
 def _is_beside(name: str, taken: Iterable[str]) -> bool:
-    """Whether a file goes with rows and holds none, as the labels.json of a dataset of train-*.parquet."""
+    """Whether a file lies beside rows and holds none itself, as labels.json beside train-*.parquet."""
     other = _extension(name) in _TABLES - {_extension(file) for file in taken}
     return other and not _is_named_after_split(name)
 
@@ -269,7 +269,7 @@ def _check_splits(place: str, taken: Mapping[str, Sequence[str]]) -> None:
 
 
 def _check_all_listed(place: str, taken: Mapping[str, Sequence[str]], loaded: DatasetDict) -> None:
-    """Checks that a file of metadata lists all images: those that it does not are no rows."""
+    """Checks that a file of metadata lists all images: those that it does not list would be left out."""
     files = [path for paths in taken.values() for path in paths]
     if not any(os.path.basename(path) in _METADATA for path in files):
         return

@@ -1,4 +1,4 @@
-"""Which rows of a dataset are in another one too, to the byte; no image is decoded, and none is held."""
+"""Which rows of a dataset are in another one too, to the byte; images are neither decoded nor kept in memory."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def check_apart(
         validation (`datasets.Dataset`): The validation samples.
         train (`datasets.Dataset`): The train rows.
         columns (`Sequence[tuple[str, str]]`): As for [`shared_rows`].
-        allow_shared_rows (`bool`): Not to look.
+        allow_shared_rows (`bool`): Do not check.
 
     Raises:
         InputError: if some are, saying how many and which.
@@ -52,7 +52,7 @@ def shared_rows(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Finds the rows of a dataset that are in another one too: equal in some columns, images by their encoded bytes.
 
-    Of the other dataset the lengths and last bytes of images are read, and more only of those that agree in them.
+    Only the lengths and last bytes of the other dataset's images are read, and more only where these agree.
 
     Args:
         dataset (`datasets.Dataset`): The dataset, of which at most 16,384 evenly spaced rows are looked for.
@@ -60,8 +60,8 @@ def shared_rows(
         columns (`Sequence[tuple[str, str]]`): The columns that tell a row, by their names in the two.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray, int]`: positions of the rows that are shared, increasing; the first row of the
-        other dataset that is equal to each; how many rows were looked for.
+        `tuple[np.ndarray, np.ndarray, int]`: positions of the shared rows, increasing; for each of them the first
+        equal row of the other dataset; and how many rows were looked for.
     """
     rows = evenly_spaced(len(dataset), _LOOKED_FOR)
     mine, others = [name for name, _ in columns], [name for _, name in columns]
@@ -170,7 +170,7 @@ def _size(path: str | None) -> int:
 
 
 def _ends(array: pa.Array, lengths: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, Any]]:
-    """For rows of a column, what tells most of them apart at little cost: how long they are and how they end."""
+    """What tells most rows of a column apart at little cost: how long they are and how they end."""
     encoded = _encoded(array)
     for place in places.tolist():
         length = int(lengths[place])
@@ -185,7 +185,7 @@ def _ends(array: pa.Array, lengths: np.ndarray, places: np.ndarray) -> Iterator[
 
 
 def _read(path: Any, start: int = 0) -> Any:
-    """A file's bytes from a place on; its path where it cannot be read, which is told where it is recorded."""
+    """A file's bytes from an offset on, or its path if it cannot be read; recording reports such a file."""
     try:
         with open(path, "rb") as file:
             file.seek(start)

@@ -22,7 +22,7 @@ def hold_out(
     Args:
         labels (`np.ndarray`): int `(N,)`, the class of every row.
         fraction (`float`, *optional*, defaults to `0.1`): Share of each class, inside (0, 1).
-        per_class (`int`, *optional*, defaults to `50`): At most so many rows of a class.
+        per_class (`int`, *optional*, defaults to `50`): At most this many rows of a class.
         seed (`int`, *optional*, defaults to `0`): The same seed and labels hold out the same rows on any machine.
         names (`Sequence[str]`, *optional*): Names of the classes, for messages.
 
@@ -54,5 +54,5 @@ def hold_out(
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray:
-    """At most `count` of the positions 0 to n - 1, first and last among them: int64, increasing."""
+    """At most `count` of the positions 0 to n - 1, the first and the last included: int64, increasing."""
     return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)) if n else np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""Trajectories from saved weights, after the fact: any classifier, any dataset that a collator makes inputs of."""
+"""Trajectories from saved weights: of any classifier, on any dataset that a collator makes inputs from."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -49,8 +49,8 @@ def record_checkpoints(
     batch_size: int = 256,
     num_workers: int = 0,
 ) -> Trajectories:
-    """Records evaluation losses with weights that were saved while a model was trained, as CLD's code does
-    (arXiv 2508.20230): one pass over the rows for each of them.
+    """Records evaluation losses from weights that were saved during training, as CLD's code does (arXiv 2508.20230):
+    one pass over the rows for each checkpoint.
 
     ```python
     paths = [f"out/checkpoint-{step}" for step in range(100, 1100, 100)]
@@ -58,8 +58,8 @@ def record_checkpoints(
     run = record_checkpoints(paths, train, validation, output_dir="runs/mine", collate=collate)
     ```
 
-    A checkpoint is written when all of its rows are there. The same call goes on after an interruption; what is
-    recorded is not loaded again, and a list that has grown is recorded from there on.
+    A checkpoint is written when all of its rows are there. The same call resumes after an interruption: checkpoints
+    that are recorded are not loaded again, and those added to the list since are recorded.
 
     Args:
         checkpoints (`Sequence`):
@@ -67,29 +67,30 @@ def record_checkpoints(
             or `.pt` and `.bin` without code in them), state dicts, models, or functions that make a model.
         train (`datasets.Dataset`): Rows with what the model takes and a class label.
         validation (`datasets.Dataset`, *optional*):
-            Validation samples, which the models were not trained on; held out of `train` if not given.
+            Validation samples, on which the models were not trained; held out of `train` if not given.
         output_dir (`str` or `Path`): The run directory.
         model (`torch.nn.Module`, *optional*):
-            What state dicts and files are loaded into; folders of transformers' models need none.
+            The model to load state dicts and files into; folders of transformers' models need none.
         collate (`Callable`, *optional*):
-            Makes a batch of a list of rows: a mapping, passed to the model by name without its labels, or a tensor.
+            Makes a batch from a list of rows: a mapping, passed to the model by name without its labels, or a tensor;
             transformers' `default_data_collator` if not given. It gets the columns that the model's `forward` names,
-            or all of them if there is no such column.
+            or all columns if it names none.
         epochs (`Sequence[int]`, *optional*): Training epochs before each checkpoint; 1, 2, ... if not given.
         signals (`Sequence[str]`, *optional*): Further per-sample metrics: `margin`, `correct`, `el2n`.
         label_column (`str`, *optional*): Column with the labels: `labels`, `label` or the one `ClassLabel` column.
-        id_column (`str`, *optional*): Column with a unique id a row, to attach by.
+        id_column (`str`, *optional*): Column with a unique id for each row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
-        validation_per_class (`int`, *optional*, defaults to `50`): At most so many rows of a class.
+        validation_per_class (`int`, *optional*, defaults to `50`): At most this many rows of a class.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
-            Take `validation` with samples that are rows of `train`, equal in their images or texts: where rows are
-            alike by nature. Images are compared as encoded: one that was saved again is not found.
-        batch_size (`int`, *optional*, defaults to `256`): Rows a forward pass and process.
+            Accept validation samples whose images or texts are those of rows of `train`, as with blank tiles. Images
+            are compared as encoded: one that was saved again is not found.
+        batch_size (`int`, *optional*, defaults to `256`): Batch size per process.
         num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
 
     Returns:
-        [`Trajectories`]: evaluation losses float32 `(L, N)` in nats and validation losses `(L, Q)`, on every process.
+        [`Trajectories`]: evaluation losses, float32 `(L, N)` in nats, and validation losses, `(L, Q)`, on every
+        process.
 
     Raises:
         InputError: for weights that are missing, do not fit or are not in the order of training; for data that cannot

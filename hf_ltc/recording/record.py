@@ -1,4 +1,4 @@
-"""Records a dataset: a source model is trained, or several of them from different seeds into one run directory."""
+"""Records a dataset: trains a source model, or several with different seeds into one run directory."""
 
 import dataclasses
 import os
@@ -40,8 +40,8 @@ def record(
 ) -> Trajectories:
     """Trains a source model and records every row's loss and the validation samples' losses after each epoch.
 
-    The first step of "Finding the Muses" (arXiv 2503.09721). The run directory is `config.output_dir`; the same call
-    resumes an interrupted run at the epoch boundary, and returns at once if it is finished.
+    The first step of "Finding the Muses" (arXiv 2503.09721). The run directory is `config.output_dir`. The same call
+    resumes an interrupted run after its last whole epoch, and returns at once if the run is finished.
 
     Args:
         config ([`RecordConfig`]): The settings.
@@ -52,10 +52,10 @@ def record(
         accelerator (`accelerate.Accelerator`, *optional*): The processes; made from `config` if not given.
 
     Returns:
-        [`Trajectories`]: losses float32 `(L, N)` in nats and validation losses `(L, Q)`; on every process.
+        [`Trajectories`]: losses, float32 `(L, N)` in nats, and validation losses, `(L, Q)`, on every process.
 
     Raises:
-        InputError: for data, settings or a run directory that the user can fix.
+        InputError: for faults in the data, the settings or the run directory that the user can fix.
     """
     require_config(config, RecordConfig)
     data = image_rows(config, train, validation, source)

@@ -1,4 +1,4 @@
-"""What is recorded of an epoch: kept on the device, joined across processes once, checked, and published."""
+"""The losses of an epoch: kept on the device, joined across processes once, checked, and published."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ _PROCESSES = "processes"
 
 
 class TrajectoryRecorder:
-    """Records losses in a training loop of one's own.
+    """Records losses in your own training loop.
 
     ```python
     recorder = TrajectoryRecorder("runs/mine", rows=len(train), labels=train_labels, validation_labels=labels)
@@ -44,24 +44,24 @@ class TrajectoryRecorder:
     trajectories = recorder.finish()
     ```
 
-    An epoch is written when its block ends well: whole, or not at all. Made again with the same arguments, the
-    recorder goes on after the epochs that are there (`next_epoch`).
+    An epoch is written when its block ends without an error: whole, or not at all. Made again with the same arguments,
+    the recorder resumes after the epochs that are there (`next_epoch`).
 
     Args:
         output_dir (`str` or `Path`): The run directory.
-        rows (`int` or `Sequence`): How many rows the dataset has, or the row numbers or unique ids that are recorded.
+        rows (`int` or `Sequence`): The number of rows in the dataset, or the numbers or unique ids of recorded rows.
         labels (`np.ndarray`): int64 `(N,)`, their classes.
         validation_labels (`np.ndarray`): int64 `(Q,)`, classes of the validation samples.
         validation_rows (`Sequence`, *optional*):
-            Row numbers of the validation samples in the same dataset, or their unique ids; 0 to Q - 1 of a split of
-            their own if not given.
+            Row numbers of the validation samples in the same dataset, or their unique ids. If not given, they are a
+            split of their own with the numbers 0 to Q - 1.
         losses (`Sequence[str]`, *optional*, defaults to `("training_loss",)`):
-            `"training_loss"`, `"evaluation_loss"` or both, and per-sample metrics such as `"margin"`. With both,
-            evaluation losses are passed as `split="evaluation"`.
+            `"training_loss"`, `"evaluation_loss"` or both, and per-sample metrics such as `"margin"`. With both, pass
+            evaluation losses as `split="evaluation"`.
         ids (`pyarrow.Array`, *optional*):
-            `(N,)` unique ids of rows that are given by number, to attach by.
+            `(N,)` unique ids to attach by, for rows that are given by number.
         first_epoch (`int`, *optional*, defaults to `0`): Number of the first recorded epoch, 0 for an untrained model.
-        recipe (`dict`, *optional*): Anything worth keeping with it; `recipe["dataset"]` is what `attach` checks.
+        recipe (`dict`, *optional*): Anything to keep with the recording; `attach` checks `recipe["dataset"]`.
         accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
 
     Raises:
@@ -133,7 +133,7 @@ class TrajectoryRecorder:
 
     @contextmanager
     def epoch(self, number: int | None = None) -> Iterator[None]:
-        """Records one epoch: what `update` gets inside the block is joined, checked and written at its end.
+        """Records one epoch: what `update` adds inside the block is joined, checked and written at its end.
 
         Args:
             number (`int`, *optional*): The epoch; the one after the last written if not given.
@@ -152,7 +152,7 @@ class TrajectoryRecorder:
             rows (`torch.Tensor`, `np.ndarray` or `Sequence`): `(B,)` row numbers or ids, as given to the recorder.
             losses (`torch.Tensor` or `np.ndarray`): `(B,)`, cross-entropy of each sample, natural logarithm.
             split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"`, or `"evaluation"`.
-            **metrics: Further values of each sample, `(B,)`, for every name in `losses` of the recorder but the first.
+            **metrics: Further values of each sample, `(B,)`, for each name in the recorder's `losses` but the first.
 
         Raises:
             InputError: for rows that are not recorded, or losses of another shape, saying which.
@@ -168,7 +168,7 @@ class TrajectoryRecorder:
         buffer.add(positions, *values)
 
     def add(self, split: str, positions: torch.Tensor, *values: torch.Tensor) -> None:
-        """As `update`, by position among the recorded rows, int64 on the device, and without checks."""
+        """Like `update`, but by position among the recorded rows (int64 on the device), and without checks."""
         self._buffers[split].add(positions, *values)
 
     def clear(self) -> None:
@@ -177,7 +177,7 @@ class TrajectoryRecorder:
             buffer.clear()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What all processes added since the last epoch was collected, to go on in the middle of an epoch with
+        """What all processes added since the last epoch was collected, to resume in the middle of an epoch with
         [`load_state_dict`]; called on every process."""
         tables = {split: buffer.table.clone() for split, buffer in self._buffers.items()}
         if self.accelerator is not None and self.accelerator.num_processes > 1:
@@ -187,10 +187,10 @@ class TrajectoryRecorder:
         return {**{split: table.cpu() for split, table in tables.items()}, _PROCESSES: processes}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restores what [`state_dict`] gave; called on every process, of which one takes the values.
+        """Restores what [`state_dict`] returned; called on every process, one of which takes the values.
 
         Raises:
-            InputError: if it is of another number of processes, to which the rows come in another order, or of
+            InputError: if it was made with another number of processes, which get the rows in another order, or by
                 another recorder.
         """
         tables = {split: table for split, table in state.items() if split != _PROCESSES}
@@ -238,7 +238,7 @@ class TrajectoryRecorder:
         """Marks the recording as complete.
 
         Args:
-            **recipe: More for the recipe.
+            **recipe: Further entries of the recipe.
 
         Returns:
             [`Trajectories`]
@@ -300,14 +300,14 @@ class TrajectoryRecorder:
 
 
 def may_hold(path: Path) -> bool:
-    """Whether a folder holds a recording, or no more than a start that was cut off left in it."""
+    """Whether a folder holds a recording, or only what an interrupted start left in it."""
     return (path / files.RECIPE).exists() or all(
         entry.name.startswith(".") or entry.name == run_dir.ROWS for entry in path.iterdir()
     )
 
 
 class Places:
-    """Where a row number or id stands among the recorded ones."""
+    """The position of a row number or id among the recorded ones."""
 
     def __init__(self, numbers: np.ndarray, ids: pa.Array | None, device: torch.device) -> None:
         self.device = device

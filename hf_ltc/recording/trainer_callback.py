@@ -1,4 +1,4 @@
-"""Trajectories recorded by transformers' Trainer, while it trains as it would without."""
+"""Trajectories recorded by transformers' Trainer, whose training they do not change."""
 
 import shutil
 import uuid
@@ -61,10 +61,10 @@ class TrajectoryCallback(TrainerCallback):
     scored = callback.trajectories.score(train)
     ```
 
-    For classifiers of images or text. Losses are computed of each sample from its float32 logits, whatever the Trainer
-    optimizes (label smoothing, class weights), and training is what it would be without the callback. A row's position
+    For classifiers of images or text. The loss of each sample is computed from its float32 logits, whatever the
+    Trainer optimizes (label smoothing, class weights), and the callback does not change the training. A row's position
     travels with it in a column of `train_dataset`. The Trainer's `resume_from_checkpoint` resumes the recording too,
-    also within an epoch; an epoch that the Trainer breaks off (`max_steps`) is not recorded.
+    even within an epoch; an epoch that the Trainer breaks off (`max_steps`) is not recorded.
 
     Args:
         output_dir (`str` or `Path`): The run directory; not the Trainer's `output_dir`.
@@ -72,26 +72,27 @@ class TrajectoryCallback(TrainerCallback):
         validation (`datasets.Dataset`, *optional*):
             Validation samples in the same form; held out of `train` if not given.
         losses (`str`, *optional*, defaults to `"training"`):
-            `"training"`, as the optimizer saw them, `"evaluation"`, of an extra pass after each epoch, or `"both"`.
+            `"training"`, as the optimizer saw them, `"evaluation"`, from an extra pass after each epoch, or `"both"`.
         weights (`str`, *optional*, defaults to `"averaged"`):
             Weights that evaluation and validation losses are computed with: `"averaged"` over about one epoch, or
             `"raw"`.
         average_decay (`float`, *optional*):
-            Decay a step of the averaged weights; 1 - 1 / (steps per epoch) if not given.
+            Decay of the averaged weights per step; 1 - 1 / (steps per epoch) if not given.
         initial_losses (`bool`, *optional*, defaults to `True`): Record the losses before training as epoch 0.
         signals (`Sequence[str]`, *optional*): Further per-sample metrics of each epoch: `margin`, `correct`, `el2n`.
         label_column (`str`, *optional*):
-            Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if none.
-        id_column (`str`, *optional*): Column with a unique id a row, to attach by.
+            Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if not
+            given.
+        id_column (`str`, *optional*): Column with a unique id for each row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
-        validation_per_class (`int`, *optional*, defaults to `50`): At most so many rows held out of a class.
+        validation_per_class (`int`, *optional*, defaults to `50`): At most this many rows held out of a class.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
-            Take `validation` with samples whose images or texts are those of rows of `train`, as of blank tiles.
-            Images are compared as encoded: one that was saved again is not found.
+            Accept validation samples whose images or texts are those of rows of `train`, as with blank tiles. Images
+            are compared as encoded: one that was saved again is not found.
 
     Attributes:
-        train_dataset (`datasets.Dataset`): What the Trainer is to train on: rows that are not held out.
+        train_dataset (`datasets.Dataset`): The dataset to train on: the rows that are not held out.
         trajectories ([`Trajectories`], *optional*): What was recorded, once the training has ended.
 
     Raises:

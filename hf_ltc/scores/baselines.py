@@ -1,8 +1,9 @@
-"""Known scores that one recording feeds beside LTC: mean and final loss, forgetting, EL2N, AUM, Dyn-Unc, TDDS, DUAL.
+"""Known scores from the same recording as LTC: mean and final loss, forgetting, EL2N, AUM, Dyn-Unc, TDDS, DUAL.
 
-Each is a function of one signal of one run, `(K, N)`: its K checkpoints after training epochs, without that of the
-untrained model, which no paper uses. [`baseline_scores`] takes the mean over the runs of a recording, as the papers do
-over seeds, and [`BaselineScorer`] is the same for `map`. The probability of the true class is exp(-loss).
+Each is a function of one per-sample metric of one run, `(K, N)`, at its K checkpoints after training epochs; that of
+the untrained model is left out, since no paper uses it. [`baseline_scores`] takes the mean over the runs of a
+recording, as the papers do over seeds, and [`BaselineScorer`] is the same for `map`. The probability of the true class
+is exp(-loss).
 """
 
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from .kernels import uncertainty
 def mean_loss(losses: np.ndarray) -> np.ndarray:
     """The mean loss over epochs. Low: learned early and well; the lowest are kept.
 
-    That clean and easy rows are those whose loss falls early is from Arpit et al., A Closer Look at Memorization in
-    Deep Networks, ICML 2017 (arXiv 1706.05394).
+    Arpit et al., A Closer Look at Memorization in Deep Networks, ICML 2017 (arXiv 1706.05394) found that the loss of
+    clean and easy rows falls early.
 
     Args:
         losses (`np.ndarray`): `(K, N)`, natural-log cross-entropy.
@@ -42,11 +43,11 @@ def final_loss(losses: np.ndarray) -> np.ndarray:
 
 
 def forgetting(correct: np.ndarray) -> np.ndarray:
-    """Forgetting events: how often a row classified correctly was not at its next presentation; the highest are kept.
+    """Forgetting events: how often a row went from right to wrong by its next presentation; the highest are kept.
 
     Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019 (arXiv
-    1812.05159). Rows that were never learned count as forgotten infinitely often there; here they have K, which is
-    more events than K presentations can hold.
+    1812.05159). There, rows that were never learned count as forgotten infinitely often; here they get K, more than
+    K presentations can reach.
 
     Args:
         correct (`np.ndarray`): `(K, N)`, 1 where the row was classified correctly, else 0.
@@ -76,10 +77,10 @@ def el2n(norms: np.ndarray) -> np.ndarray:
 
 
 def aum(margin: np.ndarray) -> np.ndarray:
-    """AUM, the area under the margin: the label's logit less the highest other one, on average; the highest are kept.
+    """AUM, the area under the margin: the mean of the label's logit minus the highest other one; the highest are kept.
 
     Pleiss et al., Identifying Mislabeled Data using the Area Under the Margin Ranking, NeurIPS 2020 (arXiv
-    2001.10528): the mean over epochs. What has the lowest is probably mislabelled.
+    2001.10528): the mean over epochs. Rows with the lowest are probably mislabeled.
 
     Args:
         margin (`np.ndarray`): `(K, N)`, margins of logits.
@@ -125,7 +126,7 @@ def dual(losses: np.ndarray, window: int = 10) -> np.ndarray:
 
 
 def tdds(losses: np.ndarray, window: int = 10, decay: float = 0.9) -> np.ndarray:
-    """TDDS: how much the size of loss changes varies within sliding windows, recent ones first; the highest are kept.
+    """TDDS: how much the size of loss changes varies within sliding windows, recent ones most; the highest are kept.
 
     Zhang et al., Spanning Training Progress: Temporal Dual-Depth Scoring for Enhanced Dataset Pruning, CVPR 2024
     (arXiv 2311.13613): in each window of J epochs the norm of the J - 1 absolute loss changes less their mean,
@@ -151,10 +152,10 @@ def tdds(losses: np.ndarray, window: int = 10, decay: float = 0.9) -> np.ndarray
 
 
 def random(rows: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Random scores: of a row's number and the seed alone, so the same in any batch, order, process or machine.
+    """Random scores from row number and seed alone: the same in any batch, order, process or machine.
 
-    The SplitMix64 generator (Steele et al., Fast Splittable Pseudorandom Number Generators, OOPSLA 2014), whose n-th
-    number can be had without those before it.
+    The SplitMix64 generator (Steele et al., Fast Splittable Pseudorandom Number Generators, OOPSLA 2014), which
+    computes its n-th number without those before it.
 
     Args:
         rows (`np.ndarray`): int64 `(N,)`, row numbers.
@@ -176,10 +177,10 @@ class Baseline:
     """A baseline: how it is computed and which rows it keeps.
 
     Args:
-        function (`Callable`): Of one run's signal `(K, N)`, and its options.
-        signal (`str`, *optional*): What it needs: `"loss"`, which is always there, or a recorded signal.
+        function (`Callable`): Computes it from one run's metric `(K, N)` and options.
+        signal (`str`, *optional*): What it needs: `"loss"`, which is always there, or a recorded per-sample metric.
         keeps (`str`): Which scores are kept: `"highest"` or `"lowest"`.
-        epochs (`tuple[int, int or None]`): First and last epoch it looks at by default; `None`: the last.
+        epochs (`tuple[int, int or None]`): First and last epoch that it uses by default; `None`: the last.
         more_than_window (`int`): Checkpoints it needs beyond its window.
     """
 

@@ -1,4 +1,4 @@
-"""What makes scores doubtful, of which users are warned: hard rows first, validation samples that mislead."""
+"""Doubts about scores that users are warned of: hard rows come first, or validation samples mislead."""
 
 import logging
 import warnings
@@ -25,7 +25,7 @@ def hard_first(scores: np.ndarray, trajectories: RecordedColumns) -> float:
 
     Args:
         scores (`np.ndarray`): float `(N,)`, the highest of which are kept; NaN for rows without a score.
-        trajectories ([`Trajectories`]): The recording that they are of.
+        trajectories ([`Trajectories`]): Their recording.
 
     Returns:
         `float`: in [-1, 1]; NaN if no class has two rows with different scores.
@@ -36,7 +36,7 @@ def hard_first(scores: np.ndarray, trajectories: RecordedColumns) -> float:
 def warn_of_scores(
     trajectories: RecordedColumns, runs: Sequence[RecordedColumns], scores: np.ndarray, variant: Mapping[str, Any]
 ) -> None:
-    """Warns the caller's caller of what makes scores doubtful, each doubt once.
+    """Warns the caller's caller of doubts about scores, of each once.
 
     Args:
         trajectories ([`Trajectories`]): The recording that was scored.
@@ -60,7 +60,7 @@ def warn_of_scores(
 
 
 def doubt_of_hard(found: float) -> str | None:
-    """What to warn of where hard rows come first, if they do.
+    """The warning that hard rows come first, if they do.
 
     Args:
         found (`float`): What [`hard_first`] gives.
@@ -74,10 +74,10 @@ def doubt_of_hard(found: float) -> str | None:
 
 
 def doubt_of_validation(runs: Sequence[RecordedColumns]) -> str | None:
-    """What to warn of where the mean validation loss, which scores follow, does not fall or rises again.
+    """The warning that the mean validation loss, which scores follow, does not fall or rises again, if it does so.
 
     Args:
-        runs (`Sequence[Trajectories]`): Runs, of which the first that this is true of is told of.
+        runs (`Sequence[Trajectories]`): Runs; the warning is about the first of which this is true.
     """
     for run in runs:
         means = np.asarray(run.validation_losses, dtype=np.float64).mean(axis=1)

@@ -14,15 +14,15 @@ from .protocol import Recorded, check_finite, check_recorded, require_recorded
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What samples have most in common with, and most against: the extremes of their correlations.
+    """The samples of the other side with the highest and the lowest correlations.
 
     Args:
         samples (`np.ndarray`): int64 `(R,)`, the samples asked for.
         helped (`np.ndarray`):
             int64 `(R, k)`, the samples of the other side whose losses fall and rise with theirs, highest correlation
-            first; -1 where fewer than k have a positive one.
+            first; -1 where fewer than k correlations are positive.
         helped_correlations (`np.ndarray`): float32 `(R, k)`, NaN where `helped` is -1.
-        hurt (`np.ndarray`): int64 `(R, k)`, those whose losses go the other way, lowest correlation first; or -1.
+        hurt (`np.ndarray`): int64 `(R, k)`, those whose losses move the other way, lowest correlation first; or -1.
         hurt_correlations (`np.ndarray`): float32 `(R, k)`, NaN where `hurt` is -1.
     """
 
@@ -36,10 +36,9 @@ class Explanation:
 def explain(
     trajectories: Recorded, rows: Sequence[int] | np.ndarray, k: int = 5, of: str = PRESETS["ltc"]["of"]
 ) -> Explanation:
-    """Which validation samples do these rows help, and which do they hurt?
+    """Finds the validation samples that rows help, and those that they hurt.
 
-    Their correlations are the terms that scores with `aggregate="correlations"` are the means of; those of
-    differences LTC is the mean of.
+    A score with `aggregate="correlations"` is the mean of these correlations; LTC is the mean of those of differences.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
@@ -48,8 +47,8 @@ def explain(
         of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
-        [`Explanation`]: `samples` are the rows; `helped` and `hurt` are positions among the validation samples, whose
-        row numbers are `trajectories.validation_rows[position]`, or the position where they are a split of their own.
+        [`Explanation`]: `samples` are the rows; `helped` and `hurt` are positions among the validation samples. Their
+        row numbers are `trajectories.validation_rows[position]`, or the positions themselves in a split of their own.
 
     Raises:
         InputError: for rows that were not recorded, and as [`ltc_scores`].
@@ -64,7 +63,7 @@ def explain(
 def explain_validation(
     trajectories: Recorded, samples: Sequence[int] | np.ndarray, k: int = 5, of: str = PRESETS["ltc"]["of"]
 ) -> Explanation:
-    """Which rows help these validation samples, and which hurt them? The other way round of [`explain`].
+    """Finds the rows that help validation samples, and those that hurt them: the reverse of [`explain`].
 
     Args:
         trajectories ([`Trajectories`]): The recording.

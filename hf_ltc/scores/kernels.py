@@ -76,8 +76,8 @@ def _run_scores(run: _Run) -> tuple[np.ndarray, bool]:
 def _correlations(run: _Run) -> tuple[np.ndarray, bool]:
     """u . r_g of one run, float64 (N,), and whether all losses are finite.
 
-    Float32 is twice as fast and gives rows of an ordinary recording to about 1e-7. Rows that it may not give to 1e-6
-    (nearly flat, tiny or huge losses) are told by their sums, and are done again in float64.
+    Float32 is twice as fast, and exact to about 1e-7 for rows of an ordinary recording. Rows for which it may miss
+    1e-6 (nearly flat, tiny or huge losses) are recognized by their sums and computed again in float64.
     """
     n, count = run.table.shape[1], len(run.reference)
     first, last = np.asarray(run.table[run.start]), np.asarray(run.table[run.stop - 1])
@@ -183,7 +183,7 @@ def _add_up(
 
 
 def _blocks(run: _Run) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of consecutive epochs `(t, block)`; of differences each begins with the epoch the last one ended with."""
+    """Blocks of consecutive epochs `(t, block)`; for differences each begins with the last epoch of the one before."""
     if isinstance(run.table, np.ndarray):
         yield 0, run.table[run.start : run.stop]
         return
@@ -202,7 +202,7 @@ def _blocks(run: _Run) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def standardised(table: np.ndarray, of: str) -> np.ndarray:
-    """u: differences (or levels) of trajectories, centred, of norm one; in two passes.
+    """u: differences (or levels) of trajectories, centered, of norm one; in two passes.
 
     Args:
         table (`np.ndarray`): `(L, N)` losses of one run.
@@ -248,9 +248,9 @@ _THREADS = 8
 def uncertainty(table: Any, start: int, stop: int, window: int = WINDOW) -> np.ndarray:
     """The mean deviation of the label's probability within sliding windows of checkpoints.
 
-    He et al., Large-scale Dataset Pruning with Dynamic Uncertainty, CVPR workshops 2024 (arXiv 2306.05175): of J
-    successive probabilities exp(-loss) the standard deviation (J - 1 in the denominator), the mean of it over all
-    windows but the one that ends with the last checkpoint. A run of J checkpoints or fewer is one window.
+    He et al., Large-scale Dataset Pruning with Dynamic Uncertainty, CVPR workshops 2024 (arXiv 2306.05175): the
+    standard deviation of J successive probabilities exp(-loss) (J - 1 in the denominator), averaged over all windows
+    but the one that ends with the last checkpoint. A run of J checkpoints or fewer is one window.
 
     Args:
         table (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy, or read from disk epoch by epoch.

@@ -2,8 +2,8 @@
 
 Every score variant is u(z) . r_g: u(z) is the row's centered trajectory of norm one, r_g the reference
 trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
-of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` it is
-multiplied by the square root of how much the model's probability of the row's label varies, which takes a second read.
+of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` the score
+is multiplied by the square root of how much the model's probability of the row's label varies: a second read.
 """
 
 import itertools
@@ -64,13 +64,13 @@ def ltc_scores(
         scope (`str`, *optional*, defaults to `"dataset"`):
             With which validation samples: all of the `"dataset"`, or those of the row's `"class"`.
         weighting (`str`, *optional*, defaults to `"uncertainty"`):
-            `"uncertainty"`: the correlation times the square root of [`uncertainty`], so that of rows that move with
-            the validation samples those come first that the model is long unsure of.
+            `"uncertainty"`: the correlation times the square root of [`uncertainty`], so that among rows that move
+            with the validation samples those come first of which the model is unsure for long.
         preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, instead of the four.
 
     Returns:
         `np.ndarray`: float32 `(N,)` in [-1, 1]. NaN where the row's trajectory is flat: its differences (levels) are
-        all the same, or deviate by less than 2**-34 of the loss in root mean square, which is less than float32 losses
+        all the same, or their root mean square deviation is less than 2**-34 of the loss, below what float32 losses
         can show.
 
     Raises:
@@ -97,7 +97,7 @@ def references(
     *,
     preset: str | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """The reference trajectories r_g that [`ltc_scores`] multiplies rows with: a few kilobytes that stand for all Q.
+    """The reference trajectories r_g that [`ltc_scores`] multiplies rows by: a few kilobytes in place of Q samples.
 
     Args:
         trajectories ([`Trajectories`]): The recording.

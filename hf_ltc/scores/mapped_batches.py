@@ -1,4 +1,4 @@
-"""Rows as the `map` of some engine hands them to a scorer: lists, arrays, tensors, Arrow tables, pandas frames."""
+"""Batches as the `map` of any engine passes them to a scorer: lists, arrays, tensors, Arrow tables, pandas frames."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..utils.errors import InputError, listed, some_rows
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The trajectories of a batch of rows, of whatever kind the batch was.
+    """The trajectories of a batch of rows, whatever kind of batch it was.
 
     Args:
         values (`np.ndarray`): float32 `(L, B)`, epoch-major, of the B rows that have one.
@@ -37,10 +37,11 @@ class Rows:
         )
 
     def with_scores(self, batch: Any, column: str, scores: np.ndarray) -> Any:
-        """Gives the batch its scores: null where there is none, and float32 even where there is no score at all.
+        """Adds its scores to the batch: null where there is none, and float32 even if there is no score at all.
 
-        `datasets` takes a column's type from what it writes first, and `None` has none. So a list with `None` says its
-        type to Arrow, and a row of `Dataset.map`, which may hold Arrow arrays of one value, gets a null of that type.
+        `datasets` takes a column's type from the first values that it writes, and `None` has no type. So a list with
+        `None` tells Arrow its type, and a row of `Dataset.map`, which may hold Arrow arrays of one value, gets a null
+        of that type.
 
         Args:
             batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): The batch.
@@ -68,7 +69,7 @@ class Rows:
 
 
 class Scores(list[Any]):
-    """Scores of which some are missing: a list that is float32 to Arrow, even if all of it is `None`."""
+    """Scores, some of them missing: a list that Arrow reads as float32 even if all of it is `None`."""
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
         return pa.array(list(self), type or pa.float32())

@@ -1,4 +1,4 @@
-"""What scores need of a recording, and how its faults are named."""
+"""What scores need from a recording, and the errors that name its faults."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from .kernels import run_spans
 
 @runtime_checkable
 class Recorded(Protocol):
-    """What LTC needs of a recording, [`Trajectories`]: L checkpoints of N rows and of Q validation samples."""
+    """What LTC needs from a recording ([`Trajectories`]): L checkpoints of N rows and of Q validation samples."""
 
     @property
     def losses(self) -> Any: ...  # float32 (L, N), an array or read from disk epoch by epoch
@@ -62,7 +62,7 @@ def require_recorded(value: Any, name: str = "trajectories") -> None:
         name (`str`, *optional*, defaults to `"trajectories"`): The parameter that it was given as.
 
     Raises:
-        InputError: if it is anything else, as the path of one.
+        InputError: if it is anything else, such as its path.
     """
     if not isinstance(value, Recorded):
         place = repr(str(value)) if isinstance(value, str | os.PathLike) else "RUN"
@@ -133,7 +133,7 @@ def shown_classes(trajectories: Recorded, classes: np.ndarray) -> str:
 
 
 def losses_digest(run: Recorded) -> str:
-    """Tells a recording from any other, to the bit; hexadecimal SHA-256.
+    """Tells a recording from any other, to the bit: SHA-256 in hexadecimal.
 
     Args:
         run ([`Trajectories`]): The recording.

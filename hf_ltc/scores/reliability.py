@@ -21,7 +21,7 @@ LOW = 0.5
 
 
 def within_class_spearman(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman correlation of two scores within classes: the mean over the classes, weighted by their numbers of rows.
+    """Spearman correlation of two scores within classes, averaged over the classes by their numbers of rows.
 
     Args:
         first (`np.ndarray`): float `(N,)`; NaN for rows without a score, which are left out.
@@ -49,7 +49,7 @@ class Reliability:
 
     Args:
         one (`float`): Mean within-class Spearman correlation of the scores of two runs.
-        mean (`float`): That of the mean of as many runs with another such mean, by the Spearman-Brown formula.
+        mean (`float`): The same for the mean of all runs and another such mean, by the Spearman-Brown formula.
         runs (`int`): How many runs.
         pairs (`list[float]`): The correlation of each pair, NaN where no class has two rows with different scores.
     """
@@ -60,7 +60,7 @@ class Reliability:
     pairs: list[float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `None` for NaN, which JSON has not."""
+        """Plain JSON values, with `None` for NaN, which JSON does not have."""
         return finite(asdict(self))
 
     @classmethod
@@ -81,7 +81,7 @@ def _number(value: float | None) -> float:
 
 
 def reliability_of(scores: Sequence[np.ndarray], labels: np.ndarray) -> Reliability:
-    """As [`reliability`], of scores of any kind.
+    """Like [`reliability`], for scores of any kind.
 
     Args:
         scores (`Sequence[np.ndarray]`): float `(N,)` each, of two runs or more.
@@ -95,7 +95,7 @@ def reliability_of(scores: Sequence[np.ndarray], labels: np.ndarray) -> Reliabil
 
 
 def spearman_brown(one: float, count: int) -> float:
-    """Reliability of the mean of several scores, from that of one: r_n = n r / (1 + (n - 1) r).
+    """Reliability of the mean of several scores from that of one: r_n = n r / (1 + (n - 1) r).
 
     Spearman, "Correlation calculated from faulty data", and Brown, "Some experimental results in the correlation of
     mental abilities" (British Journal of Psychology 3, 1910).
@@ -105,7 +105,7 @@ def spearman_brown(one: float, count: int) -> float:
         count (`int`): How many are averaged.
 
     Returns:
-        `float`: `one` where it is not positive, as the formula means nothing there.
+        `float`: `one` itself if it is not positive, where the formula does not apply.
     """
     return count * one / (1 + (count - 1) * one) if one > 0 else one
 

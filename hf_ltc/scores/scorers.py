@@ -21,10 +21,10 @@ from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
 class LTCScorer:
     """Adds a score to batches of rows: a callable for `map` of any engine, picklable and without state.
 
-    It reads `loss_trajectory`, and the label column with `scope="class"`, and nothing else. It takes the batches of
-    `Dataset.map` and `IterableDataset.map`, batched and not, in any format, and of Ray Data. Of a mapping it returns
-    the score column alone, which `datasets` adds to the row; of an Arrow table or a frame of pandas or polars it
-    returns that with the score column added. Rows without a trajectory, and flat ones, have no score.
+    It reads only `loss_trajectory` and, with `scope="class"`, the label column. It takes rows and batches of
+    `Dataset.map` and `IterableDataset.map` in any format, and batches of Ray Data. For a mapping it returns the score
+    column alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or polars it returns with the
+    score column added. Rows without a trajectory, and flat ones, have no score.
 
     Make one with [`LTCScorer.from_trajectories`].
 
@@ -32,11 +32,11 @@ class LTCScorer:
         reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].
         lengths (`tuple[int, ...]`): Checkpoints of each run.
         of (`str`): `"differences"` or `"levels"`.
-        label_column (`str`, *optional*): The column that says which reference is a row's; there is one if not given.
-        class_names (`tuple[str, ...]`, *optional*): Where that column does not hold the numbers of the classes.
+        label_column (`str`, *optional*): The column that says which reference a row has; all have one if not given.
+        class_names (`tuple[str, ...]`, *optional*): Needed if that column does not hold the numbers of the classes.
         column (`str`): The column that is added.
         trained (`tuple[int, ...]`, *optional*):
-            Of each run the first checkpoint that is not of the untrained model, where uncertainty is the weight.
+            The first checkpoint of each run after the untrained model, where uncertainty is the weight.
     """
 
     reference: np.ndarray
@@ -67,8 +67,8 @@ class LTCScorer:
             of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
             column (`str`, *optional*, defaults to `"ltc_score"`): The column that it adds.
             class_names (`Sequence[str]`, *optional*):
-                With `scope="class"`, where the label column holds strings (or integers that are not a `ClassLabel`):
-                the classes in the order of their numbers, `hf_ltc.data.labels.class_names(dataset, label_column)`.
+                With `scope="class"`, if the label column holds strings (or integers that are not a `ClassLabel`): the
+                classes in the order of their numbers, `hf_ltc.data.labels.class_names(dataset, label_column)`.
 
         Returns:
             [`LTCScorer`]
@@ -97,7 +97,7 @@ class LTCScorer:
             batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
 
         Returns:
-            `{column: scores}` of a mapping: float32, `None` where there is no score; else the table with the column.
+            `{column: scores}` for a mapping: float32, `None` where there is no score; else the table with the column.
 
         Raises:
             InputError: without a trajectory column, for trajectories of another length or that are not finite, and for
@@ -156,7 +156,7 @@ def baseline_scores(
     """Scores every recorded row by a baseline.
 
     Args:
-        trajectories ([`Trajectories`]): The recording; of several runs the score is the mean over them.
+        trajectories ([`Trajectories`]): The recording; with several runs the score is the mean over them.
         name (`str`): One of [`BASELINES`]: `"mean_loss"`, `"final_loss"`, `"forgetting"`, `"el2n"`, `"aum"`,
             `"dyn_unc"`, `"tdds"`, `"dual"`, `"random"`.
         epochs (`tuple[int, int or None]`, *optional*):
@@ -167,7 +167,7 @@ def baseline_scores(
         `np.ndarray`: float32 `(N,)`; `BASELINES[name].keeps` says whether the highest or the lowest are kept.
 
     Raises:
-        InputError: for an unknown name or option, a signal that was not recorded, values that are not finite, and
+        InputError: for an unknown name or option, a metric that was not recorded, values that are not finite, and
             fewer checkpoints than the baseline needs.
     """
     scorer = BaselineScorer.from_trajectories(trajectories, name, epochs=epochs, **options)
@@ -191,11 +191,11 @@ def baseline_scores(
 class BaselineScorer:
     """Adds a baseline's score to batches of rows: a callable for `map` of any engine, picklable and without state.
 
-    It reads one trajectory column (`loss_trajectory`, or `<signal>_trajectory`), of the kinds of batches that
-    [`LTCScorer`] takes, and gives back what that gives.
+    It reads one trajectory column (`loss_trajectory`, or `<signal>_trajectory`), and takes and returns the same kinds
+    of batches as [`LTCScorer`].
 
-    `"random"` needs row numbers: map with `with_indices=True`, or have them in a column (`row_column`), which is
-    right for shuffled datasets too.
+    `"random"` needs row numbers: map with `with_indices=True`, or name a column that holds them (`row_column`), which
+    is correct for shuffled datasets too.
 
     Make one with [`BaselineScorer.from_trajectories`].
 
@@ -279,7 +279,7 @@ class BaselineScorer:
         """The mean of the baseline over runs.
 
         Args:
-            runs (`Sequence[np.ndarray]`): `(K, N)` for each run, the signal at the checkpoints that are used.
+            runs (`Sequence[np.ndarray]`): `(K, N)` for each run, the metric at the checkpoints that are used.
 
         Returns:
             `np.ndarray`: float32 `(N,)`.
@@ -292,10 +292,10 @@ class BaselineScorer:
 
         Args:
             batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
-            indices (`int` or `Sequence[int]`, *optional*): Row numbers, which `with_indices=True` gives.
+            indices (`int` or `Sequence[int]`, *optional*): Row numbers, as `with_indices=True` passes them.
 
         Returns:
-            `{column: scores}` of a mapping: float32, `None` where there is no score; else the table with the column.
+            `{column: scores}` for a mapping: float32, `None` where there is no score; else the table with the column.
 
         Raises:
             InputError: without the trajectory column, or for trajectories of another length or that are not finite.

@@ -52,21 +52,21 @@ def create_model(
         num_classes (`int`): Number of classes.
         image_size (`int`): Side of the images in pixels.
         stem (`str`, *optional*, defaults to `"auto"`):
-            `"small"` fits what is made for 224 pixels to small images. ResNets and DenseNets get a 3x3 convolution of
+            `"small"` fits models made for 224 pixels to small images. ResNets and DenseNets get a 3x3 convolution of
             stride 1 and no pooling in front of the first block, as He et al. (arXiv 1512.03385) do on CIFAR;
-            MobileNets and EfficientNets a first convolution of stride 1; VGG classifies its last features as they
-            are, without hidden layers of 7x7; vision transformers get patches that cut the side in about 8, those
-            that halve them three times (Swin, ConvNeXt) in about 16 or 32. `"imagenet"` leaves the models as
-            published; `"auto"` is small up to 64 pixels.
+            MobileNets and EfficientNets get a first convolution of stride 1; VGG classifies its last features
+            directly, without hidden layers of 7x7; vision transformers get about 8 patches per side, those that halve
+            them three times (Swin, ConvNeXt) about 16 or 32. `"imagenet"` leaves the models as published; `"auto"` is
+            small up to 64 pixels.
         pretrained (`bool`, *optional*, defaults to `False`):
-            Load pretrained weights; layers that were fitted to small images start without.
+            Load pretrained weights; layers that were fitted to small images start untrained.
 
     Returns:
         `torch.nn.Module`: in training mode.
 
     Raises:
-        InputError: for an unknown name, suggesting near ones; for weights that cannot be had; for a model that does
-            not take images of that size.
+        InputError: for an unknown name, suggesting similar ones; for weights that cannot be loaded; for a model that
+            does not take images of that size.
     """
     small = stem == "small" or (stem == "auto" and image_size <= _SMALL_SIDE)
     if name.startswith(TRANSFORMERS):
@@ -110,7 +110,7 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
 
 
 def architecture_name(name: str) -> str:
-    """What models of one architecture have in common, under whichever of its names each was asked for.
+    """The one name of an architecture, whichever of its names was given.
 
     Args:
         name (`str`): As for [`create_model`].
@@ -147,7 +147,7 @@ def _small_patches(name: str, image_size: int) -> dict[str, Any]:
 
 
 def _patch(image_size: int, patches: int) -> int:
-    """Side of the patches that divide the image, into about so many a side."""
+    """Side of the patches that divide the image into about this many per side."""
     dividing = [side for side in range(1, image_size + 1) if image_size % side == 0]
     nearest = min(dividing, key=lambda side: abs(math.log(image_size / side / patches)))
     # Of a prime number of pixels a border is left over.
@@ -317,12 +317,12 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
 
 
 def own_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a model on the processor, none sharing memory with another, which safetensors refuses."""
+    """The weights of a model on the CPU; none shares memory with another, which safetensors refuses."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
 
 
 def all_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights with those that their writer left out because the model has the same tensor under another name."""
+    """Weights completed by those that were not saved because the model has the same tensor under another name."""
     same: dict[Any, list[str]] = {}
     for name, value in model.state_dict().items():
         where = (get_torch_storage_id(value), value.storage_offset(), value.shape, value.stride())
