@@ -1,4 +1,4 @@
-"""Makes the cards in this folder: records and evaluates on handwritten digits, and pushes to a Hub on loopback.
+"""Makes the cards in this folder: records and evaluates handwritten digits, and pushes to a Hub on loopback.
 
 python model_cards/make.py --run runs/model-cards
 """

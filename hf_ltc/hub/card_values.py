@@ -251,7 +251,7 @@ def _trajectory_values(entry: TrajectoriesEntry, told: bool) -> dict[str, Any]:
 def _limits(entries: Iterable[Entry]) -> list[str]:
     said = [
         "A coreset carries the biases of its source dataset, and may add to them: rows that are rare, hard or wrongly "
-        "labelled are the ones most likely left out.",
+        "labeled are the ones most likely left out.",
         "Rows were chosen for one task, by the labels of the column that was scored, with one source model.",
     ]
     if any(entry.held_out for entry in entries):

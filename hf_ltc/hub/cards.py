@@ -96,7 +96,7 @@ def source_model_card(
         "side": settings.get("image_size"),
         "classes": settings.get("num_classes"),
         "limits": [
-            "It was trained for its losses, on the rows that could be chosen: validation samples were held out.",
+            "It was trained for its losses, on the candidate rows: validation samples were held out.",
             "Losses depend on the seed: scores are best taken from several such models.",
         ],
         "citation": MUSES,
