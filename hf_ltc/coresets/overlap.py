@@ -1,4 +1,4 @@
-"""How far two scores choose the same rows."""
+"""How many rows the coresets of two scores share."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def overlap(
         balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
 
     Returns:
-        `dict[float, float]`: from the budget, which chance alone would give, to 1.
+        `dict[float, float]`: the share at each budget; random coresets share as much as the budget itself.
     """
     ranks = [coreset_order(scores, labels, balance=balance) for scores in (first, second)]
     for fraction in budgets:

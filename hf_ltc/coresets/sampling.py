@@ -1,4 +1,4 @@
-"""Rows drawn from all over the scores, where the best ones alone would be too much alike."""
+"""Sampling of rows over the whole range of scores, where the best rows alone would be too much alike."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _STRATA = 50
 def stratified(
     scores: np.ndarray, classes: np.ndarray, taken: np.ndarray, cut: float, draw: np.random.Generator
 ) -> np.ndarray:
-    """Rows drawn stratum by stratum, as many of each class as `taken` has; given in coreset order."""
+    """Rows drawn stratum by stratum, as many of each class as `taken` has; rows are given in coreset order."""
     drawn = np.zeros(len(scores), dtype=bool)
     chance = draw.random(len(scores))
     for own in class_groups(classes):
@@ -30,7 +30,7 @@ def stratified(
 
 
 def _strata(scores: np.ndarray) -> np.ndarray:
-    """The stratum of each score, from 0: equally wide ones from the lowest to the highest finite score."""
+    """The stratum of each score, from 0; strata are equally wide, from the lowest to the highest finite score."""
     finite = scores[np.isfinite(scores)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
     # A class of one score is one stratum.
@@ -39,7 +39,7 @@ def _strata(scores: np.ndarray) -> np.ndarray:
 
 
 def _equal_shares(counts: np.ndarray, budget: int) -> np.ndarray:
-    """Parts a budget equally among strata; what the small ones cannot use goes to the larger ones."""
+    """Divides a budget equally among strata; what small strata cannot use goes to the larger ones."""
     share = np.zeros_like(counts)
     for i, stratum in enumerate(np.argsort(counts, kind="stable")):
         share[stratum] = min(counts[stratum], budget // (len(counts) - i))
@@ -55,7 +55,7 @@ def beta_drawn(
     exponent: float,
     draw: np.random.Generator,
 ) -> np.ndarray:
-    """Rows drawn by score and Beta density, as many of each class as `taken` has; given in coreset order."""
+    """Rows drawn by score and Beta density, as many of each class as `taken` has; rows are given in coreset order."""
     best = np.argsort(-scores, kind="stable")[:10]
     left_out = 1 - np.count_nonzero(taken) / len(taken)
     b = 15 * (1 - float(probability[best].mean())) * (1 - left_out**exponent)

@@ -1,4 +1,4 @@
-"""What a coreset keeps of the dataset that it was chosen from."""
+"""A summary of a coreset and of the dataset that it was chosen from."""
 
 import dataclasses
 import json
@@ -18,19 +18,19 @@ from .select import read_scores
 
 @dataclass(frozen=True)
 class CoresetSummary:
-    """What a coreset keeps of a dataset; `str` says it in a paragraph.
+    """A summary of what a coreset keeps of a dataset; `str` makes a paragraph of it.
 
     Args:
         rows (`int`): Rows of the coreset.
         pool (`int`): Candidate rows.
         held_out (`int`): Other rows: held out as validation samples, or never scored.
-        flat (`int`): Rows of the pool without a score, since their trajectory is flat.
+        flat (`int`): Candidate rows without a score, since their trajectory is flat.
         negative (`int`): Rows of the coreset with a negative score.
         score_column (`str`): The score.
         score_range (`tuple[float, float]`, *optional*): Lowest and highest score in the coreset.
-        pool_score_range (`tuple[float, float]`, *optional*): The same, in the pool.
+        pool_score_range (`tuple[float, float]`, *optional*): The same for all candidate rows.
         classes (`dict[str, int]`): Rows of the coreset by class; empty if the dataset has no labels.
-        pool_classes (`dict[str, int]`): Rows of the pool by class.
+        pool_classes (`dict[str, int]`): Candidate rows by class.
     """
 
     rows: int
@@ -73,14 +73,14 @@ def describe_coreset(
     label_column: str | None = None,
     exclude_negative: bool = False,
 ) -> CoresetSummary:
-    """Says what a coreset keeps.
+    """Summarizes what a coreset keeps of the dataset that it was chosen from.
 
     Args:
-        coreset (`datasets.Dataset`): The rows kept, as [`select_coreset`] gives them.
+        coreset (`datasets.Dataset`): The rows kept, as [`select_coreset`] returns them.
         dataset (`datasets.Dataset`): The scored dataset that they were chosen from.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): The score they were chosen by.
         label_column (`str`, *optional*): Column with the class labels; found by its feature type if not given.
-        exclude_negative (`bool`, *optional*, defaults to `False`): Whether negative scores are no candidates.
+        exclude_negative (`bool`, *optional*, defaults to `False`): Whether rows with negative scores were excluded.
 
     Returns:
         [`CoresetSummary`]

@@ -113,12 +113,12 @@ def check_identity(
             raise InputError(
                 f"column {label_column!r} has {now['classes']} classes with other names or in another order than the "
                 f"{recorded['classes']} of the recorded dataset, on the same rows (another label column, or "
-                f"relabelled?): {fix}"
+                f"relabeled?): {fix}"
             )
         if not same_labels:
             raise InputError(
                 f"column {label_column!r} has other labels than in the recorded dataset, on the same rows "
-                f"(relabelled?): {fix}"
+                f"(relabeled?): {fix}"
             )
         return
     for column in changed:

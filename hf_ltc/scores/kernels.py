@@ -82,7 +82,7 @@ def _correlations(run: _Run) -> tuple[np.ndarray, bool]:
     n, count = run.table.shape[1], len(run.reference)
     first, last = np.asarray(run.table[run.start]), np.asarray(run.table[run.stop - 1])
     # Levels are taken relative to the last one. A member of the data as the shift keeps the sum of squares within a
-    # factor T of the centred one, so float64 has nothing to lose in one pass.
+    # factor T of the centered one, so float64 has nothing to lose in one pass.
     shift = last if run.levels else None
     sums = _Sums(np.zeros(n), np.zeros(n), np.zeros(n if run.levels else 0))
     rough = np.zeros(n, dtype=bool)

@@ -1,7 +1,7 @@
 """What worker processes send: through shared memory where it has room, else through a pipe; and how their end is told.
 
 PyTorch's loader puts tensors into shared memory in a thread of the worker. Where /dev/shm is full, as Docker's 64 MB
-soon is, that thread fails, the batch is lost, and the loader waits for it for ever.
+soon is, that thread fails, the batch is lost, and the loader waits for it forever.
 
 Pickles go through the pipe between a worker and the process that started it, as all that PyTorch's loader sends does.
 None is written to a file, and none is read from one.

@@ -565,7 +565,7 @@ def test_bad_input_of_score(place, tmp_path, capsys):
         ([place / "run-0", *output, "--dataset", tmp_path / "nowhere"], "nowhere"),
         ([place / "run-0", *output, "--dataset", tmp_path / "shuffled"], r"\(shuffled\?\)"),
         ([place / "run-0", *output, "--dataset", tmp_path / "filtered"], r"100 rows, the recorded one had 150"),
-        ([place / "run-0", *output, "--dataset", tmp_path / "relabelled"], r"\(relabelled\?\)"),
+        ([place / "run-0", *output, "--dataset", tmp_path / "relabelled"], r"\(relabeled\?\)"),
         ([place / "run-0", *output, "--dataset", tmp_path / "different"], "is not the recorded one"),
     ]:
         assert re.search(message, refused(capsys, "score", *line)), line

@@ -233,7 +233,7 @@ def test_origin_is_kept_where_known(rows):
 # Another dataset
 
 
-def relabelled(rows: Dataset, row: int = 17) -> Dataset:
+def relabeled(rows: Dataset, row: int = 17) -> Dataset:
     labels = rows["label"][:]
     labels[row] = (labels[row] + 1) % 10
     return with_values(rows, "label", labels)
@@ -261,12 +261,12 @@ OTHERS = {
         ["each class has as many rows", "shuffled?"],
     ),
     "reversed": (lambda rows: rows.select(range(ROWS)[::-1]), ["shuffled?"]),
-    "relabelled": (relabelled, ["'label'", "other labels", "relabelled?"]),
-    "a row relabelled that is not sampled": (
-        lambda rows: relabelled(rows, next(row for row in range(ROWS) if row not in SAMPLED)),
-        ["relabelled?"],
+    "relabeled": (relabeled, ["'label'", "other labels", "relabeled?"]),
+    "a row relabeled that is not sampled": (
+        lambda rows: relabeled(rows, next(row for row in range(ROWS) if row not in SAMPLED)),
+        ["relabeled?"],
     ),
-    "class renamed": (other_names, ["'label'", "10 classes with other names", "relabelled?"]),
+    "class renamed": (other_names, ["'label'", "10 classes with other names", "relabeled?"]),
     "class added": (
         lambda rows: rows.cast_column("label", ClassLabel(names=[*NAMES, "ten"])),
         ["11 classes", "the 10 of the recorded"],
