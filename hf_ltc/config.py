@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from .utils.errors import InputError
+from .utils.errors import InputError, require
 from .utils.files import expanded, local
 
 SIGNALS = ("margin", "correct", "el2n")
@@ -304,17 +304,17 @@ def _check(name: str, value: Any, kind: Any) -> None:
     if origin is Annotated:
         _check(name, value, parts[0])
         for check in parts[1:]:
-            _require(check.holds(value), name, value, check.wanted)
+            require(check.holds(value), name, value, check.wanted)
     elif origin is Literal:
-        _require(value in parts, name, value, "one of " + ", ".join(parts))
+        require(value in parts, name, value, "one of " + ", ".join(parts))
     elif origin is list:
         item, items = (float, "numbers") if float in (parts[0], *get_args(parts[0])) else (str, "strings")
         is_list = isinstance(value, list | tuple) and all(_is_of(each, item) for each in value)
-        _require(is_list, name, value, f"a list of {items}")
+        require(is_list, name, value, f"a list of {items}")
         for each in value:
             _check(name, each, parts[0])
     elif NoneType not in parts:
-        _require(_is_of(value, kind), name, value, _KINDS[kind])
+        require(_is_of(value, kind), name, value, _KINDS[kind])
     elif value is not None:
         _check(name, value, parts[0])
 
@@ -322,14 +322,7 @@ def _check(name: str, value: Any, kind: Any) -> None:
 def _check_seeds(config: Any, name: str, count: int) -> None:
     # The seeds that every random generator takes; each of several runs has its own.
     value = getattr(config, name)
-    _require(0 <= value <= _LARGEST_SEED - count, name, value, "inside [0, 2**32)")
-
-
-def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
-    if not holds:
-        # The repr of a model or a dataset, say, has many lines.
-        shown = repr(value) if "\n" not in repr(value) else f"a {type(value).__name__}"
-        raise InputError(f"`{name}` is {shown}: it must be {wanted}")
+    require(0 <= value <= _LARGEST_SEED - count, name, value, "inside [0, 2**32)")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

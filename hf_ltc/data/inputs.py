@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset, IterableDatasetDict
 
-from ..utils.errors import InputError, listed, some_rows
+from ..utils.errors import InputError, explained, listed, some_rows
 
 # By the package that a table is of.
 _FRAMES = {"pandas": "from_pandas", "polars": "from_polars", "pyspark": "from_spark"}
@@ -101,13 +101,9 @@ def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.nda
         if rows < 1:
             raise InputError(f"`{name}` is {rows}: give how many rows there are, or their numbers or ids")
         return np.arange(int(rows)), None
-    try:
+    fix = "give integers, or strings, one for each row"
+    with explained(f"`{name}` is no list of row numbers or ids", fix, (TypeError, pa.ArrowException)):
         values = pa.array(as_array(rows, name) if isinstance(rows, np.ndarray) or _is_tensor(rows) else list(rows))
-    except (TypeError, pa.ArrowException) as error:
-        raise InputError(
-            f"`{name}` is no list of row numbers or ids ({' '.join(str(error).split())}): give integers, or strings, "
-            "one for each row"
-        ) from error
     if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type) or pa.types.is_nested(values.type):
         shown = listed(values, lambda value: repr(value.as_py()))
         raise InputError(f"`{name}` are {values.type} ({shown}, ...): give row numbers, which are integers, or ids")
@@ -152,7 +148,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
     Raises:
         InputError: if they make none, as rows of different lengths.
     """
-    try:
+    fix = "give a list, a numpy array or a tensor"
+    with explained(f"`{name}` is no array of one value a sample", fix, (TypeError, ValueError)):
         if _is_tensor(values):
             # numpy has no bfloat16.
             plain = values.detach().cpu()
@@ -165,11 +162,6 @@ def as_array(values: Any, name: str) -> np.ndarray:
         if isinstance(values, list | tuple) and made.dtype.kind in "US":
             return np.array(values, dtype=object)
         return made
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"`{name}` is no array of one value a sample ({' '.join(str(error).split())}): give a list, a numpy "
-            "array or a tensor"
-        ) from error
 
 
 def _number(value: Any) -> float:

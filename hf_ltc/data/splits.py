@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..utils.errors import InputError, listed
+from ..utils.errors import InputError, listed, require
 from .labels import _counted
 
 
@@ -32,10 +32,8 @@ def hold_out(
     Raises:
         InputError: if a class has fewer than two rows, naming the classes.
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"`validation_fraction` is {fraction!r}: it must be inside (0, 1)")
-    if per_class < 1:
-        raise InputError(f"`validation_per_class` is {per_class!r}: it must be 1 or more")
+    require(0 < fraction < 1, "validation_fraction", fraction, "inside (0, 1)")
+    require(per_class >= 1, "validation_per_class", per_class, "1 or more")
     classes, counts = np.unique(labels, return_counts=True)
     if (small := classes[counts < 2]).size:
         shown = listed([names[c] if names else str(c) for c in small], count="in all")

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import load_checkpoint_in_model
 from datasets import Dataset
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from tqdm.auto import tqdm
 
+from ..config import RecordConfig
 from ..training import models
 from ..training.batches import Collate
 from ..training.metrics import check_metrics
@@ -21,10 +23,10 @@ from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import usual_torch
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, explained
 from ..utils.files import local
 from .epochs import LOSS_NAMES, EpochPasses
-from .rows import RowOptions, input_rows
+from .rows import input_rows
 
 Checkpoint = nn.Module | Mapping[str, torch.Tensor] | str | Path | Callable[[], nn.Module]
 _STEP = re.compile(r"(\d+)$")
@@ -109,7 +111,9 @@ def record_checkpoints(
     for _, checkpoint in waiting:
         # Before anything is written, and before hours are spent on those that come first.
         _check_there(checkpoint, model)
-    options = RowOptions(
+    config = RecordConfig(
+        losses="evaluation",
+        signals=list(signals),
         label_column=label_column,
         id_column=id_column,
         validation_fraction=validation_fraction,
@@ -117,12 +121,12 @@ def record_checkpoints(
         validation_seed=validation_seed,
         allow_shared_rows=allow_shared_rows,
     )
-    data = input_rows(train, validation, options)
+    data = input_rows(config, train, validation)
     # Not PartialState, which leaves the choice of processors over devices to its maker. In the models' own precision,
     # whatever a launcher has set for training.
     state = Accelerator(mixed_precision="no")
     recipe = data.recorded.recipe(state) | {
-        "config": {"losses": "evaluation", "signals": list(signals)},
+        "config": {"losses": config.losses, "signals": config.signals},
         "training": data.recorded.sizes,
     }
     recorder = data.recorded.recorder(output_dir, [*LOSS_NAMES["evaluation"], *signals], state, recipe)
@@ -136,8 +140,8 @@ def record_checkpoints(
     def each_batch(rows: int) -> None:
         bar.update(rows * state.num_processes)
 
-    passes = EpochPasses(recorder, "evaluation", signals, state, batch_size, each_batch)
-    make_batch = _default_collate() if collate is None else collate
+    passes = EpochPasses(recorder, config, state, batch_size, each_batch)
+    make_batch = transformers.default_data_collator if collate is None else collate
     for epoch, checkpoint in waiting:
         loaded = _load(checkpoint, model).to(state.device)
         batches = data.batches(make_batch, state.device, num_workers, loaded)
@@ -184,29 +188,19 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
         return checkpoint
     if isinstance(checkpoint, str | Path):
         path = Path(checkpoint)
-        try:
+        fix = "give weights that fit the model, as safetensors or as a state dict"
+        with explained(f"cannot load the checkpoint {str(path)!r}", fix):
             if model is None:
                 return _from_folder(path)
             if path.is_dir():
                 load_checkpoint_in_model(model, str(path), strict=True)
                 return model
             checkpoint = _weights(path)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"cannot load the checkpoint {str(path)!r} ({one_line(error)}): give weights that fit the model, as "
-                "safetensors or as a state dict"
-            ) from error
     elif not isinstance(checkpoint, Mapping):
         return checkpoint()
     assert model is not None
-    try:
+    with explained("a checkpoint does not fit the model", "give the model it is of", RuntimeError):
         model.load_state_dict(models.all_weights(model, checkpoint))
-    except RuntimeError as error:
-        raise InputError(
-            f"a checkpoint does not fit the model ({one_line(error)}): give the model it is of"
-        ) from error
     return model
 
 
@@ -215,8 +209,6 @@ def _from_folder(path: Path) -> nn.Module:
     made = files.read_json(path / "config.json").get("architectures")
     if not made:
         return models.load_model(path)
-    import transformers
-
     model, found = getattr(transformers, made[0]).from_pretrained(path, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
         raise InputError(f"the checkpoint {str(path)!r} has no weights for {missing[0]} ({len(missing)} missing)")
@@ -234,9 +226,3 @@ def _weights(path: Path) -> Mapping[str, torch.Tensor]:
     weights = dict(nested[0] if nested else stored)
     consume_prefix_in_state_dict_if_present(weights, "module.")
     return weights
-
-
-def _default_collate() -> Collate:
-    from transformers import default_data_collator
-
-    return default_data_collator

@@ -1,6 +1,6 @@
 """What is recorded of an epoch and when: by the training itself, and by passes over the rows before and after it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
 
+from ..config import RecordConfig
 from ..training.forward import Batches, evaluate
 from ..training.metrics import per_sample_metrics
 from .recorder import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder
@@ -30,9 +31,8 @@ class EpochPasses:
     the training losses, or with evaluation losses where these are the only ones.
 
     Args:
-        recorder ([`TrajectoryRecorder`]): Where they go, of `LOSS_NAMES[losses]` and the metrics.
-        losses (`str`): `"training"`, `"evaluation"` or `"both"`.
-        metrics (`Sequence[str]`): Further per-sample metrics.
+        recorder ([`TrajectoryRecorder`]): Where they go, of `LOSS_NAMES[config.losses]` and `config.signals`.
+        config ([`RecordConfig`]): What is recorded: `losses` and `signals`.
         state (`accelerate.Accelerator` or `PartialState`): The processes.
         batch_size (`int`): Rows a forward pass, where the model does not train.
         each_batch (`Callable[[int], Any]`, *optional*):
@@ -40,22 +40,19 @@ class EpochPasses:
     """
 
     recorder: TrajectoryRecorder
-    losses: str
-    metrics: Sequence[str]
+    config: RecordConfig
     state: Accelerator | PartialState
     batch_size: int
     each_batch: Callable[[int], Any] | None = None
 
-    def observe_training(
-        self, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
-    ) -> None:
+    def observe_training(self, *batch: torch.Tensor) -> None:
         """Takes the losses of a batch that the model trains on; an [`Observer`]."""
-        self._add(TRAIN, positions, losses, logits, labels)
+        self._add(TRAIN, *batch)
 
     def before_training(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
         """The passes of epoch 0: over the validation samples and, once for both kinds of losses, the rows."""
         self.validate(model, batches)
-        self._pass(model, batches[TRAIN], TRAIN, *([EVALUATION] if self.losses == "both" else []))
+        self._pass(model, batches[TRAIN], TRAIN, *([EVALUATION] if self.config.losses == "both" else []))
 
     def validate(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
         """The pass over the validation samples after an epoch."""
@@ -63,20 +60,20 @@ class EpochPasses:
 
     def evaluate(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
         """The pass over the rows after an epoch; none where only training losses are recorded."""
-        if self.losses != "training":
-            self._pass(model, batches[TRAIN], EVALUATION if self.losses == "both" else TRAIN)
+        if self.config.losses != "training":
+            self._pass(model, batches[TRAIN], EVALUATION if self.config.losses == "both" else TRAIN)
 
     def _pass(self, model: nn.Module, batches: Batches, *splits: str) -> None:
-        def observe(positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        def observe(*batch: torch.Tensor) -> None:
             if self.each_batch is not None:
-                self.each_batch(len(positions))
+                self.each_batch(len(batch[0]))
             for split in splits:
-                self._add(split, positions, losses, logits, labels)
+                self._add(split, *batch)
 
         evaluate(model, batches, self.state, observe, self.batch_size)
 
     def _add(
         self, split: str, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> None:
-        further = per_sample_metrics(self.metrics, logits, labels) if split == TRAIN else []
+        further = per_sample_metrics(self.config.signals, logits, labels) if split == TRAIN else []
         self.recorder.add(split, positions, losses, *further)

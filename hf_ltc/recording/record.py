@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def record(
     folder = Path(config.output_dir)
     if (folder / run_dir.TRAJECTORIES).exists():
         raise InputError(f"`output_dir` {str(folder)!r} holds a single run: give another one for `runs` {config.runs}")
-    files.check_free(folder, lambda path: bool(run_dir.seed_folders(path)))
+    files.check_free(folder, run_dir.seed_folders)
     cached: dict[str, ImageBatches] = {}
     seeds = [
         dataclasses.replace(config, seed=seed, runs=1, output_dir=str(folder / f"seed-{seed}"))
@@ -96,7 +96,7 @@ def _write_together(config: RecordConfig, folder: Path) -> None:
         each[0],
         config=Config.from_dict(config.to_dict()),
         seeds=[recipe.config.seed or 0 for recipe in each],
-        seconds=_sum([recipe.seconds for recipe in each]),
+        seconds={phase: round(sum(one.seconds.get(phase, 0.0) for one in each), 2) for phase in each[0].seconds},
         reliability=SeedReliability.from_dict(reliability(average).to_dict()),
     )
     files.write_json(folder / files.RECIPE, recipe.to_dict())
@@ -125,7 +125,3 @@ def _accelerator(config: RecordConfig) -> Accelerator:
             "ACCELERATE_USE_CPU=1, or they would all write the same files"
         )
     return accelerator
-
-
-def _sum(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {phase: round(sum(each.get(phase, 0.0) for each in seconds), 2) for phase in seconds[0]}

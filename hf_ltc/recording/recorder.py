@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from ..config import RESUME_MAY_CHANGE
 from ..data.identity import WHERE
 from ..data.inputs import as_array, check_apart, class_numbers, row_numbers
 from ..recipe import Recipe
+from ..scores.protocol import RecordedColumns
 from ..training.metrics import LossBuffer, sample_values
 from ..trajectories import run_dir
 from ..trajectories.run_dir import LOSSES, VALIDATION_LOSS, write_rows
@@ -84,11 +85,10 @@ class TrajectoryRecorder:
     ) -> None:
         self.path = local(output_dir, "output_dir")
         self.accelerator = accelerator
-        self.first_epoch = first_epoch
         device = accelerator.device if accelerator is not None else torch.device("cpu")
         self.labels = class_numbers(labels, "labels")
         self.validation_labels = class_numbers(validation_labels, "validation_labels")
-        numbers, self._ids = row_numbers(rows, "rows", or_count=True)
+        numbers, self.ids = row_numbers(rows, "rows", or_count=True)
         own_split = validation_rows is None
         asked = np.arange(len(self.validation_labels)) if validation_rows is None else validation_rows
         held, held_ids = row_numbers(asked, "validation_rows")
@@ -100,15 +100,15 @@ class TrajectoryRecorder:
                 raise InputError(f"`{what}` has {count} values for {expected} rows")
         self._held_ids = held_ids
         if not own_split:
-            check_apart(numbers, ids if ids is not None and held_ids is not None else self._ids, held, held_ids)
+            check_apart(numbers, ids if ids is not None and held_ids is not None else self.ids, held, held_ids)
         order = np.argsort(numbers)
         self.rows = numbers = numbers[order]
         if ids is not None:
-            self._ids = ids.take(pa.array(order))
+            self.ids = ids.take(pa.array(order))
         self.labels = self.labels[order]
         # Of another split, or told by an id, a validation sample has no row number in the dataset.
         self.validation_rows = np.full(len(held), -1, np.int64) if own_split or held_ids is not None else held
-        train = Places(numbers, self._ids if ids is None else None, device)
+        train = Places(numbers, self.ids if ids is None else None, device)
         self._places = {TRAIN: train, EVALUATION: train, VALIDATION: Places(held, held_ids, device)}
         self._known = {TRAIN: numbers, EVALUATION: numbers, VALIDATION: held}
         self._names = list(losses)
@@ -121,7 +121,8 @@ class TrajectoryRecorder:
         Recipe.from_dict(recipe or {})
         self._recipe = dict(recipe or {})
         self._open()
-        self.next_epoch = self._next()
+        published = run_dir.published_epochs(self.path)
+        self.next_epoch = published[-1] + 1 if published else first_epoch
 
     @property
     def is_main(self) -> bool:
@@ -183,8 +184,7 @@ class TrajectoryRecorder:
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             for table in tables.values():
                 torch.distributed.all_reduce(table)
-        processes = torch.tensor(self._processes)
-        return {**{split: table.cpu() for split, table in tables.items()}, _PROCESSES: processes}
+        return {split: table.cpu() for split, table in tables.items()} | {_PROCESSES: torch.tensor(self._processes)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restores what [`state_dict`] returned; called on every process, one of which takes the values.
@@ -258,7 +258,7 @@ class TrajectoryRecorder:
         made = sha256(json.dumps([marks, self._names], sort_keys=True, default=str).encode())
         for numbers in (self.rows, self.labels, self.validation_rows, self.validation_labels):
             made.update(len(numbers).to_bytes(8, "little") + numbers.astype("<i8").tobytes())
-        for ids in (self._ids, self._held_ids):
+        for ids in (self.ids, self._held_ids):
             made.update(repr(None if ids is None else ids.to_pylist()).encode())
         self.run = made.hexdigest()[:16]
         recipe = self.path / files.RECIPE
@@ -276,27 +276,9 @@ class TrajectoryRecorder:
         self.wait()
         with together(self.accelerator):
             if self.is_main and not recipe.exists():
-                write_rows(self.path, self._rows())
+                # Of a recording it writes the rows alone.
+                write_rows(self.path, cast(RecordedColumns, self))
                 files.write_json(recipe, self._recipe)
-
-    def _rows(self) -> Trajectories:
-        n, q = len(self.labels), len(self.validation_labels)
-        nothing = np.empty(0, np.int64)
-        return Trajectories(
-            losses=np.empty((0, n), np.float32),
-            validation_losses=np.empty((0, q), np.float32),
-            labels=self.labels,
-            validation_labels=self.validation_labels,
-            rows=self.rows,
-            validation_rows=self.validation_rows,
-            epochs=nothing,
-            lengths=(),
-            ids=self._ids,
-        )
-
-    def _next(self) -> int:
-        published = run_dir.published_epochs(self.path)
-        return published[-1] + 1 if published else self.first_epoch
 
 
 def may_hold(path: Path) -> bool:

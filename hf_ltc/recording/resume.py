@@ -17,7 +17,7 @@ from ..training import loop
 from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, explained
 from ..utils.processes import together
 from .recorder import TrajectoryRecorder
 
@@ -53,14 +53,10 @@ def resume(path: Path, state: loop.TrainingState, accelerator: Accelerator, conf
                 "resume from: restore it, or record again into another folder"
             )
         return {}
-    try:
+    fix = "restore its files, or record again into another `output_dir`"
+    with explained(f"cannot resume from {str(newest)!r}", fix):
         loop.load_checkpoint(newest, state, accelerator)
         seconds: dict[str, float] = json.loads((newest / "seconds.json").read_text(encoding="utf-8"))
-    except Exception as error:
-        raise InputError(
-            f"cannot resume from {str(newest)!r} ({one_line(error)}): restore its files, or record again into "
-            "another `output_dir`"
-        ) from error
     with together(accelerator):
         if accelerator.is_main_process:
             _publish(newest, path, state.epoch)

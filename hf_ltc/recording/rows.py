@@ -32,18 +32,6 @@ from .recorder import TRAIN, VALIDATION, TrajectoryRecorder
 
 
 @dataclass(frozen=True)
-class RowOptions:
-    """How rows are recorded; the fields mean what those of [`RecordConfig`] mean, which has them too."""
-
-    label_column: str | None = None
-    id_column: str | None = None
-    validation_fraction: float = 0.1
-    validation_per_class: int = 50
-    validation_seed: int = 0
-    allow_shared_rows: bool = False
-
-
-@dataclass(frozen=True)
 class RecordedRows:
     """The candidate rows and the validation samples of a recording, with their labels, numbered by class."""
 
@@ -205,28 +193,28 @@ def image_rows(
     )
 
 
-def input_rows(train: Dataset, validation: Dataset | None, options: RowOptions) -> InputRows:
+def input_rows(config: RecordConfig, train: Dataset, validation: Dataset | None) -> InputRows:
     """Reads the labels and holds validation samples out.
 
     Beside labels a few rows are read for the identity, and of validation samples that are given what tells that they
     are no train rows.
 
     Args:
+        config ([`RecordConfig`]): The settings; those of models, training and images do not count.
         train (`datasets.Dataset`): The dataset.
         validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
-        options ([`RowOptions`]): The options.
 
     Raises:
         InputError: for a column or labels that cannot be recorded.
     """
     _require(train, validation)
-    label = _label_column(train, options.label_column)
+    label = _label_column(train, config.label_column)
     numbers = _model_labels(train, label)
     part, other, compared = _Part(train, label), None, []
     if validation is not None:
         other = _Part(validation, _label_column(validation, label if label in validation.column_names else None))
-        compared = input_columns(train, validation, label, options.id_column)
-    rows = _recorded_rows(part, other, compared, options)
+        compared = input_columns(train, validation, label, config.id_column)
+    rows = _recorded_rows(part, other, compared, config)
     return InputRows(rows, numbers[rows.labels], numbers[rows.validation_labels])
 
 
@@ -250,21 +238,21 @@ def _require(train: Dataset, validation: Dataset | None) -> None:
 
 
 def _recorded_rows(
-    train: _Part, validation: _Part | None, compared: Sequence[tuple[str, str]], options: RecordConfig | RowOptions
+    train: _Part, validation: _Part | None, compared: Sequence[tuple[str, str]], config: RecordConfig
 ) -> RecordedRows:
     """The rows of a dataset less those held out; all of them where there are `validation` samples, by whose columns
     `compared` they are told to be other rows."""
     dataset, names = train.dataset, class_names(train.dataset, train.label)
     labels = read_labels(dataset, train.label)
-    identity = train.identity() | {"id_column": options.id_column, "names": names}
-    ids = None if options.id_column is None else _read_ids(dataset, options.id_column)
+    identity = train.identity() | {"id_column": config.id_column, "names": names}
+    ids = None if config.id_column is None else _read_ids(dataset, config.id_column)
     if validation is not None:
         other_labels = read_labels(validation.dataset, validation.label, names)
-        check_apart(validation.dataset, dataset, compared, allow_shared_rows=options.allow_shared_rows)
+        check_apart(validation.dataset, dataset, compared, allow_shared_rows=config.allow_shared_rows)
         rows, held = np.arange(len(dataset)), None
         other, other_identity = validation.dataset, validation.identity()
     else:
-        fraction, per_class, seed = options.validation_fraction, options.validation_per_class, options.validation_seed
+        fraction, per_class, seed = config.validation_fraction, config.validation_per_class, config.validation_seed
         rows, held = hold_out(labels, fraction, per_class, seed, names)
         other, other_labels = dataset.select(held), labels[held]
         other_identity = {

@@ -56,6 +56,10 @@ class SourceRun:
         self.seconds: dict[str, float] = {}
         self.others: list[Path] = []
         self.stability = math.nan
+        names = {field.name for field in dataclasses.fields(loop.TrainingConfig)}
+        self.training = loop.TrainingConfig(**{k: v for k, v in config.to_dict().items() if k in names})
+        self.steps = loop.steps_per_epoch(len(self.data.rows), self.training, accelerator.num_processes)
+        self.decay = averaging_decay(config.weights, config.average_decay, self.steps)
 
     def run(self) -> Trajectories:
         config, accelerator = self.config, self.accelerator
@@ -96,9 +100,9 @@ class SourceRun:
         state = loop.prepare_training(
             model,
             len(self.data.rows),
-            self._training,
+            self.training,
             accelerator,
-            average_decay=self._decay,
+            average_decay=self.decay,
             channels_last=config.channels_last,
             compiled=config.compile,
         )
@@ -106,9 +110,7 @@ class SourceRun:
         if config.report_to:
             accelerator.init_trackers("hf_ltc", config={k: str(v) for k, v in config.to_dict().items()})
         with failing_together(self.accelerator), stoppable(self.path) as stop:
-            passes = EpochPasses(
-                self.recorder, config.losses, config.signals, accelerator, config.eval_batch_size, lambda rows: stop()
-            )
+            passes = EpochPasses(self.recorder, config, accelerator, config.eval_batch_size, lambda rows: stop())
             if config.initial_losses and state.epoch == 0 and 0 not in run_dir.published_epochs(self.path):
                 with self._timed("evaluation"):
                     passes.before_training(self._weights(state), self.batches)
@@ -141,10 +143,9 @@ class SourceRun:
     def _train(self, state: loop.TrainingState, passes: EpochPasses, stop: Callable[[], None]) -> None:
         config, accelerator = self.config, self.accelerator
         recorded = set(config.recorded_epochs())
-        steps = self._steps
         bar = tqdm(
-            total=config.epochs * steps,
-            initial=state.epoch * steps,
+            total=config.epochs * self.steps,
+            initial=state.epoch * self.steps,
             desc=f"recording {config.model}",
             unit="step",
             disable=None if accelerator.is_main_process else True,
@@ -162,7 +163,7 @@ class SourceRun:
             observe = passes.observe_training if epoch in recorded and config.losses != "evaluation" else None
             self.recorder.clear()
             with self._timed("training"):
-                loop.train_epoch(state, self.batches[TRAIN], self._training, accelerator, observe, each_step)
+                loop.train_epoch(state, self.batches[TRAIN], self.training, accelerator, observe, each_step)
             arrays = self._evaluate(state, passes) if epoch in recorded else {}
             with self._timed("writing"):
                 self._checkpoint(state, arrays)
@@ -221,19 +222,6 @@ class SourceRun:
         return loop.plain_model(state, self.accelerator) if state.averaged is None else state.averaged.module
 
     @property
-    def _training(self) -> loop.TrainingConfig:
-        names = {field.name for field in dataclasses.fields(loop.TrainingConfig)}
-        return loop.TrainingConfig(**{k: v for k, v in self.config.to_dict().items() if k in names})
-
-    @property
-    def _steps(self) -> int:
-        return loop.steps_per_epoch(len(self.data.rows), self._training, self.accelerator.num_processes)
-
-    @property
-    def _decay(self) -> float | None:
-        return averaging_decay(self.config.weights, self.config.average_decay, self._steps)
-
-    @property
     def _recorded_with(self) -> list[Recipe]:
         paths = [path / files.RECIPE for path in (self.path, *self.others)]
         return [Recipe.read(path) for path in paths if path.exists()]
@@ -245,8 +233,8 @@ class SourceRun:
             "planned_epochs": config.recorded_epochs(),
             "training": {
                 "processes": self.accelerator.num_processes,
-                "steps_per_epoch": self._steps,
-                "average_decay": self._decay,
+                "steps_per_epoch": self.steps,
+                "average_decay": self.decay,
                 "image_size": self.images.train.size,
                 **self.data.sizes,
             },

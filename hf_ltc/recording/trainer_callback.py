@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..config import RecordConfig
 from ..recipe import Recipe
 from ..training.forward import AveragedWeights, averaging_decay, logits_of, share_buffers
 from ..training.metrics import check_metrics
@@ -25,7 +26,7 @@ from ..utils.errors import InputError, LTCWarning
 from ..utils.files import local
 from .epochs import LOSS_NAMES, EpochPasses
 from .recorder import TRAIN
-from .rows import RowOptions, input_rows
+from .rows import input_rows
 from .trainer_pass import (
     CHECKPOINT,
     POSITION,
@@ -47,6 +48,8 @@ from .trainer_pass import (
 )
 
 _LEAST_CHECKPOINTS = 3
+# What of the settings the recipe has: the others are the Trainer's.
+_SETTINGS = ("losses", "weights", "average_decay", "initial_losses", "signals")
 # How close the initial losses of a training begun again have to be to those that were recorded.
 _SAME_LOSS = 1e-3
 
@@ -118,16 +121,15 @@ class TrajectoryCallback(TrainerCallback):
         validation_seed: int = 0,
         allow_shared_rows: bool = False,
     ) -> None:
-        if losses not in LOSS_NAMES:
-            raise InputError(f"`losses` is {losses!r}: it must be one of {', '.join(LOSS_NAMES)}")
-        if weights not in ("averaged", "raw"):
-            raise InputError(f"`weights` is {weights!r}: it must be averaged or raw")
-        if average_decay is not None and not 0 <= average_decay < 1:
-            raise InputError(f"`average_decay` is {average_decay!r}: it must be inside [0, 1)")
         check_metrics(signals)
         self.path = local(output_dir, "output_dir")
         self.trajectories: Trajectories | None = None
-        options = RowOptions(
+        self._config = RecordConfig(
+            losses=losses,
+            weights=weights,
+            average_decay=average_decay,
+            initial_losses=initial_losses,
+            signals=list(signals),
             label_column=label_column,
             id_column=id_column,
             validation_fraction=validation_fraction,
@@ -135,17 +137,8 @@ class TrajectoryCallback(TrainerCallback):
             validation_seed=validation_seed,
             allow_shared_rows=allow_shared_rows,
         )
-        self._data = input_rows(train, validation, options)
+        self._data = input_rows(self._config, train, validation)
         self.train_dataset = with_positions(self._data.recorded.train)
-        self._losses, self._metrics, self._initial = losses, list(signals), initial_losses
-        self._weights, self._decay = weights, average_decay
-        self._config = {
-            "losses": losses,
-            "weights": weights,
-            "average_decay": average_decay,
-            "initial_losses": initial_losses,
-            "signals": self._metrics,
-        }
         self._hook: Any = None
         self._observed = self._finished = False
         self._rest: RestOfEpoch | None = None
@@ -160,7 +153,7 @@ class TrajectoryCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        model, loader = kwargs["model"], kwargs["train_dataloader"]
+        config, model, loader = self._config, kwargs["model"], kwargs["train_dataloader"]
         inner = plain_loader(loader)
         check_rows(args, model, inner.dataset, len(self._data.recorded.train))
         # Of a callback that was added after the Trainer was made, or of a model that was.
@@ -168,7 +161,7 @@ class TrajectoryCallback(TrainerCallback):
         self._state, step = PartialState(), state.global_step
         told = steps_of(args, loader, self._state.num_processes)
         self._steps, self._order = told["steps_per_epoch"], order_of(args, loader, inner.dataset)
-        planned = state.max_steps // self._steps + self._initial
+        planned = state.max_steps // self._steps + config.initial_losses
         if planned < _LEAST_CHECKPOINTS:
             raise InputError(
                 f"this training records {planned} checkpoints (max_steps {state.max_steps}, {self._steps} steps an "
@@ -181,7 +174,7 @@ class TrajectoryCallback(TrainerCallback):
         stored = Recipe.read(place) if place.exists() else Recipe()
         self._finished = stored.epochs is not None and step >= state.max_steps
         resumed = read_checkpoint(self.path, step) if step and not self._finished else {}
-        decay = averaging_decay(self._weights, self._decay, self._steps)
+        decay = averaging_decay(config.weights, config.average_decay, self._steps)
         self._training = {
             **self._data.recorded.sizes,
             **told,
@@ -190,11 +183,12 @@ class TrajectoryCallback(TrainerCallback):
         }
         if self._state.is_main_process:
             run_dir.clear_unfinished(self.path)
+        settings = {name: getattr(config, name) for name in _SETTINGS}
         recipe = self._data.recorded.recipe(self._state) | {
-            "config": {"model": type(model).__name__, "seed": args.seed, **self._config},
+            "config": {"model": type(model).__name__, "seed": args.seed, **settings},
             "training": self._training,
         }
-        names = [*LOSS_NAMES[self._losses], *self._metrics]
+        names = [*LOSS_NAMES[config.losses], *config.signals]
         self._recorder = self._data.recorded.recorder(self.path, names, self._state, recipe)
         if self._finished:
             return
@@ -210,9 +204,7 @@ class TrajectoryCallback(TrainerCallback):
             if step % self._steps:
                 check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
         tell(self.path, self._training, state, self._state)
-        self._passes = EpochPasses(
-            self._recorder, self._losses, self._metrics, self._state, args.per_device_eval_batch_size
-        )
+        self._passes = EpochPasses(self._recorder, config, self._state, args.per_device_eval_batch_size)
         self._batches = self._data.batches(
             inner.collate_fn,
             self._state.device,
@@ -225,9 +217,9 @@ class TrajectoryCallback(TrainerCallback):
         self._rest = None
         if step:
             self._resume(args, state, model, resumed)
-        elif self._initial:
+        elif config.initial_losses:
             self._record_initial(args, model)
-        if self._losses != "evaluation":
+        if config.losses != "evaluation":
             if self._hook is not None:
                 self._hook.remove()
             self._hook = model.register_forward_hook(self._observer(model), with_kwargs=True)

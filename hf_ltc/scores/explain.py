@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.errors import InputError, some_rows
+from ..utils.errors import InputError, require, some_rows
 from .kernels import BLOCK, run_spans, standardised
 from .ltc import PRESETS, score_variant
 from .protocol import Recorded, check_finite, check_recorded, require_recorded
@@ -136,8 +136,7 @@ def _correlations(
 def _extremes(
     trajectories: Recorded, asked: Sequence[np.ndarray], table: Any, k: int, of: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    if k < 1:
-        raise InputError(f"`k` is {k!r}: it must be 1 or more")
+    require(k >= 1, "k", k, "1 or more")
     count, k = asked[0].shape[1], min(k, table.shape[1])
     found: list[np.ndarray] = []
     best = {sign: (np.full((count, k), -1), np.full((count, k), -np.inf)) for sign in (1, -1)}

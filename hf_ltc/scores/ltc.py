@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..utils.errors import InputError, listed
+from ..utils.errors import InputError, listed, require
 from .kernels import BLOCK, count_of, pass_over, run_spans, standardised
 from .protocol import Recorded, check_finite, check_recorded, losses_not_finite, require_recorded, shown_classes
 
@@ -135,12 +135,10 @@ def score_variant(
     choices = {"of": of, "aggregate": aggregate, "scope": scope, "weighting": weighting}
     given = {name: value for name, value in choices.items() if value is not None}
     for name, value in given.items():
-        if value not in _CHOICES[name]:
-            raise InputError(f"`{name}` is {value!r}: it must be one of {listed(_CHOICES[name])}")
+        require(value in _CHOICES[name], name, value, f"one of {listed(_CHOICES[name])}")
     if preset is None:
         return {**DEFAULT, **given}
-    if preset not in PRESETS:
-        raise InputError(f"`preset` is {preset!r}: it must be one of {listed(list(PRESETS))}")
+    require(preset in PRESETS, "preset", preset, f"one of {listed(list(PRESETS))}")
     for name, value in given.items():
         if value != PRESETS[preset][name]:
             raise InputError(f"`preset` {preset!r} has {name}={PRESETS[preset][name]!r}: leave {name}={value!r} out")

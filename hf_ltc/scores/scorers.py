@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX
 from ..recipe import Recipe
-from ..utils.errors import InputError, listed
+from ..utils.errors import InputError, listed, require
 from .baselines import BASELINES, Baseline, random
 from .kernels import count_of, pass_over, run_spans
 from .ltc import first_trained, score_variant, variant_references
@@ -333,12 +333,10 @@ def _settings(name: str, baseline: Baseline, options: Mapping[str, Any]) -> dict
         known = f"it has {', '.join(defaults)}" if defaults else "it has none but epochs"
         raise InputError(f"{name} has no option {unknown[0]!r}: {known}")
     settings = {**defaults, **options}
-    if settings.get("window", 2) < 2:
-        raise InputError(f"`window` is {settings['window']!r}: it must be 2 or more")
-    if not 0 < settings.get("decay", 1) <= 1:
-        raise InputError(f"`decay` is {settings['decay']!r}: it must be inside (0, 1]")
-    if settings.get("seed", 0) < 0:
-        raise InputError(f"`seed` is {settings['seed']!r}: it must be 0 or more")
+    window, decay, seed = settings.get("window", 2), settings.get("decay", 1), settings.get("seed", 0)
+    require(window >= 2, "window", window, "2 or more")
+    require(0 < decay <= 1, "decay", decay, "inside (0, 1]")
+    require(seed >= 0, "seed", seed, "0 or more")
     return settings
 
 

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, Image
 
 from ..data.splits import evenly_spaced
-from ..utils.errors import InputError
+from ..utils.errors import InputError, require
 from .grey import unreadable
 from .image_files import GreyRange, open_image, rgb_image
 from .workers import received, sendable
@@ -40,8 +40,7 @@ def image_size(dataset: Dataset, column: str, requested: int | None = None) -> i
         InputError: if a row's image cannot be read, naming the row, or if `requested` is below 1.
     """
     if requested is not None:
-        if requested < 1:
-            raise InputError(f"`image_size` is {requested!r}: it must be 1 or more")
+        require(requested >= 1, "image_size", requested, "1 or more")
         return requested
     rows = evenly_spaced(len(dataset), _HEADERS)
     longest = 0

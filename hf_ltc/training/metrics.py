@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from ..config import SIGNALS
-from ..utils.errors import InputError, some_rows
+from ..utils.errors import InputError, explained, some_rows
 
 
 class LossBuffer:
@@ -129,14 +129,11 @@ def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tens
     Raises:
         InputError: for values that are no numbers, or not one a sample.
     """
-    try:
+    fix = "give one number a sample"
+    with explained(f"{name} cannot be read as numbers", fix, (TypeError, ValueError, RuntimeError)):
         found = torch.as_tensor(values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name} cannot be read as numbers ({' '.join(str(error).split())}): give one number a sample"
-        ) from error
     if found.is_complex() or found.dtype == torch.bool:
-        raise InputError(f"`{name}` is {found.dtype}: give one number a sample")
+        raise InputError(f"`{name}` is {found.dtype}: {fix}")
     if found.shape != positions.shape:
         raise InputError(
             f"{name} has shape {tuple(found.shape)} for {len(positions)} rows: give one value a sample, as "

@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, explained
 from ..utils.files import expanded
 
 TRANSFORMERS = "transformers:"
@@ -73,14 +74,9 @@ def create_model(
         model = _transformers_model(name.removeprefix(TRANSFORMERS), num_classes, image_size, small, pretrained)
     else:
         model = _timm_model(name, num_classes, image_size, small, pretrained)
-    try:
-        with torch.no_grad():
-            shape = tuple(model.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
-    except Exception as error:
-        raise InputError(
-            f"`model` {name!r} does not take images of {image_size}x{image_size} pixels "
-            f"({one_line(error)}): choose another `model` or a larger `image_size`"
-        ) from error
+    what = f"`model` {name!r} does not take images of {image_size}x{image_size} pixels"
+    with explained(what, "choose another `model` or a larger `image_size`"), torch.no_grad():
+        shape = tuple(model.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
     if shape != (2, num_classes):
         raise InputError(f"`model` {name!r} gives {list(shape[1:])} outputs an image, not {num_classes} logits")
     return model.train()
@@ -92,7 +88,7 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
     options: dict[str, Any] = {}
     elsewhere = name.startswith(("hf-hub:", "local-dir:"))
     known = name if elsewhere else _timm_name(name)
-    try:
+    with _made(name, "cannot be made", pretrained):
         if not elsewhere:
             config = timm.get_pretrained_cfg(known)
             if config is not None and config.fixed_input_size:
@@ -100,10 +96,6 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
             if small:
                 options |= _small_patches(known, image_size)
         model = timm.create_model(known, pretrained=pretrained, num_classes=num_classes, **options)
-    except Exception as error:
-        if pretrained:
-            raise _no_weights(name, error) from error
-        raise InputError(f"`model` {name!r} cannot be made ({one_line(error)}): choose another") from error
     if small:
         _fit_stem(model, num_classes, image_size)
     return model
@@ -202,19 +194,12 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
     from transformers import AutoConfig, AutoModelForImageClassification
 
     path = Path(expanded(name))
+    what, fix = TRANSFORMERS + name, "give the Hub id, the folder or the config.json of an image classifier"
     if not name or (not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)):
-        raise InputError(
-            f"`model` {TRANSFORMERS + name!r}: no such folder or file {name!r}: give the Hub id, the folder or the "
-            "config.json of an image classifier"
-        )
+        raise InputError(f"`model` {what!r}: no such folder or file {name!r}: {fix}")
     place = str(path) if path.exists() else name
-    try:
+    with explained(f"`model` {what!r} cannot be read", fix):
         config = AutoConfig.from_pretrained(place, num_labels=num_classes)
-    except Exception as error:
-        raise InputError(
-            f"`model` {TRANSFORMERS + name!r} cannot be read ({one_line(error)}): give the Hub id, the folder or "
-            "the config.json of an image classifier"
-        ) from error
     # Of configurations without it some classes cannot be found.
     config.architectures = config.architectures or []
     settings = config.to_dict()
@@ -222,17 +207,11 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
         config.image_size = image_size
     if isinstance(settings.get("patch_size"), int):
         _fit_patches(config, image_size, small)
-    try:
+    with _made(what, "is no image classifier", pretrained):
         if pretrained:
             model = AutoModelForImageClassification.from_pretrained(place, config=config, ignore_mismatched_sizes=True)
         else:
             model = AutoModelForImageClassification.from_config(config)
-    except Exception as error:
-        if pretrained:
-            raise _no_weights(TRANSFORMERS + name, error) from error
-        raise InputError(
-            f"`model` {TRANSFORMERS + name!r} is no image classifier ({one_line(error)}): choose another"
-        ) from error
     return Logits(model)
 
 
@@ -298,21 +277,17 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
     """
     folder = Path(expanded(folder))
     path = folder / ("averaged_model.safetensors" if averaged else "model.safetensors")
-    try:
+    what = f"cannot read the source model {str(path)!r}"
+    with explained(what, "restore it", (OSError, ValueError, SafetensorError)):
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"cannot read the source model {str(path)!r} ({one_line(error)}): restore it") from error
-    try:
+    what = f"the weights {str(path)!r} do not fit the model of config.json"
+    with explained(what, "restore both", (KeyError, RuntimeError)):
         if _ARCHITECTURE in settings:
             model = _from_config(settings[_ARCHITECTURE])
         else:
             model = create_model(**{key: settings[key] for key in ("name", "num_classes", "image_size", "stem")})
         model.load_state_dict(all_weights(model, weights))
-    except (KeyError, RuntimeError) as error:
-        raise InputError(
-            f"the weights {str(path)!r} do not fit the model of config.json ({one_line(error)}): restore both"
-        ) from error
     return model.eval()
 
 
@@ -334,8 +309,9 @@ def all_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[s
     return found
 
 
-def _no_weights(name: str, error: Exception) -> InputError:
-    return InputError(
-        f"pretrained weights of `model` {name!r} cannot be had ({one_line(error)}): check the name and the "
-        "network, or train from scratch without `pretrained`"
-    )
+def _made(name: str, refused: str, pretrained: bool) -> AbstractContextManager[None]:
+    """Explains why a model cannot be made: with pretrained weights it is those that are missing."""
+    if pretrained:
+        fix = "check the name and the network, or train from scratch without `pretrained`"
+        return explained(f"pretrained weights of `model` {name!r} cannot be had", fix)
+    return explained(f"`model` {name!r} {refused}", "choose another")

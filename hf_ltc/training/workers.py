@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..utils.errors import InputError, one_line
+from ..utils.errors import InputError, explained, one_line
 
 
 def sendable(pixels: torch.Tensor) -> torch.Tensor | np.ndarray:
@@ -72,13 +72,9 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         InputError: if the workers cannot be started.
     """
-    try:
+    fix = "they need room in /dev/shm, so make room there (docker run --shm-size), or give `num_workers` 0"
+    with explained(f"cannot start {loader.num_workers} worker processes", fix, OSError):
         batches = iter(loader)
-    except OSError as error:
-        raise InputError(
-            f"cannot start {loader.num_workers} worker processes ({one_line(error)}), which need room in /dev/shm: "
-            "make room there (docker run --shm-size), or give `num_workers` 0"
-        ) from error
     for batch in batches:
         yield pickle.loads(batch.content) if isinstance(batch, _Packed) else batch
 

@@ -1,6 +1,7 @@
 """The one exception for what a user can fix, the one warning, and how their messages name rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -18,6 +19,46 @@ class LTCWarning(UserWarning):
 
     The message is as that of an [`InputError`]. The command line prints it as a line, and goes on.
     """
+
+
+def require(holds: Any, name: str, value: Any, wanted: str) -> None:
+    """Checks the value of a parameter.
+
+    Args:
+        holds (`bool`): Whether it is as wanted.
+        name (`str`): The parameter.
+        value: Its value.
+        wanted (`str`): What it must be.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not holds:
+        # The repr of a model or a dataset, say, has many lines.
+        shown = repr(value) if "\n" not in repr(value) else f"a {type(value).__name__}"
+        raise InputError(f"`{name}` is {shown}: it must be {wanted}")
+
+
+@contextmanager
+def explained(
+    what: str, fix: str, errors: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> Iterator[None]:
+    """Makes one line of the errors of a library: what was not possible, what the library says, and what to do.
+
+    Args:
+        what (`str`): What was not possible.
+        fix (`str`): What to do.
+        errors (`type` or `tuple[type, ...]`, *optional*, defaults to `Exception`): The errors.
+
+    Raises:
+        InputError: in place of these; another one stays as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(f"{what} ({one_line(error)}): {fix}") from error
 
 
 def listed(values: Any, show: Callable[[Any], str] = repr, most: int = 5, count: str = "") -> str:

@@ -291,7 +291,7 @@ def unreadable(path: Path, reason: str) -> InputError:
     return InputError(f"cannot read {str(path)!r} ({reason}): restore the file, or record again into another folder")
 
 
-def check_free(path: Path, owns: Callable[[Path], bool]) -> None:
+def check_free(path: Path, owns: Callable[[Path], Any]) -> None:
     """Checks that a folder can become a run directory: it is new, empty, or one already."""
     if path.exists() and not path.is_dir():
         raise InputError(f"`output_dir` {str(path)!r} is a file: give a folder")

@@ -12,7 +12,7 @@ from torch import nn
 from hf_ltc import RecordConfig, TrajectoryCallback, record, record_checkpoints
 from hf_ltc.data.columns import read_column
 from hf_ltc.data.shared_rows import check_apart, shared_rows
-from hf_ltc.recording.rows import RowOptions, image_rows, input_rows
+from hf_ltc.recording.rows import image_rows, input_rows
 from hf_ltc.utils.errors import InputError
 
 IMAGES = [("image", "image")]
@@ -117,9 +117,9 @@ def test_texts_and_lists_are_compared_too():
     train = texts(["rain", "snow", "a cold wind", "fog", "", "sun"])
     validation = texts(["hail", "fog", "snowy", "mud"], first=101)
     with pytest.raises(InputError, match=r"1 of 4 validation samples are train rows too \(sample 1 is row 3\)"):
-        input_rows(train, validation, RowOptions())
-    assert len(input_rows(train, validation, RowOptions(allow_shared_rows=True)).recorded.validation) == 4
-    assert len(input_rows(train, validation.select([0, 2, 3]), RowOptions()).recorded.validation) == 3
+        input_rows(RecordConfig(), train, validation)
+    assert len(input_rows(RecordConfig(allow_shared_rows=True), train, validation).recorded.validation) == 4
+    assert len(input_rows(RecordConfig(), train, validation.select([0, 2, 3])).recorded.validation) == 3
     tokens = {"input_ids": List(Value("int64")), "attention_mask": List(Value("int8")), "idx": Value("int64")}
     encoded, other = (
         Dataset.from_dict(
@@ -134,7 +134,7 @@ def test_texts_and_lists_are_compared_too():
         for start, ids in ((0, [[1, 2], [3], [4, 5, 6], [2, 1]]), (50, [[1], [4, 5, 6], [2, 2], [2, 1]]))
     )
     with pytest.raises(InputError, match=r"2 of 4 .*\(sample 1 is row 2, sample 3 is row 3\)"):
-        input_rows(encoded, other, RowOptions())
+        input_rows(RecordConfig(), encoded, other)
 
 
 def test_rows_of_train_that_are_alike_are_no_fault_of_a_hold_out(small):
