@@ -204,26 +204,18 @@ def _candidate_rows(batch: pa.Table, *, score_column: str, exclude_negative: boo
     return candidates
 
 
-def _keys(
-    batch: pa.Table, *, score_column: str, label_column: str | None, row_column: str, keep: str, **_: Any
-) -> pa.Table:
-    """What rows are chosen by: label; score, the highest best and NaN where there is none; row number."""
-    score = pc.fill_null(batch[score_column].cast(pa.float64(), safe=False), float("nan"))
-    label = batch[label_column] if label_column else pa.array(np.zeros(len(batch), dtype=np.int64))
+def _project(batch: pa.Table, **options: Any) -> pa.Table:
+    """What candidate rows are chosen by: label; score, the highest best and NaN where there is none; row number."""
+    score, label, row = (options[f"{kind}_column"] for kind in ("score", "label", "row"))
+    # Of these alone: filtering copies, and there may be images beside them.
+    kept = batch.select([name for name in (score, label, row) if name]).filter(_candidate_rows(batch, **options))
+    scores = pc.fill_null(kept[score].cast(pa.float64(), safe=False), float("nan"))
     return pa.table(
         {
-            "label": label,
-            "score": pc.negate(score) if keep == "lowest" else score,
-            "row": batch[row_column].cast(pa.int64()),
+            "label": kept[label] if label else pa.array(np.zeros(len(kept), dtype=np.int64)),
+            "score": pc.negate(scores) if options["keep"] == "lowest" else scores,
+            "row": kept[row].cast(pa.int64()),
         }
-    )
-
-
-def _project(batch: pa.Table, **options: Any) -> pa.Table:
-    columns = [options[f"{kind}_column"] for kind in ("score", "label", "row")]
-    # Of these alone: filtering copies, and there may be images beside them.
-    return _keys(
-        batch.select([c for c in columns if c is not None]).filter(_candidate_rows(batch, **options)), **options
     )
 
 

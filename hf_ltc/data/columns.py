@@ -97,12 +97,6 @@ def _taken(chunks: list[pa.Array], starts: np.ndarray, kind: pa.DataType, rows: 
         return [*_taken(chunks, starts, kind, rows[:half]), *_taken(chunks, starts, kind, rows[half:])]
 
 
-def _chunked(values: pa.Array | pa.ChunkedArray | list[pa.Array]) -> pa.ChunkedArray:
-    if isinstance(values, pa.ChunkedArray):
-        return values
-    return pa.chunked_array(values if isinstance(values, list) else [values])
-
-
 def any_length(column: pa.ChunkedArray, feature: object) -> tuple[pa.ChunkedArray, object]:
     """Turns lists of a fixed size, which older versions wrote, into lists of any length; other columns stay.
 
@@ -140,7 +134,8 @@ def with_columns(dataset: Dataset, columns: Mapping[str, tuple[pa.Array | pa.Chu
     if replaced := [name for name in columns if name in plain.column_names]:
         plain = plain.remove_columns(replaced)
     features = Features({name: feature for name, (_, feature) in columns.items()})
-    arrays = [_chunked(values) for values, _ in columns.values()]
+    given = [values for values, _ in columns.values()]
+    arrays = [values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values]) for values in given]
     fingerprint = Hasher.hash((plain._fingerprint, [(n, str(features[n]), a) for n, a in zip(columns, arrays)]))
 
     indices, stored = plain._indices, stored_rows(plain)

@@ -1,6 +1,5 @@
 """Doubts about scores that users are warned of: hard rows come first, or validation samples mislead."""
 
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ from .protocol import RecordedColumns
 from .reliability import reliability_of, say_unknown, warn_of_reliability, within_class_spearman
 from .scorers import baseline_scores
 
-logger = logging.getLogger(__name__)
 # Above it, hard rows come so far first that a small coreset is made of them (docs/choosing.md, "Where it loses").
 _HARD = 0.5
 # Of what the validation loss fell by, the part that it may rise by again.

@@ -242,7 +242,6 @@ def run_spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
 WINDOW = 10
 # Rows of a block that stays in the cache.
 _BLOCK = 2**14
-_THREADS = 8
 
 
 def uncertainty(table: Any, start: int, stop: int, window: int = WINDOW) -> np.ndarray:

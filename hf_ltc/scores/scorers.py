@@ -105,7 +105,8 @@ class LTCScorer:
         """
         rows = read_rows(batch, LOSS_TRAJECTORY, sum(self.lengths))
         groups = None if self.label_column is None else self._groups(batch, rows, self.label_column)
-        runs = _split(self.reference, [count_of(length, self.of) for length in self.lengths])
+        ends = np.cumsum([count_of(length, self.of) for length in self.lengths])
+        runs = np.split(self.reference, ends[:-1])
         scores, finite = pass_over(rows.values, self.lengths, runs, groups, self.of, self.trained)
         if not finite:
             raise rows.not_finite(LOSS_TRAJECTORY)
@@ -140,10 +141,6 @@ class LTCScorer:
                 "run that the scorer was made from had no such class; score with scope='dataset', or record this one"
             )
         return groups
-
-
-def _split(reference: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
-    return np.split(reference, np.cumsum(counts)[:-1])
 
 
 # Elements of a table that are worked on at once.

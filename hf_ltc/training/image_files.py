@@ -31,21 +31,7 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # Of 8 bits a channel whatever they hold.
 _SHALLOW = (_JPEG, b"GIF8", b"RIFF", b"BM")
 # TIFF tags that say where the pixels are and what they mean.
-_TIFF_PIXELS = {
-    254,
-    255,
-    284,
-    292,
-    293,
-    317,
-    338,
-    339,
-    347,
-    *range(256, 269),
-    *range(273, 280),
-    *range(320, 337),
-    *range(529, 533),
-}
+_PIXELS = {*range(254, 269), *range(273, 280), 284, 292, 293, 317, *range(320, 337), 338, 339, 347, *range(529, 533)}
 HEAD = 26
 
 
@@ -260,7 +246,7 @@ def _bare_tiff(content: bytes) -> bytes:
     (first,) = struct.unpack_from(f"{order}I", content, 4)
     (count,) = struct.unpack_from(f"{order}H", content, first)
     entries = [content[at : at + 12] for at in range(first + 2, first + 2 + 12 * count, 12)]
-    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _TIFF_PIXELS]
+    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _PIXELS]
     directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
     return content[:first] + directory + content[first + len(directory) :]
 

@@ -109,12 +109,11 @@ class StoredImages:
         numbers = positions if self.numbers is None else self.numbers[positions]
         return replace(self, dataset=self.dataset.select(positions), numbers=numbers)
 
-    def read(self, progress: Callable[[int], Any] | None = None, num_workers: int = 0) -> torch.Tensor:
-        """Decodes all images once.
+    def read(self, progress: Callable[[int], Any] | None = None) -> torch.Tensor:
+        """Decodes all images once, in this process.
 
         Args:
             progress (`Callable[[int], Any]`, *optional*): Called with the number of rows done since the last call.
-            num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
 
         Returns:
             `torch.Tensor`: uint8 `(N, 3, size, size)`, in the dataset's row order.
@@ -124,7 +123,7 @@ class StoredImages:
         """
         rows = len(self.dataset)
         pixels = torch.empty((rows, 3, self.size, self.size), dtype=torch.uint8)
-        for decoded, positions in self.batches(np.split(np.arange(rows), range(_CHUNK, rows, _CHUNK)), num_workers):
+        for decoded, positions in self.batches(np.split(np.arange(rows), range(_CHUNK, rows, _CHUNK))):
             pixels[positions] = decoded
             if progress is not None:
                 progress(len(positions))
@@ -277,9 +276,8 @@ def channel_statistics(pixels: torch.Tensor) -> tuple[list[float], list[float]]:
     values = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(pixels.shape[1]):
-        counts = np.zeros(256, dtype=np.int64)
-        for chunk in pixels[:, channel].split(4096):
-            counts += torch.bincount(chunk.reshape(-1), minlength=256).cpu().numpy()
+        chunks = pixels[:, channel].split(4096)
+        counts = np.sum([torch.bincount(chunk.reshape(-1), minlength=256).cpu() for chunk in chunks], axis=0)
         share = counts / counts.sum()
         mean = float(share @ values)
         means.append(mean)

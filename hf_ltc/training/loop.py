@@ -109,14 +109,13 @@ def prepare_training(
         model = model.to(memory_format=torch.channels_last)
     averaged = None if average_decay is None else AveragedWeights(model, average_decay)
     # All of them decay, as in the papers' code.
-    parameters, decay = [p for p in model.parameters() if p.requires_grad], config.weight_decay
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            parameters, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True, weight_decay=decay
-        )
+        optimizer = torch.optim.SGD(parameters, momentum=_MOMENTUM, nesterov=True, **options)
     else:
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=decay)
+        optimizer = torch.optim.AdamW(parameters, **options)
     scheduler = _schedule(optimizer, config, steps)
     if compiled:
         # For each size of a batch anew, of which an epoch has few: code for any size would be made once two were seen,
@@ -236,16 +235,14 @@ def train_epoch(
                 with accelerator.autocast():
                     logits = state.model(images)
                 logits = logits.float()
-                losses = cross_entropy(logits, labels, reduction="none")
-                if config.label_smoothing:
-                    objective = cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
-                else:
-                    objective = losses
+                objective = cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
                 # The processes' gradients are averaged: weighted so, their mean is that of all rows of the step.
                 scale = accelerator.num_processes / total
                 accelerator.backward(objective[:count].sum() * scale)
             if observe is not None and count:
-                observe(positions[:count], losses.detach()[:count], logits.detach()[:count], labels[:count])
+                logits = logits.detach()
+                losses = cross_entropy(logits, labels, reduction="none")
+                observe(positions[:count], losses[:count], logits[:count], labels[:count])
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.scheduler.step()
@@ -272,15 +269,13 @@ def save_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator
     """
     model = plain_model(state, accelerator)
     save_file(own_weights(model), folder / _MODEL)
-    rest: dict[str, Any] = {
+    rest = {
         "epoch": state.epoch,
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
+        "averaged": None if state.averaged is None else state.averaged.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
     }
-    if state.averaged is not None:
-        rest["averaged"] = state.averaged.state_dict()
-    if accelerator.scaler is not None:
-        rest["scaler"] = accelerator.scaler.state_dict()
     # By a file of Python's, whose errors say why, which those of torch's own do not.
     with (folder / _REST).open("wb") as file:
         torch.save(rest, file)
