@@ -13,7 +13,6 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
-from tqdm.auto import tqdm
 
 from ..config import RecordConfig
 from ..training import models
@@ -25,6 +24,7 @@ from ..utils import files
 from ..utils.environment import usual_torch
 from ..utils.errors import InputError, explained
 from ..utils.files import local
+from ..utils.processes import progress_bar
 from .epochs import LOSS_NAMES, EpochPasses
 from .rows import input_rows
 
@@ -130,12 +130,8 @@ def record_checkpoints(
         "training": data.recorded.sizes,
     }
     recorder = data.recorded.recorder(output_dir, [*LOSS_NAMES["evaluation"], *signals], state, recipe)
-    bar = tqdm(
-        total=len(waiting) * (len(data.recorded.train) + len(data.recorded.validation)),
-        desc="recording checkpoints",
-        unit="row",
-        disable=None if state.is_main_process else True,
-    )
+    total = len(waiting) * (len(data.recorded.train) + len(data.recorded.validation))
+    bar = progress_bar(state, "recording checkpoints", "row", total)
 
     def each_batch(rows: int) -> None:
         bar.update(rows * state.num_processes)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
 from torch import nn
 
 from ..config import RecordConfig
 from ..training.forward import Batches, evaluate
 from ..training.metrics import per_sample_metrics
+from ..utils.processes import Processes
 from .recorder import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder
 
 # What is recorded of a row by the choice of `losses`.
@@ -41,7 +41,7 @@ class EpochPasses:
 
     recorder: TrajectoryRecorder
     config: RecordConfig
-    state: Accelerator | PartialState
+    state: Processes
     batch_size: int
     each_batch: Callable[[int], Any] | None = None
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import Accelerator, PartialState
 
 from ..config import RESUME_MAY_CHANGE
 from ..data.identity import WHERE
@@ -24,7 +23,7 @@ from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError, listed
 from ..utils.files import local
-from ..utils.processes import together
+from ..utils.processes import Processes, together
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
 _PROCESSES = "processes"
@@ -81,7 +80,7 @@ class TrajectoryRecorder:
         ids: pa.Array | None = None,
         first_epoch: int = 0,
         recipe: Mapping[str, Any] | None = None,
-        accelerator: Accelerator | PartialState | None = None,
+        accelerator: Processes | None = None,
     ) -> None:
         self.path = local(output_dir, "output_dir")
         self.accelerator = accelerator

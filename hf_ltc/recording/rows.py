@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..config import RecordConfig
 from ..data.columns import read_column
@@ -28,6 +27,7 @@ from ..training.image_files import GreyRange
 from ..training.images import StoredImages, image_size
 from ..utils.environment import hardware, versions
 from ..utils.errors import InputError
+from ..utils.processes import Processes, progress_bar
 from .recorder import TRAIN, VALIDATION, TrajectoryRecorder
 
 
@@ -55,7 +55,7 @@ class RecordedRows:
             "validation_rows": len(self.validation_labels),
         }
 
-    def recipe(self, state: Accelerator | PartialState) -> dict[str, Any]:
+    def recipe(self, state: Processes) -> dict[str, Any]:
         """What a recipe says of these rows and of the machine."""
         return {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -66,11 +66,7 @@ class RecordedRows:
         }
 
     def recorder(
-        self,
-        output_dir: str | Path,
-        losses: Sequence[str],
-        state: Accelerator | PartialState,
-        recipe: Mapping[str, Any],
+        self, output_dir: str | Path, losses: Sequence[str], state: Processes, recipe: Mapping[str, Any]
     ) -> TrajectoryRecorder:
         """The recorder of these rows."""
         return TrajectoryRecorder(
@@ -110,8 +106,8 @@ class ImageRows:
         """
         rows = self.recorded
         # Images are looked through for their range, and read.
-        total, hidden = 2 * (len(rows.train) + len(rows.validation)), None if state.is_main_process else True
-        with tqdm(total=total, desc="decoding images", unit="image", disable=hidden, leave=False) as bar:
+        total = 2 * (len(rows.train) + len(rows.validation))
+        with progress_bar(state, "decoding images", "image", total, leave=False) as bar:
             grey_range = self._grey_range(recipes, bar.update)
             train, validation = (replace(each, grey_range=grey_range) for each in (self.train, self.validation))
             pair = (train, rows.labels), (validation, rows.validation_labels)
@@ -144,18 +140,14 @@ class InputRows:
         self, collate: Collate, device: torch.device, num_workers: int, model: nn.Module | None
     ) -> dict[str, CollatedBatches]:
         """The rows and the validation samples in batches, of the columns that a model accepts if one is given."""
-        parts = {
-            TRAIN: (self.recorded.train, self.targets),
-            VALIDATION: (self.recorded.validation, self.validation_targets),
-        }
+
+        def made(dataset: Dataset, targets: np.ndarray) -> CollatedBatches:
+            shown = dataset if model is None else accepted_columns(model, dataset)
+            return CollatedBatches(shown, torch.from_numpy(targets).to(device), collate, num_workers)
+
         return {
-            split: CollatedBatches(
-                dataset if model is None else accepted_columns(model, dataset),
-                torch.from_numpy(targets).to(device),
-                collate,
-                num_workers,
-            )
-            for split, (dataset, targets) in parts.items()
+            TRAIN: made(self.recorded.train, self.targets),
+            VALIDATION: made(self.recorded.validation, self.validation_targets),
         }
 
 

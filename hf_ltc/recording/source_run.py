@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from filelock import Timeout
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..config import RecordConfig
 from ..hub import cards
@@ -29,7 +28,7 @@ from ..trajectories.compare import stability
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError
-from ..utils.processes import failing_together, stoppable, together
+from ..utils.processes import failing_together, progress_bar, stoppable, together
 from .epochs import LOSS_NAMES, EpochPasses
 from .recorder import TRAIN, may_hold
 from .resume import CHECKPOINT, is_finished, resume, write_checkpoint
@@ -74,13 +73,8 @@ class SourceRun:
                 loop.check_compile(accelerator.device)
         set_seed(config.seed)
         # Made before anything is written, so that an unknown model leaves no run directory behind.
-        model = models.create_model(
-            config.model,
-            len(self.data.names),
-            self.images.train.size,
-            stem=config.stem,
-            pretrained=config.pretrained,
-        )
+        classes, size = len(self.data.names), self.images.train.size
+        model = models.create_model(config.model, classes, size, stem=config.stem, pretrained=config.pretrained)
         # Decoded before anything is written too, so that a bad image leaves none behind.
         with together(accelerator), self._timed("decoding"):
             if not self.batches:
@@ -143,13 +137,8 @@ class SourceRun:
     def _train(self, state: loop.TrainingState, passes: EpochPasses, stop: Callable[[], None]) -> None:
         config, accelerator = self.config, self.accelerator
         recorded = set(config.recorded_epochs())
-        bar = tqdm(
-            total=config.epochs * self.steps,
-            initial=state.epoch * self.steps,
-            desc=f"recording {config.model}",
-            unit="step",
-            disable=None if accelerator.is_main_process else True,
-        )
+        total, done = config.epochs * self.steps, state.epoch * self.steps
+        bar = progress_bar(accelerator, f"recording {config.model}", "step", total, initial=done)
 
         def each_step() -> None:
             stop()

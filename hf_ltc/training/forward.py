@@ -8,13 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
 from ..utils.errors import InputError
+from ..utils.processes import Processes
 from .workers import workers_watched
 
 # Called with positions `(B,)`, float32 cross-entropy losses `(B,)` without label smoothing, float32 logits `(B, C)`
@@ -73,9 +74,7 @@ def share_buffers(model: nn.Module) -> None:
 
 @workers_watched()
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, batches: Batches, state: Accelerator | PartialState, observe: Observer, batch_size: int
-) -> None:
+def evaluate(model: nn.Module, batches: Batches, state: Processes, observe: Observer, batch_size: int) -> None:
     """Runs a model over all rows in evaluation mode, each process over its own part; no random state is changed.
 
     Args:

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
 
 from ..config import SIGNALS
 from ..utils.errors import InputError, explained, some_rows
+from ..utils.processes import Processes
 
 
 class LossBuffer:
@@ -33,9 +33,7 @@ class LossBuffer:
         block = torch.stack([*(value.float() for value in values), torch.ones_like(values[0], dtype=torch.float32)])
         self.table.index_add_(1, positions, block)
 
-    def collect(
-        self, accelerator: Accelerator | PartialState | None, epoch: int, rows: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def collect(self, accelerator: Processes | None, epoch: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Joins the processes' values in one collective and checks that every row is there.
 
         A row recorded more than once, as samplers that pad do, has the mean of its values.

@@ -8,9 +8,10 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from .. import __version__
+from .processes import Processes
 
 _PACKAGES = ("accelerate", "datasets", "numpy", "timm", "torch", "torchvision", "transformers")
 
@@ -21,7 +22,7 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in _PACKAGES}
 
 
-def hardware(state: Accelerator | PartialState) -> dict[str, Any]:
+def hardware(state: Processes) -> dict[str, Any]:
     """The device, the processes and the machine; and the precision, where that is known too."""
     cuda = state.device.type == "cuda"
     precision = {"mixed_precision": state.mixed_precision} if isinstance(state, Accelerator) else {}

@@ -6,15 +6,18 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from accelerate.utils.environment import get_cpu_distributed_information
+from tqdm.auto import tqdm
 
 from .errors import InputError
 
+# The processes of a training or of another pass over rows; an accelerator has a precision too.
+Processes: TypeAlias = Accelerator | PartialState
 logger = logging.getLogger(__name__)
 # What makes accelerate join processes, as launchers of torch and of several MPIs set it.
 _JOINING = (
@@ -32,11 +35,11 @@ _JOINING = (
 
 
 @contextmanager
-def together(accelerator: Accelerator | None) -> Iterator[None]:
+def together(accelerator: Processes | None) -> Iterator[None]:
     """Work of which a part may fail on one process alone: then all raise its [`InputError`], and none waits for ever.
 
     Args:
-        accelerator (`accelerate.Accelerator`, *optional*): The processes, all of which have to come here.
+        accelerator (`Accelerator` or `PartialState`, *optional*): The processes, all of which have to come here.
     """
     problem = None
     try:
@@ -115,6 +118,20 @@ def apart() -> Iterator[None]:
         yield
     finally:
         os.environ |= taken
+
+
+def progress_bar(state: Processes, desc: str, unit: str, total: int, **options: Any) -> tqdm:
+    """A progress bar, which the first process draws where it writes to a terminal.
+
+    Args:
+        state (`Accelerator` or `PartialState`): The processes.
+        desc (`str`): What is going on.
+        unit (`str`): What is counted.
+        total (`int`): How many there are.
+        **options: More for `tqdm`.
+    """
+    hidden = None if state.is_main_process else True
+    return tqdm(desc=desc, unit=unit, total=total, disable=hidden, **options)
 
 
 @contextmanager
