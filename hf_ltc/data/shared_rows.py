@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -68,30 +69,26 @@ def shared_rows(
     # As stored, chunk by chunk: to take rows out would copy their images.
     wanted = np.full(len(dataset), False)
     wanted[rows] = True
-    keys: list[set[Any]] = [set() for _ in columns]
+    by_ends: dict[tuple[Any, ...], list[tuple[int, list[pa.Array], int]]] = defaultdict(list)
     for positions, chunk in _stored(dataset, mine):
         places = np.flatnonzero((positions >= 0) & wanted[positions])
-        for known, array in zip(keys, chunk):
-            known.update(_ends(array, _lengths(array), places))
-    likely = list(_likely(other, others, keys))
-    if not likely:
-        return np.empty(0, np.int64), np.empty(0, np.int64), len(rows)
+        for place, ends in zip(places.tolist(), _ends(chunk, [_lengths(array) for array in chunk], places)):
+            by_ends[ends].append((int(positions[place]), chunk, place))
+    sizes = [np.unique([length for length, _ in column]) for column in zip(*by_ends)]
+    likely = set()
     first: dict[bytes, int] = {}
-    for positions, chunk, places in likely:
-        for place in places.tolist():
-            key, position = _digest(chunk, place), int(positions[place])
-            first[key] = min(position, first.get(key, position))
-    back: list[set[Any]] = [set() for _ in columns]
-    for _, chunk, places in likely:
-        for known, array in zip(back, chunk):
-            known.update(_ends(array, _lengths(array), places))
-    found = {}
-    for positions, chunk, places in _likely(dataset, mine, back):
-        for place in places[wanted[positions[places]]].tolist():
-            if (row := first.get(_digest(chunk, place))) is not None:
-                found[int(positions[place])] = row
-    samples = np.array(sorted(found), dtype=np.int64)
-    return samples, np.array([found[sample] for sample in samples.tolist()], dtype=np.int64), len(rows)
+    for positions, chunk in _stored(other, others):
+        places, lengths = np.flatnonzero(positions >= 0), [_lengths(array) for array in chunk]
+        for known, each in zip(sizes, lengths):
+            places = places[np.isin(each[places], known)]
+        for place, ends in zip(places.tolist(), _ends(chunk, lengths, places)):
+            if ends in by_ends:
+                likely.add(ends)
+                key, position = _digest(chunk, place), int(positions[place])
+                first[key] = min(position, first.get(key, position))
+    alike = ((sample, _digest(chunk, place)) for ends in likely for sample, chunk, place in by_ends[ends])
+    found = sorted((sample, first[key]) for sample, key in alike if key in first)
+    return *np.array(found, dtype=np.int64).reshape(-1, 2).T, len(rows)
 
 
 def input_columns(train: Dataset, validation: Dataset, *but: str | None) -> list[tuple[str, str]]:
@@ -122,27 +119,12 @@ def _stored(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarr
         start += len(batch)
 
 
-def _likely(
-    dataset: Dataset, columns: Sequence[str], keys: Sequence[set[Any]]
-) -> Iterator[tuple[np.ndarray, list[pa.Array], np.ndarray]]:
-    """Chunks with the places of rows that end as known ones do, in every column."""
-    sizes_of = [np.unique([length for length, _ in known]) for known in keys]
-    for positions, chunk in _stored(dataset, columns):
-        places = np.flatnonzero(positions >= 0)
-        for known, sizes, array in zip(keys, sizes_of, chunk):
-            lengths = _lengths(array)
-            places = places[np.isin(lengths[places], sizes)]
-            ends = list(_ends(array, lengths, places))
-            places = places[np.array([end in known for end in ends], dtype=bool)]
-        if len(places):
-            yield positions, chunk, places
-
-
-def _encoded(array: pa.Array) -> tuple[pa.Array, pa.Array | None] | None:
+def _encoded(array: pa.Array) -> tuple[pa.Array, pa.Array] | None:
     """The encoded bytes of images, and the paths of those that are files; `None` for what is no image."""
     if pa.types.is_struct(array.type) and {field.name for field in array.type} == {"bytes", "path"}:
         return pc.struct_field(array, "bytes"), pc.struct_field(array, "path")
-    return (array, None) if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else None
+    is_bytes = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
+    return (array, pa.nulls(len(array))) if is_bytes else None
 
 
 def _lengths(array: pa.Array) -> np.ndarray:
@@ -155,9 +137,8 @@ def _lengths(array: pa.Array) -> np.ndarray:
         return np.zeros(len(array), dtype=np.int64)
     content, paths = encoded
     lengths = np.asarray(pc.fill_null(pc.binary_length(content), -1)).astype(np.int64)
-    if paths is not None:
-        for place in np.flatnonzero(lengths < 0).tolist():
-            lengths[place] = _size(paths[place].as_py())
+    for place in np.flatnonzero(lengths < 0).tolist():
+        lengths[place] = _size(paths[place].as_py())
     return lengths
 
 
@@ -169,15 +150,21 @@ def _size(path: str | None) -> int:
         return -1
 
 
-def _ends(array: pa.Array, lengths: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, Any]]:
-    """What tells most rows of a column apart at little cost: how long they are and how they end."""
+def _ends(
+    chunk: Sequence[pa.Array], lengths: Sequence[np.ndarray], places: np.ndarray
+) -> Iterator[tuple[tuple[int, Any], ...]]:
+    """Of each row what tells most apart at little cost: how long it is and how it ends, column by column."""
+    return zip(*(_column_ends(array, each, places) for array, each in zip(chunk, lengths)))
+
+
+def _column_ends(array: pa.Array, lengths: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, Any]]:
     encoded = _encoded(array)
     for place in places.tolist():
         length = int(lengths[place])
         if encoded is None:
             yield length, _value(array[place])
             continue
-        content, path = encoded[0][place].as_buffer(), None if encoded[1] is None else encoded[1][place].as_py()
+        content, path = encoded[0][place].as_buffer(), encoded[1][place].as_py()
         if content is not None:
             yield length, content[max(0, length - _END) : length].to_pybytes()
         else:
@@ -205,7 +192,7 @@ def _digest(chunk: Sequence[pa.Array], place: int) -> bytes:
         if (encoded := _encoded(array)) is None:
             parts.append(_value(array[place]))
             continue
-        content, path = encoded[0][place].as_buffer(), None if encoded[1] is None else encoded[1][place].as_py()
+        content, path = encoded[0][place].as_buffer(), encoded[1][place].as_py()
         if content is not None:
             parts.append(hashlib.sha256(content).digest())
         else:
