@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List
 from datasets.fingerprint import Hasher
 from datasets.table import InMemoryTable, concat_tables
+from datasets.utils.file_utils import xopen
 
 from ..utils.errors import InputError
 
@@ -43,6 +45,15 @@ def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
         raise InputError(f"no column {name!r} in the dataset: it has {', '.join(map(repr, dataset.column_names))}")
     column, rows = dataset.data.column(name), stored_rows(dataset)
     return column if rows is None else take_rows(column, rows)
+
+
+def encoded_image(value: Mapping[str, Any]) -> bytes | None:
+    """The encoded bytes of an image as `datasets` stores it, `{"bytes": ..., "path": ...}`; `None` if it is null."""
+    content, path = value.get("bytes"), value.get("path")
+    if content is None and path is not None:
+        with xopen(path, "rb") as file:
+            return file.read()
+    return content
 
 
 def stored_rows(dataset: Dataset) -> np.ndarray | None:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Image, Value
 from datasets.table import list_table_cache_files
-from datasets.utils.file_utils import xopen
 
-from ..utils.errors import InputError, one_line
-from .columns import read_column
+from ..utils.errors import InputError, explained
+from .columns import encoded_image, read_column
 from .labels import class_names, find_label_column, read_labels
 from .splits import evenly_spaced
 
@@ -169,17 +168,10 @@ def _content(value: Any, column: str, row: int, image: bool) -> bytes:
         # The same as in a struct, to which the column may be cast.
         value = {"bytes": value, "path": None}
     if isinstance(value, dict) and (value.keys() == {"bytes", "path"} or image):
-        if value["bytes"] is not None:
-            return value["bytes"]
-        if value.get("path") is not None:
-            try:
-                with xopen(value["path"], "rb") as file:
-                    return file.read()
-            except OSError as error:
-                raise InputError(
-                    f"row {row}: the file of column {column!r} cannot be read ({one_line(error)}): restore it"
-                ) from error
-        value = None
+        with explained(f"row {row}: the file of column {column!r} cannot be read", "restore it", OSError):
+            value = encoded_image(value)
+        if value is not None:
+            return value
     return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)).encode()
 
 

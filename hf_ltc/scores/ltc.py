@@ -80,7 +80,7 @@ def ltc_scores(
     require_recorded(trajectories)
     member = score_variant(of, aggregate, scope, weighting, preset=preset)
     groups = trajectories.labels if member["scope"] == "class" else None
-    runs = variant_references(trajectories, member)
+    runs = references(trajectories, **member)
     trained = first_trained(trajectories, member)
     scores, finite = pass_over(trajectories.losses, trajectories.lengths, runs, groups, member["of"], trained)
     if not finite:
@@ -110,7 +110,35 @@ def references(
     Raises:
         InputError: as [`ltc_scores`].
     """
-    return variant_references(trajectories, score_variant(of, aggregate, scope, weighting, preset=preset))
+    member = score_variant(of, aggregate, scope, weighting, preset=preset)
+    check_recorded(trajectories)
+    labels, validation_labels = trajectories.labels, trajectories.validation_labels
+    if member["scope"] == "class":
+        groups = np.asarray(validation_labels)
+        count = int(max(groups.max(), labels.max() if len(labels) else 0)) + 1
+        has = np.bincount(groups, minlength=count) > 0
+        if len(missing := np.flatnonzero(~has & (np.bincount(labels, minlength=count) > 0))):
+            raise InputError(
+                f"no validation samples in {shown_classes(trajectories, missing)}: score with scope='dataset', or "
+                "record with validation samples of every class"
+            )
+    else:
+        groups, count = np.zeros(len(validation_labels), dtype=np.int64), 1
+        has = np.ones(1, dtype=bool)
+    found = []
+    for start, stop in run_spans(trajectories.lengths):
+        table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
+        check_finite(trajectories, trajectories.validation_losses, table)
+        build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
+        reference = build(table, groups, count, member["of"])
+        if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):
+            where = f" of {shown_classes(trajectories, flat)}" if member["scope"] == "class" else ""
+            raise InputError(
+                f"the validation losses{where} are flat: they change by the same amount in every epoch, so nothing "
+                "correlates with them; record with a model that learns, or with more epochs"
+            )
+        found.append(reference)
+    return tuple(found)
 
 
 def score_variant(
@@ -149,37 +177,6 @@ def first_trained(trajectories: Recorded, member: Mapping[str, str]) -> tuple[in
     if member["weighting"] == "none":
         return None
     return tuple(int(trajectories.epochs[start] == 0) for start, _ in run_spans(trajectories.lengths))
-
-
-def variant_references(trajectories: Recorded, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
-    check_recorded(trajectories)
-    labels, validation_labels = trajectories.labels, trajectories.validation_labels
-    if member["scope"] == "class":
-        groups = np.asarray(validation_labels)
-        count = int(max(groups.max(), labels.max() if len(labels) else 0)) + 1
-        has = np.bincount(groups, minlength=count) > 0
-        if len(missing := np.flatnonzero(~has & (np.bincount(labels, minlength=count) > 0))):
-            raise InputError(
-                f"no validation samples in {shown_classes(trajectories, missing)}: score with scope='dataset', or "
-                "record with validation samples of every class"
-            )
-    else:
-        groups, count = np.zeros(len(validation_labels), dtype=np.int64), 1
-        has = np.ones(1, dtype=bool)
-    found = []
-    for start, stop in run_spans(trajectories.lengths):
-        table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
-        check_finite(trajectories, trajectories.validation_losses, table)
-        build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
-        reference = build(table, groups, count, member["of"])
-        if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):
-            where = f" of {shown_classes(trajectories, flat)}" if member["scope"] == "class" else ""
-            raise InputError(
-                f"the validation losses{where} are flat: they change by the same amount in every epoch, so nothing "
-                "correlates with them; record with a model that learns, or with more epochs"
-            )
-        found.append(reference)
-    return tuple(found)
 
 
 def _mean_correlations(table: np.ndarray, groups: np.ndarray, count: int, of: str) -> np.ndarray:

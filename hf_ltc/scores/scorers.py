@@ -12,7 +12,7 @@ from ..recipe import Recipe
 from ..utils.errors import InputError, listed, require
 from .baselines import BASELINES, Baseline, random
 from .kernels import count_of, pass_over, run_spans
-from .ltc import first_trained, score_variant, variant_references
+from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
 
@@ -77,7 +77,7 @@ class LTCScorer:
             InputError: as [`ltc_scores`].
         """
         member = score_variant(of, aggregate, scope, weighting, preset=preset)
-        reference = np.concatenate(variant_references(trajectories, member))
+        reference = np.concatenate(references(trajectories, **member))
         lengths = tuple(int(length) for length in trajectories.lengths)
         trained = first_trained(trajectories, member)
         if member["scope"] == "dataset":

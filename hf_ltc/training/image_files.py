@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from datasets.utils.file_utils import xopen
 from torchvision.io import ImageReadMode, decode_png
+
+from ..data.columns import encoded_image
 
 # The pixel values that become 0 and 255.
 GreyRange = tuple[float, float]
@@ -112,15 +113,10 @@ def may_be_deep(head: bytes) -> bool:
 
 def _content(value: Any) -> Any:
     """The bytes of a file, or an image that is one already."""
-    if isinstance(value, dict):
-        content, path = value.get("bytes"), value.get("path")
-        if content is None and path is not None:
-            with xopen(path, "rb") as file:
-                content = file.read()
-        value = content
-    if value is None:
+    content = encoded_image(value) if isinstance(value, dict) else value
+    if content is None:
         raise ValueError("it is null")
-    return value
+    return content
 
 
 def _read(content: bytes, then: Callable[[PIL.Image.Image], PIL.Image.Image]) -> PIL.Image.Image:
