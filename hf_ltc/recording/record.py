@@ -60,7 +60,7 @@ def record(
     require_config(config, RecordConfig)
     data = image_rows(config, train, validation, source)
     if config.runs == 1:
-        recorded = SourceRun(config, data, accelerator or _accelerator(config)).run()
+        recorded = SourceRun(config, data, accelerator or _accelerator(config), {}).run()
         if PartialState().is_main_process:
             say_unknown()
         return recorded
@@ -75,10 +75,7 @@ def record(
     ]
     for one in seeds:
         # A gradient scaler of one seed is none of the next one's, hence an accelerator each.
-        run = SourceRun(one, data, accelerator or _accelerator(one), cached)
-        for other in run_dir.seed_folders(folder):
-            run.check_same(other)
-        run.run()
+        SourceRun(one, data, accelerator or _accelerator(one), cached).run(run_dir.seed_folders(folder))
     state = PartialState()
     with together(state):
         if state.is_main_process:

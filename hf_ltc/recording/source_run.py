@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,26 +43,29 @@ class SourceRun:
     """One seed, in one run directory."""
 
     def __init__(
-        self,
-        config: RecordConfig,
-        data: ImageRows,
-        accelerator: Accelerator,
-        cached: dict[str, ImageBatches] | None = None,
+        self, config: RecordConfig, data: ImageRows, accelerator: Accelerator, batches: dict[str, ImageBatches]
     ) -> None:
         self.config, self.images, self.data, self.accelerator = config, data, data.recorded, accelerator
         self.path = Path(config.output_dir)
-        self.batches = cached if cached is not None else {}
+        # Of all seeds, decoded by the first.
+        self.batches = batches
         self.seconds: dict[str, float] = {}
-        self.others: list[Path] = []
         self.stability = math.nan
         names = {field.name for field in dataclasses.fields(loop.TrainingConfig)}
         self.training = loop.TrainingConfig(**{k: v for k, v in config.to_dict().items() if k in names})
         self.steps = loop.steps_per_epoch(len(self.data.rows), self.training, accelerator.num_processes)
         self.decay = averaging_decay(config.weights, config.average_decay, self.steps)
 
-    def run(self) -> Trajectories:
+    def run(self, others: Sequence[Path] = ()) -> Trajectories:
+        """Trains and records, or goes on where an interrupted run ended.
+
+        Args:
+            others (`Sequence[Path]`): Run directories that may differ in nothing but the seed.
+        """
         config, accelerator = self.config, self.accelerator
         recipe = self._recipe()
+        for other in others:
+            is_finished(other, recipe, "seed")
         if run_dir.seed_folders(self.path):
             raise InputError(f"`output_dir` {str(self.path)!r} holds several runs: give `runs`, or another folder")
         if is_finished(self.path, recipe):
@@ -76,10 +79,12 @@ class SourceRun:
         classes, size = len(self.data.names), self.images.train.size
         model = models.create_model(config.model, classes, size, stem=config.stem, pretrained=config.pretrained)
         # Decoded before anything is written too, so that a bad image leaves none behind.
+        paths = [path / files.RECIPE for path in (self.path, *others)]
+        before = [Recipe.read(path) for path in paths if path.exists()]
         with together(accelerator), self._timed("decoding"):
             if not self.batches:
-                self.batches.update(self.images.batches(config, accelerator, self._recorded_with))
-        recorded = recorded_grey_range(self._recorded_with)
+                self.batches.update(self.images.batches(config, accelerator, before))
+        recorded = recorded_grey_range(before)
         recipe["training"] |= {"grey_range": self.batches[TRAIN].stored.grey_range} if recorded is None else recorded
         with self._alone():
             return self._run(model, recipe)
@@ -210,11 +215,6 @@ class SourceRun:
     def _weights(self, state: loop.TrainingState) -> nn.Module:
         return loop.plain_model(state, self.accelerator) if state.averaged is None else state.averaged.module
 
-    @property
-    def _recorded_with(self) -> list[Recipe]:
-        paths = [path / files.RECIPE for path in (self.path, *self.others)]
-        return [Recipe.read(path) for path in paths if path.exists()]
-
     def _recipe(self) -> dict[str, Any]:
         config = self.config
         return self.data.recipe(self.accelerator) | {
@@ -228,11 +228,6 @@ class SourceRun:
                 **self.data.sizes,
             },
         }
-
-    def check_same(self, other: Path) -> None:
-        """Checks that another run differs from this one in nothing but the seed."""
-        is_finished(other, self._recipe(), "seed")
-        self.others.append(other)
 
     def _checkpoint(self, state: loop.TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
         with together(self.accelerator):
