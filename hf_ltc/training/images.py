@@ -109,11 +109,12 @@ class StoredImages:
         numbers = positions if self.numbers is None else self.numbers[positions]
         return replace(self, dataset=self.dataset.select(positions), numbers=numbers)
 
-    def read(self, progress: Callable[[int], Any] | None = None) -> torch.Tensor:
-        """Decodes all images once, in this process.
+    def read(self, progress: Callable[[int], Any] | None = None, num_workers: int = 0) -> torch.Tensor:
+        """Decodes all images once.
 
         Args:
             progress (`Callable[[int], Any]`, *optional*): Called with the number of rows done since the last call.
+            num_workers (`int`, *optional*, defaults to `0`): Processes that decode; 0 decodes in this one.
 
         Returns:
             `torch.Tensor`: uint8 `(N, 3, size, size)`, in the dataset's row order.
@@ -123,7 +124,7 @@ class StoredImages:
         """
         rows = len(self.dataset)
         pixels = torch.empty((rows, 3, self.size, self.size), dtype=torch.uint8)
-        for decoded, positions in self.batches(np.split(np.arange(rows), range(_CHUNK, rows, _CHUNK))):
+        for decoded, positions in self.batches(np.split(np.arange(rows), range(_CHUNK, rows, _CHUNK)), num_workers):
             pixels[positions] = decoded
             if progress is not None:
                 progress(len(positions))
