@@ -122,7 +122,9 @@ def dual(losses: np.ndarray, window: int = 10) -> np.ndarray:
     Returns:
         `np.ndarray`: float64 `(N,)`.
     """
-    return np.mean([deviation * (1 - mean) for deviation, mean in _windows(losses, window)], axis=0)
+    probability = np.exp(-losses.astype(np.float64))
+    windows = [probability[start : start + window] for start in range(len(losses) - window + 1)]
+    return np.mean([part.std(axis=0, ddof=1) * (1 - part.mean(axis=0)) for part in windows], axis=0)
 
 
 def tdds(losses: np.ndarray, window: int = 10, decay: float = 0.9) -> np.ndarray:
@@ -202,10 +204,3 @@ BASELINES: dict[str, Baseline] = {
     "dual": Baseline(dual, "loss", "highest", (1, 30)),
     "random": Baseline(random, None, "highest"),
 }
-
-
-def _windows(losses: np.ndarray, window: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Deviation and mean of the true class's probability in each window of successive checkpoints."""
-    probability = np.exp(-losses.astype(np.float64))
-    parts = [probability[start : start + window] for start in range(len(losses) - window + 1)]
-    return [(part.std(axis=0, ddof=1), part.mean(axis=0)) for part in parts]

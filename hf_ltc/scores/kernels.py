@@ -30,25 +30,21 @@ def pass_over(
 ) -> tuple[np.ndarray, bool]:
     """Mean over runs of u . r_g, weighted by uncertainty or not, float32 (N,), and whether all losses are finite.
 
-    `table` (L, N) is read epoch by epoch, and memory is O(N).
+    `table` (L, N) is read epoch by epoch, and memory is O(N). `trained` are the checkpoints of the untrained model in
+    each run, where scores are weighted.
     """
-    parts = [
-        _Run(table, start, stop, reference, groups, of == "levels", None if trained is None else trained[number])
-        for number, ((start, stop), reference) in enumerate(zip(run_spans(lengths), runs))
-    ]
-    if len(parts) == 1:
-        scores, finite = _run_scores(parts[0])
-    else:
-        scores, finite = np.zeros(table.shape[1]), True
-        defined = np.zeros(table.shape[1], dtype=np.int32)
-        for part in parts:
-            one, fine = _run_scores(part)
-            found = ~np.isnan(one)
-            np.add(scores, one, out=scores, where=found)
-            defined += found
-            finite &= fine
-        with np.errstate(invalid="ignore"):
-            scores /= defined
+    scores, finite = np.zeros(table.shape[1]), True
+    defined = np.zeros(table.shape[1], dtype=np.int32)
+    for number, ((start, stop), reference) in enumerate(zip(run_spans(lengths), runs)):
+        one, fine = _correlations(_Run(table, start, stop, reference, groups, of == "levels"))
+        if trained is not None:
+            one *= np.sqrt(uncertainty(table, start + trained[number], stop))
+        found = ~np.isnan(one)
+        np.add(scores, one, out=scores, where=found)
+        defined += found
+        finite &= fine
+    with np.errstate(invalid="ignore"):
+        scores /= defined
     return np.clip(scores, -1, 1, out=scores).astype(np.float32), finite
 
 
@@ -62,15 +58,6 @@ class _Run:
     reference: np.ndarray  # float64 (T, G), or (T + 1, G) of levels
     groups: np.ndarray | None  # which of the G is a row's
     levels: bool
-    trained: int | None = None  # checkpoints of the untrained model, where scores are weighted by uncertainty
-
-
-def _run_scores(run: _Run) -> tuple[np.ndarray, bool]:
-    """Scores of one run, float64 (N,), and whether all losses are finite."""
-    scores, finite = _correlations(run)
-    if run.trained is not None:
-        scores *= np.sqrt(uncertainty(run.table, run.start + run.trained, run.stop))
-    return scores, finite
 
 
 def _correlations(run: _Run) -> tuple[np.ndarray, bool]:

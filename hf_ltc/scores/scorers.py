@@ -179,7 +179,8 @@ def baseline_scores(
         part = slice(left, left + width)
         runs = [np.stack([np.asarray(table[t])[part] for t in run]) for run in scorer.checkpoints]
         if not all(np.isfinite(run).all() for run in runs):
-            raise not_finite(trajectories, table, trajectories.rows, _plural(baseline.signal))
+            what = "losses" if baseline.signal == "loss" else f"values of {baseline.signal}"
+            raise not_finite(trajectories, table, trajectories.rows, what)
         scores[part] = scorer.score(runs)
     return scores
 
@@ -252,17 +253,19 @@ class BaselineScorer:
                 f"{baseline.signal}"
             )
         first, last = epochs or baseline.epochs
+        first = max(first, 1)
+        between = f"from epoch {first} on" if last is None else f"in epochs {first} to {last}"
         used: list[tuple[int, ...]] = []
         for start, stop in run_spans(trajectories.lengths):
             number = trajectories.epochs[start:stop]
-            wanted = (number >= max(first, 1)) & (number <= (np.inf if last is None else last))
+            wanted = (number >= first) & (number <= (np.inf if last is None else last))
             used.append(tuple((start + np.flatnonzero(wanted)).tolist()))
             need = settings.get("window", 1) + baseline.more_than_window
             if baseline.signal is not None and len(used[-1]) < need:
                 smaller = " or a smaller window" if need > 1 else ""
                 raise InputError(
                     f"{name} needs {need} checkpoints or more, but only {len(used[-1])} were recorded "
-                    f"{_between(first, last)}: give other epochs{smaller}, or record more epochs"
+                    f"{between}: give other epochs{smaller}, or record more epochs"
                 )
         length = len(trajectories.epochs)
         return cls(name, tuple(used), length, tuple(settings.items()), column or f"{name}_score", row_column)
@@ -335,11 +338,3 @@ def _settings(name: str, baseline: Baseline, options: Mapping[str, Any]) -> dict
     require(0 < decay <= 1, "decay", decay, "inside (0, 1]")
     require(seed >= 0, "seed", seed, "0 or more")
     return settings
-
-
-def _between(first: int, last: int | None) -> str:
-    return f"from epoch {max(first, 1)} on" if last is None else f"in epochs {max(first, 1)} to {last}"
-
-
-def _plural(signal: str | None) -> str:
-    return "losses" if signal == "loss" else f"values of {signal}"
