@@ -224,38 +224,25 @@ def _count(over_blocks: Blocks, options: dict[str, Any]) -> tuple[pa.Array, ...]
     parts = [part for part in over_blocks(_count_block) if len(part)]
     if not parts:
         raise InputError("the dataset has no candidate rows: score it first")
-    total = _totals(pa.concat_tables(parts))
-    for name in ("label", "row"):
-        if count := pc.sum(total[f"null_{name}"]).as_py():
-            raise InputError(f"column {options[f'{name}_column']!r} has {count} null rows: leave them out")
+    counted = {"count_all": "sum", "row_count": "sum", "score_count": "sum", "score_max": "max", "score_min": "min"}
+    total = pa.concat_tables(parts).group_by("label", use_threads=False).aggregate(list(counted.items()))
     labels = total["label"].combine_chunks()
+    rows, numbered, scored, best, worst = (total[f"{name}_{how}"].to_numpy() for name, how in counted.items())
+    nulls = {"label": rows[labels.is_null().to_numpy(zero_copy_only=False)].sum(), "row": (rows - numbered).sum()}
+    for name, count in nulls.items():
+        if count:
+            raise InputError(f"column {options[f'{name}_column']!r} has {count} null rows: leave them out")
     if pa.types.is_integer(labels.type) and pc.min(labels).as_py() < 0:
         raise InputError(f"column {options['label_column']!r} has labels below 0: leave rows without a class out")
-    return labels, *(total[name].to_numpy() for name in ("scored", "flat", "best", "worst"))
+    return labels, scored, rows - scored, best, worst
 
 
 def _count_block(keys: pa.Table) -> pa.Table:
-    scored = pc.invert(pc.is_nan(keys["score"]))
-    # Minimum and maximum leave nulls out, and NaN not.
-    known = pc.if_else(scored, keys["score"], pa.scalar(None, pa.float64()))
-    ones = pa.table(
-        {
-            "label": keys["label"],
-            "scored": scored.cast(pa.int64()),
-            "flat": pc.invert(scored).cast(pa.int64()),
-            "null_label": keys["label"].is_null().cast(pa.int64()),
-            "null_row": keys["row"].is_null().cast(pa.int64()),
-            "best": known,
-            "worst": known,
-        }
-    )
-    return _totals(ones)
-
-
-def _totals(counts: pa.Table) -> pa.Table:
-    how = {"scored": "sum", "flat": "sum", "null_label": "sum", "null_row": "sum", "best": "max", "worst": "min"}
-    total = counts.group_by("label", use_threads=False).aggregate(list(how.items()))
-    return total.select(["label", *(f"{name}_{f}" for name, f in how.items())]).rename_columns(["label", *how])
+    # What is counted leaves nulls out, and NaN not.
+    known = pc.if_else(pc.is_nan(keys["score"]), pa.scalar(None, pa.float64()), keys["score"])
+    block = pa.table({"label": keys["label"], "row": keys["row"], "score": known})
+    counts = [([], "count_all"), ("row", "count"), ("score", "count"), ("score", "max"), ("score", "min")]
+    return block.group_by("label", use_threads=False).aggregate(counts)
 
 
 def _deal(start: np.ndarray, stop: np.ndarray, rows: int) -> tuple[np.ndarray, int]:

@@ -46,7 +46,8 @@ def open_image(value: Any) -> PIL.Image.Image:
         `PIL.Image.Image`: of which the pixels may not be read yet.
     """
     with quiet():
-        return _open(_content(value))
+        content = _content(value)
+        return content if isinstance(content, PIL.Image.Image) else _read(content, lambda image: image)
 
 
 def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None = None) -> PIL.Image.Image:
@@ -135,10 +136,6 @@ def _read(content: bytes, then: Callable[[PIL.Image.Image], PIL.Image.Image]) ->
         except Exception:
             pass
         raise
-
-
-def _open(content: Any) -> PIL.Image.Image:
-    return content if isinstance(content, PIL.Image.Image) else _read(content, lambda image: image)
 
 
 def _opened(content: bytes) -> PIL.Image.Image:
