@@ -8,14 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Image, load_dataset_builder
+from datasets import Dataset, DatasetDict, Image, load_dataset_builder, packaged_modules
 from datasets.data_files import FILES_TO_IGNORE, SPLIT_KEYWORDS, DataFilesDict, DataFilesList, _get_data_files_patterns
 from datasets.load import infer_module_for_data_files
-from datasets.packaged_modules import (
-    _MODULE_TO_EXTENSIONS,
-    _MODULE_TO_METADATA_EXTENSIONS,
-    _MODULE_TO_METADATA_FILE_NAMES,
-)
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from fsspec.utils import glob_translate
 from huggingface_hub import DatasetCard
@@ -153,9 +148,10 @@ def _split_files(place: str) -> DataFilesDict:
         found[split] = [os.path.join(root, name) for name in dict.fromkeys(chosen)]
     files = DataFilesDict(_exactly(found))
     module, _ = infer_module_for_data_files(files, path=place)
+    of_rows = packaged_modules._MODULE_TO_EXTENSIONS[module]
     return files.filter(
-        extensions=_MODULE_TO_EXTENSIONS[module] + _MODULE_TO_METADATA_EXTENSIONS[module],
-        file_names=_MODULE_TO_METADATA_FILE_NAMES[module],
+        extensions=of_rows + packaged_modules._MODULE_TO_METADATA_EXTENSIONS[module],
+        file_names=packaged_modules._MODULE_TO_METADATA_FILE_NAMES[module],
     )
 
 

@@ -24,28 +24,11 @@ from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError, LTCWarning
 from ..utils.files import local
+from . import trainer_pass
 from .epochs import LOSS_NAMES, EpochPasses
 from .recorder import TRAIN
 from .rows import input_rows
-from .trainer_pass import (
-    CHECKPOINT,
-    POSITION,
-    Positioned,
-    RestOfEpoch,
-    accept_positions,
-    begin_anew,
-    check_inside,
-    check_resumed,
-    check_rows,
-    memory_told,
-    order_of,
-    plain_loader,
-    read_checkpoint,
-    steps_of,
-    tell,
-    with_positions,
-    write_checkpoint,
-)
+from .trainer_pass import CHECKPOINT, POSITION
 
 _LEAST_CHECKPOINTS = 3
 # What of the settings the recipe has: the others are the Trainer's.
@@ -138,29 +121,29 @@ class TrajectoryCallback(TrainerCallback):
             allow_shared_rows=allow_shared_rows,
         )
         self._data = input_rows(self._config, train, validation)
-        self.train_dataset = with_positions(self._data.recorded.train)
+        self.train_dataset = trainer_pass.with_positions(self._data.recorded.train)
         self._hook: Any = None
         self._observed = self._finished = False
-        self._rest: RestOfEpoch | None = None
+        self._rest: trainer_pass.RestOfEpoch | None = None
         # The batch size of a training that has begun and not ended.
         self._began: int | None = None
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        accept_positions(kwargs["model"])
+        trainer_pass.accept_positions(kwargs["model"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         config, model, loader = self._config, kwargs["model"], kwargs["train_dataloader"]
-        inner = plain_loader(loader)
-        check_rows(args, model, inner.dataset, len(self._data.recorded.train))
+        inner = trainer_pass.plain_loader(loader)
+        trainer_pass.check_rows(args, model, inner.dataset, len(self._data.recorded.train))
         # Of a callback that was added after the Trainer was made, or of a model that was.
-        accept_positions(model)
+        trainer_pass.accept_positions(model)
         self._state, step = PartialState(), state.global_step
-        told = steps_of(args, loader, self._state.num_processes)
-        self._steps, self._order = told["steps_per_epoch"], order_of(args, loader, inner.dataset)
+        told = trainer_pass.steps_of(args, loader, self._state.num_processes)
+        self._steps, self._order = told["steps_per_epoch"], trainer_pass.order_of(args, loader, inner.dataset)
         planned = state.max_steps // self._steps + config.initial_losses
         if planned < _LEAST_CHECKPOINTS:
             raise InputError(
@@ -169,11 +152,11 @@ class TrajectoryCallback(TrainerCallback):
             )
         began, self._began = self._began, told["per_device_train_batch_size"]
         if args.auto_find_batch_size and not step and began is not None and began > self._began:
-            begin_anew(self.path, began, self._began, self._state)
+            trainer_pass.begin_anew(self.path, began, self._began, self._state)
         place = self.path / files.RECIPE
         stored = Recipe.read(place) if place.exists() else Recipe()
         self._finished = stored.epochs is not None and step >= state.max_steps
-        resumed = read_checkpoint(self.path, step) if step and not self._finished else {}
+        resumed = trainer_pass.read_checkpoint(self.path, step) if step and not self._finished else {}
         decay = averaging_decay(config.weights, config.average_decay, self._steps)
         self._training = {
             **self._data.recorded.sizes,
@@ -200,10 +183,10 @@ class TrajectoryCallback(TrainerCallback):
                 "what is there with Trajectories.load, or give another output_dir"
             )
         if step:
-            check_resumed(self.path, state, stored.training.to_dict(), told)
+            trainer_pass.check_resumed(self.path, state, stored.training.to_dict(), told)
             if step % self._steps:
-                check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
-        tell(self.path, self._training, state, self._state)
+                trainer_pass.check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
+        trainer_pass.tell(self.path, self._training, state, self._state)
         self._passes = EpochPasses(self._recorder, config, self._state, args.per_device_eval_batch_size)
         self._batches = self._data.batches(
             inner.collate_fn,
@@ -211,7 +194,7 @@ class TrajectoryCallback(TrainerCallback):
             args.dataloader_num_workers,
             model if args.remove_unused_columns else None,
         )
-        inner.collate_fn = Positioned(inner.collate_fn)
+        inner.collate_fn = trainer_pass.Positioned(inner.collate_fn)
         self._averaged = None if decay is None else AveragedWeights(model, decay)
         self._recorder.clear()
         self._rest = None
@@ -256,7 +239,7 @@ class TrajectoryCallback(TrainerCallback):
             "order": self._order,
         }
         if self._state.is_main_process:
-            write_checkpoint(self.path, state.global_step, values, Path(args.output_dir or ""))
+            trainer_pass.write_checkpoint(self.path, state.global_step, values, Path(args.output_dir or ""))
         self._state.wait_for_everyone()
 
     def on_train_end(
@@ -298,7 +281,7 @@ class TrajectoryCallback(TrainerCallback):
             evaluated = model if self._averaged is None else self._averaged.module
             # Running statistics are each process's own until the first one's are sent round before a forward pass.
             share_buffers(evaluated)
-            with memory_told(args):
+            with trainer_pass.memory_told(args):
                 self._passes.validate(evaluated, self._batches)
                 self._passes.evaluate(evaluated, self._batches)
             self._write(epoch, self._recorder.collect(epoch))
@@ -309,7 +292,7 @@ class TrajectoryCallback(TrainerCallback):
         self._published.add(epoch)
 
     def _record_initial(self, args: TrainingArguments, model: nn.Module) -> None:
-        with memory_told(args):
+        with trainer_pass.memory_told(args):
             self._passes.before_training(model, self._batches)
         arrays = self._recorder.collect(0)
         if 0 in self._published:
@@ -332,7 +315,7 @@ class TrajectoryCallback(TrainerCallback):
         epoch, inside = divmod(state.global_step, self._steps)
         if inside:
             seen = (values["recorder"][TRAIN][-1] > 0).to(self._state.device)
-            self._rest = RestOfEpoch(self.path, state.global_step, self._training, seen)
+            self._rest = trainer_pass.RestOfEpoch(self.path, state.global_step, self._training, seen)
         else:
             # Saved at the last step of an epoch, and killed before the epoch was written.
             self._publish(args, epoch, model)

@@ -215,12 +215,6 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
     return Logits(model)
 
 
-def _from_config(settings: dict[str, Any]) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForImageClassification
-
-    return Logits(AutoModelForImageClassification.from_config(AutoConfig.for_model(**settings)))
-
-
 def _fit_patches(config: Any, image_size: int, small: bool) -> None:
     """Sets patches of a configuration of transformers for small images, and windows that fit."""
     halvings = len(getattr(config, "depths", [0])) - 1
@@ -284,7 +278,10 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
     what = f"the weights {str(path)!r} do not fit the model of config.json"
     with explained(what, "restore both", (KeyError, RuntimeError)):
         if _ARCHITECTURE in settings:
-            model = _from_config(settings[_ARCHITECTURE])
+            from transformers import AutoConfig, AutoModelForImageClassification
+
+            config = AutoConfig.for_model(**settings[_ARCHITECTURE])
+            model: nn.Module = Logits(AutoModelForImageClassification.from_config(config))
         else:
             model = create_model(**{key: settings[key] for key in ("name", "num_classes", "image_size", "stem")})
         model.load_state_dict(all_weights(model, weights))
