@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.columns import LOSS_TRAJECTORY, rank_name
-from ..utils.errors import InputError
+from ..utils.errors import InputError, explained
 from .choose import Selection, coreset_size
 from .order import Keep
 from .ray_search import Blocks, Search, by_row, group_of, row_at
@@ -128,10 +128,8 @@ def coreset_bounds(
         InputError: if a column is missing or of another type, for a null label or row number, for row numbers that
             occur twice, for a budget out of range, for a dataset of another kind, and where Ray is not installed.
     """
-    try:
+    with explained("coreset_bounds needs Ray", "pip install 'hf-ltc[ray]'", ImportError):
         import ray.data
-    except ImportError as error:
-        raise InputError(f"coreset_bounds needs Ray ({error}): pip install 'hf-ltc[ray]'") from error
     if not isinstance(dataset, ray.data.Dataset):
         kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
         raise InputError(

@@ -110,10 +110,8 @@ def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.nda
     if len(values.unique()) < len(values) or values.null_count:
         raise InputError(f"`{name}` has ids that occur twice or are null: each row needs its own")
     if pa.types.is_integer(values.type):
-        try:
+        with explained(f"`{name}` has numbers above int64", "give such ids as strings", pa.ArrowInvalid):
             numbers = values.cast(pa.int64()).to_numpy()
-        except pa.ArrowInvalid as error:
-            raise InputError(f"`{name}` has numbers above int64: give such ids as strings") from error
         if len(numbers) and numbers.min() < 0:
             raise InputError(f"`{name}` has the number {numbers.min()}: row numbers start at 0")
         return numbers, None
