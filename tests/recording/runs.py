@@ -29,7 +29,7 @@ def settings(folder, **changes):
     return RecordConfig(**{**defaults, **changes})
 
 
-def spoilt_at(train, row):
+def spoiled_at(train, row):
     """The same rows with one image of which only the header is left, which tells the size."""
     stored = train.cast_column("image", Image(decode=False))
     images = [{"bytes": image["bytes"], "path": None} for image in stored["image"]]
@@ -68,6 +68,6 @@ def command(folder, *arguments):
     """The command line, with what each process prints in a file of its own."""
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(folder) / f"{name}-{os.environ['RANK']}", os.O_WRONLY | os.O_CREAT), descriptor)
-    # So few rows are decoded for the channels' statistics that the spoilt one is found while recording.
+    # So few rows are decoded for the channels' statistics that the spoiled one is found while recording.
     batches._STATISTICS_ROWS = 2
     sys.exit(main(["record", *arguments]))

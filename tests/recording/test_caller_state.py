@@ -60,7 +60,7 @@ def test_record_and_its_checkpoint(small, recorded, tmp_path, dtype, mode):
     np.testing.assert_array_equal(run.validation_losses, expected.validation_losses)
 
 
-def colour(rows):
+def as_color(rows):
     pixels = np.stack([np.array(row["image"], dtype=np.float32) / 255 for row in rows])
     return torch.from_numpy(pixels)[:, None].repeat(1, 3, 1, 1)
 
@@ -68,9 +68,9 @@ def colour(rows):
 @CALLERS
 def test_checkpoints(small, recorded, tmp_path, dtype, mode):
     folder = f"{recorded[0].output_dir}/source_model"
-    plain = record_checkpoints([folder], small["train"], output_dir=tmp_path / "plain", collate=colour)
+    plain = record_checkpoints([folder], small["train"], output_dir=tmp_path / "plain", collate=as_color)
     with caller(dtype, mode):
-        run = record_checkpoints([folder], small["train"], output_dir=tmp_path / "run", collate=colour)
+        run = record_checkpoints([folder], small["train"], output_dir=tmp_path / "run", collate=as_color)
     np.testing.assert_array_equal(run.losses, plain.losses)
 
 

@@ -199,12 +199,14 @@ def test_source_models_of_runs(small, tmp_path):
     (tmp_path / "source_model").mkdir()
     models.save_model(tmp_path / "source_model", model, settings)
 
-    def colour(rows):
+    def as_color(rows):
         return collate(rows)[:, None].expand(-1, 3, -1, -1)
 
-    run = record_checkpoints([tmp_path / "source_model"], small["train"], output_dir=tmp_path / "run", collate=colour)
+    run = record_checkpoints(
+        [tmp_path / "source_model"], small["train"], output_dir=tmp_path / "run", collate=as_color
+    )
     with torch.no_grad():
-        logits = model(colour(small["train"].select(run.rows)))
+        logits = model(as_color(small["train"].select(run.rows)))
     expected = cross_entropy(logits, torch.from_numpy(run.labels), reduction="none")
     np.testing.assert_allclose(run.losses[0], expected, atol=1e-5)
 

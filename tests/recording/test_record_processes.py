@@ -14,7 +14,7 @@ from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.processes import finish, start
-from tests.recording.runs import FROZEN, command, saved, settings, spoilt_at, wait_for
+from tests.recording.runs import FROZEN, command, saved, settings, spoiled_at, wait_for
 
 
 def test_processes_that_accelerate_does_not_join_are_refused(small, tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_several_processes_record_what_one_does(alone, world):
 @pytest.mark.parametrize("row", [3, 140])
 @pytest.mark.parametrize("initial", [True, False])
 def test_an_image_that_one_process_cannot_decode_ends_both_with_a_line(small, tmp_path, row, initial):
-    spoilt_at(small["train"], row).save_to_disk(str(tmp_path / "data"))
+    spoiled_at(small["train"], row).save_to_disk(str(tmp_path / "data"))
     arguments = ["--dataset", str(tmp_path / "data"), "--output-dir", str(tmp_path / "run"), "--model", "test_vit"]
     arguments += ["--epochs", "3", "--batch-size", "16", "--image-size", "8", "--cache-images", "never"]
     arguments += ["--num-workers", "0", "--validation-per-class", "1", "--initial-losses", str(initial)]

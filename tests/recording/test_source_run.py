@@ -23,7 +23,7 @@ from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils import files
 from hf_ltc.utils.errors import InputError
 from tests.processes import finish, needs_compiler, start
-from tests.recording.runs import FROZEN, command, saved, settings, snapshot, spoilt_at
+from tests.recording.runs import FROZEN, command, saved, settings, snapshot, spoiled_at
 
 
 def recomputed(run_folder, train, rows, averaged):
@@ -228,7 +228,7 @@ def test_several_runs_share_their_hold_out(small, tmp_path):
 
 
 def test_an_undecodable_image_is_named_by_its_row_and_leaves_nothing(small, tmp_path):
-    train = spoilt_at(small["train"], 120)
+    train = spoiled_at(small["train"], 120)
     for cache in ("always", "never"):
         with pytest.raises(InputError, match=r"row 120, column 'image'"):
             record(settings(tmp_path / "run", cache_images=cache, num_workers=0, image_size=8), train)

@@ -38,7 +38,7 @@ class Run:
 
 
 def make_run(n=40, lengths=(33,), seed=0, classes=10):
-    """Signals of logits that grow towards the label at speeds of their own, with noise."""
+    """Signals of logits that grow toward the label at speeds of their own, with noise."""
     rng = np.random.default_rng(seed)
     epochs = np.concatenate([np.arange(length) for length in lengths])
     logits = rng.normal(0, 2, (len(epochs), n, classes))
