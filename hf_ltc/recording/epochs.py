@@ -26,15 +26,15 @@ class EpochPasses:
     """The passes over the rows whose losses go into a recorder.
 
     Training losses are a by-product of training: [`observe_training`] takes them. Validation losses, and evaluation
-    losses where they are asked for, are those of the model that an epoch leaves, of its averaged weights as a rule.
-    Before training both kinds of losses are those of the model that it begins with. Further per-sample metrics go with
-    the training losses, or with evaluation losses where these are the only ones.
+    losses if asked for, are those of the model after the epoch, usually of its averaged weights. Before training both
+    are losses of the untrained model. Further per-sample metrics go with the training losses, or with evaluation
+    losses if only these are recorded.
 
     Args:
         recorder ([`TrajectoryRecorder`]): Where they go, of `LOSS_NAMES[config.losses]` and `config.signals`.
         config ([`RecordConfig`]): What is recorded: `losses` and `signals`.
         state (`accelerate.Accelerator` or `PartialState`): The processes.
-        batch_size (`int`): Rows a forward pass, where the model does not train.
+        batch_size (`int`): Batch size per process of passes in which the model does not train.
         each_batch (`Callable[[int], Any]`, *optional*):
             Called before those of a batch are taken, with its number of rows; it may raise to stop.
     """

@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from: its checkpoint, and the run directory that is to hold the same run."""
+"""How an interrupted run resumes: from its checkpoint, and only in a run directory that holds the same run."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def is_finished(folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
 
 
 def resume(path: Path, state: loop.TrainingState, accelerator: Accelerator, config: RecordConfig) -> dict[str, float]:
-    """Restores a state from the newest checkpoint of a run, if there is one; the seconds that it had taken by then."""
+    """Restores a state from the newest checkpoint of a run, if there is one; returns the seconds taken by then."""
     folder = path / CHECKPOINT
     newest = max(folder.glob("epoch-*"), default=None)
     published = run_dir.published_epochs(path)

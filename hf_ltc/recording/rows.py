@@ -84,7 +84,7 @@ class RecordedRows:
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Recorded rows with images, and these of the rows and of the validation samples."""
+    """Recorded rows, with the images of the candidate rows and of the validation samples."""
 
     recorded: RecordedRows
     train: StoredImages
@@ -115,7 +115,7 @@ class ImageRows:
         return dict(zip((TRAIN, VALIDATION), made))
 
     def _grey_range(self, recipes: Sequence[Recipe], progress: Callable[[int], Any]) -> GreyRange | None:
-        """The range of deep images: that of the recording, where there is one already, of this seed or another."""
+        """The range of deep images: that of a recording that is there already, of this seed or another."""
         if (recorded := recorded_grey_range(recipes)) is not None:
             return recorded.get("grey_range")
         train, validation = ((each.dataset, each.column, each.numbers) for each in (self.train, self.validation))
@@ -126,10 +126,10 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class InputRows:
-    """Recorded rows of whatever a collator makes inputs of.
+    """Recorded rows of any kind that a collator makes inputs from.
 
-    `targets` are the labels as the model was given them: they are not those numbered by class where a column of
-    integers leaves some out.
+    `targets` are the labels as the model gets them; they differ from those numbered by class if a column of integers
+    leaves some out.
     """
 
     recorded: RecordedRows
@@ -188,8 +188,7 @@ def image_rows(
 def input_rows(config: RecordConfig, train: Dataset, validation: Dataset | None) -> InputRows:
     """Reads the labels and holds validation samples out.
 
-    Beside labels a few rows are read for the identity, and of validation samples that are given what tells that they
-    are no train rows.
+    Besides labels, a few rows are read for the identity, and what tells rows of a validation split from train rows.
 
     Args:
         config ([`RecordConfig`]): The settings; those of models, training and images do not count.
@@ -232,8 +231,8 @@ def _require(train: Dataset, validation: Dataset | None) -> None:
 def _recorded_rows(
     train: _Part, validation: _Part | None, compared: Sequence[tuple[str, str]], config: RecordConfig
 ) -> RecordedRows:
-    """The rows of a dataset less those held out; all of them where there are `validation` samples, by whose columns
-    `compared` they are told to be other rows."""
+    """The rows of a dataset without those held out; all rows if there are `validation` samples, which must be other
+    rows by the columns `compared`."""
     dataset, names = train.dataset, class_names(train.dataset, train.label)
     labels = read_labels(dataset, train.label)
     identity = train.identity() | {"id_column": config.id_column, "names": names}

@@ -1,4 +1,4 @@
-"""How a Trainer hands out its rows, with their positions among the recorded ones, and how it goes on when resumed."""
+"""How a Trainer passes its rows, with their positions among the recorded ones, and how it resumes."""
 
 import hashlib
 import inspect
@@ -47,7 +47,7 @@ POSITION = "hf_ltc_position"
 
 @dataclass(frozen=True)
 class Positioned:
-    """A collator that passes the rows' positions on beside what another one makes of the rows."""
+    """A collator that adds the rows' positions to the batch that another one makes."""
 
     collate: Collate
 
@@ -61,7 +61,7 @@ class Positioned:
 
 @dataclass(frozen=True)
 class _Transform:
-    """A transform that passes the rows' positions on beside what another one makes of the rows."""
+    """A transform that adds the rows' positions to what another one makes."""
 
     transform: Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -87,7 +87,7 @@ def accepts_positions(model: nn.Module) -> bool:
 
 
 def accept_positions(model: nn.Module) -> None:
-    """Makes `forward` name the positions, so that the Trainer leaves their column in, and not pass them on."""
+    """Makes `forward` name the positions, so that the Trainer keeps their column, without passing them on."""
     if accepts_positions(model):
         return
     signature = inspect.signature(model.forward)
@@ -133,7 +133,7 @@ def steps_of(args: TrainingArguments, loader: Any, processes: int) -> dict[str, 
 
 
 def order_of(args: TrainingArguments, loader: Any, dataset: Dataset) -> dict[str, Any]:
-    """What the order of rows within an epoch comes from, as far as it can be told."""
+    """What the order of rows within an epoch depends on, as far as that is known."""
     sampler = get_sampler(loader)
     positions = np.asarray(read_column(dataset, POSITION), dtype="<i8")
     return {
@@ -205,7 +205,7 @@ def begin_anew(path: Path, before: int, now: int, processes: PartialState) -> No
 
 
 def write_checkpoint(path: Path, step: int, values: Mapping[str, Any], trainer_dir: Path) -> None:
-    """Writes what the callback keeps with a checkpoint of the Trainer, and deletes what goes with none any more."""
+    """Writes what the callback keeps with a checkpoint of the Trainer, and deletes what belongs to none any more."""
     # By a file of Python's, whose errors say why, which those of torch's own do not.
     with files.replacing(_checkpoint(path, step)) as temporary, temporary.open("wb") as file:
         torch.save(values, file)
@@ -237,7 +237,7 @@ def _checkpoint(path: Path, step: int) -> Path:
 
 @contextmanager
 def memory_told(args: TrainingArguments) -> Iterator[None]:
-    """Names the batch size of evaluation where it is too large, which is not the one that the Trainer would lower.
+    """Names the evaluation batch size if it is too large, since the Trainer would lower only that of training.
 
     Raises:
         InputError: if there is no memory for it.
@@ -254,7 +254,7 @@ def memory_told(args: TrainingArguments) -> Iterator[None]:
 
 
 def check_resumed(path: Path, state: TrainerState, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Checks that a training that resumes is the one recorded, and has its epochs begin and end where they did.
+    """Checks that a training that resumes is the one recorded, with epochs that begin and end at the same steps.
 
     Raises:
         InputError: if it is not, with the old values and the new ones.
@@ -277,7 +277,7 @@ def check_resumed(path: Path, state: TrainerState, was: Mapping[str, Any], now: 
 def check_inside(
     path: Path, step: int, steps: int, was: Mapping[str, Any], now: Mapping[str, Any], args: TrainingArguments
 ) -> None:
-    """Checks that an epoch that was stopped inside will go on with the rows that it has not had.
+    """Checks that an epoch that was stopped inside will continue with the rows that it has not had.
 
     Raises:
         InputError: if it will not.
@@ -290,7 +290,7 @@ def check_inside(
 
 
 def tell(path: Path, training: dict[str, Any], state: TrainerState, processes: PartialState) -> None:
-    """Writes how a training goes on into the recipe, and which one it is into what the Trainer saves of its state."""
+    """Writes how a training continues into the recipe, and which one it is into the state that the Trainer saves."""
     recipe = path / files.RECIPE
     if processes.is_main_process:
         # Where it was ended before its last step, it is finished no more.

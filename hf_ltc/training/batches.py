@@ -1,4 +1,4 @@
-"""The rows of a dataset as batches on a device: images, decoded once or streamed, or what a collator makes of rows."""
+"""The rows of a dataset as batches on a device: images, decoded once or streamed, or the batches of a collator."""
 
 import inspect
 import warnings
@@ -59,7 +59,7 @@ class ImageBatches:
         return self.stored.size
 
     def take(self, positions: np.ndarray) -> "ImageBatches":
-        """Some of the rows, as they are: not decoded again, and with the means and deviations of all.
+        """Some of the rows, not decoded again, and normalized with the statistics of all rows.
 
         Args:
             positions (`np.ndarray`): int64 `(n,)`.
@@ -181,7 +181,7 @@ def paired_batches(
     what: str,
     progress: Callable[[int], Any] | None = None,
 ) -> tuple[ImageBatches, ImageBatches]:
-    """Prepares train rows and others that a model is not trained on: in one budget of memory, scaled alike.
+    """Prepares train rows, and other rows that a model is not trained on: within one memory budget, scaled alike.
 
     Args:
         config ([`RecordConfig`] or [`EvaluateConfig`]): How images are read.
@@ -232,12 +232,12 @@ def _warn_of_constants(pixels: torch.Tensor, column: str) -> None:
 
 @dataclass(frozen=True)
 class CollatedBatches:
-    """The rows of any dataset as a collator makes batches of them, on a device.
+    """The rows of any dataset in the batches that a collator makes, on a device.
 
     Args:
         dataset (`datasets.Dataset`): The rows.
         labels (`torch.Tensor`): int64 `(N,)`, the labels as the model numbers them, on the device.
-        collate (`Callable`): Makes a batch of a list of rows: a mapping, or a tensor.
+        collate (`Callable`): Makes a batch from a list of rows: a mapping, or a tensor.
         num_workers (`int`): Processes that read and collate.
     """
 
@@ -269,7 +269,7 @@ class CollatedBatches:
 def accepted_columns(model: nn.Module, dataset: Dataset) -> Dataset:
     """Leaves out the columns that a model's `forward` does not name, as transformers' Trainer does.
 
-    All are left in if it names none, as where a collator makes the inputs, and in a dataset with a transform.
+    All are kept if it names none, since a collator makes the inputs then, and in a dataset with a transform.
     """
     named = set(inspect.signature(model.forward).parameters)
     if dataset.format["type"] == "custom" or not named.intersection(dataset.column_names):

@@ -1,4 +1,4 @@
-"""Forward passes that losses are taken from: with which weights, and over which rows of which process."""
+"""Forward passes that losses are recorded from: with which weights, and on which process which rows."""
 
 import math
 import random
@@ -26,7 +26,7 @@ Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], An
 class Batches(Protocol):
     """Rows that a model runs over.
 
-    Called with the positions of each batch, they give on the device what the model takes (a tensor, or a mapping of
+    Called with the positions of each batch, they return on the device what the model takes (a tensor, or a mapping of
     its parameters), and labels and positions, int64 `(B,)`.
     """
 
@@ -39,7 +39,7 @@ class Batches(Protocol):
 
 
 class AveragedWeights(AveragedModel):
-    """An exponential moving average of weights and buffers, from the weights at its start on.
+    """An exponential moving average of weights and buffers, beginning with the weights that it is given.
 
     Args:
         model (`torch.nn.Module`): The model, of which a copy is made.
@@ -60,8 +60,8 @@ class AveragedWeights(AveragedModel):
 
 
 def averaging_decay(weights: str, decay: float | None, steps_per_epoch: int) -> float | None:
-    """Decay a step of the averaged weights, `None` for raw ones: a window of about one epoch if it is not given, so
-    that the jitter of single steps is averaged out and the epochs stay apart."""
+    """The decay of averaged weights per step, `None` for raw ones. If not given, the window is about one epoch: the
+    jitter of single steps is averaged out, and epochs stay distinct."""
     if weights != "averaged":
         return None
     return 1 - 1 / steps_per_epoch if decay is None else decay
@@ -82,7 +82,7 @@ def evaluate(model: nn.Module, batches: Batches, state: Processes, observe: Obse
         batches ([`Batches`]): The rows, without augmentation.
         state (`accelerate.Accelerator` or `PartialState`): The processes; an accelerator's precision is used.
         observe (`Callable`): An [`Observer`] of every forward pass.
-        batch_size (`int`): Rows a forward pass.
+        batch_size (`int`): Batch size per process.
 
     Raises:
         InputError: if the model does not return logits, or not one row of them for each row.
@@ -130,7 +130,7 @@ def logits_of(outputs: Any, classes: int) -> torch.Tensor:
 
 @contextmanager
 def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """What a transform draws while rows are only evaluated, a training is not to notice."""
+    """Keeps the random state, so that a transform that draws during evaluation does not change the training."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

@@ -24,11 +24,11 @@ _TAIL, _LEFT = 0.0005, 1 / 8
 
 
 def find_grey_range(rows: Iterable[Images], progress: Callable[[int], Any] | None = None) -> GreyRange | None:
-    """Finds the lowest and the highest value of the images that have more than 8 bits a pixel.
+    """Finds the lowest and the highest value of the images that have more than 8 bits per pixel.
 
     Files of 16 bits may use 8 or 12 of them, and 32-bit numbers and floats have no range of their own. Images of 8
-    bits are told by their beginning and not decoded. A few pixels that lie so far from all others that these would be
-    left with an eighth of the levels (hot pixels, marks of no measurement) do not count, and are named.
+    bits are recognized by their first bytes and not decoded. A few pixels so far from all others that these would be
+    left with an eighth of the levels (hot pixels, marks of missing measurements) do not count, and are named.
 
     Args:
         rows (`Iterable`): Of [`Images`].
@@ -68,10 +68,10 @@ def find_grey_range(rows: Iterable[Images], progress: Callable[[int], Any] | Non
 
 
 def recorded_grey_range(recipes: Iterable[Recipe]) -> dict[str, GreyRange | None] | None:
-    """What recordings of the same rows were made with.
+    """The range that recordings of the same rows were made with.
 
     Args:
-        recipes (`Iterable[Recipe]`): Of the recordings, the one that counts first.
+        recipes (`Iterable[Recipe]`): Recipes of the recordings, in order of precedence.
 
     Returns:
         `dict[str, tuple[float, float] | None]`: the `grey_range` for the recipe of another one, `None` where no image
@@ -117,7 +117,7 @@ def _deep(
 
 
 def _head(value: pa.Scalar) -> bytes:
-    """The beginning of a file, of which the bytes are not copied."""
+    """The beginning of a file, without copying the whole file."""
     path = None
     if isinstance(value, pa.StructScalar) and value.is_valid:
         path = value["path"].as_py() if "path" in value else None

@@ -1,4 +1,4 @@
-"""One image as RGB pixels: whatever its metadata say, turned as it should be, deep grey scaled to 8 bits."""
+"""One image as RGB pixels: turned as its orientation says, deep grey scaled to 8 bits, whatever its other metadata."""
 
 import io
 import struct
@@ -43,7 +43,7 @@ def open_image(value: Any) -> PIL.Image.Image:
         value (`PIL.Image.Image`, `bytes` or `dict`): An image, a file's bytes, or `{"bytes": ..., "path": ...}`.
 
     Returns:
-        `PIL.Image.Image`: of which the pixels may not be read yet.
+        `PIL.Image.Image`: its pixels may not be read yet.
     """
     with quiet():
         content = _content(value)
@@ -77,16 +77,16 @@ def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leaves out what Pillow warns of: metadata, and images that are large. Not for threads, which share warnings."""
+    """Silences Pillow's warnings about metadata and large images. Not for threads, which share the filters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def deep_pixels(value: Any) -> np.ndarray | None:
-    """The pixels of an image of more than 8 bits a channel, as they are stored, without transparency.
+    """The pixels of an image of more than 8 bits per channel, as stored, without transparency.
 
-    It may be called in threads, and is not [`quiet`] by itself.
+    It may be called in threads, since it does not call [`quiet`] itself.
 
     Args:
         value (`PIL.Image.Image`, `bytes` or `dict`): As for [`open_image`].
@@ -102,7 +102,7 @@ def deep_pixels(value: Any) -> np.ndarray | None:
 
 
 def may_be_deep(head: bytes) -> bool:
-    """Whether a file that begins so can have more than 8 bits a channel: most cannot, and need not be opened.
+    """Whether a file with this beginning can have more than 8 bits per channel; most cannot, and need not be opened.
 
     Args:
         head (`bytes`): The first 26 bytes, or more.
@@ -121,7 +121,7 @@ def _content(value: Any) -> Any:
 
 
 def _read(content: bytes, then: Callable[[PIL.Image.Image], PIL.Image.Image]) -> PIL.Image.Image:
-    """Opens a file and does something with it; if that fails, then without what is no part of the pixels."""
+    """Opens a file and passes it on; if that fails, tries again without all that is no part of the pixels."""
     try:
         return then(_opened(content))
     except Exception:
@@ -172,7 +172,7 @@ def _orientation(image: PIL.Image.Image) -> int:
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-    """The orientation alone: Pillow reads tag by tag, and stops at the first that it cannot read."""
+    """Reads only the orientation: Pillow reads tag by tag, and stops at the first that it cannot read."""
     while exif.startswith(b"Exif\0\0"):
         exif = exif[6:]
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -284,7 +284,7 @@ def _scaled(pixels: np.ndarray, grey_range: GreyRange) -> np.ndarray:
 
 
 def _grey_range_of(image: PIL.Image.Image, pixels: np.ndarray) -> GreyRange:
-    """The range that the bits of an image have, whatever of them it uses."""
+    """The range of an image's number of bits, whether it uses all of it or not."""
     if image.mode == "F":
         return (0.0, 1.0) if pixels.max() <= 1 else (0.0, 255.0)
     if pixels.max() > 65535 or pixels.min() < 0:

@@ -58,7 +58,7 @@ def decode_image(value: Any, size: int, mode: str | None = None, grey_range: Gre
 
     Grey, palette, 1-bit, CMYK and YCbCr images become RGB; those of more than 8 bits are scaled, not clipped;
     transparent pixels are laid over white; the EXIF orientation is applied. An image up to 64 pixels (`size`) is
-    resized as a whole; a larger one so that its short side fits, and its center is cut out.
+    resized as a whole; a larger one is resized until its short side fits, and its center is cut out.
 
     Args:
         value (`PIL.Image.Image`, `bytes` or `dict`): An image, a file's bytes, or `{"bytes": ..., "path": ...}`.

@@ -91,7 +91,7 @@ def prepare_training(
         rows (`int`): Rows of an epoch.
         config ([`TrainingConfig`]): How it is trained.
         accelerator (`accelerate.Accelerator`): The processes and their devices.
-        average_decay (`float`, *optional*): Decay a step of the averaged weights; none are kept if not given.
+        average_decay (`float`, *optional*): Decay of the averaged weights per step; none are kept if not given.
         channels_last (`bool`, *optional*, defaults to `False`): Memory format of the weights.
         compiled (`bool`, *optional*, defaults to `False`): Train with `torch.compile`.
 

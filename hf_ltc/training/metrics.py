@@ -1,4 +1,4 @@
-"""What is known of each sample in a pass over the rows: its loss and further metrics, kept on the device."""
+"""Losses and further metrics of each sample in a pass over the rows, kept on the device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from ..utils.processes import Processes
 
 
 class LossBuffer:
-    """The values of one epoch and split, on the device: float32 `(names + 1, N)`, the last row counting them.
+    """The values of one epoch and split, on the device: float32 `(names + 1, N)`, with their counts in the last row.
 
     Row numbers stay int64 and never share a tensor with losses, which low precision would round.
 
     Args:
-        names (`Sequence[str]`): What is recorded of a row.
+        names (`Sequence[str]`): What is recorded for each row.
         rows (`int`): N.
         device (`torch.device`): Where the values are made.
     """
@@ -36,7 +36,7 @@ class LossBuffer:
     def collect(self, accelerator: Processes | None, epoch: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Joins the processes' values in one collective and checks that every row is there.
 
-        A row recorded more than once, as samplers that pad do, has the mean of its values.
+        A row recorded more than once, as by samplers that pad, gets the mean of its values.
 
         Args:
             accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
@@ -80,7 +80,7 @@ def per_sample_metrics(names: Sequence[str], logits: torch.Tensor, labels: torch
     """Metrics of samples beside their loss, from float32 logits.
 
     Args:
-        names (`Sequence[str]`): `margin`, the logit of the label less the highest other one (Pleiss et al., arXiv
+        names (`Sequence[str]`): `margin`, the logit of the label minus the highest other one (Pleiss et al., arXiv
             2001.10528); `correct`, 1 where the label's logit is the highest (Toneva et al., arXiv 1812.05159); `el2n`,
             the L2 norm of p - y (Paul et al., arXiv 2107.07075).
         logits (`torch.Tensor`): float32 `(B, C)`.
@@ -125,7 +125,7 @@ def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tens
     """Values of samples, float32 `(B,)` on the device of their positions.
 
     Raises:
-        InputError: for values that are no numbers, or not one a sample.
+        InputError: for values that are not numbers, or not one per sample.
     """
     fix = "give one number a sample"
     with explained(f"{name} cannot be read as numbers", fix, (TypeError, ValueError, RuntimeError)):

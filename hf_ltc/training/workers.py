@@ -1,7 +1,7 @@
-"""What worker processes send: through shared memory where it has room, else through a pipe; and how their end is told.
+"""Batches from worker processes: through shared memory if it has room, else through a pipe; and how their end is told.
 
 PyTorch's loader puts tensors into shared memory in a thread of the worker. Where /dev/shm is full, as Docker's 64 MB
-soon is, that thread fails, the batch is lost, and the loader waits for it forever.
+soon are, that thread fails, the batch is lost, and the loader waits for it forever.
 
 Pickles go through the pipe between a worker and the process that started it, as all that PyTorch's loader sends does.
 None is written to a file, and none is read from one.
@@ -40,7 +40,7 @@ def sendable(pixels: torch.Tensor) -> torch.Tensor | np.ndarray:
 
 @dataclass(frozen=True)
 class Sending:
-    """A collate function whose batches, of any kind, arrive: [`received`] opens them.
+    """A collate function whose batches, of any kind, arrive in any case; [`received`] opens them.
 
     Args:
         collate (`Callable`): The function.
@@ -67,7 +67,7 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader.
 
     Args:
-        loader (`torch.utils.data.DataLoader`): Whose batches are made by [`Sending`], or need it not.
+        loader (`torch.utils.data.DataLoader`): A loader whose batches [`Sending`] makes, or that does not need it.
 
     Raises:
         InputError: if the workers cannot be started.
@@ -81,7 +81,7 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
 
 @contextmanager
 def workers_watched() -> Iterator[None]:
-    """Makes the end of a worker one line: the loader raises it wherever the main thread is at that moment.
+    """Turns the end of a worker into one line: the loader raises it wherever the main thread is at that moment.
 
     Raises:
         InputError: if a worker was killed.
