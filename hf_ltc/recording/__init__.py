@@ -1,1 +1,1 @@
-"""Recording: by record, a Trainer, a loop of one's own, saved weights. Imports trajectories, training and below."""
+"""Recording: by record, by a Trainer, in your own loop, from saved weights. Imports trajectories, training and below."""
