@@ -1,1 +1,1 @@
-"""Recording: by record, by a Trainer, in your own loop, from saved weights. Imports trajectories, training and below."""
+"""Recording: by record, a Trainer, your own loop, or from saved weights. Imports trajectories, training and below."""
