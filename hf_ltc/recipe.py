@@ -1,15 +1,16 @@
 """The recipe of a recording: how it was made, read from the JSON of a run directory and written back as it was."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Number
 from pathlib import Path
 from types import NoneType
-from typing import Any, Self, get_args, get_origin
+from typing import Any, ClassVar, Self, get_args, get_origin
 
-from .utils.errors import InputError
+from .utils.errors import InputError, LTCWarning
 from .utils.files import read_json, unreadable
 
 Values = Mapping[str, Any]
@@ -41,6 +42,9 @@ class Section:
 
     A field whose key is not there, is null or is an empty object has its default, which is `None` or empty. The key of
     a field without a default has to be there, and is always written.
+
+    A value of another kind than its key has is refused, but not under a key that only describes: users may have
+    written it before the key was read. There the field has its default, and the value stays in `more`.
     """
 
     more: Values = field(default_factory=dict, kw_only=True)
@@ -64,7 +68,7 @@ class Section:
         more: dict[str, Any] = {}
         for key, value in values.items():
             empty = value is None or (isinstance(value, Mapping) and not value)
-            if key not in types or (key not in needed and empty):
+            if key not in types or (key not in needed and empty) or cls._misfit(key, value, types[key]):
                 more[key] = value
             else:
                 known[key] = _read(value, types[key], f"{under}{key}", problem)
@@ -83,10 +87,46 @@ class Section:
         # What says nothing may have been replaced by what does.
         return {**said, **self.more, **said}
 
+    def misfits(self, under: str = "") -> list[str]:
+        """What is of another kind than its key has, in words."""
+        found = []
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Section):
+                found += value.misfits(f"{under}{each.name}.")
+            if each.name in self.more and (problem := self._misfit(each.name, self.more[each.name], each.type, under)):
+                found.append(problem)
+        return found
+
+    @classmethod
+    def _misfit(cls, key: str, value: Any, kind: Any, under: str = "") -> str | None:
+        """In what the value of a key that only describes is of another kind, if it is."""
+        if not cls._describes(key) or value is None or value == {}:
+            return None
+        try:
+            _read(value, kind, f"{under}{key}", InputError)
+        except InputError as error:
+            return str(error)
+        return None
+
+    @classmethod
+    def _describes(cls, key: str) -> bool:
+        """Whether a key only describes, so that nothing that is checked depends on it."""
+        return False
+
     @classmethod
     def _needed(cls) -> list[str]:
         none = dataclasses.MISSING
         return [each.name for each in dataclasses.fields(cls) if each.default is none and each.default_factory is none]
+
+
+@dataclass(frozen=True)
+class Description(Section):
+    """A section of keys that only describe."""
+
+    @classmethod
+    def _describes(cls, key: str) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -113,7 +153,7 @@ class Identity(Section):
 
 
 @dataclass(frozen=True)
-class Config(Section):
+class Config(Description):
     """The settings of the recording, as far as others speak of them."""
 
     model: str | None = None
@@ -128,7 +168,7 @@ class Config(Section):
 
 
 @dataclass(frozen=True)
-class Training(Section):
+class Training(Description):
     """How the source model was trained, beside the settings."""
 
     id: str | None = None
@@ -139,14 +179,14 @@ class Training(Section):
 
 
 @dataclass(frozen=True)
-class Hardware(Section):
+class Hardware(Description):
     """What it was recorded on."""
 
     device: str | None = None
 
 
 @dataclass(frozen=True)
-class SeedReliability(Section):
+class SeedReliability(Description):
     """How far scores by it depend on the seed: `hf_ltc.Reliability` as JSON, in which NaN is null."""
 
     one: float | None = None
@@ -157,6 +197,9 @@ class SeedReliability(Section):
 @dataclass(frozen=True)
 class Recipe(Section):
     """How a recording was made. Users see it as a plain dict, `Trajectories.recipe`; `Recipe.from_dict` reads that."""
+
+    # The keys that checks rely on; all others describe.
+    RELIED_ON: ClassVar = frozenset({"format", "run", "dataset", "validation", "runs"})
 
     # The marks of a run directory: its format, which run it is, the epochs it will have and, once finished, has.
     format: Any = None
@@ -180,6 +223,41 @@ class Recipe(Section):
     def read(cls, path: Path) -> Self:
         """Reads the recipe of a file; an [`InputError`] names a file that is missing or damaged."""
         return cls.from_dict(read_json(path), partial(unreadable, path))
+
+    @classmethod
+    def _describes(cls, key: str) -> bool:
+        return key not in cls.RELIED_ON
+
+    @classmethod
+    def check(cls, values: Values) -> None:
+        """Refuses a recipe that a user hands over if any of its values is of another kind than its key has.
+
+        Raises:
+            InputError: naming the key.
+        """
+        for problem in cls.from_dict(values).misfits():
+            raise _unusable(problem)
+
+    @classmethod
+    def load(cls, values: Values, path: Path, stacklevel: int = 2) -> Self:
+        """Reads the values of a file, and warns of those that are of another kind than their key has.
+
+        Args:
+            values (`Mapping[str, Any]`): The values.
+            path (`Path`): The file.
+            stacklevel (`int`, *optional*, defaults to `2`): As for `warnings.warn`.
+
+        Raises:
+            InputError: for such a value that checks rely on, naming file and key.
+        """
+        recipe = cls.from_dict(values, partial(unreadable, path))
+        if problems := recipe.misfits():
+            warnings.warn(
+                f"in {str(path)!r} {'; '.join(problems)}: it is kept, but taken as not given; call it by another name",
+                LTCWarning,
+                stacklevel=stacklevel + 1,
+            )
+        return recipe
 
 
 def _read(value: Any, kind: Any, name: str, problem: Problem) -> Any:

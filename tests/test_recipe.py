@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from hf_ltc import Trajectories, TrajectoryRecorder
 from hf_ltc.recipe import Config, Hardware, Identity, Recipe, SeedReliability, Training
-from hf_ltc.utils.errors import InputError
+from hf_ltc.utils.errors import InputError, LTCWarning
+from tests.helpers import error_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -72,41 +74,114 @@ def test_keys_that_are_missing_null_or_unknown():
     assert Recipe.from_dict(newer).to_dict() == newer
 
 
-MALFORMED = [
+RELIED_ON = [
     ({"dataset": ["label"]}, "'dataset' is a list, not an object"),
     ({"dataset": "cifar10"}, "'dataset' is text, not an object"),
     ({"dataset": {"label_column": 3}}, "'dataset.label_column' is a number, not text"),
     ({"dataset": {"names": ["ant", 1]}}, "'dataset.names.1' is a number, not text"),
     ({"dataset": {"names": "ant"}}, "'dataset.names' is text, not a list"),
     ({"validation": {"content": ["a"]}}, "'validation.content' is a list, not an object"),
-    ({"config": {"model": {"name": "resnet18"}}}, "'config.model' is an object, not text"),
-    ({"training": {"image_size": True}}, "'training.image_size' is true or false, not a number"),
+    ({"run": 3}, "'run' is a number, not text"),
+    ({"runs": [{}, 2]}, "'runs.1' is a number, not an object"),
+]
+DESCRIPTIVE = [
+    ({"config": {"model": {"name": "resnet18"}, "seed": 3}}, "'config.model' is an object, not text"),
+    ({"training": {"image_size": True, "grey_range": [0, 9]}}, "'training.image_size' is true or false, not a number"),
+    ({"training": {"grey_range": [0, "white"]}}, "'training.grey_range.1' is text, not a number"),
     ({"hardware": "H100"}, "'hardware' is text, not an object"),
+    ({"hardware": {"device": ["H100", "H100"]}}, "'hardware.device' is a list, not text"),
+    ({"versions": "0.1"}, "'versions' is text, not an object"),
     ({"seconds": {"training": "long"}}, "'seconds.training' is text, not a number"),
     ({"reliability": 0.5}, "'reliability' is a number, not an object"),
-    ({"runs": [{}, 2]}, "'runs.1' is a number, not an object"),
-    ([1], "'recipe' is a list, not an object"),
+    ({"parameters": "11M"}, "'parameters' is text, not a number"),
+    ({"seeds": 3}, "'seeds' is a number, not a list"),
+    ({"validation_loss": [1.5, 0.5]}, "'validation_loss' is a list, not a number"),
+    ({"hardware": "H100", "seeds": 3}, "'hardware' is text, not an object; 'seeds' is a number, not a list"),
 ]
+NO_RECIPE = ([1], "'recipe' is a list, not an object")
 
 
-@pytest.mark.parametrize(("recipe", "problem"), MALFORMED, ids=str)
-def test_a_malformed_recipe_is_refused_by_its_key(recipe, problem, tmp_path):
-    for make in (Recipe.from_dict, recording, lambda recipe: recorder(tmp_path / "run", recipe)):
-        with pytest.raises(InputError) as error:
-            make(recipe)
-        assert problem in str(error.value) and str(error.value).startswith("`recipe` cannot be used")
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(("recipe", "problem"), [*RELIED_ON, *DESCRIPTIVE, NO_RECIPE], ids=str)
+def test_a_recorder_refuses_a_malformed_recipe_by_its_key(recipe, problem, tmp_path):
+    for make in (Recipe.check, lambda recipe: recorder(tmp_path / "run", recipe)):
+        said = error_of(make, recipe)
+        assert said.startswith(f"`recipe` cannot be used ({problem.split(';')[0]})")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("recipe", "problem"), MALFORMED[:-1], ids=str)
-def test_a_malformed_recipe_of_a_run_is_refused_by_file_and_key(recipe, problem, tmp_path):
-    recording({}).save(tmp_path / "run")
-    place = tmp_path / "run" / "recipe.json"
-    place.write_text(json.dumps({**json.loads(place.read_text()), **recipe}))
-    with pytest.raises(InputError) as error:
-        Trajectories.load(tmp_path / "run")
-    assert problem in str(error.value) and repr(str(place)) in str(error.value) and "\n" not in str(error.value)
+@pytest.mark.parametrize(("recipe", "problem"), [*RELIED_ON, NO_RECIPE], ids=str)
+def test_a_recipe_is_refused_where_checks_rely_on_it(recipe, problem):
+    for make in (Recipe.from_dict, recording):
+        said = error_of(make, recipe)
+        assert problem in said and said.startswith("`recipe` cannot be used")
+
+
+@pytest.mark.parametrize(("recipe", "problem"), RELIED_ON, ids=str)
+def test_a_run_is_refused_where_checks_rely_on_its_recipe_by_file_and_key(recipe, problem, tmp_path):
+    place = stored(tmp_path / "run", recipe)
+    said = error_of(Trajectories.load, tmp_path / "run")
+    assert problem in said and repr(str(place)) in said
+
+
+@pytest.mark.parametrize(("recipe", "problem"), DESCRIPTIVE, ids=str)
+def test_a_run_is_loaded_with_a_warning_where_its_recipe_only_describes_it(recipe, problem, tmp_path):
+    place = stored(tmp_path / "run", recipe)
+    run = warned_of(place, problem, lambda: Trajectories.load(tmp_path / "run"))
+    assert run.recipe == json.loads(place.read_text())
+    # Written back as it was, by whatever came of the run.
+    run.truncate(1).save(tmp_path / "copy")
+    copy = json.loads((tmp_path / "copy" / "recipe.json").read_text())
+    assert {**copy, "epochs": [0, 1, 2]} == run.recipe
+    run.to_parquet(tmp_path / "parquet")
+    again = warned_of(
+        tmp_path / "parquet" / "recipe.json", problem, lambda: Trajectories.from_parquet(tmp_path / "parquet")
+    )
+    assert again.recipe == run.recipe
+
+
+def test_of_another_kind_is_as_not_given():
+    recipe = {"config": {"model": ["a", "b"], "seed": 3}, "hardware": "H100", "seconds": {"training": "long"}}
+    read = Recipe.from_dict(recipe)
+    assert read.config == Config(seed=3, more={"model": ["a", "b"]})
+    assert read.hardware == Hardware() and read.seconds == {}
+    assert read.to_dict() == recipe
+    assert dataclasses.replace(read, hardware=Hardware(device="cpu")).to_dict() == {
+        **recipe,
+        "hardware": {"device": "cpu"},
+    }
+
+
+@given(values=st.dictionaries(st.sampled_from(sorted(set(Recipe().__dict__) - {"more"})), JSON))
+def test_whatever_it_describes_comes_back_as_it_was(values):
+    described = {key: value for key, value in values.items() if key not in Recipe.RELIED_ON}
+    read = Recipe.from_dict(described)
+    assert read.to_dict() == described
+    # What is malformed is told, and nothing else is refused.
+    assert bool(read.misfits()) == is_refused(described)
+
+
+def is_refused(recipe):
+    try:
+        Recipe.check(recipe)
+    except InputError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("together", [{}, {"seeds": "two", "note": "mine"}], ids=str)
+def test_each_file_of_several_runs_is_warned_of_once(tmp_path, together):
+    places = [stored(tmp_path / "runs" / f"seed-{seed}", {"hardware": f"H{seed}"}) for seed in range(2)]
+    if together:
+        (tmp_path / "runs" / "recipe.json").write_text(json.dumps(together))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = Trajectories.load(tmp_path / "runs")
+    assert len(caught) == len(places) + bool(together)
+    assert all(repr(str(place)) in str(each.message) for place, each in zip(places, caught))
+    if together:
+        assert run.recipe == together
+    else:
+        assert [one.recipe["hardware"] for one in run.runs] == ["H0", "H1"]
 
 
 def test_what_users_keep_in_a_recipe_is_theirs(tmp_path):
@@ -151,3 +226,21 @@ def recording(recipe):
 
 def recorder(path, recipe):
     return TrajectoryRecorder(path, rows=4, labels=[0, 1, 0, 1], validation_labels=[0, 1], recipe=recipe)
+
+
+def stored(folder, recipe):
+    """A run directory in whose recipe some values were written; the recipe's path."""
+    recording({}).save(folder)
+    place = folder / "recipe.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), **recipe}))
+    return place
+
+
+def warned_of(place, problem, load):
+    """What is loaded with one warning, of this file and problem, at the line that loads."""
+    with pytest.warns(LTCWarning) as caught:
+        found = load()
+    (said,) = caught
+    assert str(said.message).startswith(f"in {str(place)!r} {problem}: ") and "\n" not in str(said.message)
+    assert said.filename == __file__
+    return found

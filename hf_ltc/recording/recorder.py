@@ -117,7 +117,7 @@ class TrajectoryRecorder:
             names[EVALUATION] = [LOSSES[1]]
         self._buffers = {split: LossBuffer(names[split], len(self._known[split]), device) for split in names}
         # Refuses one that is malformed, before anything is recorded.
-        Recipe.from_dict(recipe or {})
+        Recipe.check(recipe or {})
         self._recipe = dict(recipe or {})
         self._open()
         published = run_dir.published_epochs(self.path)

@@ -5,7 +5,6 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,8 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
             f"{str(path / RECIPE)!r} has format {found!r}, this version reads "
             f"{FORMAT}: load it with the version of hf_ltc that wrote it"
         )
-    recipe = Recipe.from_dict(values, partial(unreadable, path / RECIPE))
+    # Warns at the line that called `Trajectories.load`.
+    recipe = Recipe.load(values, path / RECIPE, stacklevel=3)
     table = read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
     epochs = _epochs_of(path, recipe)
     epoch_paths = [epoch_path(path, epoch) for epoch in epochs]
@@ -181,7 +181,7 @@ def read_shared_recipe(path: Path, runs: int) -> dict[str, Any]:
     if not (path / RECIPE).exists():
         return {}
     recipe = read_json(path / RECIPE)
-    seeds = Recipe.from_dict(recipe, partial(unreadable, path / RECIPE)).seeds
+    seeds = Recipe.load(recipe, path / RECIPE, stacklevel=3).seeds
     return recipe if seeds is None or len(seeds) == runs else {}
 
 

@@ -132,6 +132,8 @@ def read_parquet(folder: Path) -> tuple[DatasetDict, dict[str, Any]]:
         InputError: for a file that is missing or damaged, naming it.
     """
     recipe = files.read_json(folder / files.RECIPE)
+    # Warns at the line that called `Trajectories.from_parquet`.
+    Recipe.load(recipe, folder / files.RECIPE, stacklevel=3)
     splits = {}
     for split in ("train", "validation"):
         path = folder / f"{split}.parquet"

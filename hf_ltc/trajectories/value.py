@@ -49,7 +49,7 @@ class Trajectories(ExchangeMixin):
         loss_name (`str`): Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
 
     Raises:
-        InputError: for arrays whose shapes do not go together, and a malformed recipe.
+        InputError: for arrays whose shapes do not go together, and a recipe that cannot be checked against a dataset.
     """
 
     losses: Any
@@ -66,7 +66,7 @@ class Trajectories(ExchangeMixin):
     loss_name: str = LOSSES[0]
 
     def __post_init__(self) -> None:
-        # Refuses one that is malformed.
+        # Refuses one in which what checks rely on is malformed.
         Recipe.from_dict(self.recipe)
         for name in ("labels", "validation_labels"):
             object.__setattr__(self, name, class_numbers(getattr(self, name), name))

@@ -113,7 +113,7 @@ _MALFORMED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda recipe: _ltc(recipe).update(rank_column=None), "'coresets.ltc.rank_column' is null, not text"),
     (lambda recipe: _ltc(recipe)["dataset"].update(rows="many"), "'coresets.ltc.dataset.rows' is text, not a number"),
     (lambda recipe: _ltc(recipe)["family"].pop("of"), "in 'coresets.ltc.family' it lacks 'of'"),
-    (lambda recipe: _ltc(recipe)["run"].update(config=3), "'coresets.ltc.run.config' is a number, not an object"),
+    (lambda recipe: _ltc(recipe)["run"].update(dataset=3), "'coresets.ltc.run.dataset' is a number, not an object"),
     (lambda recipe: _ltc(recipe)["selection"].update(balance="x"), "'coresets.ltc.selection' is of no coreset: `bal"),
     (lambda recipe: _ltc(recipe)["selection"].update(cut="x"), "'coresets.ltc.selection' is of no coreset: "),
     (lambda recipe: _ltc(recipe).update(configs=None), "'coresets.ltc.configs' is null, not an object"),
@@ -140,6 +140,14 @@ def test_a_malformed_recipe_is_refused_by_its_key(text: str, change: Callable[[d
     said = str(error.value)
     assert said.startswith("recipe.json of 'me/x' is damaged (") and problem in said and "\n" not in said
     assert said.endswith("): its owner can restore an earlier revision")
+
+
+def test_what_only_describes_a_run_is_kept_as_it_is(text: str):
+    recipe = json.loads(text)
+    _ltc(recipe)["run"] |= {"config": 3, "hardware": {"device": ["H100", "H100"]}}
+    read = RepositoryRecipe.read(json.dumps(recipe), "me/x")
+    assert read.to_dict() == recipe
+    assert read.coresets["ltc"].run.config.model is None
 
 
 def test_a_malformed_recipe_is_not_pushed_to_and_not_loaded(hub: Hub, client: Client, scored: Dataset, run: Any):
