@@ -156,7 +156,7 @@ class Push(Command):
         """What models reached on the rows that are pushed, for the card, and the picture of it."""
         from ..evaluation.pictures import PICTURE
         from ..evaluation.results import Evaluation, card_rows
-        from ..hub.parquet import scorer_name
+        from ..hub.repository_recipe import scorer_name
         from ..scores.ltc import score_variant
         from ..scores.protocol import losses_digest
 
@@ -172,7 +172,7 @@ class Push(Command):
     def _loading(self, pushed: "Pushed", scored: "Dataset") -> str:
         """The statement that loads what was pushed."""
         from ..data.columns import read_column
-        from ..hub.parquet import scorer_name
+        from ..hub.repository_recipe import scorer_name
 
         first = pushed.configs[0]
         if first.startswith("coreset"):

@@ -1,1 +1,1 @@
-"""Repositories on the Hub: what is pushed, and what is loaded from there. Imports coresets, scores, data and utils."""
+"""Repositories on the Hub: what is pushed and loaded, recipe and card. Imports coresets, scores, data and utils."""

@@ -1,20 +1,23 @@
 """Cards: what a person reads about a coreset or a source model, made from its recipe."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import yaml
-from huggingface_hub import CardData
+from datasets import Dataset, DatasetInfo, Image
+from datasets.info import DatasetInfosDict
+from huggingface_hub import CardData, DatasetCardData
 from huggingface_hub.repocard import RepoCard
 
 from .. import __version__
-from ..recipe import Recipe
+from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, one_line
 from .card_values import MUSES, dataset_values, plain, recording_rows, source_text, string
 from .repository_recipe import RepositoryRecipe
+from .tables import Table
 
 BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
 END = "<!-- hf_ltc: end -->"
@@ -129,6 +132,59 @@ def head(card: str, repo_id: str) -> dict[str, Any]:
         InputError: if that is no valid YAML.
     """
     return dict(_parsed(card, repo_id).data.to_dict())
+
+
+def card_metadata(
+    identity: Identity, carried: Mapping[str, Any], scored: Dataset | None, license: str | None
+) -> dict[str, Any]:
+    """Metadata of the card; licence, task and language carried over from the source dataset."""
+    names = ("license", "license_name", "license_link", "task_categories", "language")
+    metadata = {name: carried[name] for name in names if carried.get(name)}
+    if license is not None:
+        # Name and link are those of another licence.
+        metadata = {name: value for name, value in metadata.items() if not name.startswith("license_")}
+        metadata["license"] = license
+    if "task_categories" not in metadata and scored is not None:
+        images = any(isinstance(feature, Image) for feature in scored.features.values())
+        metadata["task_categories"] = ["image-classification" if images else "text-classification"]
+    if identity.repo_id is not None:
+        metadata["source_datasets"] = [identity.repo_id]
+    return {**metadata, "tags": list(TAGS)}
+
+
+def file_sections(tables: Sequence[Table], infos: Mapping[str, DatasetInfo]) -> dict[str, Any]:
+    """The parts of a card's metadata by which `load_dataset` finds the files and their features."""
+    configs: dict[str, Any] = {}
+    for table in tables:
+        entry = configs.setdefault(table.config, {"config_name": table.config, "data_files": []})
+        if table.config == "full":
+            entry["default"] = True
+        entry["data_files"].append({"split": table.split, "path": f"{table.folder}/{table.split}-*"})
+    described = []
+    for name, info in infos.items():
+        data = DatasetCardData()
+        DatasetInfosDict({name: info}).to_dataset_card_data(data)
+        described.append(data["dataset_info"])
+    return {"configs": list(configs.values()), "dataset_info": described}
+
+
+def file_patterns(card: str, repo_id: str) -> Iterator[str]:
+    """The patterns of all files of the configurations that a card has in its head."""
+    for entry in head(card, repo_id).get("configs") or []:
+        yield from _patterns(entry.get("data_files"))
+
+
+def _patterns(files: Any) -> Iterator[str]:
+    """The patterns of the files of a configuration, however its entry in a card is written."""
+    if isinstance(files, str):
+        yield files
+    elif isinstance(files, Mapping):
+        for name, value in files.items():
+            if name != "split":
+                yield from _patterns(value)
+    elif isinstance(files, list):
+        for value in files:
+            yield from _patterns(value)
 
 
 def size_category(rows: int) -> str:

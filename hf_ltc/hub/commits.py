@@ -1,61 +1,35 @@
-"""A push: files are sent, then one commit makes them part of the repository, and what is there then is compared."""
+"""A commit on top of what is there, again where someone else was first; and whether the Hub then has what was sent."""
 
-import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from pathlib import Path
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetInfo, Features
-from datasets.info import DatasetInfosDict
-from datasets.splits import SplitDict, SplitInfo
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCardData, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
-from tqdm.auto import tqdm
+from huggingface_hub.utils.sha import git_hash
 
 from ..utils.errors import InputError
-from . import cards, parquet
-from .read_back import card_differs, check_card, files_differ, local_oid, oid, recipe_differs
+from . import cards
 from .repository import (
     CARD,
     InvalidCard,
     Pushed,
     Repository,
     explained,
-    open_repository,
+    listed_files,
     passes,
     read_texts,
     reread,
     status,
     wait,
 )
-from .repository_recipe import RECIPE, RepositoryRecipe
 
-_IMAGES = "images"
 # How often a commit is tried where someone else was first, or the Hub did not answer.
 _TRIES = 8
-# Files above it are never kept in git itself, so that they can be taken away once they are uploaded.
-_REGULAR = 10 * 2**20
-_SHARD = re.compile(r"(.+)/[^/]+-\d{5}-of-\d{5}\.parquet")
-
-
-@dataclass(frozen=True)
-class Table:
-    """One split of one configuration, and how its files are cut."""
-
-    config: str
-    split: str
-    rows: Dataset
-    folder: str
-    cuts: tuple[int, ...] = ()
-    small_groups: bool = False
-
-    @property
-    def files(self) -> str:
-        """How the paths of its files begin."""
-        return f"{self.folder}/{self.split}-"
+_SHOWN = 60
+# Entries of lists in a card's head and in a recipe that have a name are told by it.
+_NAMES = ("config_name", "name", "split")
 
 
 @dataclass(frozen=True)
@@ -66,85 +40,6 @@ class Change:
     message: str
     pictures: tuple[CommitOperationAdd, ...] = ()
     removed: tuple[str, ...] = ()
-
-
-def publish(
-    api: HfApi,
-    repo_id: str,
-    tables: Sequence[Table],
-    describe: Callable[[RepositoryRecipe], tuple[RepositoryRecipe, list[str]]],
-    *,
-    metadata: Mapping[str, Any],
-    pictures: Sequence[str | Path] = (),
-    private: bool | None,
-    max_shard_size: int | str,
-) -> Pushed:
-    """Pushes tables with a recipe and a card.
-
-    Args:
-        api (`HfApi`): The Hub.
-        repo_id (`str`): The repository.
-        tables (`Sequence[Table]`): What is pushed.
-        describe (`Callable`): From the recipe that is there, the new one and the configurations it takes away. Called
-            again where someone else has pushed meanwhile.
-        metadata (`Mapping`): Metadata of the card.
-        pictures (`Sequence[str]`, *optional*): Picture files for the card.
-        private (`bool`, *optional*): Whether a new repository is private.
-        max_shard_size (`int` or `str`): Size of a file at most.
-
-    Returns:
-        [`Pushed`]
-    """
-    configs = list(dict.fromkeys(table.config for table in tables))
-    for table in tables:
-        _check_names(table.rows.features)
-
-    def described(there: Repository) -> tuple[RepositoryRecipe, list[str]]:
-        _check_clash(there, configs)
-        return describe(there.recipe or RepositoryRecipe())
-
-    with explained(repo_id, "push to"):
-        there = open_repository(api, repo_id, "dataset", private)
-        # Before anything is sent, since it may be refused.
-        described(there)
-        with tempfile.TemporaryDirectory(prefix="hf_ltc-") as folder:
-            additions, infos = _upload(api, there.repo_id, tables, Path(folder), max_shard_size)
-            said = {
-                **metadata,
-                **_sections(tables, infos),
-                "size_categories": [cards.size_category(max(len(table.rows) for table in tables))],
-            }
-
-            def change(there: Repository) -> Change:
-                recipe, removed = described(there)
-                shown = [CommitOperationAdd(f"{_IMAGES}/{Path(file).name}", str(file)) for file in pictures]
-                paths = {*there.files, *(picture.path_in_repo for picture in shown)}
-                card = cards.dataset_card(
-                    there.repo_id,
-                    recipe,
-                    said,
-                    existing=there.card,
-                    previous=recipe.card,
-                    removed=removed,
-                    pictures=sorted(path for path in paths if path.startswith(f"{_IMAGES}/")),
-                )
-                check_card(card, infos, there.repo_id)
-                sent = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
-                stale = tuple(path for path in _stale(there, recipe, tables, card) if path not in sent)
-                gone = {path for path in recipe.files if path not in there.files or path in stale}
-                recipe = replace(
-                    recipe,
-                    card={name: value for name, value in said.items() if name not in ("configs", "dataset_info")},
-                    files={path: known for path, known in recipe.files.items() if path not in gone} | sent,
-                )
-                return Change(
-                    texts={RECIPE: recipe.to_json(), CARD: card},
-                    message=f"Push {', '.join(configs)}" + (f", remove {', '.join(removed)}" if removed else ""),
-                    pictures=tuple(shown),
-                    removed=stale,
-                )
-
-            return commit(api, there, "dataset", additions, change, tuple(table.files for table in tables), configs)
 
 
 def commit(
@@ -188,8 +83,8 @@ def commit(
             wait(tried, error)
         there = reread(api, first.repo_id, repo_type)
         if there.head != first.head:
-            listed = _listed(api, there.repo_id, repo_type, there.head)
-            before = _listed(api, first.repo_id, repo_type, first.head)
+            listed = listed_files(api, there.repo_id, repo_type, there.head)
+            before = listed_files(api, first.repo_id, repo_type, first.head)
             _check_other(uploaded, ours, before, listed, there)
             for addition in uploaded:
                 # As the Hub said it when the file was sent: by it the client leaves out what is there already.
@@ -215,17 +110,6 @@ def _encoded(name: str, text: str) -> bytes:
         raise InputError(f"{name} would hold {part!r}, which is no character: rename what has it") from None
 
 
-def _check_names(features: Features) -> None:
-    """Checks that the names of classes can be written: those of folders may be of another encoding."""
-    for column, feature in features.items():
-        for number, name in enumerate(feature.names or [] if isinstance(feature, ClassLabel) else []):
-            if name != name.encode(errors="replace").decode():
-                raise InputError(
-                    f"class {number} of column {column!r} is {name!r}, which has characters that no text can hold: "
-                    "rename it"
-                )
-
-
 def _committed(
     api: HfApi, there: Repository, repo_type: str, additions: Sequence[CommitOperationAdd], made: Change
 ) -> str:
@@ -242,11 +126,6 @@ def _committed(
             raise InvalidCard(str(error).partition("\n")[2] or str(error)) from None
         raise
     return str(done.oid)
-
-
-def _listed(api: HfApi, repo_id: str, repo_type: str, revision: str) -> dict[str, RepoFile]:
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)
-    return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
 
 def _check_other(
@@ -282,7 +161,7 @@ def _difference(
     made: Change,
 ) -> str | None:
     """The first thing on the Hub that is not as it was pushed."""
-    listed = _listed(api, repo_id, repo_type, revision)
+    listed = listed_files(api, repo_id, repo_type, revision)
     if gone := [name for name in made.texts if name not in listed]:
         return f"{gone[0]} is missing"
     texts = read_texts(api, repo_id, repo_type, revision, list(made.texts), fresh=True)
@@ -297,94 +176,95 @@ def _difference(
     )
 
 
-def _upload(
-    api: HfApi, repo_id: str, tables: Sequence[Table], folder: Path, max_shard_size: int | str
-) -> tuple[list[CommitOperationAdd], dict[str, DatasetInfo]]:
-    """Writes and uploads the files of all tables; they become part of the repository by the commit only."""
-    additions: dict[str, CommitOperationAdd] = {}
-    sizes: dict[tuple[str, str], int] = {}
-    infos: dict[str, DatasetInfo] = {}
-    for table in tqdm(tables, desc=f"pushing to {repo_id}", unit="split", disable=None):
-        key = (table.folder, table.split)
-        if key not in sizes:
-            sizes[key] = 0
-            (folder / table.folder).mkdir(exist_ok=True)
-            shards = parquet.parquet_shards(
-                table.rows,
-                folder / table.folder,
-                table.split,
-                max_shard_size=max_shard_size,
-                cuts=table.cuts,
-                small_groups=table.small_groups,
-            )
-            for name, file in shards:
-                path, size = f"{table.folder}/{name}", file.stat().st_size
-                additions[path] = CommitOperationAdd(path, str(file))
-                api.preupload_lfs_files(repo_id, [additions[path]], repo_type="dataset")
-                sizes[key] += size
-                if size > _REGULAR:
-                    file.unlink()
-        info = infos.setdefault(table.config, DatasetInfo(features=table.rows.features, config_name=table.config))
-        if table.small_groups:
-            # Loaded in part, by rank, it has not the number of rows that load_dataset would insist on.
-            continue
-        stored = int(table.rows._estimate_nbytes())
-        info.splits = info.splits or SplitDict()
-        info.splits[table.split] = SplitInfo(table.split, num_bytes=stored, num_examples=len(table.rows))
-        info.download_size = (info.download_size or 0) + sizes[key]
-        info.dataset_size = (info.dataset_size or 0) + stored
-    return list(additions.values()), infos
+def card_differs(meant: str, found: str, repo_id: str) -> str | None:
+    """The first difference of the card that is there, to the names of the classes."""
+    if meant == found:
+        return None
+    try:
+        head = cards.head(found, repo_id)
+    except InputError as error:
+        return str(error)
+    if (problem := first_difference(cards.head(meant, repo_id), head)) is not None:
+        return f"in the head of README.md {problem}"
+    lines = zip([*meant.splitlines(), None], [*found.splitlines(), None])
+    number, line = next(((i, two) for i, (one, two) in enumerate(lines, start=1) if one != two), (0, ""))
+    # Line ends are no difference.
+    return f"line {number} of README.md is {shown(line)}" if number else None
 
 
-def _sections(tables: Sequence[Table], infos: Mapping[str, DatasetInfo]) -> dict[str, Any]:
-    """The parts of a card's metadata by which `load_dataset` finds the files and their features."""
-    configs: dict[str, Any] = {}
-    for table in tables:
-        entry = configs.setdefault(table.config, {"config_name": table.config, "data_files": []})
-        if table.config == "full":
-            entry["default"] = True
-        entry["data_files"].append({"split": table.split, "path": f"{table.folder}/{table.split}-*"})
-    described = []
-    for name, info in infos.items():
-        data = DatasetCardData()
-        DatasetInfosDict({name: info}).to_dataset_card_data(data)
-        described.append(data["dataset_info"])
-    return {"configs": list(configs.values()), "dataset_info": described}
+def recipe_differs(meant: str, found: str) -> str | None:
+    """The first difference of the recipe that is there."""
+    if meant == found:
+        return None
+    try:
+        there = json.loads(found)
+    except ValueError as error:
+        return f"recipe.json is not JSON ({error})"
+    problem = first_difference(json.loads(meant), there)
+    return None if problem is None else f"in recipe.json {problem}"
 
 
-def _stale(there: Repository, recipe: RepositoryRecipe, tables: Sequence[Table], card: str) -> Iterator[str]:
-    """Files of earlier pushes that would be read with those pushed, or that no configuration names any more."""
-    head = cards.head(card, there.repo_id)
-    named = [pattern for entry in head.get("configs") or [] for pattern in _patterns(entry.get("data_files"))]
-    folders = (there.recipe or RepositoryRecipe()).folders | recipe.folders
-    again = tuple(table.files for table in tables)
-    for path in there.files:
-        match = _SHARD.fullmatch(path)
-        unnamed = match and match[1] in folders and not any(fnmatchcase(path, pattern) for pattern in named)
-        if unnamed or path.startswith(again):
-            yield path
+def first_difference(meant: Any, found: Any, where: tuple[str, ...] = ()) -> str | None:
+    """Where one value of JSON or YAML first differs from another, and how; `None` if nowhere."""
+    if isinstance(meant, Mapping) and isinstance(found, Mapping):
+        for key in meant:
+            if key not in found:
+                return f"{' > '.join((*where, str(key)))} is missing"
+            if (problem := first_difference(meant[key], found[key], (*where, str(key)))) is not None:
+                return problem
+        if more := [key for key in found if key not in meant]:
+            return f"{' > '.join((*where, str(more[0])))} is there too"
+        return None
+    if isinstance(meant, list) and isinstance(found, list):
+        for number, one in enumerate(meant):
+            key = _key(one, number)
+            if number == len(found):
+                return f"{' > '.join((*where, key))} is missing"
+            if (problem := first_difference(one, found[number], (*where, key))) is not None:
+                return problem
+        more_entries = found[len(meant) :]
+        return f"{' > '.join((*where, _key(more_entries[0], len(meant))))} is there too" if more_entries else None
+    # 1, 1.0 and True are equal, but not the same.
+    if type(meant) is type(found) and meant == found:
+        return None
+    return f"{' > '.join(where)} is {shown(found)} instead of {shown(meant)}"
 
 
-def _patterns(files: Any) -> Iterator[str]:
-    """The patterns of the files of a configuration, however its entry in a card is written."""
-    if isinstance(files, str):
-        yield files
-    elif isinstance(files, Mapping):
-        for name, value in files.items():
-            if name != "split":
-                yield from _patterns(value)
-    elif isinstance(files, list):
-        for value in files:
-            yield from _patterns(value)
+def _key(entry: Any, number: int) -> str:
+    names = (entry[name] for name in _NAMES if name in entry) if isinstance(entry, Mapping) else iter(())
+    return str(next(names, number))
 
 
-def _check_clash(there: Repository, configs: Sequence[str]) -> None:
-    if there.card is None:
-        return
-    owned = (there.recipe or RepositoryRecipe()).configs
-    found = cards.config_names(there.card, there.repo_id)
-    if foreign := sorted(found.intersection(configs) - owned):
-        raise InputError(
-            f"{there.repo_id!r} has a configuration {foreign[0]!r} that hf_ltc did not write: rename it, or push to "
-            "another repository"
-        )
+def files_differ(
+    meant: Iterable[CommitOperationAdd], ours: tuple[str, ...], there: Mapping[str, RepoFile]
+) -> str | None:
+    """The first file that is missing, or differs, or is one too many under the beginnings of our paths."""
+    pushed = {addition.path_in_repo: addition for addition in meant}
+    for path, addition in pushed.items():
+        if path not in there:
+            return f"{path} is missing"
+        if (size := there[path].size) != addition.upload_info.size:
+            return f"{path} has {size} bytes instead of {addition.upload_info.size}"
+        if oid(there[path]) != local_oid(addition, there[path]):
+            return f"{path} has another content"
+    stale = sorted(path for path in there if path.startswith(ours) and path not in pushed)
+    return f"{stale[0]} is there still" if stale else None
+
+
+def oid(file: RepoFile) -> str:
+    """The digest by which the Hub knows a content."""
+    return str(file.blob_id if file.lfs is None else file.lfs.sha256)
+
+
+def local_oid(addition: CommitOperationAdd, beside: RepoFile) -> str:
+    """The same of a local file, as of one that is on the Hub."""
+    if beside.lfs is not None:
+        return addition.upload_info.sha256.hex()
+    with addition.as_file() as file:
+        return str(git_hash(file.read()))
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from ..coresets.choose import coreset_size
@@ -19,9 +18,9 @@ from ..data.inputs import require_dataset
 from ..data.load import load_split
 from ..recipe import Identity
 from ..utils.errors import InputError, one_line
-from . import parquet
-from .repository import Repository, damaged, explained, hub_api, read_repository
+from .repository import Repository, damaged, explained, hub_api, listed_files, read_repository
 from .repository_recipe import RECIPE, Coreset, Entry
+from .tables import digest, features_digest
 
 
 def load_coreset(
@@ -85,7 +84,7 @@ def _load_stored(there: Repository, entry: Entry, name: str, made: Coreset, toke
     rows = _load(there, name, token)
     if len(rows) != made.size or _digest(rows, entry, there, entry.label_column) != made.digest:
         raise disagrees(there.repo_id, f"the labels, scores or ranks of {name!r} are not those of its recipe")
-    found = parquet.features_digest(rows.features)
+    found = features_digest(rows.features)
     # Older versions did not say it.
     if (made.features or found) != found:
         raise disagrees(there.repo_id, f"the columns of {name!r}, their types or classes are not those of its recipe")
@@ -109,7 +108,7 @@ def _load_beginning(there: Repository, entry: Entry, full: str, rows: int, token
     chosen = chosen.select(position[read_column(wanted, rank).to_numpy()])
     if _digest(chosen, entry, there, entry.label_column) != _digest(wanted, entry, there, "label"):
         raise disagrees(there.repo_id, f"the labels or scores of {full!r} and {entry.scores!r} differ")
-    found = parquet.features_digest(chosen.features)
+    found = features_digest(chosen.features)
     if (entry.full_features or found) != found:
         raise disagrees(there.repo_id, f"the columns of {full!r}, their types or classes are others")
     check_files(there, full, token)
@@ -204,7 +203,7 @@ def _check(dataset: Dataset, recorded: Mapping[str, Any], there: Repository, wha
 
 def _digest(rows: Dataset, entry: Entry, there: Repository, label: str) -> str:
     try:
-        return parquet.digest(rows, label, entry.score_column, entry.rank_column)
+        return digest(rows, label, entry.score_column, entry.rank_column)
     except (InputError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise damaged(there.repo_id, one_line(error)) from error
 
@@ -217,12 +216,11 @@ def check_files(there: Repository, folder: str, token: str | None) -> None:
         # Older versions did not say it.
         return
     with explained(there.repo_id, "load from"):
-        tree = hub_api(token).list_repo_tree(there.repo_id, folder, revision=there.head, repo_type="dataset")
-        listed = {file.path: file for file in tree if isinstance(file, RepoFile)}
-    for path, digest in recorded.items():
+        listed = listed_files(hub_api(token), there.repo_id, "dataset", there.head, folder)
+    for path, sha256 in recorded.items():
         if path not in listed:
             raise disagrees(there.repo_id, f"{path} is missing")
-        if (stored := listed[path].lfs) is not None and stored.sha256 != digest:
+        if (stored := listed[path].lfs) is not None and stored.sha256 != sha256:
             raise disagrees(there.repo_id, f"{path} is not the file that was pushed")
     if more := [path for path in listed if path not in recorded and path.endswith(".parquet")]:
         raise disagrees(there.repo_id, f"{more[0]} was not pushed with it")

@@ -6,20 +6,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image
+import pyarrow as pa
+from datasets import Dataset
 from huggingface_hub import HfApi
 
 from ..coresets.choose import Selection
+from ..data.columns import read_column
 from ..data.identity import cached_origin
 from ..data.inputs import require_dataset
-from ..recipe import Identity
+from ..data.parquet import size_in_bytes
+from ..data.splits import evenly_spaced
+from ..recipe import Identity, Recipe
+from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores, score_variant
 from ..scores.protocol import RecordedColumns, require_recorded
+from ..scores.reliability import reliability_of
 from ..utils.errors import InputError
-from . import cards, parquet
-from .commits import publish
-from .entry import coreset_tables, describe_scored, further_splits, read_variant
+from ..utils.public import public_recipe
+from .cards import card_metadata
+from .publish import publish
 from .repository import Pushed, check_repo_id, explained, hub_api, patiently
-from .repository_recipe import ORIGIN, SPLITS, RepositoryRecipe, Trained, config_name
+from .repository_recipe import (
+    ORIGIN,
+    SPLITS,
+    Entry,
+    RepositoryRecipe,
+    Trained,
+    Variant,
+    check_score_column,
+    config_name,
+    scorer_name,
+)
+from .tables import coreset_tables, describe_scored, further_splits
+
+_AGREE = 1e-5
+# Rows by which score variants are told apart.
+_SAMPLED_ROWS = 1_000
 
 
 def push_coreset(
@@ -102,7 +123,7 @@ def push_coreset(
             f"push_coreset has no option {sorted(unknown)[0]!r}: it has {', '.join(Selection().to_dict())}"
         )
     options = Selection(**selection)
-    parquet.check_score_column(score_column)
+    check_score_column(score_column)
     for name, budgets in (("fractions", fractions), ("sizes", sizes)):
         if isinstance(budgets, str | int | float):
             raise InputError(f"`{name}` is {budgets!r}: give a list, such as [{budgets!r}]")
@@ -120,9 +141,8 @@ def push_coreset(
     elif variant is not None:
         raise InputError("`variant` is of the recording that is given as `trajectories`: give both, or neither")
     told = None if variant is None else read_variant(variant)
-    parquet.size_in_bytes(max_shard_size)
-    for row in evaluation:
-        _check_evaluation(row)
+    size_in_bytes(max_shard_size)
+    trained = [Trained.given(row) for row in evaluation]
     for picture in pictures:
         if not Path(picture).is_file():
             raise InputError(f"no picture {str(picture)!r}: give files")
@@ -130,15 +150,18 @@ def push_coreset(
     if twice := [name for name in shown if shown.count(name) > 1]:
         raise InputError(f"two of `pictures` are called {twice[0]!r}: give them names of their own")
     api = hub_api(token)
-    entry, ranked = describe_scored(scored, score_column, label_column, options, trajectories, told)
+    recorded = Identity() if trajectories is None else Recipe.from_dict(trajectories.recipe).dataset
+    entry, ranked = describe_scored(scored, score_column, label_column, options, recorded)
+    if trajectories is not None:
+        entry = _with_recording(entry, trajectories, scored, told)
     identity, carried = _with_source(api, entry.dataset, scored, source, needed=scores_only)
     entry, tables = coreset_tables(entry, ranked, fractions, sizes, scores_only, full, with_trajectories)
-    scorer = parquet.scorer_name(score_column)
+    scorer = scorer_name(score_column)
     tables += further_splits(tables, splits or {}, entry, config_name(SPLITS, scorer))
     entry = replace(
         entry,
         dataset=identity if dataset_name is None else replace(identity, name=dataset_name),
-        evaluation=[Trained.from_dict(parquet.public_recipe(row)) for row in evaluation],
+        evaluation=trained,
         splits=sorted(splits or {}),
     )
 
@@ -155,19 +178,6 @@ def push_coreset(
         private=private,
         max_shard_size=max_shard_size,
     )
-
-
-def _check_evaluation(row: Mapping[str, Any]) -> None:
-    if missing := [name for name in ("rows", "model", "accuracy") if name not in row]:
-        raise InputError(f"`evaluation` {dict(row)!r} has no {missing[0]!r}: give rows, model and accuracy")
-    try:
-        accuracies = np.asarray(row["accuracy"], dtype=np.float64)
-    except (TypeError, ValueError):
-        accuracies = np.empty(0)
-    if accuracies.ndim != 1 or not len(accuracies) or not ((accuracies >= 0) & (accuracies <= 1)).all():
-        raise InputError(
-            f"in `evaluation` accuracy is {row['accuracy']!r}: give a list of one number in [0, 1] for each seed"
-        )
 
 
 def _with_source(
@@ -209,19 +219,83 @@ def _alike(repo_id: str, other: str) -> bool:
     return one == two
 
 
-def card_metadata(
-    identity: Identity, carried: Mapping[str, Any], scored: Dataset | None, license: str | None
-) -> dict[str, Any]:
-    """Metadata of the card; licence, task and language carried over from the source dataset."""
-    names = ("license", "license_name", "license_link", "task_categories", "language")
-    metadata = {name: carried[name] for name in names if carried.get(name)}
-    if license is not None:
-        # Name and link are those of another licence.
-        metadata = {name: value for name, value in metadata.items() if not name.startswith("license_")}
-        metadata["license"] = license
-    if "task_categories" not in metadata and scored is not None:
-        images = any(isinstance(feature, Image) for feature in scored.features.values())
-        metadata["task_categories"] = ["image-classification" if images else "text-classification"]
-    if identity.repo_id is not None:
-        metadata["source_datasets"] = [identity.repo_id]
-    return {**metadata, "tags": list(cards.TAGS)}
+def _with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant: Mapping[str, str] | None) -> Entry:
+    """The entry with what is known of the recording that the scores come from, once they are compared with it."""
+    variant = _checked_variant(run, scored, entry, variant)
+    recipe: dict[str, Any] = {**run.recipe, "reliability": None}
+    if variant is not None and len(run.lengths) > 1:
+        each = [ltc_scores(one, **variant) for one in run.runs]
+        recipe["reliability"] = reliability_of(each, run.labels).to_dict()
+    family = None if variant is None else Variant.from_dict(variant)
+    return replace(entry, family=family, run=Recipe.from_dict(public_recipe(recipe)))
+
+
+def read_variant(variant: str | Mapping[str, str]) -> dict[str, str]:
+    """The score variant that is meant by the name of a preset, or by a mapping of the choices of [`ltc_scores`].
+
+    Raises:
+        InputError: for anything else.
+    """
+    if isinstance(variant, str) and variant in PRESETS:
+        return PRESETS[variant]
+    if not isinstance(variant, Mapping) or (unknown := [key for key in variant if key not in DEFAULT]):
+        what = f"has {unknown[0]!r}" if isinstance(variant, Mapping) else f"is {variant!r}"
+        raise InputError(
+            f"`variant` {what}: give one of {', '.join(map(repr, PRESETS))}, or a mapping with {', '.join(DEFAULT)}"
+        )
+    return score_variant(**variant)
+
+
+def _checked_variant(
+    run: RecordedColumns, scored: Dataset, entry: Entry, variant: Mapping[str, str] | None
+) -> dict[str, str] | None:
+    """Checks that a dataset and its scores are those of a recording.
+
+    Returns:
+        `dict[str, str]`: the score variant in the column: the one that was told, or else found for `ltc_score`.
+    """
+    score_column = entry.score_column
+    where = run.positions(scored, identity=entry.dataset.to_dict())
+    if variant is None and score_column != "ltc_score":
+        return None
+    stored = read_column(scored, score_column)
+    known = np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+    if variant is None:
+        return _found_variant(run, where, known, score_column)
+    if not _agree(ltc_scores(run, **variant), where, known):
+        name = next((repr(name) for name, preset in PRESETS.items() if preset == variant), dict(variant))
+        raise InputError(
+            f"column {score_column!r} is not the score variant {name} of this recording: name the variant that the "
+            "rows were scored with, score them with this one, or push without the trajectories"
+        )
+    return dict(variant)
+
+
+def _found_variant(run: RecordedColumns, where: np.ndarray, known: np.ndarray, score_column: str) -> dict[str, str]:
+    """The first score variant, most likely ones first, that gives all scores of a column."""
+    likely = (DEFAULT, *PRESETS.values(), *VARIANTS)
+    variants = list({tuple(variant.values()): variant for variant in likely}.values())
+    # A few rows rule out nearly all, and only what gives their scores is computed for every row.
+    have = np.flatnonzero((where >= 0) & ~np.isnan(known))
+    sample = have[evenly_spaced(len(have), _SAMPLED_ROWS)]
+    sample = sample[np.argsort(where[sample])]
+    part = run.take_rows(run.rows[where[sample]])
+    for variant in variants:
+        try:
+            # Less strict than of all rows, so that no variant is ruled out by how sums are rounded.
+            fits = _agree(ltc_scores(part, **variant), np.arange(len(sample)), known[sample], 2 * _AGREE)
+            if fits and _agree(ltc_scores(run, **variant), where, known):
+                return variant
+        except InputError:
+            # One that this recording has not, such as by class without validation samples of each.
+            continue
+    raise InputError(
+        f"column {score_column!r} is not what this recording gives, by any score variant: score the dataset with the "
+        "trajectories that are pushed, or push without them"
+    )
+
+
+def _agree(scores: np.ndarray, where: np.ndarray, known: np.ndarray, most: float = _AGREE) -> bool:
+    """Whether scores of recorded rows are those of a dataset, whose rows are `where` among them."""
+    made = np.where(where >= 0, scores[where], np.nan)
+    return np.allclose(made, known, rtol=0, atol=most, equal_nan=True)

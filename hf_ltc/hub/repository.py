@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
@@ -138,6 +139,14 @@ def read_texts(
         except UnicodeDecodeError as error:
             names_read = " or ".join(names)
             raise InputError(f"{names_read} of {repo_id!r} is not UTF-8 ({error}): mend it first") from error
+
+
+def listed_files(
+    api: HfApi, repo_id: str, repo_type: str, revision: str, folder: str | None = None
+) -> dict[str, RepoFile]:
+    """The files of a revision, or of a folder of it, by their paths."""
+    tree = api.list_repo_tree(repo_id, folder, recursive=folder is None, revision=revision, repo_type=repo_type)
+    return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
 
 def _state(api: HfApi, info: Any, repo_type: str) -> Repository:

@@ -1,14 +1,18 @@
 """The recipe of a repository on the Hub: what `recipe.json` says of its coresets, trajectories and files."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
+
+import numpy as np
 
 from ..coresets.choose import Selection
 from ..recipe import Identity, Recipe, Section, Values
 from ..utils.errors import InputError, one_line
 from ..utils.files import finite
+from ..utils.public import public_recipe
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -21,6 +25,30 @@ ORIGIN = ("repo_id", "config", "split", "revision")
 def config_name(kind: str, scorer: str) -> str:
     """The configuration of a coreset repository that holds `"scores"` or the `"full"` order of a scorer."""
     return kind if scorer == "ltc" else f"{kind}-{scorer}"
+
+
+def scorer_name(score_column: str) -> str:
+    """The short name of a scorer: that of its column without `_score`."""
+    return score_column.removesuffix("_score")
+
+
+def check_score_column(score_column: str) -> None:
+    """Checks that folders on the Hub can be named by a score.
+
+    Raises:
+        InputError: if its name has what is part of paths or patterns.
+    """
+    if not scorer_name(score_column) or re.search(r"[<>:/\\|?*\[\]\x00-\x1f]", score_column):
+        raise InputError(
+            f"`score_column` is {score_column!r}: folders on the Hub are named by it, which have none of "
+            "< > : / \\ | ? * [ ] in their names: rename the column"
+        )
+
+
+def budget_name(scorer: str, fraction: float | None, size: int | None) -> str:
+    """The configuration that holds a coreset, e.g. `coreset-10pct`, `coreset-el2n-500rows`."""
+    budget = f"{round(100 * fraction, 6):g}pct" if fraction is not None else f"{size}rows"
+    return config_name("coreset", scorer) + f"-{budget}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +100,25 @@ class Trained(Section):
     model: Any
     accuracy: list[float]
     protocol: Any = None
+
+    @classmethod
+    def given(cls, row: Values) -> Self:
+        """Reads what a user says.
+
+        Raises:
+            InputError: without rows, model or accuracy, and for an accuracy that is none.
+        """
+        if missing := [name for name in ("rows", "model", "accuracy") if name not in row]:
+            raise InputError(f"`evaluation` {dict(row)!r} has no {missing[0]!r}: give rows, model and accuracy")
+        try:
+            accuracies = np.asarray(row["accuracy"], dtype=np.float64)
+        except (TypeError, ValueError):
+            accuracies = np.empty(0)
+        if accuracies.ndim != 1 or not len(accuracies) or not ((accuracies >= 0) & (accuracies <= 1)).all():
+            raise InputError(
+                f"in `evaluation` accuracy is {row['accuracy']!r}: give a list of one number in [0, 1] for each seed"
+            )
+        return cls.from_dict(public_recipe({**row, "accuracy": accuracies.tolist()}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ import numpy as np
 from datasets import DatasetDict, load_dataset
 from huggingface_hub import CommitOperationAdd
 
-from ..hub import cards, parquet
-from ..hub.commits import Change, Table, commit, publish
+from ..data.parquet import size_in_bytes
+from ..hub import cards
+from ..hub.commits import Change, commit
 from ..hub.load import check_files, disagrees
-from ..hub.push import card_metadata
+from ..hub.publish import publish
 from ..hub.repository import (
     CARD,
     Pushed,
@@ -24,10 +25,12 @@ from ..hub.repository import (
     read_repository,
 )
 from ..hub.repository_recipe import RECIPE, TRAJECTORIES, Layout, RepositoryRecipe, TrajectoriesEntry, as_json
+from ..hub.tables import Table
 from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns, losses_digest
 from ..utils.errors import InputError
 from ..utils.files import read_json
+from ..utils.public import public_recipe
 from .run_dir import read_run
 from .tables import to_dataset
 
@@ -58,9 +61,9 @@ def push_trajectories(
         InputError: if the Hub refuses, cannot be reached, or holds something else under this name.
     """
     check_repo_id(repo_id)
-    parquet.size_in_bytes(max_shard_size)
+    size_in_bytes(max_shard_size)
     api = hub_api(token)
-    recipe = Recipe.from_dict(parquet.public_recipe(run.recipe))
+    recipe = Recipe.from_dict(public_recipe(run.recipe))
     entry = TrajectoriesEntry(
         dataset=recipe.dataset,
         rows=len(run.rows),
@@ -74,7 +77,7 @@ def push_trajectories(
     def describe(there: RepositoryRecipe) -> tuple[RepositoryRecipe, list[str]]:
         return replace(there, trajectories=entry), []
 
-    metadata = card_metadata(recipe.dataset, {}, None, None)
+    metadata = cards.card_metadata(recipe.dataset, {}, None, None)
     return publish(api, repo_id, tables, describe, metadata=metadata, private=private, max_shard_size=max_shard_size)
 
 
@@ -105,10 +108,10 @@ def push_source_model(
     folder = source_model_folder(run)
     model = folder / "source_model"
     last = float(np.mean(read_run(folder, mmap=True)["validation_losses"][-1]))
-    recipe = replace(Recipe.from_dict(parquet.public_recipe(read_json(folder / RECIPE))), validation_loss=last)
+    recipe = replace(Recipe.from_dict(public_recipe(read_json(folder / RECIPE))), validation_loss=last)
     if dataset_name is not None:
         recipe = replace(recipe, dataset=replace(recipe.dataset, name=dataset_name))
-    settings = parquet.public_recipe(read_json(model / "config.json"))
+    settings = public_recipe(read_json(model / "config.json"))
     weights = sorted(model.glob("*.safetensors"))
     averaged = any(path.name.startswith("averaged") for path in weights)
     api = hub_api(token)

@@ -24,8 +24,9 @@ from hf_ltc.data import identity
 from hf_ltc.data.columns import with_columns
 from hf_ltc.data.identity import cached_origin
 from hf_ltc.data.splits import evenly_spaced
-from hf_ltc.hub import entry
+from hf_ltc.hub import push, tables
 from hf_ltc.hub.repository import Pushed
+from hf_ltc.recipe import Identity
 from hf_ltc.scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores
 from hf_ltc.training.models import load_model
 from tests import hub_clients as do
@@ -253,8 +254,9 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
 
 
 def _variant_pushed(run: Trajectories, scored: Dataset, told: Any = None, column: str = "ltc_score") -> Any:
-    told = None if told is None else entry.read_variant(told)
-    found = entry.describe_scored(scored, column, None, Selection(), run, told)[0].family
+    told = None if told is None else push.read_variant(told)
+    entry, _ = tables.describe_scored(scored, column, None, Selection(), Identity())
+    found = push._with_recording(entry, run, scored, told).family
     return None if found is None else found.to_dict()
 
 
@@ -267,7 +269,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, str]]
         found.append((len(run), variant))
         return ltc_scores(run, **variant)
 
-    monkeypatch.setattr(entry, "ltc_scores", counted)
+    monkeypatch.setattr(push, "ltc_scores", counted)
     return found
 
 
@@ -366,11 +368,11 @@ def test_a_score_variant_of_another_column_is_told(small: DatasetDict):
 def _told_by_the_command(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> Any:
     told: list[Any] = []
 
-    def push(*_: Any, variant: Any, **__: Any) -> Pushed:
+    def pushed(*_: Any, variant: Any, **__: Any) -> Pushed:
         told.append(variant)
         return Pushed("me/x", "https://hub", "0" * 40, ("coreset-20pct",))
 
-    monkeypatch.setattr("hf_ltc.hub.push.push_coreset", push)
+    monkeypatch.setattr("hf_ltc.hub.push.push_coreset", pushed)
     assert _command("push", *arguments, "me/x", "--fractions", "0.2") == 0
     return told[0]
 

@@ -11,7 +11,7 @@ from datasets import Dataset, Value
 
 from hf_ltc import InputError, rank_coreset
 from hf_ltc.data.columns import with_columns
-from hf_ltc.hub.repository_recipe import RepositoryRecipe
+from hf_ltc.hub.repository_recipe import RepositoryRecipe, budget_name
 from tests import hub_clients as do
 from tests.hub_server import Client, Hub
 
@@ -171,3 +171,18 @@ def test_other_recipes_are_refused(text: str):
         RepositoryRecipe.read(text, "me/x")
     assert RepositoryRecipe.read(json.dumps({"format": 1}), "me/x") == RepositoryRecipe()
     assert RepositoryRecipe().to_dict() == {"format": 1}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "fraction", "size", "name"),
+    [
+        ("ltc", 0.1, None, "coreset-10pct"),
+        ("ltc", 0.07, None, "coreset-7pct"),
+        ("ltc", 0.005, None, "coreset-0.5pct"),
+        ("ltc", 1.0, None, "coreset-100pct"),
+        ("el2n", 1 / 3, None, "coreset-el2n-33.3333pct"),
+        ("ltc", None, 500, "coreset-500rows"),
+    ],
+)
+def test_names_of_budgets(scorer: str, fraction: float | None, size: int | None, name: str):
+    assert budget_name(scorer, fraction, size) == name

@@ -19,7 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 from hf_ltc import InputError, push_coreset
 from hf_ltc.data.columns import with_columns
 from hf_ltc.hub import cards
-from hf_ltc.hub.read_back import first_difference
+from hf_ltc.hub.commits import first_difference
 from hf_ltc.trajectories.on_hub import push_source_model, push_trajectories
 from tests import hub_clients as do
 from tests.hub_server import Client, Hub

@@ -1,8 +1,7 @@
-"""What is published: names, recipes without private places, digests, and Parquet files."""
+"""Parquet files of a dataset: the same each time, of any size, and readable everywhere."""
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,84 +11,10 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_ltc import rank_coreset
-from hf_ltc.data.columns import read_column, with_columns
-from hf_ltc.hub import parquet
+from hf_ltc.data import parquet
+from hf_ltc.data.columns import read_column
+from hf_ltc.hub import tables
 from tests import hub_clients as do
-
-_NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-.", min_size=1, max_size=8).filter(
-    lambda name: name.strip(".") != ""
-)
-
-
-@pytest.mark.parametrize(
-    ("given_text", "left"),
-    [
-        ("/home/me/models/vit.json", "vit.json"),
-        ("transformers:/home/me/my models/vit.json", "transformers:vit.json"),
-        ("transformers:google/vit-base", "transformers:google/vit-base"),
-        (r"C:\Users\me\vit.json", "vit.json"),
-        ("~/models/vit", "vit"),
-        ("file:///data/private/rows.parquet", "rows.parquet"),
-        ("read from /data/private/rows.parquet, then", "read from rows.parquet, then"),
-        ("a=/scratch/me/x b=~/y/z", "a=x b=z"),
-        ("https://huggingface.co/datasets/a/b", "https://huggingface.co/datasets/a/b"),
-        ("hf://datasets/a/b@main/train.parquet", "hf://datasets/a/b@main/train.parquet"),
-        ("owner/name", "owner/name"),
-        ("resnet18", "resnet18"),
-        ("x0.1 at 1/2 and 3/4", "x0.1 at 1/2 and 3/4"),
-        ("token hf_abcdefghijklmnopqrstuvwxyz", "token hf_***"),
-        ("hf_ltc", "hf_ltc"),
-        ("/", "/"),
-        ("", ""),
-    ],
-)
-def test_of_a_place_its_last_part_is_left(given_text: str, left: str):
-    assert parquet.without_places(given_text) == left
-
-
-@given(st.lists(_NAMES, min_size=2, max_size=5), st.sampled_from(["", "made in ", "see: ", "'", "("]))
-def test_no_folder_of_a_path_is_left(parts: list[str], before: str):
-    said = parquet.without_places(f"{before}/{'/'.join(parts)}")
-    assert "/" not in said and said == before + parts[-1]
-
-
-def test_a_public_recipe_says_what_matters_and_no_place():
-    recipe = {
-        "config": {"model": "/models/vit", "output_dir": "runs/x", "report_to": ["tensorboard"], "epochs": 3},
-        "dataset": {"path": "/data/digits", "rows": 4, "repo_id": "me/digits", "names": ["/m/01", "path"]},
-        "path": {"path": 3},
-        "validation": {"path": "/data/digits", "held_out": 2},
-        "seeds": (0, 1),
-        "note": Path("/home/me/notes.txt"),
-        "loss": float("nan"),
-        "runs": [{"config": {"output_dir": "/tmp/a", "seed": 1}}],
-    }
-    assert parquet.public_recipe(recipe) == {
-        "config": {"model": "vit", "epochs": 3},
-        "dataset": {"rows": 4, "repo_id": "me/digits", "names": ["/m/01", "path"]},
-        "path": {"path": 3},
-        "validation": {"held_out": 2},
-        "seeds": [0, 1],
-        "note": "notes.txt",
-        "loss": None,
-        "runs": [{"config": {"seed": 1}}],
-    }
-
-
-@pytest.mark.parametrize(
-    ("scorer", "fraction", "size", "name"),
-    [
-        ("ltc", 0.1, None, "coreset-10pct"),
-        ("ltc", 0.07, None, "coreset-7pct"),
-        ("ltc", 0.005, None, "coreset-0.5pct"),
-        ("ltc", 1.0, None, "coreset-100pct"),
-        ("el2n", 1 / 3, None, "coreset-el2n-33.3333pct"),
-        ("ltc", None, 500, "coreset-500rows"),
-    ],
-)
-def test_names_of_budgets(scorer: str, fraction: float | None, size: int | None, name: str):
-    assert parquet.budget_name(scorer, fraction, size) == name
 
 
 @given(st.integers(0, 500), st.integers(1, 100), st.lists(st.integers(-3, 600), max_size=5))
@@ -100,38 +25,6 @@ def test_shards_cover_all_rows_and_end_at_the_cuts(rows: int, most: int, cuts: l
     sizes = [stop - start for start, stop in bounds]
     assert max(sizes) <= most and (rows == 0 or min(sizes) > 0)
     assert {cut for cut in cuts if 0 < cut < rows} <= {stop for _, stop in bounds}
-
-
-def _scored(count: int) -> Dataset:
-    rows = do.labelled(count)
-    scores = np.random.default_rng(0).random(count, dtype=np.float32)
-    return rank_coreset(with_columns(rows, {"ltc_score": (pa.array(scores), Value("float32"))}))
-
-
-_DIGESTED = ("label", "ltc_score", "ltc_rank")
-
-
-def test_a_digest_tells_every_difference():
-    rows = _scored(50)
-    own = parquet.digest(rows, *_DIGESTED)
-    again = rows.with_format("numpy").select(range(50))
-    assert parquet.digest(again, *_DIGESTED) == own
-    others = [rows.select(range(49, -1, -1)), rows.select(range(49))]
-    for column in _DIGESTED:
-        values: list[Any] = list(rows[column])
-        values[0], values[1] = values[1], values[0]
-        changed = with_columns(
-            rows, {column: (pa.array(values, rows.data.column(column).type), rows.features[column])}
-        )
-        others.append(changed)
-        values[0] = None
-        changed = with_columns(
-            rows, {column: (pa.array(values, rows.data.column(column).type), rows.features[column])}
-        )
-        if column != "label":
-            others.append(changed)
-    digests = [parquet.digest(other, *_DIGESTED) for other in others]
-    assert len({own, *digests}) == 1 + len(others)
 
 
 def test_files_are_the_same_when_written_again(tmp_path: Path, small):
@@ -156,7 +49,7 @@ def test_row_groups_of_a_coreset_order_are_small(tmp_path: Path):
 
 
 def test_no_rows_are_a_file_too(tmp_path: Path):
-    rows = _scored(10).select([])
+    rows = do.labelled(10).select([])
     ((name, file),) = parquet.parquet_shards(rows, tmp_path, "train")
     assert name == "train-00000-of-00001.parquet" and pq.read_table(file).num_rows == 0
 
@@ -175,22 +68,13 @@ def test_no_file_has_lists_of_a_fixed_size(tmp_path: Path, small: DatasetDict):
     run.to_parquet(tmp_path / "run")
     older = scored.cast_column("loss_trajectory", List(Value("float32"), length=len(run.losses)))
     for name, dataset in (("new", scored), ("old", older)):
-        table = parquet.scores_table(dataset, "label", "ltc_score", "ltc_rank", trajectories=True)
+        table = tables.scores_table(dataset, "label", "ltc_score", "ltc_rank", trajectories=True)
         list(parquet.parquet_shards(table, tmp_path, name))
     written = sorted(tmp_path.rglob("*.parquet"))
     assert len(written) == 5 and not any(_lists_of_a_fixed_size(path) for path in written)
     for path in written:
         if path.parent == tmp_path:
             assert pq.read_table(path)["loss_trajectory"].to_pylist() == older["loss_trajectory"][:]
-
-
-def test_a_column_of_the_user_is_no_trajectory_by_its_name_alone():
-    losses = pa.array([None, [0.5, 0.25], [0.5, 0.125]], pa.list_(pa.float32()))
-    robot = pa.array([[1.0], [2.0, 3.0], [4.0, 5.0]], pa.list_(pa.float32()))
-    names = ["loss_trajectory", "margin_trajectory", "robot_trajectory", "text_trajectory", "x_score", "x_rank"]
-    table = pa.table([losses, losses, robot, ["a", "b", "c"], [0.5, 0.25, 0.0], [0, 1, 2]], names=names)
-    kept = parquet.user_columns(Dataset(table), "x_score", "x_rank")
-    assert kept == ["robot_trajectory", "text_trajectory", "x_score", "x_rank"]
 
 
 def test_lists_of_a_fixed_size_are_none_where_they_or_what_holds_them_can_be_null(tmp_path: Path):

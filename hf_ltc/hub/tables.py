@@ -1,35 +1,44 @@
-"""The entry that a repository's recipe has of one scored dataset, and the tables that go with it."""
+"""What is pushed of a scored dataset: what the recipe says of it, its tables and their digests."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from ..coresets.choose import Selection
 from ..coresets.select import rank_coreset, select_coreset
 from ..coresets.summary import describe_coreset
-from ..data.columns import rank_name, read_column, with_columns
+from ..data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, any_length, rank_name, read_column, with_columns
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
-from ..data.labels import find_label_column
-from ..data.splits import evenly_spaced
-from ..recipe import Identity, Recipe
-from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores, score_variant
-from ..scores.protocol import RecordedColumns
-from ..scores.reliability import reliability_of
+from ..data.labels import find_label_column, read_labels
+from ..recipe import Identity
 from ..utils.errors import InputError
-from . import parquet
-from .commits import Table
-from .repository_recipe import ORIGIN, Coreset, Entry, Summary, Variant, config_name
+from .repository_recipe import ORIGIN, Coreset, Entry, Summary, budget_name, config_name, scorer_name
 
-_AGREE = 1e-5
-# Rows by which score variants are told apart.
-_SAMPLED_ROWS = 1_000
+
+@dataclass(frozen=True)
+class Table:
+    """One split of one configuration, and how its files are cut."""
+
+    config: str
+    split: str
+    rows: Dataset
+    folder: str
+    cuts: tuple[int, ...] = ()
+    small_groups: bool = False
+
+    @property
+    def files(self) -> str:
+        """How the paths of its files begin."""
+        return f"{self.folder}/{self.split}-"
 
 
 def describe_scored(
@@ -37,11 +46,9 @@ def describe_scored(
     score_column: str,
     label_column: str | None,
     selection: Selection,
-    run: RecordedColumns | None,
-    variant: Mapping[str, str] | None,
+    recorded: Identity,
 ) -> tuple[Entry, Dataset]:
     """What the recipe says of a scored dataset, and the dataset with ranks."""
-    recorded = Recipe.from_dict({} if run is None else run.recipe).dataset
     label_column = find_label_column(scored, label_column or recorded.label_column)
     ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **selection.ranking)
     rank_column = rank_name(score_column)
@@ -50,15 +57,8 @@ def describe_scored(
             f"column {rank_column!r} ranks the rows in another order than {selection.ranking} does: give push_coreset "
             "the options that rank_coreset was given, or remove the column"
         )
-    columns = parquet.user_columns(ranked, score_column, rank_column)[:-2]
+    columns = user_columns(ranked, score_column, rank_column)[:-2]
     identity = dataset_identity(ranked.select_columns(columns), label_column)
-    recipe = None if run is None else dict(run.recipe)
-    if run is not None and recipe is not None:
-        variant = _checked_variant(run, scored, score_column, variant, identity)
-        recipe["reliability"] = None
-        if variant is not None and len(run.lengths) > 1:
-            each = [ltc_scores(one, **variant) for one in run.runs]
-            recipe["reliability"] = reliability_of(each, run.labels).to_dict()
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
     known = (*ORIGIN, "image_column", "id_column")
@@ -73,12 +73,10 @@ def describe_scored(
         pool=pool,
         held_out=ranks.null_count,
         flat=int(pc.sum(pc.and_(pc.is_valid(ranks), pc.is_null(scores, nan_is_null=True))).as_py() or 0),
-        digest=parquet.digest(ranked, label_column, score_column, rank_column),
-        family=None if variant is None else Variant.from_dict(variant),
-        run=Recipe.from_dict({} if recipe is None else parquet.public_recipe(recipe)),
+        digest=digest(ranked, label_column, score_column, rank_column),
         configs={},
         trajectories=False,
-        scores=config_name("scores", parquet.scorer_name(score_column)),
+        scores=config_name("scores", scorer_name(score_column)),
         full=None,
         # Written even where there is nothing to say, as by all versions.
         more=dict.fromkeys(("family", "run", "full_features")),
@@ -88,80 +86,6 @@ def describe_scored(
 
 def _same(one: Dataset, other: Dataset, column: str) -> bool:
     return bool(read_column(one, column).equals(read_column(other, column)))
-
-
-def read_variant(variant: str | Mapping[str, str]) -> dict[str, str]:
-    """The score variant that is meant by the name of a preset, or by a mapping of the choices of [`ltc_scores`].
-
-    Raises:
-        InputError: for anything else.
-    """
-    if isinstance(variant, str) and variant in PRESETS:
-        return PRESETS[variant]
-    if not isinstance(variant, Mapping) or (unknown := [key for key in variant if key not in DEFAULT]):
-        what = f"has {unknown[0]!r}" if isinstance(variant, Mapping) else f"is {variant!r}"
-        raise InputError(
-            f"`variant` {what}: give one of {', '.join(map(repr, PRESETS))}, or a mapping with {', '.join(DEFAULT)}"
-        )
-    return score_variant(**variant)
-
-
-def _checked_variant(
-    run: RecordedColumns,
-    scored: Dataset,
-    score_column: str,
-    variant: Mapping[str, str] | None,
-    identity: Mapping[str, Any],
-) -> dict[str, str] | None:
-    """Checks that a dataset and its scores are those of a recording.
-
-    Returns:
-        `dict[str, str]`: the score variant in the column: the one that was told, or else found for `ltc_score`.
-    """
-    where = run.positions(scored, identity=identity)
-    if variant is None and score_column != "ltc_score":
-        return None
-    stored = read_column(scored, score_column)
-    known = np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-    if variant is None:
-        return _found_variant(run, where, known, score_column)
-    if not _agree(ltc_scores(run, **variant), where, known):
-        name = next((repr(name) for name, preset in PRESETS.items() if preset == variant), dict(variant))
-        raise InputError(
-            f"column {score_column!r} is not the score variant {name} of this recording: name the variant that the "
-            "rows were scored with, score them with this one, or push without the trajectories"
-        )
-    return dict(variant)
-
-
-def _found_variant(run: RecordedColumns, where: np.ndarray, known: np.ndarray, score_column: str) -> dict[str, str]:
-    """The first score variant, most likely ones first, that gives all scores of a column."""
-    likely = (DEFAULT, *PRESETS.values(), *VARIANTS)
-    variants = list({tuple(variant.values()): variant for variant in likely}.values())
-    # A few rows rule out nearly all, and only what gives their scores is computed for every row.
-    have = np.flatnonzero((where >= 0) & ~np.isnan(known))
-    sample = have[evenly_spaced(len(have), _SAMPLED_ROWS)]
-    sample = sample[np.argsort(where[sample])]
-    part = run.take_rows(run.rows[where[sample]])
-    for variant in variants:
-        try:
-            # Less strict than of all rows, so that no variant is ruled out by how sums are rounded.
-            fits = _agree(ltc_scores(part, **variant), np.arange(len(sample)), known[sample], 2 * _AGREE)
-            if fits and _agree(ltc_scores(run, **variant), where, known):
-                return variant
-        except InputError:
-            # One that this recording has not, such as by class without validation samples of each.
-            continue
-    raise InputError(
-        f"column {score_column!r} is not what this recording gives, by any score variant: score the dataset with the "
-        "trajectories that are pushed, or push without them"
-    )
-
-
-def _agree(scores: np.ndarray, where: np.ndarray, known: np.ndarray, most: float = _AGREE) -> bool:
-    """Whether scores of recorded rows are those of a dataset, whose rows are `where` among them."""
-    made = np.where(where >= 0, scores[where], np.nan)
-    return np.allclose(made, known, rtol=0, atol=most, equal_nan=True)
 
 
 def coreset_tables(
@@ -175,12 +99,12 @@ def coreset_tables(
 ) -> tuple[Entry, list[Table]]:
     """Selects the coresets, and adds to the entry what is in them."""
     score, rank, label = entry.score_column, entry.rank_column, entry.label_column
-    scorer, selection = parquet.scorer_name(score), Selection.from_dict(entry.selection)
-    columns = parquet.user_columns(ranked, score, rank)
+    scorer, selection = scorer_name(score), entry.options
+    columns = user_columns(ranked, score, rank)
     tables = []
     configs: dict[str, Coreset] = {}
     for fraction, size in dict.fromkeys([*((f, None) for f in fractions), *((None, s) for s in sizes)]):
-        name = parquet.budget_name(scorer, fraction, size)
+        name = budget_name(scorer, fraction, size)
         if name in configs:
             raise InputError(f"two of `fractions` or `sizes` are so near that both are called {name!r}: give one")
         coreset = select_coreset(ranked, fraction, size, score_column=score, label_column=label, **selection.to_dict())
@@ -193,8 +117,8 @@ def coreset_tables(
             fraction=fraction,
             size=len(coreset),
             stored=not scores_only,
-            digest=parquet.digest(coreset, label, score, rank),
-            features=parquet.features_digest(coreset.features),
+            digest=digest(coreset, label, score, rank),
+            features=features_digest(coreset.features),
             identity={key: value for key, value in identity.items() if key not in ("repo_id", "revision")},
             summary=Summary.from_dict(summary.to_dict()),
         )
@@ -203,15 +127,15 @@ def coreset_tables(
     # Without trajectories, by which the beta coverage draws, no other budget could be drawn.
     with_trajectories = with_trajectories or selection.coverage == "beta"
     plain = ranked.with_format(None)
-    scores = parquet.scores_table(plain, label, score, rank, entry.id_column, with_trajectories)
+    scores = scores_table(plain, label, score, rank, entry.id_column, with_trajectories)
     tables.append(Table(entry.scores, "train", scores, entry.scores))
     entry = replace(entry, configs=configs, trajectories=with_trajectories)
     if not full:
         return entry, tables
-    ordered = parquet.coreset_first(plain.select_columns(columns), rank)
+    ordered = coreset_first(plain.select_columns(columns), rank)
     config, cuts = config_name("full", scorer), tuple(made.size for made in configs.values())
     tables.append(Table(config, "train", ordered, config, cuts, small_groups=True))
-    return replace(entry, full=config, full_features=parquet.features_digest(ordered.features)), tables
+    return replace(entry, full=config, full_features=features_digest(ordered.features)), tables
 
 
 def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry: Entry, folder: str) -> list[Table]:
@@ -240,3 +164,88 @@ def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry
             nulls = {c: (pa.nulls(len(rows), features.arrow_schema.field(c).type), features[c]) for c in added}
             made.append(Table(table.config, split, with_columns(plain, nulls), folder))
     return made
+
+
+def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[str]:
+    """The columns of a coreset: all but the trajectories, and the score and the rank last."""
+    added = (score_column, rank_column)
+    kept = [c for c in dataset.column_names if c not in added and not _is_trajectory(dataset, c)]
+    return [*kept, *added]
+
+
+def _is_trajectory(dataset: Dataset, column: str) -> bool:
+    """Whether a column is a recorded signal: those are as long as the losses in every row, and null where they are."""
+    feature = dataset.features[column]
+    if not column.endswith(TRAJECTORY_SUFFIX) or not isinstance(feature, List) or feature.feature != Value("float32"):
+        return False
+    if column == LOSS_TRAJECTORY or LOSS_TRAJECTORY not in dataset.column_names:
+        return column == LOSS_TRAJECTORY
+    one, other = (pc.list_value_length(dataset.data.column(name)) for name in (column, LOSS_TRAJECTORY))
+    return bool(one.equals(other))
+
+
+def scores_table(
+    ranked: Dataset,
+    label_column: str,
+    score_column: str,
+    rank_column: str,
+    id_column: str | None = None,
+    trajectories: bool = False,
+) -> Dataset:
+    """All that a coreset of any budget needs beside the rows themselves: one line a row, in the order of the rows.
+
+    Args:
+        ranked (`datasets.Dataset`): The scored and ranked dataset.
+        label_column (`str`): Its class labels, which become the column `label`.
+        score_column (`str`): The score.
+        rank_column (`str`): The rank.
+        id_column (`str`, *optional*): Unique ids, which become the column `id`.
+        trajectories (`bool`, *optional*, defaults to `False`): With the columns of trajectories.
+
+    Returns:
+        `datasets.Dataset`: with `row`, `label`, the score and the rank.
+    """
+    columns: dict[str, tuple[Any, object]] = {
+        "row": (pa.array(np.arange(len(ranked), dtype=np.int64)), Value("int64")),
+        "label": (read_column(ranked, label_column), ranked.features[label_column]),
+    }
+    if id_column is not None:
+        columns["id"] = (read_column(ranked, id_column), ranked.features[id_column])
+    kept = [score_column, rank_column]
+    if trajectories:
+        kept += [column for column in ranked.column_names if _is_trajectory(ranked, column)]
+    columns |= {column: any_length(read_column(ranked, column), ranked.features[column]) for column in kept}
+    features = Features({name: feature for name, (_, feature) in columns.items()})
+    return Dataset(pa.table([values for values, _ in columns.values()], schema=features.arrow_schema))
+
+
+def digest(dataset: Dataset, label_column: str, score_column: str, rank_column: str) -> str:
+    """Tells a table of labels, scores and ranks from any other, to the bit and in this order; hexadecimal SHA-256."""
+    label = dataset.features[label_column]
+    names = label.names if isinstance(label, ClassLabel) else None
+    scores = read_column(dataset, score_column).cast(pa.float32(), safe=False).to_numpy()
+    ranks = read_column(dataset, rank_column).fill_null(-1).to_numpy()
+    # One bit pattern for all that is not a number.
+    scores = np.where(np.isnan(scores), np.float32("nan"), scores).astype("<f4")
+    whole = hashlib.sha256(json.dumps(names).encode())
+    for values in (_classes(dataset, label_column), scores, ranks.astype("<i4")):
+        whole.update(len(values).to_bytes(8, "little") + values.tobytes())
+    return whole.hexdigest()
+
+
+def features_digest(features: Features) -> str:
+    """Tells columns, their types and the names of their classes from any other; hexadecimal SHA-256."""
+    return hashlib.sha256(json.dumps([*features.to_dict().items()]).encode()).hexdigest()
+
+
+def _classes(dataset: Dataset, label_column: str) -> np.ndarray:
+    if isinstance(dataset.features[label_column], ClassLabel):
+        return read_labels(dataset, label_column).astype("<i8")
+    text = json.dumps(read_column(dataset, label_column).to_pylist(), default=str)
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def coreset_first(ranked: Dataset, rank_column: str) -> Dataset:
+    """The dataset in coreset order; rows without a rank come last, in their order."""
+    ranks = read_column(ranked, rank_column).fill_null(np.iinfo(np.int32).max).to_numpy()
+    return ranked.select(np.argsort(ranks, kind="stable"))
