@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ..config import option
+from ..coresets.choose import Selection
 from ..recipe import Identity
 from ..utils import files
 from ..utils.errors import InputError
@@ -27,7 +28,14 @@ _SAVED = ("state.json", "dataset_info.json", files.RECIPE)
 Losses = Literal["training", "evaluation"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
 LOSSES_HELP = "where both were recorded"
-BALANCE_HELP = "how classes share a coreset"
+_SELECTION_HELP = {
+    "balance": "how classes share a coreset",
+    "keep": "which scores are kept",
+    "coverage": "sample over the whole range of scores",
+    "min_per_class": "least number of rows of each class",
+    "exclude_negative": "never choose rows with a negative score",
+    "seed": "seed of the sampling of --coverage",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,11 @@ class VariantOptions:
         from ..scores.ltc import DEFAULT
 
         return cls(**{name: value for name, value in variant.items() if value != DEFAULT[name]})
+
+
+def selection_option(name: str) -> Any:
+    """A field of a command that is an option of [`Selection`]: with its default, and one help in all commands."""
+    return option(getattr(Selection, name), _SELECTION_HELP[name])
 
 
 def recorded_split(source: Identity, dataset: str | None, split: str | None = None) -> "Dataset":

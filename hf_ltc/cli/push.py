@@ -12,7 +12,6 @@ from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
 from .command import (
-    BALANCE_HELP,
     DATASET_HELP,
     LOSSES_HELP,
     SCORED,
@@ -22,6 +21,7 @@ from .command import (
     VariantOptions,
     recipe_beside,
     recorded_split,
+    selection_option,
 )
 from .parsing import Flag, LocalPath, argument
 
@@ -52,7 +52,7 @@ class Push(Command):
     dataset_name: str | None = option(None, "what the card calls a dataset that is not on the Hub")
     scored: LocalPath | None = option(None, "folder of the scored dataset, for scores other than ltc_score")
     score_column: str = option("ltc_score", "the score to choose by")
-    keep: Keep = option("highest", "which scores are kept")
+    keep: Keep = selection_option("keep")
     license: str | None = option(None, "license of the rows; that of the source dataset if not given")
     evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, for the card", metavar="RESULTS")
     private: Flag = option(False, "make a new repository private")
@@ -60,7 +60,7 @@ class Push(Command):
     max_shard_size: str = option("500MB", "largest size of a Parquet file")
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
-    balance: Balance = option("class", BALANCE_HELP)
+    balance: Balance = selection_option("balance")
 
     PARAMETERS: ClassVar = {
         "with_trajectories": "trajectories",

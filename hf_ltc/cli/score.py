@@ -13,7 +13,6 @@ from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, one_line
 from ..utils.files import expanded, finite
 from .command import (
-    BALANCE_HELP,
     CORESET,
     DATASET_HELP,
     LOSSES_HELP,
@@ -27,6 +26,7 @@ from .command import (
     recipe_beside,
     recorded_split,
     save,
+    selection_option,
 )
 from .evaluate import Evaluate
 from .parsing import Flag, LocalPath, argument, either
@@ -42,7 +42,7 @@ class Score(Command):
     dataset: str | None = option(None, DATASET_HELP)
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
-    balance: Balance = option("class", BALANCE_HELP)
+    balance: Balance = selection_option("balance")
 
     IS_SHORT: ClassVar = True
 
@@ -114,12 +114,12 @@ class Select(Command):
     output: LocalPath = option(MISSING, "folder for the coreset", metavar="CORESET")
     score_column: str = option("ltc_score", "the score to choose by")
     label_column: str | None = option(None, "the classes; found by its type if not given")
-    keep: Keep = option("highest", "which scores are kept")
-    coverage: Coverage | None = option(None, "sample over the whole range of scores")
-    min_per_class: int = option(0, "least number of rows of each class")
-    exclude_negative: Flag = option(False, "never choose rows with a negative score")
-    seed: int = option(0, "seed of the sampling of --coverage")
-    balance: Balance = option("class", BALANCE_HELP)
+    keep: Keep = selection_option("keep")
+    coverage: Coverage | None = selection_option("coverage")
+    min_per_class: int = selection_option("min_per_class")
+    exclude_negative: Flag = selection_option("exclude_negative")
+    seed: int = selection_option("seed")
+    balance: Balance = selection_option("balance")
 
     IS_SHORT: ClassVar = True
 
