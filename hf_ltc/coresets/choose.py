@@ -54,7 +54,7 @@ class Selection:
 
     @property
     def is_nested(self) -> bool:
-        """Whether coresets of all budgets are the beginnings of one order."""
+        """Whether the coresets of all budgets are prefixes of one order."""
         return self.coverage is None and not self.min_per_class
 
     @property
@@ -67,12 +67,12 @@ class Selection:
         return {name: getattr(self, name) for name in ("balance", "keep", "exclude_negative")}
 
     def to_dict(self) -> dict[str, Any]:
-        """The options apart from the budget, which recipes keep beside each coreset."""
+        """The options without the budget, which recipes keep for each coreset."""
         return {name: value for name, value in asdict(self).items() if name not in _BUDGET}
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any], **budget: Any) -> "Selection":
-        """Back from [`Selection.to_dict`], with a budget; further keys are left out."""
+        """Makes a selection from [`Selection.to_dict`] and a budget; further keys are ignored."""
         return cls(**{each.name: options[each.name] for each in fields(cls) if each.name in options}, **budget)
 
 
@@ -93,7 +93,7 @@ def choose(
         selection ([`Selection`]): The options.
         candidates (`np.ndarray`, *optional*): bool `(N,)`, which rows may be chosen; all if not given.
         probability (`np.ndarray`, *optional*): float64 `(N,)`, for `coverage="beta"`: [`mean_probability`].
-        ranks (`np.ndarray`, *optional*): What [`rank`] gives, if it is at hand.
+        ranks (`np.ndarray`, *optional*): The ranks from [`rank`], if they are known.
 
     Returns:
         `np.ndarray`: bool `(N,)`, which rows are kept.
@@ -151,12 +151,12 @@ def rank(
 
 
 def coreset_size(pool: int, fraction: float | None = None, size: int | None = None) -> int:
-    """The rows that a budget keeps, checked.
+    """The number of rows that a budget keeps, checked.
 
     Args:
         pool (`int`): Candidate rows.
         fraction (`float`, *optional*): A share of them in (0, 1], rounded to whole rows, halves to the even number.
-        size (`int`, *optional*): Or the rows to keep.
+        size (`int`, *optional*): Rows to keep, instead of a fraction.
 
     Returns:
         `int`: from 1 to `pool`.

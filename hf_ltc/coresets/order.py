@@ -24,10 +24,10 @@ def coreset_order(
     - `"class"` deals one row per class and round, the best of each class first; a class that runs out drops out.
       Every prefix has equally many rows, to within one, of all classes that still have rows. Within a round the rows
       come best first, so that a prefix that ends inside a round gives its last rows to the classes with the best ones.
-    - `"proportional"` keeps the share that each class has of the rows with a score: of a prefix of k rows it has fewer
-      than one row more or less than k times its share (the chairman assignment problem, Tijdeman 1980, solved by
-      taking the earliest deadline first). Divisor methods such as Webster's order are not as exact: with many small
-      classes they stray by more than a row.
+    - `"proportional"` keeps each class's share of the rows with a score: in a prefix of k rows its number differs from
+      k times its share by less than one row (the chairman assignment problem, Tijdeman 1980, solved by taking the
+      earliest deadline first). Divisor methods such as Webster's are not as exact: with many small classes they are
+      off by more than a row.
     - `"none"` goes by score alone.
 
     Ties are broken by row number. Rows without a score come after all others: dealt in turn to the class that has the
@@ -88,7 +88,7 @@ def turns(classes: np.ndarray) -> np.ndarray:
 
 
 def _in_proportion(classes: np.ndarray) -> np.ndarray:
-    """Order of rows, given best first, in which every prefix has each class's share to within a row."""
+    """Orders rows that are given best first, so that every prefix has each class's share to within a row."""
     n = len(classes)
     turn, count = turns(classes), np.bincount(classes)[classes]
     # Shares stay within a row exactly if the j-th row of a class of c takes one of the places that overlap

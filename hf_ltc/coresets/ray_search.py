@@ -20,9 +20,9 @@ Blocks = Callable[..., Iterator[pa.Table]]
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """Where the rows that are looked for lie, of each of some classes: from `low` to `high`, both included.
+    """Where the row that is looked for lies, for some classes: from `low` to `high`, both included.
 
-    These are negated scores, or, where `tied` is given, numbers of the rows with that score (NaN: with none).
+    These are negated scores, or, where `tied` is given, numbers of the rows with that score (NaN: without a score).
     """
 
     labels: pa.Array
@@ -36,7 +36,7 @@ def by_row(labels: pa.Array, tied: np.ndarray) -> Search:
 
 
 def row_at(over_blocks: Blocks, search: Search, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Score and number of one row of each class: that with so many better ones, `turns`."""
+    """Score and number of one row of each class: the one with `turns` better rows in its class."""
     if len(turns) == 0:
         return np.zeros(0), np.zeros(0, dtype=np.int64)
     search, turns, count = _narrow(over_blocks, search, turns)
@@ -56,7 +56,7 @@ def row_at(over_blocks: Blocks, search: Search, turns: np.ndarray) -> tuple[np.n
 
 
 def _narrow(over_blocks: Blocks, search: Search, turns: np.ndarray) -> tuple[Search, np.ndarray, int]:
-    """Narrows by histograms until few rows are left, or all that are left are equal; says how many."""
+    """Narrows the search by histograms until few rows are left, or only equal ones; returns how many."""
     classes = np.arange(len(turns))
     bins = max(2, min(_BINS, _COUNTS // len(turns)))
     while True:
@@ -77,12 +77,12 @@ def _narrow(over_blocks: Blocks, search: Search, turns: np.ndarray) -> tuple[Sea
 
 
 def group_of(keys: pa.Table, labels: pa.Array) -> np.ndarray:
-    """The place of each row's label among some, or -1."""
+    """The position of each row's label among the given ones, or -1."""
     return pc.fill_null(pc.index_in(keys["label"], value_set=labels.cast(keys["label"].type)), -1).to_numpy()
 
 
 def _within(keys: pa.Table, search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The positions in a block of the rows that are searched, their class and what they are ordered by."""
+    """The positions in a block of the rows searched, their class, and what they are ordered by."""
     group, score = group_of(keys, search.labels), keys["score"].to_numpy()
     if search.tied is None:
         place, searched = -score, ~np.isnan(score)

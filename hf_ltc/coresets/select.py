@@ -118,13 +118,13 @@ def select_coreset(
     `min_per_class` all rows count as one class), but rows drawn among its own:
 
     - `"stratified"` (CCS, Zheng et al. 2023, arXiv 2210.15809): the share `cut` of the rows at the far end of the
-      order, the hardest or mislabelled ones, is left out; the others are parted into 50 strata of equal score width,
-      which get equal budgets (a stratum with fewer rows leaves its budget to the larger ones), drawn at random.
-    - `"beta"` (DUAL, Cho et al. 2025, arXiv 2502.06905): rows are drawn one after another with odds of their score
-      times the density of Beta(16 - b, b) at their mean probability of the true class, exp(-loss) over
-      `loss_trajectory`, where b = 15 (1 - m) (1 - r ** `beta_exponent`), r is the share left out and m that mean
-      over the ten rows that score highest. The paper has exponents of 5.5, 4 and 11 for CIFAR-10, CIFAR-100 and
-      ImageNet. Scores of 0 and less have no odds: such rows are drawn after all others.
+      order, the hardest or mislabeled ones, is left out; the others are divided into 50 strata of equal score width,
+      from which equally many rows are drawn at random (what a small stratum lacks comes from the larger ones).
+    - `"beta"` (DUAL, Cho et al. 2025, arXiv 2502.06905): rows are drawn one after another. The odds of a row are its
+      score times the density of Beta(16 - b, b) at its mean probability of the true class, the mean of exp(-loss) over
+      `loss_trajectory`; b = 15 (1 - m) (1 - r ** `beta_exponent`), where r is the share of rows left out and m is the
+      mean probability of the ten rows with the highest scores. The paper has exponents of 5.5, 4 and 11 for CIFAR-10,
+      CIFAR-100 and ImageNet. Rows with a score of 0 or less have no odds and are drawn after all others.
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
@@ -161,7 +161,7 @@ def select_coreset(
 def split_coreset(
     dataset: Dataset, fraction: float | None = None, size: int | None = None, **options: Any
 ) -> DatasetDict:
-    """Parts a scored dataset into the coreset of a budget and what it leaves.
+    """Splits a scored dataset into the coreset of a budget and the rows that it leaves.
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset.
@@ -170,9 +170,9 @@ def split_coreset(
         **options: The further options of [`select_coreset`].
 
     Returns:
-        `datasets.DatasetDict`: `coreset`, as [`select_coreset`] keeps it; of the rows it leaves, `conflicting`, those
-        with a negative score (their losses rise when those of the validation samples fall), and `rest`. Rows held
-        out as validation samples are in none of them. All in the order of the dataset, with their rank.
+        `datasets.DatasetDict`: `coreset`, as [`select_coreset`] keeps it; `conflicting`, the other rows with a
+        negative score (their losses rise when those of the validation samples fall); and `rest`. Rows held out as
+        validation samples are in none of them. All keep the order of the dataset, and have their rank.
 
     Raises:
         InputError: as [`select_coreset`].
@@ -238,9 +238,9 @@ def recorded_rows(
 ) -> pa.ChunkedArray:
     """Which rows were recorded: all others were held out as validation samples, and are never chosen.
 
-    Flat rows, which are candidates, have a null score as those held out have; trajectories tell the two apart. Without
-    them the ranks do, if there are any: a flat row has one. NaN, which formats of NumPy, torch and pandas make of
-    null, says nothing.
+    Flat rows, which are candidates, and rows held out both have a null score. Trajectories tell the two apart; without
+    them ranks do, if there are any, since only a flat row has one. NaN, into which formats of NumPy, torch and pandas
+    turn null, tells nothing.
 
     Args:
         scores (`pyarrow.ChunkedArray`): The column of scores.
