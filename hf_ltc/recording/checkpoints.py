@@ -23,7 +23,6 @@ from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import usual_torch
 from ..utils.errors import InputError, explained
-from ..utils.files import local
 from ..utils.processes import progress_bar
 from .epochs import LOSS_NAMES, EpochPasses
 from .rows import input_rows
@@ -106,7 +105,7 @@ def record_checkpoints(
     numbers = list(range(1, len(checkpoints) + 1)) if epochs is None else [int(epoch) for epoch in epochs]
     _check_order(checkpoints, numbers)
     check_metrics(signals)
-    done = run_dir.published_epochs(local(output_dir, "output_dir"))
+    done = run_dir.published_epochs(files.local(output_dir, "output_dir"))
     waiting = [(epoch, checkpoint) for epoch, checkpoint in zip(numbers, checkpoints) if epoch not in done]
     for _, checkpoint in waiting:
         # Before anything is written, and before hours are spent on those that come first.

@@ -18,7 +18,6 @@ from ..training.batches import ImageBatches
 from ..training.workers import workers_watched
 from ..trajectories import run_dir
 from ..trajectories.compare import reliability
-from ..trajectories.run_dir import write_rows
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import usual_torch
@@ -87,7 +86,7 @@ def _write_together(config: RecordConfig, folder: Path) -> None:
     """Writes what the finished seeds of a folder are together."""
     runs = [Trajectories.load(path) for path in run_dir.seed_folders(folder) if run_dir.is_finished(path)]
     average = Trajectories.average(runs)
-    write_rows(folder, average)
+    run_dir.write_rows(folder, average)
     each = [Recipe.from_dict(run.recipe) for run in runs]
     recipe = dataclasses.replace(
         each[0],

@@ -22,7 +22,6 @@ from ..trajectories.run_dir import LOSSES, VALIDATION_LOSS, write_rows
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError, explained, listed
-from ..utils.files import local
 from ..utils.processes import Processes, together
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
@@ -82,7 +81,7 @@ class TrajectoryRecorder:
         recipe: Mapping[str, Any] | None = None,
         accelerator: Processes | None = None,
     ) -> None:
-        self.path = local(output_dir, "output_dir")
+        self.path = files.local(output_dir, "output_dir")
         self.accelerator = accelerator
         device = accelerator.device if accelerator is not None else torch.device("cpu")
         self.labels = class_numbers(labels, "labels")

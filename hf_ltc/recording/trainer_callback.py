@@ -23,7 +23,6 @@ from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError, LTCWarning
-from ..utils.files import local
 from . import trainer_pass
 from .epochs import LOSS_NAMES, EpochPasses
 from .recorder import TRAIN
@@ -105,7 +104,7 @@ class TrajectoryCallback(TrainerCallback):
         allow_shared_rows: bool = False,
     ) -> None:
         check_metrics(signals)
-        self.path = local(output_dir, "output_dir")
+        self.path = files.local(output_dir, "output_dir")
         self.trajectories: Trajectories | None = None
         self._config = RecordConfig(
             losses=losses,
