@@ -9,7 +9,7 @@ import numpy as np
 from ..utils.errors import InputError, require, some_rows
 from .kernels import BLOCK, run_spans, standardised
 from .ltc import PRESETS, score_variant
-from .protocol import Recorded, check_finite, check_recorded, require_recorded
+from .protocol import Recorded, check_finite, check_recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def explain(
     Raises:
         InputError: for rows that were not recorded, and as [`ltc_scores`].
     """
-    require_recorded(trajectories)
+    check_recorded(trajectories)
     rows = _integers(rows, "rows")
     asked = _asked(trajectories, trajectories.losses, _positions(trajectories, rows), of)
     found = _extremes(trajectories, asked, trajectories.validation_losses, k, of)
@@ -77,7 +77,7 @@ def explain_validation(
     Raises:
         InputError: for positions out of range, and as [`ltc_scores`].
     """
-    require_recorded(trajectories)
+    check_recorded(trajectories)
     samples = _integers(samples, "samples")
     count = len(trajectories.validation_labels)
     if len(wrong := samples[(samples < 0) | (samples >= count)]):
@@ -107,7 +107,6 @@ def _positions(trajectories: Recorded, rows: np.ndarray) -> np.ndarray:
 def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> list[np.ndarray]:
     """u of some columns of a table (L, .), for each run: float64 (T, R)."""
     score_variant(of)
-    check_recorded(trajectories)
     losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
     check_finite(trajectories, table, losses)
     return [standardised(losses[start:stop], of) for start, stop in run_spans(trajectories.lengths)]

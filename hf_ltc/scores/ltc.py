@@ -13,7 +13,7 @@ import numpy as np
 
 from ..utils.errors import InputError, listed, require
 from .kernels import BLOCK, count_of, pass_over, run_spans, standardised
-from .protocol import Recorded, check_finite, check_recorded, losses_not_finite, require_recorded, shown_classes
+from .protocol import Recorded, check_finite, check_recorded, losses_not_finite, shown_classes
 
 PRESETS: dict[str, dict[str, str]] = {
     "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
@@ -77,10 +77,9 @@ def ltc_scores(
         InputError: without validation samples (in a class, with `scope="class"`), with fewer than two differences, for
             losses that are not finite, and for validation samples that are all flat.
     """
-    require_recorded(trajectories)
     member = score_variant(of, aggregate, scope, weighting, preset=preset)
-    groups = trajectories.labels if member["scope"] == "class" else None
     runs = references(trajectories, **member)
+    groups = trajectories.labels if member["scope"] == "class" else None
     trained = first_trained(trajectories, member)
     scores, finite = pass_over(trajectories.losses, trajectories.lengths, runs, groups, member["of"], trained)
     if not finite:
