@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,11 @@ def find_grey_range(rows: Iterable[Images], progress: Callable[[int], Any] | Non
     lows, highs, sample = [], [], []
     # Pillow decodes without holding the lock.
     with quiet(), ThreadPoolExecutor() as pool:
-        for chunk in _deep(rows, pool, progress):
-            for pixels in chunk:
-                lows.append(pixels.min())
-                highs.append(pixels.max())
-                flat = pixels.reshape(-1)
-                sample.append(flat[:: -(-len(flat) // each)])
+        for pixels in _deep(rows, pool, progress):
+            lows.append(pixels.min())
+            highs.append(pixels.max())
+            flat = pixels.reshape(-1)
+            sample.append(flat[:: -(-len(flat) // each)])
     if not lows:
         return None
     low, high = float(min(lows)), float(max(highs))
@@ -95,7 +95,7 @@ def _deep(
     rows: list[Images],
     pool: ThreadPoolExecutor,
     progress: Callable[[int], Any] | None,
-) -> Iterator[list[np.ndarray]]:
+) -> Iterator[np.ndarray]:
     for dataset, column, numbers in rows:
         # Slices of the table: no file is copied.
         stored = dataset.with_format("arrow").select_columns([column])
@@ -111,7 +111,7 @@ def _deep(
             part = stored[first : first + _CHUNK].column(0)
             likely = [(first + i, value.as_py()) for i, value in enumerate(part) if may_be_deep(_head(value))]
             found = pool.map(lambda each: pixels(*each), likely)
-            yield [each for each in found if each is not None]
+            yield from (each for each in found if each is not None)
             if progress is not None:
                 progress(len(part))
 
@@ -125,12 +125,9 @@ def _head(value: pa.Scalar) -> bytes:
     if value.is_valid and isinstance(value, pa.BinaryScalar):
         return value.as_buffer()[:HEAD].to_pybytes()
     if path is not None:
-        try:
-            with xopen(path, "rb") as file:
-                return file.read(HEAD)
-        except OSError:
-            # To be named when it is opened.
-            return b""
+        # One that cannot be read is named when it is opened.
+        with suppress(OSError), xopen(path, "rb") as file:
+            return file.read(HEAD)
     return b""
 
 

@@ -4,7 +4,7 @@ import io
 import struct
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -128,13 +128,11 @@ def _read(content: bytes, then: Callable[[PIL.Image.Image], PIL.Image.Image]) ->
         bare, exif = _without_metadata(content)
         if bare == content:
             raise
-        try:
+        with suppress(Exception):
             image = _opened(bare)
             if exif:
                 image.info["exif"] = exif
             return then(image)
-        except Exception:
-            pass
         raise
 
 
@@ -163,11 +161,9 @@ def _orientation(image: PIL.Image.Image) -> int:
     found = _exif_orientation(image.info.get("exif") or b"")
     if found is not None:
         return found
-    try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        # Broken metadata is no fault of the pixels.
-        return 1
+    # Broken metadata is no fault of the pixels.
+    with suppress(Exception):
+        found = image.getexif().get(_ORIENTATION)
     return found if isinstance(found, int) else 1
 
 
@@ -178,29 +174,25 @@ def _exif_orientation(exif: bytes) -> int | None:
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
         return None
-    try:
+    with suppress(struct.error):
         (first,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, first)
         for at in range(first + 2, first + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(f"{order}HH", exif, at)
             if tag == _ORIENTATION and kind in (3, 4):
                 return struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", exif, at + 8)[0]
-    except struct.error:
-        pass
     return None
 
 
 def _without_metadata(content: bytes) -> tuple[bytes, bytes | None]:
     """A file without texts, profiles and the like, and the EXIF block that it had; as it is for other formats."""
-    try:
+    with suppress(struct.error):
         if content.startswith(_PNG):
             return _bare_png(content)
         if content.startswith(_JPEG):
             return _bare_jpeg(content)
         if content[:4] in (b"II*\0", b"MM\0*"):
             return _bare_tiff(content), None
-    except struct.error:
-        pass
     return content, None
 
 
