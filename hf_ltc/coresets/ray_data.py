@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.columns import LOSS_TRAJECTORY, rank_name
-from ..utils.errors import InputError, explained
+from ..utils.errors import InputError, as_input_error
 from .choose import Selection, coreset_size
 from .order import Keep
 from .ray_search import Blocks, Search, by_row, group_of, row_at
@@ -128,7 +128,7 @@ def coreset_bounds(
         InputError: if a column is missing or of another type, for a null label or row number, for row numbers that
             occur twice, for a budget out of range, for a dataset of another kind, and where Ray is not installed.
     """
-    with explained("coreset_bounds needs Ray", "pip install 'hf-ltc[ray]'", ImportError):
+    with as_input_error("coreset_bounds needs Ray", "pip install 'hf-ltc[ray]'", ImportError):
         import ray.data
     if not isinstance(dataset, ray.data.Dataset):
         kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}"

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Image, Value
 from datasets.table import list_table_cache_files
 
-from ..utils.errors import InputError, explained
+from ..utils.errors import InputError, as_input_error
 from .columns import encoded_image, read_column
 from .labels import class_names, find_label_column, read_labels
 from .splits import evenly_spaced
@@ -168,7 +168,7 @@ def _content(value: Any, column: str, row: int, image: bool) -> bytes:
         # The same as in a struct, to which the column may be cast.
         value = {"bytes": value, "path": None}
     if isinstance(value, dict) and (value.keys() == {"bytes", "path"} or image):
-        with explained(f"row {row}: the file of column {column!r} cannot be read", "restore it", OSError):
+        with as_input_error(f"row {row}: the file of column {column!r} cannot be read", "restore it", OSError):
             value = encoded_image(value)
         if value is not None:
             return value

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset, IterableDatasetDict
 
-from ..utils.errors import InputError, explained, listed, some_rows
+from ..utils.errors import InputError, as_input_error, listed, some_rows
 
 # By the package that a table is of.
 _FRAMES = {"pandas": "from_pandas", "polars": "from_polars", "pyspark": "from_spark"}
@@ -102,7 +102,7 @@ def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.nda
             raise InputError(f"`{name}` is {rows}: give how many rows there are, or their numbers or ids")
         return np.arange(int(rows)), None
     fix = "give integers, or strings, one for each row"
-    with explained(f"`{name}` is no list of row numbers or ids", fix, (TypeError, pa.ArrowException)):
+    with as_input_error(f"`{name}` is no list of row numbers or ids", fix, (TypeError, pa.ArrowException)):
         values = pa.array(as_array(rows, name) if isinstance(rows, np.ndarray) or _is_tensor(rows) else list(rows))
     if pa.types.is_floating(values.type) or pa.types.is_boolean(values.type) or pa.types.is_nested(values.type):
         shown = listed(values, lambda value: repr(value.as_py()))
@@ -110,7 +110,7 @@ def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.nda
     if len(values.unique()) < len(values) or values.null_count:
         raise InputError(f"`{name}` has ids that occur twice or are null: each row needs its own")
     if pa.types.is_integer(values.type):
-        with explained(f"`{name}` has numbers above int64", "give such ids as strings", pa.ArrowInvalid):
+        with as_input_error(f"`{name}` has numbers above int64", "give such ids as strings", pa.ArrowInvalid):
             numbers = values.cast(pa.int64()).to_numpy()
         if len(numbers) and numbers.min() < 0:
             raise InputError(f"`{name}` has the number {numbers.min()}: row numbers start at 0")
@@ -147,7 +147,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
         InputError: if they make none, as rows of different lengths.
     """
     fix = "give a list, a numpy array or a tensor"
-    with explained(f"`{name}` is no array of one value a sample", fix, (TypeError, ValueError)):
+    with as_input_error(f"`{name}` is no array of one value a sample", fix, (TypeError, ValueError)):
         if _is_tensor(values):
             # numpy has no bfloat16.
             plain = values.detach().cpu()

@@ -22,7 +22,7 @@ from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import usual_torch
-from ..utils.errors import InputError, explained
+from ..utils.errors import InputError, as_input_error
 from ..utils.processes import progress_bar
 from .epochs import LOSS_NAMES, EpochPasses
 from .rows import input_rows
@@ -184,7 +184,7 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
     if isinstance(checkpoint, str | Path):
         path = Path(checkpoint)
         fix = "give weights that fit the model, as safetensors or as a state dict"
-        with explained(f"cannot load the checkpoint {str(path)!r}", fix):
+        with as_input_error(f"cannot load the checkpoint {str(path)!r}", fix):
             if model is None:
                 return _from_folder(path)
             if path.is_dir():
@@ -194,7 +194,7 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
     elif not isinstance(checkpoint, Mapping):
         return checkpoint()
     assert model is not None
-    with explained("a checkpoint does not fit the model", "give the model it is of", RuntimeError):
+    with as_input_error("a checkpoint does not fit the model", "give the model it is of", RuntimeError):
         model.load_state_dict(models.all_weights(model, checkpoint))
     return model
 

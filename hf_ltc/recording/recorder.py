@@ -21,7 +21,7 @@ from ..trajectories import run_dir
 from ..trajectories.run_dir import LOSSES, VALIDATION_LOSS, write_rows
 from ..trajectories.value import Trajectories
 from ..utils import files
-from ..utils.errors import InputError, explained, listed
+from ..utils.errors import InputError, as_input_error, listed
 from ..utils.processes import Processes, together
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
@@ -298,7 +298,7 @@ class Places:
     def __call__(self, rows: Any) -> torch.Tensor:
         if self.of_id is not None:
             keys = rows.tolist() if isinstance(rows, torch.Tensor | np.ndarray) else list(rows)
-            with explained("rows are no ids", "give one id a sample", TypeError):
+            with as_input_error("rows are no ids", "give one id a sample", TypeError):
                 places = np.array([self.of_id.get(key, -1) for key in keys], dtype=np.int64)
         else:
             asked = as_array(rows, "rows")

@@ -17,7 +17,7 @@ from ..training import loop
 from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
-from ..utils.errors import InputError, explained
+from ..utils.errors import InputError, as_input_error
 from ..utils.processes import together
 from .recorder import TrajectoryRecorder
 
@@ -54,7 +54,7 @@ def resume(path: Path, state: loop.TrainingState, accelerator: Accelerator, conf
             )
         return {}
     fix = "restore its files, or record again into another `output_dir`"
-    with explained(f"cannot resume from {str(newest)!r}", fix):
+    with as_input_error(f"cannot resume from {str(newest)!r}", fix):
         loop.load_checkpoint(newest, state, accelerator)
         seconds: dict[str, float] = json.loads((newest / "seconds.json").read_text(encoding="utf-8"))
     with together(accelerator):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..config import SIGNALS
-from ..utils.errors import InputError, explained, some_rows
+from ..utils.errors import InputError, as_input_error, some_rows
 from ..utils.processes import Processes
 
 
@@ -128,7 +128,7 @@ def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tens
         InputError: for values that are not numbers, or not one per sample.
     """
     fix = "give one number a sample"
-    with explained(f"{name} cannot be read as numbers", fix, (TypeError, ValueError, RuntimeError)):
+    with as_input_error(f"{name} cannot be read as numbers", fix, (TypeError, ValueError, RuntimeError)):
         found = torch.as_tensor(values).detach()
     if found.is_complex() or found.dtype == torch.bool:
         raise InputError(f"`{name}` is {found.dtype}: {fix}")

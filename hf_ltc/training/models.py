@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..utils.errors import InputError, explained
+from ..utils.errors import InputError, as_input_error
 from ..utils.files import expanded
 
 TRANSFORMERS = "transformers:"
@@ -75,7 +75,7 @@ def create_model(
     else:
         model = _timm_model(name, num_classes, image_size, small, pretrained)
     what = f"`model` {name!r} does not take images of {image_size}x{image_size} pixels"
-    with explained(what, "choose another `model` or a larger `image_size`"), torch.no_grad():
+    with as_input_error(what, "choose another `model` or a larger `image_size`"), torch.no_grad():
         shape = tuple(model.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
     if shape != (2, num_classes):
         raise InputError(f"`model` {name!r} gives {list(shape[1:])} outputs an image, not {num_classes} logits")
@@ -198,7 +198,7 @@ def _transformers_model(name: str, num_classes: int, image_size: int, small: boo
     if not name or (not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)):
         raise InputError(f"`model` {what!r}: no such folder or file {name!r}: {fix}")
     place = str(path) if path.exists() else name
-    with explained(f"`model` {what!r} cannot be read", fix):
+    with as_input_error(f"`model` {what!r} cannot be read", fix):
         config = AutoConfig.from_pretrained(place, num_labels=num_classes)
     # Of configurations without it some classes cannot be found.
     config.architectures = config.architectures or []
@@ -272,11 +272,11 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
     folder = Path(expanded(folder))
     path = folder / ("averaged_model.safetensors" if averaged else "model.safetensors")
     what = f"cannot read the source model {str(path)!r}"
-    with explained(what, "restore it", (OSError, ValueError, SafetensorError)):
+    with as_input_error(what, "restore it", (OSError, ValueError, SafetensorError)):
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(path)
     what = f"the weights {str(path)!r} do not fit the model of config.json"
-    with explained(what, "restore both", (KeyError, RuntimeError)):
+    with as_input_error(what, "restore both", (KeyError, RuntimeError)):
         if _ARCHITECTURE in settings:
             from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -310,5 +310,5 @@ def _made(name: str, refused: str, pretrained: bool) -> AbstractContextManager[N
     """Explains why a model cannot be made: with pretrained weights it is those that are missing."""
     if pretrained:
         fix = "check the name and the network, or train from scratch without `pretrained`"
-        return explained(f"pretrained weights of `model` {name!r} cannot be had", fix)
-    return explained(f"`model` {name!r} {refused}", "choose another")
+        return as_input_error(f"pretrained weights of `model` {name!r} cannot be had", fix)
+    return as_input_error(f"`model` {name!r} {refused}", "choose another")

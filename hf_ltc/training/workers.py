@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..utils.errors import InputError, explained, one_line
+from ..utils.errors import InputError, as_input_error, one_line
 
 
 def sendable(pixels: torch.Tensor) -> torch.Tensor | np.ndarray:
@@ -73,7 +73,7 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
         InputError: if the workers cannot be started.
     """
     fix = "they need room in /dev/shm, so make room there (docker run --shm-size), or give `num_workers` 0"
-    with explained(f"cannot start {loader.num_workers} worker processes", fix, OSError):
+    with as_input_error(f"cannot start {loader.num_workers} worker processes", fix, OSError):
         batches = iter(loader)
     for batch in batches:
         yield pickle.loads(batch.content) if isinstance(batch, _Packed) else batch

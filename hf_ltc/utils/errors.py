@@ -40,7 +40,7 @@ def require(holds: Any, name: str, value: Any, wanted: str) -> None:
 
 
 @contextmanager
-def explained(
+def as_input_error(
     what: str, fix: str, errors: type[Exception] | tuple[type[Exception], ...] = Exception
 ) -> Iterator[None]:
     """Makes one line of the errors of a library: what was not possible, what the library says, and what to do.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ltc.utils.errors import InputError, explained, one_line, require
+from hf_ltc.utils.errors import InputError, as_input_error, one_line, require
 
 
 @settings(max_examples=50, deadline=None)
@@ -31,11 +31,11 @@ def test_a_value_is_checked():
 def test_an_error_of_a_library_is_explained():
     what, fix = "cannot open 'x'", "give another"
     line = pytest.raises(InputError, match=r"^cannot open 'x' \(no\): give another$")
-    with line as caught, explained(what, fix, (OSError, ValueError)):
+    with line as caught, as_input_error(what, fix, (OSError, ValueError)):
         raise OSError("no")
     assert isinstance(caught.value.__cause__, OSError)
     # What is a line already stays as it is, though an InputError is a ValueError, and so does any other error.
-    with pytest.raises(InputError, match=r"^a line already$"), explained(what, fix, ValueError):
+    with pytest.raises(InputError, match=r"^a line already$"), as_input_error(what, fix, ValueError):
         raise InputError("a line already")
-    with pytest.raises(KeyError), explained(what, fix, OSError):
+    with pytest.raises(KeyError), as_input_error(what, fix, OSError):
         raise KeyError("other")
