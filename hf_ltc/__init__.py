@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .scores.scorers import baseline_scores as baseline_scores
     from .training.models import load_model as load_model
     from .trajectories.compare import reliability as reliability
+    from .trajectories.on_hub import push_source_model as push_source_model
     from .trajectories.value import Trajectories as Trajectories
     from .utils.errors import InputError as InputError
     from .utils.errors import LTCWarning as LTCWarning
@@ -63,6 +64,7 @@ _MODULES = {
     "load_split": "data.load",
     "ltc_scores": "scores.ltc",
     "push_coreset": "hub.push",
+    "push_source_model": "trajectories.on_hub",
     "rank_coreset": "coresets.select",
     "record": "recording.record",
     "record_checkpoints": "recording.checkpoints",

@@ -4,7 +4,9 @@ python model_cards/make.py --run runs/model-cards
 """
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hf_ltc.cli.demo import digits, run_demo
+from hf_ltc import Trajectories, digits, push_coreset, push_source_model
 from tests.hub_server import Client, Hub
 
 _HERE = Path(__file__).parent
@@ -23,9 +25,6 @@ _FRACTIONS = (0.1, 0.3)
 
 def push(run: str, choices: dict[str, dict[str, Any]], model: str, steps: int) -> None:
     """Runs in a process that sees the Hub on loopback."""
-    from hf_ltc import Trajectories, push_coreset
-    from hf_ltc.trajectories.on_hub import push_source_model
-
     train, test = digits()
     recorded = Trajectories.load(run)
     evaluation = [
@@ -58,8 +57,11 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="run directory")
     parser.add_argument("--seeds", type=int, default=5, help="models trained on each choice of rows")
     arguments = parser.parse_args()
-    result, lines = run_demo(arguments.run, _FRACTIONS, arguments.seeds)
-    print("\n".join(lines))
+    demo = ["demo", "--output-dir", arguments.run, "--fractions", *map(str, _FRACTIONS), "--seeds", arguments.seeds]
+    command = [sys.executable, "-m", "hf_ltc", *map(str, demo), "--json"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    print(said)
+    result = json.loads(said)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     with tempfile.TemporaryDirectory() as home, Hub() as hub:
         hub.members["hf-ltc"] = ["me"]

@@ -1,5 +1,6 @@
 """The examples of the Hub, run as a user runs them."""
 
+import ast
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from datasets import DatasetDict
 
+import hf_ltc
 from tests import hub_clients as do
 from tests.hub_server import Client, Hub
 
@@ -69,3 +71,19 @@ def test_examples_say_what_they_need(name: str):
     # What comes with another that is named need not be.
     come_with = {"hf_ltc": "hf-ltc", "numpy": "datasets", "datasets": "datasets"}
     assert {come_with.get(each, each) for each in imported} <= needed | ({"datasets"} if "hf-ltc" in needed else set())
+
+
+@pytest.mark.parametrize(
+    "script",
+    [*sorted(_EXAMPLES.glob("*.py")), _EXAMPLES.parent / "model_cards" / "make.py"],
+    ids=lambda path: path.name,
+)
+def test_scripts_use_public_names_alone(script: Path):
+    imports = [
+        node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    modules = {node.module for node in imports if isinstance(node, ast.ImportFrom)}
+    modules |= {name.name for node in imports if isinstance(node, ast.Import) for name in node.names}
+    assert not [module for module in modules if module and module.startswith("hf_ltc.")]
+    names = {name.name for node in imports if getattr(node, "module", "") == "hf_ltc" for name in node.names}
+    assert names <= set(hf_ltc.__all__)
