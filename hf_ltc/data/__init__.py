@@ -1,1 +1,1 @@
-"""A dataset as it is stored: loading, columns, labels, splits, identity. Imports utils."""
+"""A dataset as it is stored: loading, columns, labels, splits, identity, Parquet files. Imports utils."""

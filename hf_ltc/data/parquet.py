@@ -15,7 +15,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from ..utils.errors import InputError
 from .columns import without_null_lengths
 
-# Row groups of a dataset in coreset order: so small that few rows more than asked are read.
+# Of small row groups: readers of the first rows read few rows more.
 _ROW_GROUP_BYTES = 2**22
 
 
@@ -28,9 +28,9 @@ def parquet_shards(
     cuts: Sequence[int] = (),
     small_groups: bool = False,
 ) -> Iterator[tuple[str, Path]]:
-    """Writes a split as Parquet files, one at a time, so that each can be sent and taken away before the next.
+    """Writes a split as Parquet files, one at a time, so that each can be sent and deleted before the next.
 
-    Images and the like are put into the files, and of the paths that they came from only the name is kept.
+    Images and the like are embedded in the files. Of the paths that they came from only the file name is kept.
 
     Args:
         dataset (`datasets.Dataset`): The rows.
@@ -38,10 +38,10 @@ def parquet_shards(
         split (`str`): The split, which begins their names.
         max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): About the size of a file at most.
         cuts (`Sequence[int]`, *optional*): Numbers of rows after which a new file begins, whatever its size.
-        small_groups (`bool`, *optional*, defaults to `False`): Row groups of a few megabytes, for readers of a few.
+        small_groups (`bool`, *optional*, defaults to `False`): Row groups of a few megabytes, to read few rows.
 
     Yields:
-        `tuple[str, Path]`: name of the file in its folder of the repository, and where it is.
+        `tuple[str, Path]`: name of the file in its folder, and its path.
     """
     stored = dataset.with_format(None)
     bytes_a_row = max(1.0, stored._estimate_nbytes() / max(1, len(stored)))
@@ -69,10 +69,10 @@ def parquet_shards(
 
 
 def _readable(dataset: Dataset) -> Features:
-    """Features by which all readers can read the Parquet files of a dataset.
+    """The features with which all readers can read the Parquet files of a dataset.
 
-    pyarrow 25 and older cannot read lists of a fixed size some of which are null, or are in something that is; as
-    lists of any length they are read, and `load_dataset` makes them what the card says.
+    pyarrow 25 and older cannot read lists of a fixed size if some of them, or of what holds them, are null. They are
+    written as lists of any length, and `load_dataset` casts them to the features in the card.
     """
     return Features(
         {
@@ -133,7 +133,7 @@ def size_in_bytes(size: int | str) -> int:
 
 
 def shard_bounds(rows: int, most: int, cuts: Sequence[int] = ()) -> list[tuple[int, int]]:
-    """Parts `rows` rows into files of `most` rows or fewer, about equal ones between the cuts.
+    """Divides rows among files of at most `most` rows, of about equal size between the cuts.
 
     Args:
         rows (`int`): Number of rows.

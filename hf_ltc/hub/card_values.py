@@ -1,4 +1,4 @@
-"""What cards say, as the values of their templates."""
+"""The values for the templates of the cards."""
 
 import json
 import re
@@ -30,7 +30,7 @@ _LOSSES = {
     "both": "as the optimizer saw them, and of an evaluation pass after each epoch",
 }
 _AS_CODE = "source model"
-# Of more classes no one reads a table.
+# A longer table of classes is not readable.
 _MOST_CLASSES = 1000
 _WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "as they were after the epoch"}
 
@@ -136,8 +136,8 @@ def _what(name: str, entry: Entry) -> str:
         if family["weighting"] == "uncertainty":
             how += ", times the square root of how much the probability of the row's label varied"
             how += " (Dyn-Unc, arXiv 2306.05175)"
-        member = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
-        return f"{text}The score{named} is the {how}: `{member}`."
+        choices = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
+        return f"{text}The score{named} is the {how}: `{choices}`."
     keeps = "lowest" if entry.options.keep == "lowest" else "highest"
     return f"Rows of {source} with the {keeps} {code(entry.score_column)}."
 
@@ -171,7 +171,7 @@ def _how(selection: Selection) -> str:
 
 def _pool_text(entry: Entry) -> str:
     rows, pool, held_out, flat = entry.dataset.rows, entry.pool, entry.held_out, entry.flat
-    said = f"Of {rows:,} rows {pool:,} could be chosen"
+    said = f"{pool:,} of {rows:,} rows are candidates"
     said += f"; {held_out:,} were held out as validation samples or have no score" if held_out else ""
     said += f"; {flat:,} have a flat trajectory, no score, and come last" if flat else ""
     return said + "."
@@ -220,9 +220,9 @@ def _warning(scorer: str, recipe: Recipe) -> str | None:
     if found.runs is None and scorer != "ltc":
         return None
     if found.runs is None:
-        return "One run was recorded, so it is not known how far another seed would choose other rows."
+        return "One run was recorded, so it is not known how much the choice depends on the seed."
     if found.mean is None or found.mean < LOW:
-        return f"The reliability is below {LOW}: another seed would choose quite other rows."
+        return f"The reliability is below {LOW}: another seed would choose quite different rows."
     return None
 
 
@@ -276,17 +276,17 @@ def source_text(dataset: Identity, *, link: bool) -> str:
 
 
 def plain(value: Any) -> str:
-    """A text that Markdown, in a table too, takes for nothing but text."""
+    """Escapes a text so that Markdown shows it as it is, also in a table."""
     text = re.sub(r"\s+", " ", _written(value)).strip()
     return re.sub(r"([\\`*_\[\]|<>~$&#])", r"\\\1", text)
 
 
 def code(value: Any, *, cell: bool = False) -> str:
-    """A text as code in Markdown, or in a `cell` of a table; of line breaks and tabs spaces are left."""
+    """Formats a text as code in Markdown, or in a `cell` of a table; line breaks and tabs become spaces."""
     text = re.sub(r"\s", " ", _written(value))
     if not text.strip():
         return plain(repr(value))
-    # A mark longer than any inside it, and spaces which Markdown takes away again.
+    # Backticks longer than any inside the text, and spaces, which Markdown strips again.
     mark = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text[0] in "` " or text[-1] in "` " else ""
     written = f"{mark}{space}{text}{space}{mark}"
@@ -294,10 +294,10 @@ def code(value: Any, *, cell: bool = False) -> str:
 
 
 def string(value: Any) -> str:
-    """A text as a string of Python and JSON."""
+    """Quotes a text as a string of Python and JSON."""
     return json.dumps(_written(value), ensure_ascii=False)
 
 
 def _written(value: Any) -> str:
-    """Without characters that are no text: of a class whose name is that of a folder in another encoding."""
+    """Replaces characters that cannot be written: a class named by a folder of another encoding may have them."""
     return str(value).encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Cards: what a person reads about a coreset or a source model, made from its recipe."""
+"""The cards of coresets and source models, made from their recipes."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +24,10 @@ END = "<!-- hf_ltc: end -->"
 TAGS = ("coreset", "ltc")
 _TEMPLATES = Path(__file__).parent / "templates"
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
-# Keys of the metadata that a card has once for each configuration.
+# Keys of the metadata with an entry for each configuration.
 _BY_CONFIG = ("configs", "dataset_info")
-# What YAML 1.2, which the Hub reads, takes for a number and PyYAML does not (1e3, 0o7); and line breaks of Unicode, of
-# which PyYAML writes some as they are and does not read them so.
+# Texts that need quotes: what is a number in YAML 1.2, which the Hub reads, and not for PyYAML (1e3, 0o7), and line
+# breaks of Unicode, some of which PyYAML writes in a way that it does not read back.
 _QUOTED = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|0o[0-7]+|.*[\x85\u2028\u2029\ufeff].*", re.DOTALL)
 
 
@@ -45,13 +45,13 @@ def dataset_card(
 
     Args:
         repo_id (`str`): The repository.
-        recipe ([`RepositoryRecipe`]): Its recipe, which has all that the card says.
+        recipe ([`RepositoryRecipe`]): Its recipe, from which the card is made.
         metadata (`Mapping`): Metadata for its head; `configs` and `dataset_info` as lists with one entry each.
         existing (`str`, *optional*):
-            The card that is there. Of its text only the generated block is replaced; of its metadata, entries of our
-            configurations, and values that nobody has changed since they were generated.
-        previous (`Mapping`, *optional*): The metadata that were generated last time.
-        removed (`Sequence[str]`, *optional*): Configurations of ours that are there no more.
+            The present card. Of its text only the generated block is replaced; of its metadata only the entries of
+            our configurations, and values that nobody has changed since they were generated.
+        previous (`Mapping`, *optional*): The metadata that the last push generated.
+        removed (`Sequence[str]`, *optional*): Configurations of ours that are deleted.
         pictures (`Sequence[str]`, *optional*): Paths of pictures in the repository.
 
     Returns:
@@ -115,7 +115,7 @@ def model_metadata(recipe: Recipe) -> dict[str, Any]:
 
 
 def config_names(card: str, repo_id: str) -> set[str]:
-    """The configurations that a card has in its head.
+    """The configurations in the head of a card.
 
     Raises:
         InputError: if that is no valid YAML.
@@ -137,11 +137,11 @@ def head(card: str, repo_id: str) -> dict[str, Any]:
 def card_metadata(
     identity: Identity, carried: Mapping[str, Any], scored: Dataset | None, license: str | None
 ) -> dict[str, Any]:
-    """Metadata of the card; licence, task and language carried over from the source dataset."""
+    """Metadata of the card; license, task and language are those of the source dataset."""
     names = ("license", "license_name", "license_link", "task_categories", "language")
     metadata = {name: carried[name] for name in names if carried.get(name)}
     if license is not None:
-        # Name and link are those of another licence.
+        # Name and link belong to the license of the source dataset.
         metadata = {name: value for name, value in metadata.items() if not name.startswith("license_")}
         metadata["license"] = license
     if "task_categories" not in metadata and scored is not None:
@@ -153,7 +153,7 @@ def card_metadata(
 
 
 def file_sections(tables: Sequence[Table], infos: Mapping[str, DatasetInfo]) -> dict[str, Any]:
-    """The parts of a card's metadata by which `load_dataset` finds the files and their features."""
+    """The parts of a card's metadata in which `load_dataset` finds the files and their features."""
     configs: dict[str, Any] = {}
     for table in tables:
         entry = configs.setdefault(table.config, {"config_name": table.config, "data_files": []})
@@ -169,13 +169,13 @@ def file_sections(tables: Sequence[Table], infos: Mapping[str, DatasetInfo]) -> 
 
 
 def file_patterns(card: str, repo_id: str) -> Iterator[str]:
-    """The patterns of all files of the configurations that a card has in its head."""
+    """The file patterns of all configurations in the head of a card."""
     for entry in head(card, repo_id).get("configs") or []:
         yield from _patterns(entry.get("data_files"))
 
 
 def _patterns(files: Any) -> Iterator[str]:
-    """The patterns of the files of a configuration, however its entry in a card is written."""
+    """The file patterns of one configuration, which can be written in several ways."""
     if isinstance(files, str):
         yield files
     elif isinstance(files, Mapping):
@@ -193,7 +193,7 @@ def size_category(rows: int) -> str:
 
 
 def splice(existing: str, block: str) -> str:
-    """Puts a generated block in the place of the one that a text has, or after the text if it has none.
+    """Replaces the generated block of a text, or adds it at the end if there is none.
 
     Args:
         existing (`str`): The text of a card.
@@ -204,7 +204,7 @@ def splice(existing: str, block: str) -> str:
     """
     start, end = existing.find(BEGIN), existing.find(END)
     if start < 0 or end < start:
-        # A person may have taken the marks away: what is theirs is not touched.
+        # Someone may have deleted the marks. What they wrote is not touched.
         return f"{existing.rstrip()}\n\n{block}\n"
     return existing[:start] + block + existing[end + len(END) :]
 
@@ -226,13 +226,13 @@ def _written(
     text = "\n" + re.sub(r"\n{3,}", "\n\n", made.text).strip() + "\n"
     if there is not None:
         text = splice(there.text, text[text.index(BEGIN) : text.index(END) + len(END)])
-    # Not by the card itself, whose YAML does not keep every text.
+    # The YAML that RepoCard writes does not keep every text.
     written = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return f"---\n{written}---\n{text}"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts so that every reader of YAML takes them for the same texts."""
+    """Writes texts so that every reader of YAML reads the same texts."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -241,7 +241,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-# Anchors and aliases, which PyYAML writes where the same object is there twice, are of no use to a person.
+# Without anchors and aliases, which PyYAML writes for an object that occurs twice and which are hard to read.
 _Dumper.ignore_aliases = lambda *_: True
 
 
@@ -250,9 +250,7 @@ def _parsed(card: str, repo_id: str) -> RepoCard:
         return RepoCard(card)
     except (ValueError, yaml.YAMLError) as error:
         reason = one_line(error)
-        raise InputError(
-            f"the head of README.md of {repo_id!r} is not valid YAML ({reason}): mend it first"
-        ) from error
+        raise InputError(f"the head of README.md of {repo_id!r} is not valid YAML ({reason}): fix it first") from error
 
 
 def _merged(
@@ -273,5 +271,5 @@ def _merged(
 
 
 def _entries(value: Any) -> list[dict[str, Any]]:
-    """A repository with one configuration may have its entry without a list around it."""
+    """The entries of such a key; one alone may stand without a list around it."""
     return [dict(value)] if isinstance(value, Mapping) else list(value or [])

@@ -1,4 +1,4 @@
-"""A commit on top of what is there, again where someone else was first; and whether the Hub then has what was sent."""
+"""A commit, tried again when someone else was first, and the check that the Hub then has what was sent."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,16 +25,16 @@ from .repository import (
     wait,
 )
 
-# How often a commit is tried where someone else was first, or the Hub did not answer.
+# How often a commit is tried when someone else was first, or the Hub did not answer.
 _TRIES = 8
 _SHOWN = 60
-# Entries of lists in a card's head and in a recipe that have a name are told by it.
+# Keys by which messages name the entry of a list in a card's head or a recipe.
 _NAMES = ("config_name", "name", "split")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a commit changes beside the files uploaded before: small files, and files that are no longer there."""
+    """What a commit changes beside the large files, which are uploaded before it."""
 
     texts: Mapping[str, str]
     message: str
@@ -51,23 +51,23 @@ def commit(
     ours: tuple[str, ...],
     what: Sequence[str],
 ) -> Pushed:
-    """Commits on top of what is there, again where someone else was first, and compares what is there then.
+    """Commits, and compares what is on the Hub then. If someone else was first, commits on top of their commit.
 
     Args:
         api (`HfApi`): The Hub.
         there (`Repository`): The repository as it was before the upload.
         repo_type (`str`): `"dataset"` or `"model"`.
-        uploaded (`Sequence[CommitOperationAdd]`): Files that are uploaded, or as large that they may be.
-        change (`Callable`): What else belongs to the commit, by the repository that it changes.
-        ours (`tuple[str]`): Beginnings of paths under which there are to be no files but these.
+        uploaded (`Sequence[CommitOperationAdd]`): The large files, which may be uploaded already.
+        change (`Callable`): Makes the rest of the commit from the repository that it changes.
+        ours (`tuple[str]`): Prefixes of paths under which only these files are to be.
         what (`Sequence[str]`): What is pushed, in words.
 
     Returns:
         [`Pushed`]
 
     Raises:
-        InputError: if someone else pushes other files of the same names meanwhile, or if what is on the Hub after the
-            commit is not what was pushed.
+        InputError: if someone else pushes other files of the same names in the meantime, or if the Hub does not have
+            what was pushed after the commit.
     """
     first, made = there, change(there)
     for tried in range(1, _TRIES + 1):
@@ -77,7 +77,7 @@ def commit(
             done = _committed(api, there, repo_type, additions, made)
             break
         except Exception as error:
-            # Also where an answer is lost: whether the commit was made is seen by looking.
+            # Also if the answer was lost: reading the repository again shows whether the commit was made.
             if tried == _TRIES or not (passes(error) or status(error) in (409, 412)):
                 raise
             wait(tried, error)
@@ -87,7 +87,7 @@ def commit(
             before = listed_files(api, first.repo_id, repo_type, first.head)
             _check_other(uploaded, ours, before, listed, there)
             for addition in uploaded:
-                # As the Hub said it when the file was sent: by it the client leaves out what is there already.
+                # The client leaves out files whose digest on the Hub is the same, and has to know the new ones.
                 file = listed.get(addition.path_in_repo)
                 addition._remote_oid = None if file is None else oid(file)
         made = change(there)
@@ -135,7 +135,7 @@ def _check_other(
     now: Mapping[str, RepoFile],
     there: Repository,
 ) -> None:
-    """Checks that what someone else pushed meanwhile would not be replaced, of which the caller cannot know."""
+    """Checks that the commit replaces no files that someone else has pushed in the meantime."""
     pushed = {addition.path_in_repo: addition for addition in uploaded}
     for beginning in ours:
         was = {path: oid(file) for path, file in before.items() if path.startswith(beginning)}
@@ -160,7 +160,7 @@ def _difference(
     ours: tuple[str, ...],
     made: Change,
 ) -> str | None:
-    """The first thing on the Hub that is not as it was pushed."""
+    """The first difference between what is on the Hub and what was pushed, in words."""
     listed = listed_files(api, repo_id, repo_type, revision)
     if gone := [name for name in made.texts if name not in listed]:
         return f"{gone[0]} is missing"
@@ -169,7 +169,7 @@ def _difference(
         differs = card_differs(text, texts[name], repo_id) if name == CARD else recipe_differs(text, texts[name])
         if differs is not None:
             return differs
-    # Texts are compared by what they say: line ends may differ.
+    # Texts were compared by their content, as line ends may differ.
     files = [addition for addition in additions if addition.path_in_repo not in made.texts]
     return files_differ(files, ours, listed) or next(
         (f"{path} is there still" for path in made.removed if path in listed), None
@@ -177,7 +177,7 @@ def _difference(
 
 
 def card_differs(meant: str, found: str, repo_id: str) -> str | None:
-    """The first difference of the card that is there, to the names of the classes."""
+    """The first difference of the card on the Hub, down to the names of the classes."""
     if meant == found:
         return None
     try:
@@ -188,12 +188,12 @@ def card_differs(meant: str, found: str, repo_id: str) -> str | None:
         return f"in the head of README.md {problem}"
     lines = zip([*meant.splitlines(), None], [*found.splitlines(), None])
     number, line = next(((i, two) for i, (one, two) in enumerate(lines, start=1) if one != two), (0, ""))
-    # Line ends are no difference.
+    # Without such a line only line ends differ.
     return f"line {number} of README.md is {shown(line)}" if number else None
 
 
 def recipe_differs(meant: str, found: str) -> str | None:
-    """The first difference of the recipe that is there."""
+    """The first difference of the recipe on the Hub."""
     if meant == found:
         return None
     try:
@@ -205,7 +205,7 @@ def recipe_differs(meant: str, found: str) -> str | None:
 
 
 def first_difference(meant: Any, found: Any, where: tuple[str, ...] = ()) -> str | None:
-    """Where one value of JSON or YAML first differs from another, and how; `None` if nowhere."""
+    """The first difference between two values of JSON or YAML, in words; `None` if they are the same."""
     if isinstance(meant, Mapping) and isinstance(found, Mapping):
         for key in meant:
             if key not in found:
@@ -238,7 +238,7 @@ def _key(entry: Any, number: int) -> str:
 def files_differ(
     meant: Iterable[CommitOperationAdd], ours: tuple[str, ...], there: Mapping[str, RepoFile]
 ) -> str | None:
-    """The first file that is missing, or differs, or is one too many under the beginnings of our paths."""
+    """The first file that is missing, differs, or should not be there, in words."""
     pushed = {addition.path_in_repo: addition for addition in meant}
     for path, addition in pushed.items():
         if path not in there:
@@ -252,12 +252,12 @@ def files_differ(
 
 
 def oid(file: RepoFile) -> str:
-    """The digest by which the Hub knows a content."""
+    """The digest of a file on the Hub."""
     return str(file.blob_id if file.lfs is None else file.lfs.sha256)
 
 
 def local_oid(addition: CommitOperationAdd, beside: RepoFile) -> str:
-    """The same of a local file, as of one that is on the Hub."""
+    """The digest of a local file, of the kind that the Hub has of the file `beside` it."""
     if beside.lfs is not None:
         return addition.upload_info.sha256.hex()
     with addition.as_file() as file:

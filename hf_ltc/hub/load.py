@@ -1,4 +1,4 @@
-"""Coresets from the Hub, compared with what their recipe says of them."""
+"""Coresets loaded from the Hub and compared with their recipe."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,18 +35,18 @@ def load_coreset(
 ) -> Dataset:
     """Loads the coreset of any budget from a repository that [`push_coreset`] wrote.
 
-    The rows come from the repository if it has them, else from the source dataset at the revision that was scored.
-    Either way they are compared with what the recipe says of them.
+    The rows come from the repository if it has them, or else from the source dataset at the revision that was scored.
+    Either way they are compared with the recipe.
 
     Args:
         repo_id (`str`): The repository.
-        fraction (`float`, *optional*): Share in (0, 1] of the rows that could be chosen.
+        fraction (`float`, *optional*): Share in (0, 1] of the candidate rows.
         size (`int`, *optional*): Rows to keep, instead of a fraction.
-        scorer (`str`, *optional*, defaults to `"ltc"`): Whose coreset, where there are several: `el2n`, `aum`, ...
+        scorer (`str`, *optional*, defaults to `"ltc"`): By which scorer, if there are several: `el2n`, `aum`, ...
         revision (`str`, *optional*): A branch or commit; the newest if not given.
-        dataset (`datasets.Dataset`, *optional*): The source dataset, where it is at hand, to take the rows from.
-        token (`str`, *optional*): Access token; the one that is logged in if not given. For a private or gated source
-            dataset one has to be logged in.
+        dataset (`datasets.Dataset`, *optional*): The source dataset to take the rows from, if it is loaded already.
+        token (`str`, *optional*): Access token; the one that is logged in if not given. A private or gated source
+            dataset can only be loaded with the one that is logged in.
 
     Returns:
         `datasets.Dataset`: the rows that [`select_coreset`] chose, in the same order, with score and rank.
@@ -85,7 +85,7 @@ def _load_stored(there: Repository, entry: Entry, name: str, made: Coreset, toke
     if len(rows) != made.size or _digest(rows, entry, there, entry.label_column) != made.digest:
         raise disagrees(there.repo_id, f"the labels, scores or ranks of {name!r} are not those of its recipe")
     found = features_digest(rows.features)
-    # Older versions did not say it.
+    # Not in recipes of older versions.
     if (made.features or found) != found:
         raise disagrees(there.repo_id, f"the columns of {name!r}, their types or classes are not those of its recipe")
     _check(rows, made.identity, there, f"the rows of {name!r}")
@@ -97,7 +97,7 @@ def _load_beginning(there: Repository, entry: Entry, full: str, rows: int, token
     rank = entry.rank_column
     scores = _load_scores(there, entry, token)
     chosen = _load(there, full, token, filters=[(rank, "<", rows)])
-    # From coreset order into the order of the source dataset.
+    # The rows are in coreset order: bring them into the order of the source dataset.
     ranks = read_column(scores, rank).fill_null(-1).to_numpy()
     wanted = scores.select(np.flatnonzero((ranks >= 0) & (ranks < rows)))
     position = np.empty(rows, dtype=np.int64)
@@ -116,7 +116,7 @@ def _load_beginning(there: Repository, entry: Entry, full: str, rows: int, token
 
 
 def _rebuild(there: Repository, entry: Entry, rows: int, dataset: Dataset | None, token: str | None) -> Dataset:
-    """Takes the rows from the source dataset, and chooses as was chosen when the coreset was pushed."""
+    """Takes the rows from the source dataset and selects with the options that were pushed."""
     recorded = entry.dataset
     scores = _load_scores(there, entry, token)
     if dataset is None:
@@ -137,7 +137,7 @@ def _rebuild(there: Repository, entry: Entry, rows: int, dataset: Dataset | None
     if mark in scores.column_names:
         columns[mark] = (read_column(scores, mark), scores.features[mark])
     else:
-        # Rows that are flat, which can be chosen, and rows held out have no score both: this tells them apart.
+        # Neither flat rows, which are candidates, nor rows held out have a score: this column tells them apart.
         columns[mark] = (pa.array(np.ones(len(scores), dtype=bool), mask=~known.to_numpy()), Value("bool"))
     selection = entry.options
     scored = with_columns(
@@ -155,7 +155,7 @@ def _load(there: Repository, config: str, token: str | None, **options: Any) -> 
         try:
             return load_dataset(there.repo_id, config, split="train", revision=there.head, token=token, **options)
         except (ValueError, DatasetGenerationError, RuntimeError) as error:
-            # A RuntimeError is how datasets refuses to run the code of a repository.
+            # datasets raises a RuntimeError when it refuses to run the code of a repository.
             reason = error.__cause__ or error
             raise damaged(there.repo_id, f"{config!r} cannot be loaded: {one_line(reason)}") from error
 
@@ -179,7 +179,7 @@ def _load_source(recorded: Identity, there: Repository) -> Dataset:
 
 
 def _by_id(dataset: Dataset, column: str, scores: Dataset) -> Dataset:
-    """The rows of a dataset whose ids were scored, in the order of the scores."""
+    """Selects the rows whose ids were scored, in the order of the scores."""
     have, wanted = read_column(dataset, column), read_column(scores, "id")
     if have.type != wanted.type or pc.count_distinct(have).as_py() < len(have):
         raise InputError(f"column {column!r} of the source dataset has other or repeated ids than when it was scored")
@@ -209,11 +209,11 @@ def _digest(rows: Dataset, entry: Entry, there: Repository, label: str) -> str:
 
 
 def check_files(there: Repository, folder: str, token: str | None) -> None:
-    """Compares the files of a configuration with those that were pushed, by their digests: nothing is read again."""
+    """Compares the digests that the Hub has of a configuration's files with the recipe; no file is read."""
     files = {} if there.recipe is None else there.recipe.files
     recorded = {path: digest for path, digest in files.items() if path.startswith(f"{folder}/")}
     if not recorded:
-        # Older versions did not say it.
+        # Not in recipes of older versions.
         return
     with explained(there.repo_id, "load from"):
         listed = listed_files(hub_api(token), there.repo_id, "dataset", there.head, folder)

@@ -45,8 +45,8 @@ def publish(
         api (`HfApi`): The Hub.
         repo_id (`str`): The repository.
         tables (`Sequence[Table]`): What is pushed.
-        describe (`Callable`): From the recipe that is there, the new one and the configurations it takes away. Called
-            again where someone else has pushed meanwhile.
+        describe (`Callable`): Makes, from the recipe that is there, the new one and a list of the configurations that
+            are deleted. Called again if someone else has pushed in the meantime.
         metadata (`Mapping`): Metadata of the card.
         pictures (`Sequence[str]`, *optional*): Picture files for the card.
         private (`bool`, *optional*): Whether a new repository is private.
@@ -65,7 +65,7 @@ def publish(
 
     with explained(repo_id, "push to"):
         there = open_repository(api, repo_id, "dataset", private)
-        # Before anything is sent, since it may be refused.
+        # Called before anything is sent, as it may refuse the push.
         described(there)
         with tempfile.TemporaryDirectory(prefix="hf_ltc-") as folder:
             additions, infos = _upload(api, there.repo_id, tables, Path(folder), max_shard_size)
@@ -77,8 +77,8 @@ def publish(
 
             def change(there: Repository) -> Change:
                 recipe, removed = described(there)
-                shown = [CommitOperationAdd(f"{_IMAGES}/{Path(file).name}", str(file)) for file in pictures]
-                paths = {*there.files, *(picture.path_in_repo for picture in shown)}
+                images = [CommitOperationAdd(f"{_IMAGES}/{Path(file).name}", str(file)) for file in pictures]
+                paths = {*there.files, *(image.path_in_repo for image in images)}
                 card = cards.dataset_card(
                     there.repo_id,
                     recipe,
@@ -100,7 +100,7 @@ def publish(
                 return Change(
                     texts={RECIPE: recipe.to_json(), CARD: card},
                     message=f"Push {', '.join(configs)}" + (f", remove {', '.join(removed)}" if removed else ""),
-                    pictures=tuple(shown),
+                    pictures=tuple(images),
                     removed=stale,
                 )
 
@@ -108,7 +108,7 @@ def publish(
 
 
 def _check_names(features: Features) -> None:
-    """Checks that the names of classes can be written: those of folders may be of another encoding."""
+    """Checks that the names of classes can be written, which come from folder names of another encoding at times."""
     for column, feature in features.items():
         for number, name in enumerate(feature.names or [] if isinstance(feature, ClassLabel) else []):
             if name != name.encode(errors="replace").decode():
@@ -121,7 +121,7 @@ def _check_names(features: Features) -> None:
 def _upload(
     api: HfApi, repo_id: str, tables: Sequence[Table], folder: Path, max_shard_size: int | str
 ) -> tuple[list[CommitOperationAdd], dict[str, DatasetInfo]]:
-    """Writes and uploads the files of all tables; they become part of the repository by the commit only."""
+    """Writes and uploads the files of all tables. Only the commit makes them part of the repository."""
     additions: dict[str, CommitOperationAdd] = {}
     sizes: dict[tuple[str, str], int] = {}
     infos: dict[str, DatasetInfo] = {}
@@ -147,7 +147,7 @@ def _upload(
                     file.unlink()
         info = infos.setdefault(table.config, DatasetInfo(features=table.rows.features, config_name=table.config))
         if table.small_groups:
-            # Loaded in part, by rank, it has not the number of rows that load_dataset would insist on.
+            # Without a number of rows, which load_dataset would insist on when only the first ranks are loaded.
             continue
         stored = int(table.rows._estimate_nbytes())
         info.splits = info.splits or SplitDict()
@@ -158,7 +158,7 @@ def _upload(
 
 
 def _stale(there: Repository, recipe: RepositoryRecipe, tables: Sequence[Table], card: str) -> Iterator[str]:
-    """Files of earlier pushes that would be read with those pushed, or that no configuration names any more."""
+    """Files of earlier pushes that would be read together with the new ones, or that no configuration names now."""
     named = list(cards.file_patterns(card, there.repo_id))
     folders = (there.recipe or RepositoryRecipe()).folders | recipe.folders
     again = tuple(table.files for table in tables)
@@ -182,13 +182,13 @@ def _check_clash(there: Repository, configs: Sequence[str]) -> None:
 
 
 def check_card(card: str, infos: Mapping[str, DatasetInfo], repo_id: str) -> None:
-    """Checks before a commit that `load_dataset` will read features and sizes from a card as they are meant.
+    """Checks before a commit that `load_dataset` will read the features and sizes from the card.
 
     Raises:
-        InputError: if the head of a card cannot hold them.
+        InputError: if the head of a card cannot express them.
     """
     described = cards.head(card, repo_id).get("dataset_info") or []
-    # Entries that someone else wrote are none of ours.
+    # Entries that someone else wrote are left out.
     entries = [entry for entry in described if entry.get("config_name") in infos]
     read = DatasetInfosDict.from_dataset_card_data(DatasetCardData(dataset_info=entries))
     for config, info in infos.items():

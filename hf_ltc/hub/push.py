@@ -72,40 +72,40 @@ def push_coreset(
     The repository gets a configuration for each budget (`coreset-10pct`, ...: the columns of the dataset, the score
     and the rank), the configuration `scores` (row number, label, score and rank of every row), `recipe.json` and a
     card. Other scorers go into configurations of their own (`coreset-el2n-10pct`, `scores-el2n`), so that several can
-    share a repository. What is in the repository beside these stays as it is.
+    share a repository. Everything else in the repository stays as it is.
 
-    If the push is cut, the repository is as it was before: the same call goes on with the files not uploaded yet.
+    An interrupted push leaves the repository as it was before, and the same call uploads only what is still missing.
 
     Args:
         scored (`datasets.Dataset`): A dataset with scores.
-        repo_id (`str`): The repository, `OWNER/NAME`; made if it is not there.
-        fractions (`Sequence[float]`, *optional*): Budgets, as shares of the rows that could be chosen.
+        repo_id (`str`): The repository, `OWNER/NAME`; created if it does not exist.
+        fractions (`Sequence[float]`, *optional*): Budgets, as shares of the candidate rows.
         sizes (`Sequence[int]`, *optional*): Budgets, as numbers of rows.
-        trajectories ([`Trajectories`], *optional*): The recording that the scores come from: compared with them, and
-            its recipe is published.
+        trajectories ([`Trajectories`], *optional*): The recording that the scores come from. They are compared with
+            it, and its recipe is published.
         scores_only (`bool`, *optional*, defaults to `False`): Push no row of the dataset. [`load_coreset`] takes them
             from the source dataset.
-        full (`bool`, *optional*, defaults to `False`): Push the whole dataset too, in coreset order, as the
-            configuration `full`, of which any coreset is the beginning.
+        full (`bool`, *optional*, defaults to `False`): Push the whole dataset too, as the configuration `full`.
+            It is in coreset order, so that any coreset is the beginning of it.
         with_trajectories (`bool`, *optional*, defaults to `False`): Put the columns with trajectories into `scores`.
         splits (`Mapping[str, datasets.Dataset]`, *optional*): Further splits of every configuration with rows, e.g.
             `{"test": test}`.
         pictures (`Sequence[str]`, *optional*): Picture files for the card.
-        evaluation (`Sequence[Mapping]`, *optional*): What models trained on the rows reached, for the card's table:
-            mappings of `rows` (which, in words), `number`, `model`, `accuracy` (a number in [0, 1] for each seed) and
-            `protocol` (how they were trained, in words).
-        source (`Mapping`, *optional*): Where the dataset comes from: `repo_id`, `config`, `split`, `revision`; as the
-            recording or the dataset knows it if not given.
+        evaluation (`Sequence[Mapping]`, *optional*): Accuracies of models trained on the rows, for the card's
+            table: mappings of `rows` (which, in words), `number`, `model`, `accuracy` (a number in [0, 1] for each
+            seed) and `protocol` (how they were trained, in words).
+        source (`Mapping`, *optional*): Where the dataset comes from: `repo_id`, `config`, `split`, `revision`. If not
+            given, what the recording or the dataset knows of it.
         dataset_name (`str`, *optional*): What the card calls the dataset, where it is not on the Hub.
-        license (`str`, *optional*): Licence of the rows; that of the source dataset if not given.
+        license (`str`, *optional*): License of the rows; that of the source dataset if not given.
         private (`bool`, *optional*): Whether a new repository is private.
         token (`str`, *optional*): Access token; the one that is logged in if not given.
         max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Size of a Parquet file at most.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): The score.
         variant (`str` or `Mapping[str, str]`, *optional*):
-            Which score variant the column holds, where it comes from `trajectories`: `"ltc"`, `"cld"`, `"das"` or
-            `"weighted-das"`, or a mapping with `of`, `aggregate`, `scope` and `weighting`, as for [`ltc_scores`].
-            Found by its values, if not given, for `ltc_score`.
+            The score variant in the column, which is computed from `trajectories` and compared: `"ltc"`, `"cld"`,
+            `"das"` or `"weighted-das"`, or a mapping with `of`, `aggregate`, `scope` and `weighting`, as for
+            [`ltc_scores`]. If it is not given, that of `ltc_score` is found by trying all.
         label_column (`str`, *optional*): Column with the class labels; found by its type if not given.
         **selection: `balance`, `keep`, `exclude_negative`, `min_per_class`, `coverage`, `cut`, `beta_exponent` and
             `seed`, as for [`select_coreset`].
@@ -133,7 +133,8 @@ def push_coreset(
         raise InputError("`scores_only` pushes no rows, so it goes neither with `full` nor with `splits`")
     if full and not options.is_nested:
         raise InputError(
-            "`full` is an order of which coresets are the beginning: `coverage` and `min_per_class` give none"
+            "`full` is an order that begins with each coreset: with `coverage` or `min_per_class` there is none, so "
+            "leave `full` out"
         )
     require_dataset(scored, "scored")
     if trajectories is not None:
@@ -153,7 +154,7 @@ def push_coreset(
     recorded = Identity() if trajectories is None else Recipe.from_dict(trajectories.recipe).dataset
     entry, ranked = describe_scored(scored, score_column, label_column, options, recorded)
     if trajectories is not None:
-        entry = _with_recording(entry, trajectories, scored, told)
+        entry = with_recording(entry, trajectories, scored, told)
     identity, carried = _with_source(api, entry.dataset, scored, source, needed=scores_only)
     entry, tables = coreset_tables(entry, ranked, fractions, sizes, scores_only, full, with_trajectories)
     scorer = scorer_name(score_column)
@@ -183,7 +184,7 @@ def push_coreset(
 def _with_source(
     api: HfApi, identity: Identity, scored: Dataset, source: Mapping[str, Any] | None, *, needed: bool
 ) -> tuple[Identity, dict[str, Any]]:
-    """An identity with where the source dataset is, if that can be found, and the metadata of that one's card."""
+    """Adds to an identity where the source dataset is, if that can be found; also returns the metadata of its card."""
     given = {key: value for key, value in (source or {}).items() if value is not None}
     if unknown := set(given) - set(ORIGIN):
         raise InputError(f"`source` has no {sorted(unknown)[0]!r}: give {', '.join(ORIGIN)}")
@@ -197,7 +198,7 @@ def _with_source(
     if "repo_id" in where:
         try:
             with explained(where["repo_id"], "find the source dataset"):
-                # Pinned, or the rows might be others next time; that they are the same is checked by every load.
+                # Pinned to its current revision: later ones may have other rows. Every load checks the rows.
                 there = patiently(api.dataset_info, where["repo_id"], revision=where.get("revision"))
             where |= {"repo_id": there.id, "revision": str(there.sha)}
             carried = there.card_data.to_dict() if there.card_data is not None else {}
@@ -214,13 +215,13 @@ def _with_source(
 
 
 def _alike(repo_id: str, other: str) -> bool:
-    # The cache writes names in snake case.
+    # The cache of `datasets` writes names in snake case.
     one, two = (name.lower().replace("_", "") for name in (repo_id, other))
     return one == two
 
 
-def _with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant: Mapping[str, str] | None) -> Entry:
-    """The entry with what is known of the recording that the scores come from, once they are compared with it."""
+def with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant: Mapping[str, str] | None) -> Entry:
+    """Compares scores with the recording that they come from, and adds its recipe and their variant to the entry."""
     variant = _checked_variant(run, scored, entry, variant)
     recipe: dict[str, Any] = {**run.recipe, "reliability": None}
     if variant is not None and len(run.lengths) > 1:
@@ -231,7 +232,7 @@ def _with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant
 
 
 def read_variant(variant: str | Mapping[str, str]) -> dict[str, str]:
-    """The score variant that is meant by the name of a preset, or by a mapping of the choices of [`ltc_scores`].
+    """Reads a score variant from the name of a preset, or from a mapping of the choices of [`ltc_scores`].
 
     Raises:
         InputError: for anything else.
@@ -252,7 +253,7 @@ def _checked_variant(
     """Checks that a dataset and its scores are those of a recording.
 
     Returns:
-        `dict[str, str]`: the score variant in the column: the one that was told, or else found for `ltc_score`.
+        `dict[str, str]`: the given score variant, or the one found in `ltc_score`; `None` for other columns.
     """
     score_column = entry.score_column
     where = run.positions(scored, identity=entry.dataset.to_dict())
@@ -272,22 +273,22 @@ def _checked_variant(
 
 
 def _found_variant(run: RecordedColumns, where: np.ndarray, known: np.ndarray, score_column: str) -> dict[str, str]:
-    """The first score variant, most likely ones first, that gives all scores of a column."""
+    """Finds the score variant that gives all scores of a column; of several, the most likely one."""
     likely = (DEFAULT, *PRESETS.values(), *VARIANTS)
     variants = list({tuple(variant.values()): variant for variant in likely}.values())
-    # A few rows rule out nearly all, and only what gives their scores is computed for every row.
+    # A sample of rows rules out nearly all variants. Only one that gives their scores is computed for all rows.
     have = np.flatnonzero((where >= 0) & ~np.isnan(known))
     sample = have[evenly_spaced(len(have), _SAMPLED_ROWS)]
     sample = sample[np.argsort(where[sample])]
     part = run.take_rows(run.rows[where[sample]])
     for variant in variants:
         try:
-            # Less strict than of all rows, so that no variant is ruled out by how sums are rounded.
+            # Less strict than for all rows, as sums over fewer rows may be rounded otherwise.
             fits = _agree(ltc_scores(part, **variant), np.arange(len(sample)), known[sample], 2 * _AGREE)
             if fits and _agree(ltc_scores(run, **variant), where, known):
                 return variant
         except InputError:
-            # One that this recording has not, such as by class without validation samples of each.
+            # This recording has no such score: by class, for example, needs validation samples of every class.
             continue
     raise InputError(
         f"column {score_column!r} is not what this recording gives, by any score variant: score the dataset with the "
@@ -296,6 +297,6 @@ def _found_variant(run: RecordedColumns, where: np.ndarray, known: np.ndarray, s
 
 
 def _agree(scores: np.ndarray, where: np.ndarray, known: np.ndarray, most: float = _AGREE) -> bool:
-    """Whether scores of recorded rows are those of a dataset, whose rows are `where` among them."""
+    """Whether a dataset has the scores of the recorded rows; row i is the recorded row `where[i]`."""
     made = np.where(where >= 0, scores[where], np.nan)
     return np.allclose(made, known, rtol=0, atol=most, equal_nan=True)

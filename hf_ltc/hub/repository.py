@@ -1,4 +1,4 @@
-"""A repository on the Hub: read as it stands, its errors explained in a line, and asked again where it is busy."""
+"""A repository on the Hub: read, its errors explained in one line, and requests tried again while it is busy."""
 
 import errno
 import json
@@ -36,19 +36,19 @@ _logger = logging.getLogger(__name__)
 CARD = "README.md"
 _TRIES = 5
 _LONGEST = 8.0
-# Seconds that are waited for at most when the Hub says how long it is busy.
+# Most seconds to wait when the Hub says how long it is busy.
 _PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push has done.
+    """The result of a push.
 
     Args:
         repo_id (`str`): The repository.
         url (`str`): Its address.
-        revision (`str`): The commit that holds it all.
-        configs (`tuple[str, ...]`): The configurations pushed.
+        revision (`str`): The commit.
+        configs (`tuple[str, ...]`): The configurations that were pushed.
     """
 
     repo_id: str
@@ -73,14 +73,14 @@ class Repository:
 
 
 def check_repo_id(repo_id: Any, name: str = "repo_id") -> None:
-    """Checks the name of a repository before any work is done for it.
+    """Checks the name of a repository before any work is done.
 
     Raises:
-        InputError: if the Hub has no repositories of such names.
+        InputError: if no repository can have this name.
     """
     try:
         validate_repo_id(repo_id)
-        # The client takes letters of any script, the Hub does not.
+        # The client accepts letters of any script, but the Hub only those of ASCII.
         valid = isinstance(repo_id, str) and repo_id.isascii()
     except HFValidationError:
         valid = False
@@ -89,7 +89,7 @@ def check_repo_id(repo_id: Any, name: str = "repo_id") -> None:
 
 
 def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | None) -> Repository:
-    """Makes the repository if it is not there, and reads what a push has to keep of it."""
+    """Creates a repository if it does not exist, and reads what a push has to keep of it."""
     check_repo_id(repo_id)
     if "/" not in repo_id:
         repo_id = f"{patiently(api.whoami)['name']}/{repo_id}"
@@ -98,7 +98,7 @@ def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | No
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
-        # Someone else may make it at the same moment.
+        # Someone else may create it at the same moment.
         patiently(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True)
         info = patiently(api.repo_info, repo_id, repo_type=repo_type)
     if private and not info.private:
@@ -118,7 +118,7 @@ def read_repository(api: HfApi, repo_id: str, revision: str | None) -> Repositor
 
 
 def reread(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Repository:
-    """Reads a repository that is there."""
+    """Reads a repository that exists."""
     validate_repo_id(repo_id)
     return _state(api, patiently(api.repo_info, repo_id, repo_type=repo_type, revision=revision), repo_type)
 
@@ -126,7 +126,7 @@ def reread(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None
 def read_texts(
     api: HfApi, repo_id: str, repo_type: str, revision: str, names: list[str], fresh: bool = False
 ) -> dict[str, str]:
-    """The text files of a revision; `fresh` from the Hub itself, whatever is in the cache."""
+    """Reads text files of a revision; with `fresh`, from the Hub even if they are in the cache."""
     with tempfile.TemporaryDirectory(prefix="hf_ltc-") as folder:
         where = folder if fresh else None
 
@@ -138,7 +138,7 @@ def read_texts(
             return {name: Path(path).read_text(encoding="utf-8") for name, path in paths.items()}
         except UnicodeDecodeError as error:
             names_read = " or ".join(names)
-            raise InputError(f"{names_read} of {repo_id!r} is not UTF-8 ({error}): mend it first") from error
+            raise InputError(f"{names_read} of {repo_id!r} is not UTF-8 ({error}): fix it first") from error
 
 
 def listed_files(
@@ -166,7 +166,7 @@ def damaged(repo_id: str, reason: str) -> InputError:
 
 
 def patiently(call: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
-    """Asks the Hub again where it is busy or cannot be reached, as its client does for uploads alone."""
+    """Calls again while the Hub is busy or cannot be reached, which its client does for uploads only."""
     for tried in range(1, _TRIES):
         try:
             return call(*arguments, **options)
@@ -178,12 +178,12 @@ def patiently(call: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs)
 
 
 def wait(tried: int, error: Exception) -> None:
-    """Waits before the next try: as long as the Hub asks for, else twice as long each time.
+    """Waits before the next try: as long as the Hub asks for, or else twice as long each time.
 
     Raises:
         Exception: the error, if the Hub asks for more than a minute.
     """
-    # Drawn, so that two who met do not meet again.
+    # Random, so that two pushes that collided do not collide again.
     seconds = random.uniform(0.5, 1.0) * min(2 ** (tried - 1), _LONGEST)
     for cause in _causes(error):
         if isinstance(cause, HfHubHTTPError):
@@ -195,7 +195,7 @@ def wait(tried: int, error: Exception) -> None:
 
 
 def passes(error: Exception) -> bool:
-    """Whether the same request may be answered another time."""
+    """Whether the same request may succeed later."""
     for cause in _causes(error):
         if isinstance(cause, _FINAL):
             return False
@@ -207,7 +207,7 @@ def passes(error: Exception) -> bool:
 
 
 def _is_connection(error: BaseException) -> bool:
-    # The client library has changed before, so that its errors are told by their module.
+    # By their module, as the library under the client has changed before.
     return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(
         ("httpx", "httpcore", "requests")
     )
@@ -215,7 +215,7 @@ def _is_connection(error: BaseException) -> bool:
 
 @contextmanager
 def explained(repo_id: str, doing: str, then: str = "") -> Iterator[None]:
-    """Turns what the Hub or the network answers into one line that says what to do, with `then` at its end."""
+    """Turns errors of the Hub and the network into one line that says what to do, with `then` at its end."""
     try:
         yield
     except InputError:
@@ -241,7 +241,7 @@ def _reason(error: BaseException) -> str:
 
 
 class InvalidCard(Exception):
-    """The Hub's own check refuses the head of a card."""
+    """The Hub refuses the head of a card."""
 
 
 def _said(error: BaseException) -> str | None:
@@ -261,7 +261,7 @@ def _said(error: BaseException) -> str | None:
             "log in with hf auth login"
         )
     if isinstance(error, InvalidCard):
-        return f"the Hub does not take the head of {CARD} ({one_line(error)}): mend its metadata, such as `license`"
+        return f"the Hub does not take the head of {CARD} ({one_line(error)}): fix its metadata, such as `license`"
     if isinstance(error, HfHubHTTPError):
         return _STATUS.get(status(error), f"the Hub answered {one_line(error)}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
@@ -282,7 +282,7 @@ def status(error: BaseException) -> int:
 
 
 _NO_NAME = "that is no name of a repository, which is OWNER/NAME of letters, digits, '-', '_' and '.'"
-# What the same command would meet again.
+# Errors that the same command would meet again.
 _FINAL = (HFValidationError, OfflineModeIsEnabled, LocalTokenNotFoundError, RepositoryNotFoundError, GatedRepoError)
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _STATUS = {

@@ -18,7 +18,7 @@ FORMAT = 1
 RECIPE = "recipe.json"
 TRAJECTORIES = "trajectories"
 SPLITS = "splits"
-# What an identity says of where a dataset is.
+# Keys of an identity that say where a dataset is.
 ORIGIN = ("repo_id", "config", "split", "revision")
 
 
@@ -40,8 +40,8 @@ def check_score_column(score_column: str) -> None:
     """
     if not scorer_name(score_column) or re.search(r"[<>:/\\|?*\[\]\x00-\x1f]", score_column):
         raise InputError(
-            f"`score_column` is {score_column!r}: folders on the Hub are named by it, which have none of "
-            "< > : / \\ | ? * [ ] in their names: rename the column"
+            f"`score_column` is {score_column!r}: folders on the Hub are named by it, whose names have none "
+            "of < > : / \\ | ? * [ ]: rename the column"
         )
 
 
@@ -62,13 +62,13 @@ class Summary(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Coreset(Section):
-    """The coreset of one budget: a configuration, if its rows are `stored`."""
+    """The coreset of one budget. Its rows are in a configuration of this name if they are `stored`."""
 
     fraction: float | None
     size: int
     stored: bool
     digest: str
-    # Older versions did not say it.
+    # Not in recipes of older versions.
     features: str | None = None
     identity: Values
     summary: Summary
@@ -81,7 +81,7 @@ class Variant(Section):
     of: str
     aggregate: str
     scope: str
-    # Older versions had none.
+    # Not in recipes from before there was a weighting, which is "none" then.
     weighting: str | None = None
 
     @property
@@ -93,7 +93,7 @@ class Variant(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Section):
-    """What models reached that were trained on some rows, in the words of who pushed it."""
+    """The accuracies of models trained on some rows, as the user states them."""
 
     rows: Any
     number: int | None = None
@@ -103,10 +103,10 @@ class Trained(Section):
 
     @classmethod
     def given(cls, row: Values) -> Self:
-        """Reads what a user says.
+        """Reads an entry of `evaluation` of [`push_coreset`].
 
         Raises:
-            InputError: without rows, model or accuracy, and for an accuracy that is none.
+            InputError: if rows, model or accuracy is missing, or an accuracy is not in [0, 1].
         """
         if missing := [name for name in ("rows", "model", "accuracy") if name not in row]:
             raise InputError(f"`evaluation` {dict(row)!r} has no {missing[0]!r}: give rows, model and accuracy")
@@ -123,7 +123,7 @@ class Trained(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry(Section):
-    """All that a repository has by one scorer: the scores, and coresets by them."""
+    """What a repository holds by one scorer: the scores, and the coresets chosen by them."""
 
     score_column: str
     rank_column: str
@@ -153,7 +153,7 @@ class Entry(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout(Section):
-    """How the checkpoints of trajectories are told apart."""
+    """Which epochs and runs the checkpoints of trajectories are of, and which losses they are."""
 
     epochs: list[float]
     lengths: list[float]
@@ -162,7 +162,7 @@ class Layout(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectoriesEntry(Section):
-    """The trajectories that a repository has."""
+    """The trajectories in a repository."""
 
     dataset: Identity = field(default_factory=Identity)
     rows: int
@@ -177,12 +177,12 @@ class RepositoryRecipe(Section):
     """What `recipe.json` of a repository says.
 
     Args:
-        format (`int`): Which versions can read it.
-        coresets (`Mapping[str, Entry]`): What there is by each scorer.
+        format (`int`): Version of the format.
+        coresets (`Mapping[str, Entry]`): The coresets of each scorer.
         trajectories ([`TrajectoriesEntry`], *optional*): The trajectories.
         run ([`Recipe`]): How a source model was recorded, in its repository.
         card (`Mapping`): The metadata of the card as the last push wrote them.
-        files (`Mapping[str, str]`): SHA-256 of each file that was pushed; older versions did not say it.
+        files (`Mapping[str, str]`): SHA-256 of each pushed file; empty in recipes of older versions.
     """
 
     format: int = FORMAT
@@ -222,7 +222,7 @@ class RepositoryRecipe(Section):
             try:
                 _ = entry.options
             except (InputError, TypeError) as error:
-                raise damaged(f"'coresets.{scorer}.selection' is of no coreset: {one_line(error)}") from error
+                raise damaged(f"'coresets.{scorer}.selection' cannot be used: {one_line(error)}") from error
         return found
 
     def to_json(self) -> str:
@@ -231,7 +231,7 @@ class RepositoryRecipe(Section):
 
     @property
     def configs(self) -> set[str]:
-        """The configurations that it speaks of."""
+        """All configurations in the repository that hf_ltc wrote."""
         owned = {TRAJECTORIES} if self.trajectories is not None else set()
         for entry in self.coresets.values():
             owned |= {name for name, made in entry.configs.items() if made.stored} | {entry.scores}
@@ -244,9 +244,9 @@ class RepositoryRecipe(Section):
         return self.configs | {config_name(SPLITS, scorer) for scorer in self.coresets}
 
     def with_entry(self, scorer: str, entry: Entry, repo_id: str) -> tuple[Self, list[str]]:
-        """The recipe with what is pushed by one scorer, and which configurations of that scorer are no longer.
+        """Adds what is pushed by one scorer; also returns which of its configurations are deleted.
 
-        Of the same scores, what is there stays as it is: other budgets, rows, and what is known of them.
+        If the scores are the same as before, other budgets and all that is known of them stay.
 
         Raises:
             InputError: if there are coresets of another dataset.
@@ -279,7 +279,7 @@ def _of_one_score(one: Entry, other: Entry) -> bool:
 
 
 def _joined(before: Entry, entry: Entry) -> Entry:
-    """What is pushed, with what was pushed before of the same scores."""
+    """Joins what is pushed with what was pushed before of the same scores."""
     kept = {name for name, made in before.configs.items() if made.stored}
     configs = {name: replace(made, stored=made.stored or name in kept) for name, made in entry.configs.items()}
     dataset = entry.dataset
@@ -300,5 +300,5 @@ def _joined(before: Entry, entry: Entry) -> Entry:
 
 
 def as_json(values: Any) -> str:
-    """Plain values as the text of a file."""
+    """Plain values as the text of a JSON file."""
     return json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"

@@ -26,7 +26,7 @@ from .repository_recipe import ORIGIN, Coreset, Entry, Summary, budget_name, con
 
 @dataclass(frozen=True)
 class Table:
-    """One split of one configuration, and how its files are cut."""
+    """One split of one configuration. A new file begins after each of `cuts` rows."""
 
     config: str
     split: str
@@ -37,7 +37,7 @@ class Table:
 
     @property
     def files(self) -> str:
-        """How the paths of its files begin."""
+        """The prefix of the paths of its files."""
         return f"{self.folder}/{self.split}-"
 
 
@@ -48,7 +48,7 @@ def describe_scored(
     selection: Selection,
     recorded: Identity,
 ) -> tuple[Entry, Dataset]:
-    """What the recipe says of a scored dataset, and the dataset with ranks."""
+    """Ranks a scored dataset, and describes it for the recipe."""
     label_column = find_label_column(scored, label_column or recorded.label_column)
     ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **selection.ranking)
     rank_column = rank_name(score_column)
@@ -78,7 +78,7 @@ def describe_scored(
         trajectories=False,
         scores=config_name("scores", scorer_name(score_column)),
         full=None,
-        # Written even where there is nothing to say, as by all versions.
+        # Written as null where they are not known, as by all versions.
         more=dict.fromkeys(("family", "run", "full_features")),
     )
     return entry, ranked
@@ -97,7 +97,7 @@ def coreset_tables(
     full: bool,
     with_trajectories: bool,
 ) -> tuple[Entry, list[Table]]:
-    """Selects the coresets, and adds to the entry what is in them."""
+    """Selects the coresets and adds them to the entry; returns it with the tables that are pushed."""
     score, rank, label = entry.score_column, entry.rank_column, entry.label_column
     scorer, selection = scorer_name(score), entry.options
     columns = user_columns(ranked, score, rank)
@@ -124,7 +124,7 @@ def coreset_tables(
         )
         if not scores_only:
             tables.append(Table(name, "train", coreset, name))
-    # Without trajectories, by which the beta coverage draws, no other budget could be drawn.
+    # Beta sampling draws by the trajectories, so that loading another budget needs them.
     with_trajectories = with_trajectories or selection.coverage == "beta"
     plain = ranked.with_format(None)
     scores = scores_table(plain, label, score, rank, entry.id_column, with_trajectories)
@@ -139,9 +139,9 @@ def coreset_tables(
 
 
 def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry: Entry, folder: str) -> list[Table]:
-    """The same splits for every coreset: their files are there once."""
+    """The tables of further splits, which all coresets share: their files are uploaded once."""
     made = []
-    # Not of the whole dataset in coreset order, which is read by rank: rows of other splits have none.
+    # The whole dataset in coreset order has none: it is read by rank, and rows of other splits have no rank.
     with_rows = [table for table in tables if table.config in entry.configs]
     if splits and not with_rows:
         raise InputError("`splits` go with coresets: give `fractions` or `sizes` too")
@@ -167,14 +167,14 @@ def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry
 
 
 def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[str]:
-    """The columns of a coreset: all but the trajectories, and the score and the rank last."""
+    """The columns of a coreset: all but the trajectories, with the score and the rank last."""
     added = (score_column, rank_column)
     kept = [c for c in dataset.column_names if c not in added and not _is_trajectory(dataset, c)]
     return [*kept, *added]
 
 
 def _is_trajectory(dataset: Dataset, column: str) -> bool:
-    """Whether a column is a recorded signal: those are as long as the losses in every row, and null where they are."""
+    """Whether a column is a recorded metric: in every row it is as long as the losses, and null where they are."""
     feature = dataset.features[column]
     if not column.endswith(TRAJECTORY_SUFFIX) or not isinstance(feature, List) or feature.feature != Value("float32"):
         return False
@@ -192,7 +192,7 @@ def scores_table(
     id_column: str | None = None,
     trajectories: bool = False,
 ) -> Dataset:
-    """All that a coreset of any budget needs beside the rows themselves: one line a row, in the order of the rows.
+    """The table from which a coreset of any budget can be chosen: a line for each row, in the order of the dataset.
 
     Args:
         ranked (`datasets.Dataset`): The scored and ranked dataset.
@@ -225,7 +225,7 @@ def digest(dataset: Dataset, label_column: str, score_column: str, rank_column: 
     names = label.names if isinstance(label, ClassLabel) else None
     scores = read_column(dataset, score_column).cast(pa.float32(), safe=False).to_numpy()
     ranks = read_column(dataset, rank_column).fill_null(-1).to_numpy()
-    # One bit pattern for all that is not a number.
+    # All NaNs get the same bits.
     scores = np.where(np.isnan(scores), np.float32("nan"), scores).astype("<f4")
     whole = hashlib.sha256(json.dumps(names).encode())
     for values in (_classes(dataset, label_column), scores, ranks.astype("<i4")):
@@ -246,6 +246,6 @@ def _classes(dataset: Dataset, label_column: str) -> np.ndarray:
 
 
 def coreset_first(ranked: Dataset, rank_column: str) -> Dataset:
-    """The dataset in coreset order; rows without a rank come last, in their order."""
+    """The dataset in coreset order; rows without a rank come last."""
     ranks = read_column(ranked, rank_column).fill_null(np.iinfo(np.int32).max).to_numpy()
     return ranked.select(np.argsort(ranks, kind="stable"))

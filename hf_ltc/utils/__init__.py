@@ -1,1 +1,1 @@
-"""Errors, files written whole or not at all, processes, environment. Imports no other room."""
+"""Errors, files written whole or not at all, processes, environment, what others may read. Imports no other room."""

@@ -1,4 +1,4 @@
-"""What others may read: texts and recipes without places of this machine and without access tokens."""
+"""What others may read: texts and recipes without paths of this machine and without access tokens."""
 
 import json
 import re
@@ -18,9 +18,9 @@ _PATH = re.compile(r"(?<![\w/.:~\\])(?:~|[A-Za-z]:)?[\\/](?:[^\s'\"\\/,;]+[\\/])
 
 
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as others may read it: no folder of the machine it was made on, and no token.
+    """A recipe as others may read it: without paths of the machine it was made on and without access tokens.
 
-    Settings that only say where and how fast things ran are left out, of absolute paths their last part is kept.
+    Settings that only say where and how fast things ran are left out. Of absolute paths only the last part is kept.
 
     Args:
         recipe (`Mapping[str, Any]`): The recipe of a run, or any other JSON values.
@@ -41,26 +41,26 @@ def _public(value: Any, key: str = "") -> Any:
         return [_public(item) for item in value]
     if isinstance(value, Path):
         return value.name
-    return without_places(value) if isinstance(value, str) else value
+    return without_paths(value) if isinstance(value, str) else value
 
 
-def without_places(text: str) -> str:
+def without_paths(text: str) -> str:
     """A text without absolute paths (their last part is left) and without access tokens."""
     text = _TOKEN.sub("hf_***", text)
     # Names of models may have a prefix before the path.
     prefix, colon, rest = text.partition(":")
-    if len(prefix) > 1 and colon and "\n" not in text and not rest.startswith("//") and _is_place(rest):
+    if len(prefix) > 1 and colon and "\n" not in text and not rest.startswith("//") and _is_path(rest):
         return prefix + colon + _last(rest)
     text = text.replace("file://", "")
-    if "\n" not in text and _is_place(text):
+    if "\n" not in text and _is_path(text):
         return _last(text)
     return _PATH.sub(r"\1", text)
 
 
-def _is_place(text: str) -> bool:
+def _is_path(text: str) -> bool:
     absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("~")
     return absolute and len(text) > 1
 
 
-def _last(place: str) -> str:
-    return re.split(r"[\\/]", place.rstrip("\\/"))[-1]
+def _last(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

@@ -112,7 +112,7 @@ def test_a_card_says_what_was_kept_and_how():
         "validation samples of its class",
         "The score (CLD) is",
         "| `coreset-10pct` | 4 | 10% | 2 | 0.5 to 0.75 |",
-        "Of 50 rows 40 could be chosen; 10 were held out as validation samples or have no score; 1 have a flat "
+        "40 of 50 rows are candidates; 10 were held out as validation samples or have no score; 1 have a flat "
         "trajectory, no score, and come last.",
         "Classes take turns",
         "| source model | `resnet18` |",
@@ -212,7 +212,7 @@ def test_a_second_card_keeps_what_a_person_wrote():
     found = _head(second)
     assert list(found)[:3] == list(edited)[:3]
     assert found["pretty_name"] == "Animals, the best of" and found["license"] == "cc-by-4.0"
-    assert found["tags"] == ["coreset", "animals"], "a tag that was taken away does not come back"
+    assert found["tags"] == ["coreset", "animals"], "a tag that was deleted does not come back"
     assert [entry["config_name"] for entry in found["configs"]] == ["mine", "coreset-30pct"]
     assert [entry["config_name"] for entry in found["dataset_info"]] == ["coreset-30pct"]
     assert found["size_categories"] == ["n<1K"]
@@ -272,12 +272,12 @@ def test_snippets_work_as_they_stand(hub: Hub, client: Client, visitor: Client, 
     assert visitor(_snippets, card) == [{"coreset": 36}]
 
 
-def test_licence_and_task_are_carried_over(hub: Hub, client: Client, scored: Dataset, run: Trajectories):
+def test_license_and_task_are_carried_over(hub: Hub, client: Client, scored: Dataset, run: Trajectories):
     client(do.push_rows, scored.select_columns(["image", "label"]), "me/licensed")
     repo = hub.dataset("me/licensed")
     text = repo.files["README.md"].decode()
     text = text.replace("---\n", "---\nlicense: other\nlicense_name: mine\ntask_categories:\n- object-detection\n", 1)
-    repo.add_commit("main", {**repo.files, "README.md": text.encode()}, "licence")
+    repo.add_commit("main", {**repo.files, "README.md": text.encode()}, "license")
     client(do.push, scored, "me/licensed-ltc", [0.1], trajectories=run, source={"repo_id": "me/licensed"})
     head = _head(hub.dataset("me/licensed-ltc").files["README.md"].decode())
     assert head["license"] == "other" and head["license_name"] == "mine"

@@ -121,7 +121,7 @@ _ALTERED: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] 
         "configs > coreset-50pct > data_files > train > path is 'other/*' instead of",
     ),
     "a configuration less": (_in_head(lambda head: head["configs"].pop()), "configs > scores is missing"),
-    "the licence": (_in_head(lambda head: head.pop("license")), "in the head of README.md license is missing"),
+    "the license": (_in_head(lambda head: head.pop("license")), "in the head of README.md license is missing"),
     "the text": (_edited("README.md", lambda card: card.replace("## Limits", "## Limit")), "README.md is '## Limit'"),
     "no head": (_edited("README.md", lambda card: card.split("---\n", 2)[2]), "in the head of README.md"),
     "no YAML": (_edited("README.md", lambda card: card.replace("configs:", "configs: ]")), "is not valid YAML"),
@@ -365,7 +365,7 @@ def test_a_hub_that_stays_busy_is_one_line(hub: Hub, client: Client, how: dict[s
 def test_what_the_hub_finds_in_the_head_of_the_card_is_one_line(hub: Hub, client: Client):
     hub.invalid = ['"license" must be one of [apache-2.0, mit]', "and more"]
     try:
-        told = client(do.complaint, do.push, _of_classes(["a", "b"]), "me/licence", [0.5], license="mine")
+        told = client(do.complaint, do.push, _of_classes(["a", "b"]), "me/license", [0.5], license="mine")
     finally:
         hub.invalid = []
     assert "does not take the head of README.md" in told and "must be one of" in told and "\n" not in told

@@ -167,7 +167,7 @@ def test_files_that_the_recipe_is_not_of_are_refused(hub: Hub, client: Client, p
     whole = dict(repo.files)
     _tampered(hub, pushed, path, _swap(repo.files[path], column))
     told = client(do.complaint, do.load_by_budget, pushed, fraction)
-    repo.add_commit("main", whole, "mended")
+    repo.add_commit("main", whole, "restored")
     assert said in told and "\n" not in told
     assert "'me/tamper' disagree" in told
 
@@ -178,7 +178,7 @@ def test_losses_that_the_recipe_is_not_of_are_refused(hub: Hub, client: Client, 
     whole = dict(repo.files)
     _tampered(hub, pushed, path, _swap(repo.files[path], "loss_trajectory"))
     told = client(do.complaint, Trajectories.from_hub, pushed)
-    repo.add_commit("main", whole, "mended")
+    repo.add_commit("main", whole, "restored")
     assert "recipe and data of 'me/tamper' disagree: the losses are not those" in told
 
 
@@ -198,7 +198,7 @@ def test_a_source_that_is_not_the_one_scored_is_refused(hub: Hub, client: Client
         _tampered(hub, pushed, "recipe.json", json.dumps(recipe).encode())
         told = client(do.complaint, do.load_by_budget, pushed, 0.2)
         assert told.startswith(f"cannot load the source dataset from '{place}': that is no name of a repository")
-    repo.add_commit("main", whole, "mended")
+    repo.add_commit("main", whole, "restored")
 
 
 @pytest.mark.parametrize(("name", "files", "fraction"), [("coreset-10pct", 1, 0.1), ("full", 2, 0.2)])
@@ -219,7 +219,7 @@ def test_what_no_digest_of_labels_and_scores_tells_is_refused(
         _tampered(hub, pushed, "recipe.json", json.dumps({**recipe, "files": said}).encode())
         told = client(do.complaint, do.load_by_budget, pushed, fraction)
         assert said == [] or (told is not None and "\n" not in told)
-    repo.add_commit("main", whole, "mended")
+    repo.add_commit("main", whole, "restored")
 
 
 def test_names_of_the_classes_of_any_column_are_compared(hub: Hub, client: Client, rows: Dataset):
@@ -338,7 +338,7 @@ def test_a_recipe_that_is_damaged_is_refused(hub: Hub, client: Client, pushed: s
     whole = dict(repo.files)
     _tampered(hub, pushed, "recipe.json", _broken(json.loads(whole["recipe.json"]), way))
     told = client(do.complaint, do.load_by_budget, pushed, 0.2)
-    repo.add_commit("main", whole, "mended")
+    repo.add_commit("main", whole, "restored")
     assert said in told and "\n" not in told and "me/tamper" in told
 
 
@@ -348,7 +348,7 @@ def test_a_damaged_file_is_refused(hub: Hub, client: Client, pushed: str):
     whole = dict(repo.files)
     _tampered(hub, pushed, path, whole[path][:500])
     told = client(do.complaint, do.load_by_budget, pushed, 0.1)
-    repo.add_commit("main", whole, "mended")
+    repo.add_commit("main", whole, "restored")
     assert "a file of 'me/tamper' is damaged ('coreset-10pct' cannot be loaded" in told and "\n" not in told
 
 

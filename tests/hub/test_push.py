@@ -218,7 +218,7 @@ def _scored(small: DatasetDict) -> tuple[Dataset, Trajectories]:
         ({"fractions": [0.1], "score_column": "a[1]_score"}, "`score_column` is 'a[1]_score': folders on the Hub"),
         ({"fractions": [0.1], "score_column": "a/b_score"}, "`score_column` is 'a/b_score': folders on the Hub"),
         ({"fractions": [0.1], "score_column": "_score"}, "`score_column` is '_score': folders on the Hub"),
-        ({"full": True, "min_per_class": 1}, "`full` is an order of which coresets are the beginning"),
+        ({"full": True, "min_per_class": 1}, "`full` is an order that begins with each coreset: with `coverage` or"),
         ({"fractions": [0.1], "splits": {"train": None}}, "a further split cannot be called 'train'"),
         ({"fractions": [0.1], "splits": {"a b": None}}, "a further split cannot be called 'a b'"),
         ({"fractions": [0.1], "label_column": "image"}, "column 'image'"),
@@ -256,7 +256,7 @@ def test_what_is_not_of_the_recording_is_refused(small: DatasetDict):
 def _variant_pushed(run: Trajectories, scored: Dataset, told: Any = None, column: str = "ltc_score") -> Any:
     told = None if told is None else push.read_variant(told)
     entry, _ = tables.describe_scored(scored, column, None, Selection(), Identity())
-    found = push._with_recording(entry, run, scored, told).family
+    found = push.with_recording(entry, run, scored, told).family
     return None if found is None else found.to_dict()
 
 

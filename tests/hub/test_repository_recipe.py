@@ -114,8 +114,8 @@ _MALFORMED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda recipe: _ltc(recipe)["dataset"].update(rows="many"), "'coresets.ltc.dataset.rows' is text, not a number"),
     (lambda recipe: _ltc(recipe)["family"].pop("of"), "in 'coresets.ltc.family' it lacks 'of'"),
     (lambda recipe: _ltc(recipe)["run"].update(dataset=3), "'coresets.ltc.run.dataset' is a number, not an object"),
-    (lambda recipe: _ltc(recipe)["selection"].update(balance="x"), "'coresets.ltc.selection' is of no coreset: `bal"),
-    (lambda recipe: _ltc(recipe)["selection"].update(cut="x"), "'coresets.ltc.selection' is of no coreset: "),
+    (lambda recipe: _ltc(recipe)["selection"].update(balance="x"), "'coresets.ltc.selection' cannot be used: `bal"),
+    (lambda recipe: _ltc(recipe)["selection"].update(cut="x"), "'coresets.ltc.selection' cannot be used: "),
     (lambda recipe: _ltc(recipe).update(configs=None), "'coresets.ltc.configs' is null, not an object"),
     (
         lambda recipe: _ltc(recipe)["configs"]["coreset-10pct"].update(stored="yes"),

@@ -1,4 +1,4 @@
-"""What others may read: no place of this machine and no token is left in it."""
+"""What others may read: no path of this machine and no token is left in it."""
 
 from pathlib import Path
 
@@ -35,17 +35,17 @@ _NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-.", min_size=1, max_size
         ("", ""),
     ],
 )
-def test_of_a_place_its_last_part_is_left(given_text: str, left: str):
-    assert public.without_places(given_text) == left
+def test_of_a_path_its_last_part_is_left(given_text: str, left: str):
+    assert public.without_paths(given_text) == left
 
 
 @given(st.lists(_NAMES, min_size=2, max_size=5), st.sampled_from(["", "made in ", "see: ", "'", "("]))
 def test_no_folder_of_a_path_is_left(parts: list[str], before: str):
-    said = public.without_places(f"{before}/{'/'.join(parts)}")
+    said = public.without_paths(f"{before}/{'/'.join(parts)}")
     assert "/" not in said and said == before + parts[-1]
 
 
-def test_a_public_recipe_says_what_matters_and_no_place():
+def test_a_public_recipe_says_what_matters_and_no_path():
     recipe = {
         "config": {"model": "/models/vit", "output_dir": "runs/x", "report_to": ["tensorboard"], "epochs": 3},
         "dataset": {"path": "/data/digits", "rows": 4, "repo_id": "me/digits", "names": ["/m/01", "path"]},
