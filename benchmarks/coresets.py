@@ -3,10 +3,11 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, single, windows, finalists, longer, length, stopped, short, validation, noise, wrong, transfer,
-architectures, sanity. Trials that are done are not repeated, and several processes may be started at once on the same
-stage. When all trials of a stage are done, its results are written to coresets-STAGE.json beside this file; --partial
-writes those that are there. Some stages need recordings of their own (recordings.py with these options):
+Stages: screening, single, windows, finalists, typical, converged, longer, length, stopped, short, validation, noise,
+wrong, transfer, architectures, sanity. Trials that are done are not repeated, and several processes may be started at
+once on the same stage. When all trials of a stage are done, its results are written to coresets-STAGE.json beside this
+file; --partial writes those that are there. Some stages need recordings of their own, of recordings.py with these
+options:
 
     transfer       --models test_efficientnet test_vit --seeds 0
     short          --epochs 5 --windows 0 0.25 1
@@ -14,8 +15,9 @@ writes those that are there. Some stages need recordings of their own (recording
     architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
                    --epochs 10 --windows 1 --evaluated --mixed-precision bf16
 
-Every target model is trained from scratch for the same number of steps at every budget and for every method, with the
-same settings, and tested after the last step. Nothing is tuned per budget or method.
+Every target model is trained from scratch with the same settings at every budget and for every method, and tested
+after the last step. It is trained for the same number of steps, or in the stage "converged" for the same number of
+epochs of the rows kept. Nothing is tuned per budget or method.
 """
 
 import argparse
@@ -40,14 +42,16 @@ from hf_ltc.coresets.order import coreset_order
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
 from hf_ltc.evaluation.target import train_on
 from hf_ltc.evaluation.trials import run_trials
+from hf_ltc.scores.ltc import DEFAULT_PRESET
 from hf_ltc.training.loop import TrainingConfig
 from hf_ltc.utils.files import write_json
 
 # 500 steps are 1.7 epochs of all rows and 17 of a tenth of them, which favors rows that are learned quickly; "longer"
 # checks that.
 STEPS, LONGER, BATCH, RATE = 500, 2500, 32, 0.05
-# The score variant that the screening chose; other stages compare less and worse data with it.
-DEFAULT = DEFAULT_METHOD
+# The score variant that the screening chose, ranked by the score alone; other stages compare less and worse data with
+# it.
+DEFAULT = DEFAULT_PRESET
 DATASETS = ("cifar100", "fashion_mnist")
 # Rows sampled over the whole range of a score, or at random from its better half.
 COVERED = {
@@ -82,6 +86,10 @@ ARCHITECTURES = ("resnet18", "densenet121", "vgg11_bn", SWIN)
 NOISE = (0.1, 0.2, 0.4)
 # Stabilities that end a recording; cifar100 does not reach 0.9 within its 30 epochs.
 STOPS = (0.7, 0.8, 0.9)
+# The order that hf-ltc ranks by, its score alone, and what it has to be ahead of.
+ORDERS = (RANDOM, DEFAULT_METHOD, DEFAULT, "dual_beta", "ccs", "aum")
+# Epochs of the rows kept.
+PASSES = 40
 BASELINES = ["mean_loss", "el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual", "dual_beta", "ccs"]
 
 
@@ -105,6 +113,7 @@ class Trial:
     recorded: int = 30
     validation: str = "clean"
     steps: int = STEPS
+    passes: int = 0
 
     @property
     def name(self) -> str:
@@ -120,7 +129,7 @@ class Trial:
     @property
     def scorer(self) -> "Trial":
         """The trial with only the settings that its scores depend on."""
-        return replace(self, fraction=1.0, seed=0, target="test_resnet", steps=STEPS)
+        return replace(self, fraction=1.0, seed=0, target="test_resnet", steps=STEPS, passes=0)
 
 
 @lru_cache
@@ -196,13 +205,13 @@ def rows_of(runs: Path, trial: Trial, pool: int) -> np.ndarray:
 def training_of(trial: Trial) -> TrainingConfig:
     optimizer, rate = OPTIMIZERS.get(trial.target, ("sgd", RATE))
     return TrainingConfig(
-        epochs=1,
-        iterations=trial.steps,
+        epochs=trial.passes or 1,
+        iterations=None if trial.passes else trial.steps,
         batch_size=BATCH,
         optimizer=optimizer,
         learning_rate=rate,
         weight_decay=0.05 if optimizer == "adamw" else 5e-4,
-        augment=False,
+        augment=bool(trial.passes),
         seed=trial.seed,
     )
 
@@ -279,6 +288,22 @@ def finalists() -> list[Trial]:
             if fraction == 0.1:
                 trials.append(Trial(dataset, FULL, seed=seed))
     return list(dict.fromkeys(trials))
+
+
+def typical() -> list[Trial]:
+    """Typical rows first, at budgets from 5 to 90%; each seed has a recording of its own, whose luck it shows."""
+    trials = []
+    for seed, fraction in itertools.product(range(3), (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)):
+        for dataset in DATASETS:
+            at = {"dataset": dataset, "fraction": fraction, "seed": seed, "runs": (seed,)}
+            trials += [Trial(**at, method=method) for method in ORDERS]
+            trials.append(Trial(dataset, FULL, seed=seed))
+    return list(dict.fromkeys(trials))
+
+
+def converged() -> list[Trial]:
+    """The same with augmentation, and as many epochs of the rows kept as take the learning curve to its end."""
+    return [replace(trial, passes=PASSES) for trial in typical()]
 
 
 def longer() -> list[Trial]:
@@ -425,14 +450,19 @@ def protocol(stage: str, trials: list[Trial]) -> dict:
     }
     if stage == "noise":
         return made
+    passes = any(trial.passes for trial in trials)
+    augmentation = "crops and flips" if passes else "no augmentation"
+    length = {"epochs of the rows kept": PASSES} if passes else {"steps": sorted({trial.steps for trial in trials})}
+    alone = all(trial.runs == (trial.seed,) for trial in trials if trial.method not in (FULL, RANDOM))
     return {
         **made,
         "targets": said({trial.target for trial in trials}, RATE),
-        "target": "one-cycle, bf16 autocast, no augmentation, tested after the last step",
-        "steps": sorted({trial.steps for trial in trials}),
+        "target": f"one-cycle, bf16 autocast, {augmentation}, tested after the last step",
+        **length,
         "batch size": BATCH,
         "target seeds": sorted({trial.seed for trial in trials}),
-        "deviation": "over seeds of the targets and of draws; the recordings are the same for all of them",
+        "deviation": "over seeds of the targets and of draws; "
+        + ("each has a recording of its own" if alone else "the recordings are the same for all of them"),
     }
 
 
@@ -457,6 +487,8 @@ STAGES = {
     "single": single,
     "windows": windows,
     "finalists": finalists,
+    "typical": typical,
+    "converged": converged,
     "longer": longer,
     "length": length,
     "stopped": stopped,

@@ -16,7 +16,7 @@ from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
 from hf_ltc.cli.demo import digits
 
 MODEL, STEPS, BATCH, RATE = "test_resnet", 200, 64, 0.05
-MEMBERS = ["weighted-das", "das", "levels-losses-class", "ltc", "cld"]
+MEMBERS = ["typical-weighted-das", "weighted-das", "das", "levels-losses-class", "ltc", "cld"]
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def main() -> None:
 
     dataset = load_dataset(arguments.dataset)
     run = Trajectories.load(arguments.run)
-    scored = run.score(dataset["train"])  # + loss_trajectory, ltc_score, ltc_rank
+    scored = run.score(dataset["train"])  # + loss_trajectory, ltc_score, ltc_typicality, ltc_rank
 
     # Splits other than train go along, so that a model trained on the coreset can be tested.
     splits = {name: rows for name, rows in dataset.items() if name != "train"}

@@ -45,7 +45,7 @@ def main() -> None:
     run = record(config, train, validation, source=source)
 
     if PartialState().is_main_process:
-        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_rank
+        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_typicality, ltc_rank
         coreset = select_coreset(scored, fraction=0.1)
         coreset.save_to_disk(f"{config.output_dir}-10pct")
         print(f"Kept {len(coreset):,} of {len(run):,} rows in {config.output_dir}-10pct")

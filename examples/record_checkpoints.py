@@ -76,7 +76,7 @@ def main() -> None:
         epochs=range(options.epochs + 1),  # 0 is the untrained model
     )
     if accelerator.is_main_process:
-        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_rank
+        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_typicality, ltc_rank
         print(f"Kept {len(select_coreset(scored, fraction=0.1)):,} of {len(run):,} rows")
 
 

@@ -94,7 +94,7 @@ def main() -> None:
     run = recorder.finish()
 
     if accelerator.is_main_process:
-        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_rank
+        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_typicality, ltc_rank
         print(f"Kept {len(select_coreset(scored, fraction=0.1)):,} of {len(run):,} rows")
 
 

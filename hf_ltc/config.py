@@ -210,9 +210,9 @@ class EvaluateConfig:
         [0.1, 0.3], "Budgets, as shares of the candidate rows, in (0, 1]."
     )
     members: Names = option(
-        ["weighted-das"],
+        ["typical-weighted-das"],
         "Score variants: ltc, cld, das, weighted-das (the default of hf-ltc score), or OF-AGGREGATE-SCOPE such as "
-        "levels-losses-class, or that with -uncertainty.",
+        "levels-losses-class, or that with -uncertainty; typical-NAME with typical rows first, as hf-ltc score ranks.",
     )
     baselines: Names = option(
         ["random"],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ..config import option
 from ..coresets.choose import Selection
+from ..coresets.order import TYPICAL
 from ..recipe import Identity
 from ..utils import files
 from ..utils.errors import InputError
@@ -35,6 +36,7 @@ _SELECTION_HELP = {
     "min_per_class": "least number of rows of each class",
     "exclude_negative": "never choose rows with a negative score",
     "seed": "seed of the sampling of --coverage",
+    "typical": f"share of each class that comes first by typicality, 0 for none; {TYPICAL} if rows have a typicality",
 }
 
 

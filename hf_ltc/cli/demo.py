@@ -2,14 +2,12 @@
 
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import EvaluateConfig, RecordConfig, option
 from ..recipe import Recipe
-from ..utils.errors import LTCWarning
 from .command import Command, Results
 from .parsing import LocalPath
 
@@ -81,8 +79,6 @@ def run_demo(
     from ..evaluation.evaluate import evaluate_coresets
     from ..evaluation.methods import DEFAULT_METHOD, FULL, RANDOM
     from ..recording.record import record
-    from ..scores.diagnostics import doubt_of_hard, hard_first
-    from ..scores.ltc import ltc_scores
     from ..scores.reliability import Reliability
 
     started = time.perf_counter()
@@ -110,8 +106,6 @@ def run_demo(
         output_dir=os.path.join(output_dir, "evaluation"),
     )
     run = record(config, train)
-    if (doubt := doubt_of_hard(hard_first(ltc_scores(run), run))) is not None:
-        warnings.warn(doubt, LTCWarning, stacklevel=2)
     evaluation = evaluate_coresets(evaluated, run, train, test)
     names = {FULL: "full data", DEFAULT_METHOD: "coreset", RANDOM: "random subset"}
     measured = {

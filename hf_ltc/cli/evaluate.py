@@ -56,7 +56,7 @@ class Evaluate(Command):
         if not is_first():
             return None
         made = [name for name in (RESULTS, TABLE, PICTURE) if (Path(folder) / name).is_file()]
-        variants = [METHODS[name].variant for name in config.members]
+        methods = [METHODS[name] for name in config.members]
         pushing = Push(
             run=self.runs[0],
             repo_id=repository_name(recipe.dataset),
@@ -64,9 +64,10 @@ class Evaluate(Command):
             dataset=self.dataset,
             evaluation=str(Path(folder) / RESULTS),
             private=True,
-            variant=VariantOptions.of_variant(variants[0] if variants else {}),
+            variant=VariantOptions.of_variant(methods[0].variant if methods else {}),
             losses=self.losses,
             balance=config.balance,
+            typical=methods[0].typical if methods else None,
         )
         text = [markdown(evaluation), f"In {folder}: {', '.join(made)}."]
         return Results({"output_dir": folder, **evaluation.to_dict()}, text, [pushing])

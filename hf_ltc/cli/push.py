@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import option
+from ..coresets.choose import Selection
 from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
@@ -61,6 +62,7 @@ class Push(Command):
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
     balance: Balance = selection_option("balance")
+    typical: float | None = selection_option("typical")
 
     PARAMETERS: ClassVar = {
         "with_trajectories": "trajectories",
@@ -112,6 +114,7 @@ class Push(Command):
             variant=self._variant(),
             balance=self.balance,
             keep=self.keep,
+            typical=self.typical,
         )
         values: dict[str, Any] = {
             "repo_id": pushed.repo_id,
@@ -133,7 +136,8 @@ class Push(Command):
         from datasets import load_from_disk
 
         if self.scored is None:
-            return run.score(recorded_split(source, self.dataset), balance=self.balance, **self.variant.given())
+            train = recorded_split(source, self.dataset)
+            return run.score(train, balance=self.balance, typical=self.typical, **self.variant.given())
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(f"no scored dataset {self.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
         return load_from_disk(self.scored)
@@ -166,7 +170,8 @@ class Push(Command):
         is_variant = self.score_column == "ltc_score"
         scorer = score_variant(**self.variant.given()) if is_variant else scorer_name(self.score_column)
         picture = path.with_name(PICTURE)
-        rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, self.balance)
+        typical = Selection(keep=self.keep, typical=self.typical).decided(is_variant).typical or 0.0
+        rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, self.balance, typical)
         return rows, [picture] if picture.is_file() else []
 
     def _loading(self, pushed: "Pushed", scored: "Dataset") -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..config import EvaluateConfig, option
-from ..coresets.choose import Coverage
-from ..coresets.order import Balance, Keep
+from ..coresets.choose import Coverage, Selection
+from ..coresets.order import TYPICAL, Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, one_line
 from ..utils.files import expanded, finite
@@ -35,7 +35,7 @@ from .push import Push, repository_name, some_fraction
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Command):
-    """Add loss_trajectory, ltc_score and ltc_rank to the recorded dataset."""
+    """Add loss_trajectory, ltc_score, ltc_typicality and ltc_rank to the recorded dataset."""
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record")
     output: LocalPath = option(MISSING, "folder for the scored dataset", metavar="SCORED")
@@ -43,6 +43,7 @@ class Score(Command):
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
     balance: Balance = selection_option("balance")
+    typical: float | None = selection_option("typical")
 
     IS_SHORT: ClassVar = True
 
@@ -60,7 +61,7 @@ class Score(Command):
         output = check_output(self.output, SCORED, self.run, self.dataset or source.path)
         train = recorded_split(source, self.dataset)
         variant = self.variant.given()
-        scored = run.score(train, balance=self.balance, **variant)
+        scored = run.score(train, balance=self.balance, typical=self.typical, **variant)
         each = [ltc_scores(one, **variant) for one in run.runs]
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
@@ -81,6 +82,7 @@ class Score(Command):
             "family": score_variant(**variant),
             "losses": run.loss_name,
             "balance": self.balance,
+            "typical": TYPICAL if self.typical is None else self.typical,
             "reliability": values["reliability"],
             # What the next commands need; it is never pushed.
             "run": str(Path(self.run).resolve()),
@@ -100,6 +102,7 @@ class Score(Command):
             fraction=fraction,
             output=beside(self.output, f"-{100 * fraction:g}pct"),
             balance=self.balance,
+            typical=self.typical,
         )
         return Results(values, text, [selecting])
 
@@ -120,13 +123,14 @@ class Select(Command):
     exclude_negative: Flag = selection_option("exclude_negative")
     seed: int = selection_option("seed")
     balance: Balance = selection_option("balance")
+    typical: float | None = selection_option("typical")
 
     IS_SHORT: ClassVar = True
 
     def execute(self) -> Results:
         from datasets import load_from_disk
 
-        from ..coresets.select import select_coreset
+        from ..coresets.select import decided, select_coreset
         from ..coresets.summary import describe_coreset
 
         output = check_output(self.output, CORESET, self.scored)
@@ -145,6 +149,9 @@ class Select(Command):
         kept = {name: value for name, value in vars(self).items() if name not in ("scored", "output")}
         if self.label_column is None and recipe.dataset.label_column in scored.column_names:
             kept["label_column"] = recipe.dataset.label_column
+        # As the dataset is ranked, for the recipe and for what comes next.
+        options = Selection(keep=self.keep, coverage=self.coverage, typical=self.typical)
+        kept["typical"] = decided(scored, self.score_column, options).typical
         coreset = select_coreset(scored, **kept)
         summary = describe_coreset(
             coreset,
@@ -158,22 +165,25 @@ class Select(Command):
         made = beside_rows.get(SCORED) or {}
         if "run" in made:
             fraction = self.fraction or round(summary.rows / summary.pool, 6)
-            following.insert(0, self._next(recipe, made, fraction, summary.pool))
+            following.insert(0, self._next(recipe, made, fraction, summary.pool, kept["typical"]))
         return Results({"output": self.output, **summary.to_dict()}, [str(summary)], following)
 
-    def _next(self, recipe: Recipe, made: Mapping[str, Any], fraction: float, pool: int) -> Evaluate | Push:
+    def _next(
+        self, recipe: Recipe, made: Mapping[str, Any], fraction: float, pool: int, typical: float
+    ) -> Evaluate | Push:
         """Training models on the coreset if there are test rows, or else pushing it."""
-        from ..evaluation.methods import METHODS
+        from ..evaluation.methods import methods_of
 
         source, run, dataset = recipe.dataset, _from_here(made["run"]), made["dataset"]
         is_variant = self.score_column == "ltc_score"
         losses: Losses | None = "evaluation" if made["losses"] == "evaluation_loss" else None
-        if is_variant and recipe.config.model and source.image_column and _has_test_rows(source, dataset):
+        methods = methods_of(made["family"], typical) if is_variant else []
+        if methods and recipe.config.model and source.image_column and _has_test_rows(source, dataset):
             config = EvaluateConfig(
                 models=[recipe.config.model],
                 # An evaluation refuses budgets that have no row of some class.
                 fractions=[some_fraction(pool, len(source.names or [None]), fraction)],
-                members=[next(name for name, method in METHODS.items() if method.variant == made["family"])],
+                members=methods[:1],
                 balance=self.balance,
             )
             return Evaluate(runs=[run], config=config, dataset=dataset, losses=losses)
@@ -189,6 +199,7 @@ class Select(Command):
             variant=VariantOptions.of_variant(made["family"] if is_variant else {}),
             losses=losses,
             balance=self.balance,
+            typical=typical,
         )
 
 

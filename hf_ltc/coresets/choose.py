@@ -1,14 +1,14 @@
 """Which rows a selection keeps: the options, and the choice as a pure function of arrays."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..utils.errors import InputError
-from .order import Balance, Keep, coreset_order, require_choice, turns
+from .order import TYPICAL, Balance, Keep, coreset_order, require_choice, require_share, turns
 from .sampling import beta_drawn, stratified
 
 Coverage = Literal["stratified", "beta"]
@@ -22,7 +22,8 @@ class Selection:
     Args:
         fraction (`float`, *optional*): Share in (0, 1] of the candidate rows.
         size (`int`, *optional*): Or the rows to keep.
-        balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed: As for [`select_coreset`].
+        balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed, typical:
+            As for [`select_coreset`].
 
     Raises:
         InputError: for an option out of range.
@@ -38,6 +39,7 @@ class Selection:
     cut: float = 0.1
     beta_exponent: float = 4.0
     seed: int = 0
+    typical: float | None = None
 
     def __post_init__(self) -> None:
         require_choice("balance", self.balance, get_args(Balance))
@@ -51,6 +53,14 @@ class Selection:
             raise InputError(f"`min_per_class` is {self.min_per_class!r}: it must be 0 or more")
         if self.coverage == "beta" and self.keep != "highest":
             raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
+        if self.typical is not None:
+            require_share(self.typical)
+        if self.typical and self.coverage is not None:
+            raise InputError(
+                f"`typical` {self.typical!r} does not go with coverage {self.coverage!r}: give one of them"
+            )
+        if self.typical and self.keep != "highest":
+            raise InputError(f"`typical` {self.typical!r} goes with keep='highest': give that, or typical=0")
 
     @property
     def is_nested(self) -> bool:
@@ -64,7 +74,18 @@ class Selection:
     @property
     def ranking(self) -> dict[str, Any]:
         """The options that the order depends on, those of [`rank_coreset`]."""
-        return {name: getattr(self, name) for name in ("balance", "keep", "exclude_negative")}
+        return {name: getattr(self, name) for name in ("balance", "keep", "exclude_negative", "typical")}
+
+    def decided(self, has_typicality: bool) -> "Selection":
+        """With the share of typical rows said: where it was not, a tenth if their typicality is known.
+
+        Args:
+            has_typicality (`bool`): Whether it is.
+        """
+        if self.typical is not None:
+            return self
+        orders = has_typicality and self.keep == "highest" and self.coverage is None
+        return replace(self, typical=TYPICAL if orders else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """The options without the budget, which recipes keep for each coreset."""
@@ -82,6 +103,7 @@ def choose(
     selection: Selection,
     *,
     candidates: np.ndarray | None = None,
+    typicality: np.ndarray | None = None,
     probability: np.ndarray | None = None,
     ranks: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -92,6 +114,7 @@ def choose(
         labels (`np.ndarray`, *optional*): int `(N,)`, the class of every row, where `selection.needs_labels`.
         selection ([`Selection`]): The options.
         candidates (`np.ndarray`, *optional*): bool `(N,)`, which rows may be chosen; all if not given.
+        typicality (`np.ndarray`, *optional*): float `(N,)`, of [`ltc_typicality`]; NaN for rows that are not typical.
         probability (`np.ndarray`, *optional*): float64 `(N,)`, for `coverage="beta"`: [`mean_probability`].
         ranks (`np.ndarray`, *optional*): The ranks from [`rank`], if they are known.
 
@@ -110,7 +133,7 @@ def choose(
     if probability is None and selection.coverage == "beta":
         raise InputError("coverage 'beta' needs the probabilities of the rows: give mean_probability(losses)")
     if ranks is None:
-        ranks = rank(scores, labels, selection, candidates)
+        ranks = rank(scores, labels, selection, candidates, typicality)
     pool = np.flatnonzero(ranks >= 0)
     rows = coreset_size(len(pool), selection.fraction, selection.size)
     # From here on only candidate rows, in coreset order.
@@ -131,22 +154,33 @@ def choose(
 
 
 def rank(
-    scores: np.ndarray, labels: np.ndarray | None, selection: Selection, candidates: np.ndarray | None = None
+    scores: np.ndarray,
+    labels: np.ndarray | None,
+    selection: Selection,
+    candidates: np.ndarray | None = None,
+    typicality: np.ndarray | None = None,
 ) -> np.ndarray:
     """The rank of each candidate row in the coreset order.
 
     Args:
-        scores, labels, selection, candidates: As for [`choose`].
+        scores, labels, selection, candidates, typicality: As for [`choose`].
 
     Returns:
         `np.ndarray`: int32 `(N,)`, 0 the first pick, -1 for a row that is no candidate.
+
+    Raises:
+        InputError: without typicality where the selection needs it.
     """
+    typical = selection.decided(typicality is not None).typical or 0.0
+    if typical and typicality is None:
+        raise InputError(f"`typical` {typical!r} needs the typicality of the rows: give ltc_typicality(trajectories)")
     pool = np.ones(len(scores), dtype=bool) if candidates is None else candidates
     if selection.exclude_negative:
         pool = pool & ~(scores < 0)
     own = labels[pool] if labels is not None and selection.balance != "none" else None
     ranks = np.full(len(scores), -1, dtype=np.int32)
-    ranks[pool] = coreset_order(scores[pool], own, None, selection.balance, selection.keep)
+    known = None if typicality is None else typicality[pool]
+    ranks[pool] = coreset_order(scores[pool], own, None, selection.balance, selection.keep, known, typical)
     return ranks
 
 

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,6 +11,8 @@ from ..utils.errors import InputError
 
 Balance = Literal["class", "proportional", "none"]
 Keep = Literal["highest", "lowest"]
+# What won the benchmarks (docs/choosing.md).
+TYPICAL = 0.1
 
 
 def coreset_order(
@@ -18,6 +21,8 @@ def coreset_order(
     rows: np.ndarray | None = None,
     balance: Balance = "class",
     keep: Keep = "highest",
+    typicality: np.ndarray | None = None,
+    typical: float = TYPICAL,
 ) -> np.ndarray:
     """Ranks rows so that every prefix of the order is the coreset of that size.
 
@@ -30,6 +35,9 @@ def coreset_order(
       off by more than a row.
     - `"none"` goes by score alone.
 
+    With `typicality`, the best rows of a class, or of all with `"none"`, are first its most typical ones, so many as
+    its share `typical` of the rows with a score (at least one), and then those that score best among the others.
+
     Ties are broken by row number. Rows without a score come after all others: dealt in turn to the class that has the
     fewest rows, or in proportion among themselves, or by row number.
 
@@ -39,6 +47,8 @@ def coreset_order(
         rows (`np.ndarray`, *optional*): int `(N,)`, row numbers to break ties by; the positions if not given.
         balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
+        typicality (`np.ndarray`, *optional*): float `(N,)`, from [`ltc_typicality`]; NaN for untypical rows.
+        typical (`float`, *optional*, defaults to `0.1`): With `typicality`: the share of typical rows, in [0, 1].
 
     Returns:
         `np.ndarray`: int32 `(N,)`, the rank of every row, 0 the first pick.
@@ -49,18 +59,27 @@ def coreset_order(
     require_choice("balance", balance, get_args(Balance))
     require_choice("keep", keep, get_args(Keep))
     scores = np.asarray(scores)
-    for name, values in (("labels", labels), ("rows", rows)):
+    for name, values in (("labels", labels), ("rows", rows), ("values of typicality", typicality)):
         if values is not None and len(values) != len(scores):
             raise InputError(f"{len(scores)} scores but {len(values)} {name}: give one of each a row")
-    first = np.argsort(rows, kind="stable") if rows is not None else np.arange(len(scores))
-    # Stable sorts in turn: by row number, then by score. NaN sorts last.
-    score = scores[first]
-    first = first[np.argsort(-score if keep == "highest" else score, kind="stable")]
-    scored = len(scores) - int(np.count_nonzero(np.isnan(score)))
+    require_share(typical)
+    classes = np.zeros(len(scores), dtype=np.int64)
     if balance != "none":
         if labels is None:
             raise InputError(f"`balance` {balance!r} needs the labels: give them, or balance='none'")
-        classes = np.unique(labels, return_inverse=True)[1].reshape(-1)[first]
+        classes = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    by_row = np.argsort(rows, kind="stable") if rows is not None else np.arange(len(scores))
+    # Stable sorts in turn: by row number, then by score. NaN sorts last.
+    score = scores[by_row]
+    first = by_row[np.argsort(-score if keep == "highest" else score, kind="stable")]
+    scored = len(scores) - int(np.count_nonzero(np.isnan(score)))
+    if typicality is not None and typical:
+        chosen = _typical_rows(by_row[~np.isnan(score)], classes, typicality, typical)
+        left = np.ones(len(scores), dtype=bool)
+        left[chosen] = False
+        first = np.concatenate([chosen, first[left[first]]])
+    if balance != "none":
+        classes = classes[first]
         if balance == "class":
             turn = turns(classes)
             blocks = [stable_argsort(turn[:scored]), stable_argsort(turn[scored:])]
@@ -70,6 +89,19 @@ def coreset_order(
     ranks = np.empty(len(scores), dtype=np.int32)
     ranks[first] = np.arange(len(scores), dtype=np.int32)
     return ranks
+
+
+def _typical_rows(rows: np.ndarray, classes: np.ndarray, typicality: np.ndarray, share: float) -> np.ndarray:
+    """The most typical ones of each class among some rows, which are in order of their numbers; best first."""
+    places = typical_places(np.bincount(classes[rows]), share)
+    known = rows[~np.isnan(typicality[rows])]
+    known = known[np.argsort(-typicality[known], kind="stable")]
+    return known[turns(classes[known]) < places[classes[known]]]
+
+
+def typical_places(counts: np.ndarray, share: float) -> np.ndarray:
+    """How many typical rows come first in classes of so many rows with a score: int64, at least one."""
+    return np.maximum(1, np.rint(share * counts)).astype(np.int64)
 
 
 def class_groups(classes: np.ndarray) -> list[np.ndarray]:
@@ -116,6 +148,11 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
     """Stable argsort of non-negative integers; NumPy's radix sort takes those that fit 16 bits."""
     fits = len(keys) == 0 or keys.max() < 1 << 16
     return np.argsort(keys.astype(np.uint16) if fits else keys, kind="stable")
+
+
+def require_share(typical: float) -> None:
+    if not isinstance(typical, Real) or not 0 <= typical <= 1:
+        raise InputError(f"`typical` is {typical!r}: it must be a share in [0, 1], 0 for the score alone")
 
 
 def require_choice(option: str, value: Any, choices: Sequence[str | None]) -> None:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ..data.columns import LOSS_TRAJECTORY, rank_name
+from ..data.columns import LOSS_TRAJECTORY, rank_name, typicality_name
 from ..utils.errors import InputError, as_input_error
 from .choose import Selection, coreset_size
-from .order import Keep
+from .order import Keep, typical_places
+from .ray_keys import Counts, candidate_rows, count_classes, key_columns, keys_of
 from .ray_search import Blocks, Search, by_row, group_of, row_at
-from .select import check_numbers, recorded_rows
+from .select import check_numbers
 
 if TYPE_CHECKING:
     import ray.data
@@ -31,28 +31,63 @@ _EVERY = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, eq=False)
+class Bound:
+    """Of each class a place in an order of its rows: those with a higher value, or the same and a lower row number.
+
+    Args:
+        column (`str`, *optional*): The key of rows that is the value: `"typicality"` or `"score"`; the number alone
+            if not given.
+        values (`np.ndarray`): float64 `(C,)`; infinite for no row, negative infinity for all.
+        rows (`np.ndarray`): int64 `(C,)`.
+    """
+
+    column: str | None
+    values: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def nothing(cls, column: str | None, classes: int) -> "Bound":
+        return cls(column, np.full(classes, np.inf), np.zeros(classes, dtype=np.int64))
+
+    @classmethod
+    def everything(cls, column: str | None, classes: int) -> "Bound":
+        return cls(column, np.full(classes, -np.inf), np.full(classes, _EVERY))
+
+    def before(self, keys: pa.Table, group: np.ndarray) -> np.ndarray:
+        """Which rows of a block come before it, given the class of each."""
+        row = keys["row"].to_numpy()
+        if self.column is None:
+            return row < self.rows[group]
+        # Comparisons with NaN are false, which is right.
+        value, bound = keys[self.column].to_numpy(), self.values[group]
+        return (value > bound) | ((value == bound) & (row < self.rows[group]))
+
+
+@dataclass(frozen=True, eq=False)
 class CoresetBounds:
     """Which rows a coreset keeps, as bounds by class: a callable for `map_batches`, picklable and without state.
 
-    It keeps a row if its score is better than `scores[c]`, or equal with a row number below `rows[c]`; one without a
-    score if its row number is below `flat_rows[c]`. Make it with [`coreset_bounds`].
+    Of a class it keeps the typical rows that come before `first`, the other rows with a score that come before
+    `scores`, and those without a score that come before `flat`. The typical rows are those that come before `typical`.
+    Make it with [`coreset_bounds`].
 
     Args:
         size (`int`): Rows that it keeps of the dataset it was made from.
         pool (`int`): Candidate rows of that dataset.
         labels (`pyarrow.Array`): `(C,)`, the classes; 0 if all rows are one class.
-        scores (`np.ndarray`): float64 `(C,)`; negated if the lowest scores are best.
-        rows (`np.ndarray`): int64 `(C,)`.
-        flat_rows (`np.ndarray`): int64 `(C,)`.
+        typical, first ([`Bound`]): By typicality.
+        scores ([`Bound`]): By score, negated if the lowest scores are best.
+        flat ([`Bound`]): By row number.
         options (`dict`): Names of the columns, and what is best, as given to [`coreset_bounds`].
     """
 
     size: int
     pool: int
     labels: pa.Array
-    scores: np.ndarray
-    rows: np.ndarray
-    flat_rows: np.ndarray
+    typical: Bound
+    first: Bound
+    scores: Bound
+    flat: Bound
     options: dict[str, Any]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -69,16 +104,17 @@ class CoresetBounds:
         """
         if not isinstance(batch, pa.Table):
             raise InputError(f"the bounds take Arrow tables, not {type(batch).__name__}: batch_format='pyarrow'")
-        for name in (self.options[f"{kind}_column"] for kind in ("score", "label", "row")):
-            if name is not None and name not in batch.column_names:
+        for name in key_columns(self.options):
+            if name not in batch.column_names:
                 raise InputError(f"no column {name!r} in the batch: it has {', '.join(map(repr, batch.column_names))}")
-        candidates = _candidate_rows(batch, **self.options)
-        keys = _project(batch, **self.options)
+        candidates = candidate_rows(batch, **self.options)
+        keys = keys_of(batch, **self.options)
         group = group_of(keys, self.labels)
-        score, row = keys["score"].to_numpy(), keys["row"].to_numpy()
-        bound = self.scores[group]
-        kept = (score > bound) | ((score == bound) & (row < self.rows[group]))
-        kept |= np.isnan(score) & (row < self.flat_rows[group])
+        score = keys["score"].to_numpy()
+        typical = self.typical.before(keys, group)
+        kept = typical & self.first.before(keys, group)
+        kept |= ~typical & self.scores.before(keys, group)
+        kept |= np.isnan(score) & self.flat.before(keys, group)
         # A class that the dataset did not have keeps nothing.
         kept &= group >= 0
         rows = np.zeros(len(batch), dtype=bool)
@@ -98,13 +134,14 @@ def coreset_bounds(
     row_column: str = "row",
     keep: Keep = "highest",
     exclude_negative: bool = False,
+    typical: float | None = None,
 ) -> CoresetBounds:
     """Finds which rows of each class the coreset of a budget keeps: exactly those of [`select_coreset`].
 
-    The dataset is read once, to take score, label and row number from it (24 bytes a row, in Ray's object store). Some
-    passes go over these: one counts the rows of each class, which says how many of each are kept; the others narrow
-    down the score of the last one by histograms, until at most a million rows are left to sort. Nothing else is sorted
-    or moved; the driver holds at most 4 million counts.
+    The dataset is read once, to take scores, label and row number from it (32 bytes a row, in Ray's object store).
+    Some passes go over these: one counts the rows of each class, which says how many of each are kept; the others
+    narrow down the score of the last one by histograms, until at most a million rows are left to sort. Nothing else is
+    sorted or moved; the driver holds at most 4 million counts.
 
     Args:
         dataset (`ray.data.Dataset`):
@@ -120,6 +157,7 @@ def coreset_bounds(
             Unique row numbers from 0, to break ties by: rows have no position in a distributed dataset.
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
         exclude_negative (`bool`, *optional*, defaults to `False`): Leave rows with a negative score out.
+        typical (`float`, *optional*): As for [`rank_coreset`].
 
     Returns:
         [`CoresetBounds`]
@@ -137,25 +175,27 @@ def coreset_bounds(
         )
     if balance not in ("class", "none"):
         raise InputError(f"`balance` is {balance!r}: on Ray it must be one of class, none")
-    selection = Selection(fraction, size, balance, keep, exclude_negative)
-    options = {
+    selection = Selection(fraction, size, balance, keep, exclude_negative, typical=typical)
+    schema = dataset.schema()
+    columns = dict(zip(schema.names, schema.types)) if schema else {}
+    typicality = typicality_name(score_column)
+    selection = selection.decided(typicality in columns)
+    options: dict[str, Any] = {
         "score_column": score_column,
+        "typicality_column": typicality if selection.typical else None,
         "label_column": label_column if balance == "class" else None,
         "row_column": row_column,
         "keep": keep,
         "exclude_negative": exclude_negative,
     }
-    schema = dataset.schema()
-    columns = dict(zip(schema.names, schema.types)) if schema else {}
-    needed = [score_column, row_column, *([label_column] if balance == "class" else [])]
+    needed = key_columns(options)
     for name in needed:
         if name not in columns:
             raise InputError(f"no column {name!r} in the dataset: it has {', '.join(map(repr, columns))}")
-    held = columns[score_column]
-    check_numbers(held, score_column)
+    check_numbers(columns[score_column], score_column)
     recorded = [name for name in (LOSS_TRAJECTORY, rank_name(score_column)) if name in columns]
     keys = dataset.select_columns([*needed, *recorded]).map_batches(
-        _project, fn_kwargs=options, batch_format="pyarrow", batch_size=None
+        keys_of, fn_kwargs=options, batch_format="pyarrow", batch_size=None
     )
     # Kept, since each pass goes over them.
     keys = keys.materialize()
@@ -168,79 +208,73 @@ def coreset_bounds(
 
 
 def _bounds(over_blocks: Blocks, options: dict[str, Any], selection: Selection) -> CoresetBounds:
-    labels, scored, flat, best, worst = _count(over_blocks, options)
-    pool = int(scored.sum() + flat.sum())
+    found = count_classes(over_blocks, options)
+    classes, pool = len(found.labels), int(found.scored.sum() + found.flat.sum())
     rows = coreset_size(pool, selection.fraction, selection.size)
-    scores, bounds = np.full(len(labels), -np.inf), np.full(len(labels), _EVERY)
-    flat_rows = np.zeros(len(labels), dtype=np.int64)
-    if rows <= scored.sum():
-        turns, spare = _deal(np.zeros_like(scored), scored, rows)
-        left = np.flatnonzero(turns < scored)
-        search = Search(labels.take(pa.array(left)), -best[left], -worst[left])
-        scores[left], bounds[left] = row_at(over_blocks, search, turns[left])
-        # The spare rows go to the classes whose next row is best.
-        next_best = left[np.lexsort((bounds[left], -scores[left]))]
-        bounds[next_best[:spare]] += 1
+    places = np.zeros(classes, dtype=np.int64)
+    typical = Bound.nothing("typicality", classes)
+    if selection.typical:
+        places = np.minimum(typical_places(found.scored, selection.typical), found.known)
+        typical = _bound_at(_ordered(over_blocks, "typicality"), found, "typicality", places, found.known)
+    first, scores = Bound.everything("typicality", classes), Bound.everything("score", classes)
+    flat = Bound.nothing(None, classes)
+    if rows > found.scored.sum():
+        start, stop = found.scored, found.scored + found.flat
+        turns, spare = _deal(start, stop, rows - int(start.sum()))
+        flat = _bound_at(over_blocks, found, None, turns - start, found.flat)
+        # The spare rows go to the classes whose next row is the first.
+        left = np.flatnonzero((turns >= start) & (turns < stop))
+        flat.rows[left[np.argsort(flat.rows[left])][:spare]] += 1
+        return CoresetBounds(rows, pool, found.labels, typical, first, scores, flat, options)
+    turns, spare = _deal(np.zeros_like(found.scored), found.scored, rows)
+    # Within a class the typical rows come first, and the others are chosen from what these leave.
+    first = _bound_at(_ordered(over_blocks, "typicality"), found, "typicality", turns, places)
+    others = _ordered(over_blocks, "score", found.labels, typical)
+    scores = _bound_at(others, found, "score", np.maximum(turns - places, 0), found.scored - places)
+    # The spare rows go to the classes whose next row is best: a typical one, or else one by score.
+    early, late = (np.flatnonzero(at) for at in (turns < places, (turns >= places) & (turns < found.scored)))
+    for bound, left in ((first, early), (scores, late)):
+        best = left[np.lexsort((bound.rows[left], -bound.values[left]))]
+        bound.rows[best[:spare]] += 1
+        spare -= min(spare, len(best))
+    return CoresetBounds(rows, pool, found.labels, typical, first, scores, flat, options)
+
+
+def _bound_at(over_blocks: Blocks, found: Counts, column: str | None, turns: np.ndarray, counts: np.ndarray) -> Bound:
+    """The bound of so many rows of each class, `turns`, of those that it has, `counts`."""
+    bound = Bound.everything(column, len(turns))
+    bound.rows[turns < 0] = 0
+    left = np.flatnonzero((turns >= 0) & (turns < counts))
+    labels = found.labels.take(pa.array(left))
+    if column is None:
+        search = by_row(labels, np.full(len(left), np.nan))
     else:
-        turns, spare = _deal(scored, scored + flat, rows - int(scored.sum()))
-        flat_rows[turns > scored] = _EVERY
-        left = np.flatnonzero((turns >= scored) & (turns < scored + flat))
-        search = by_row(labels.take(pa.array(left)), np.full(len(left), np.nan))
-        _, flat_rows[left] = row_at(over_blocks, search, (turns - scored)[left])
-        next_best = left[np.argsort(flat_rows[left])]
-        flat_rows[next_best[:spare]] += 1
-    return CoresetBounds(rows, pool, labels, scores, bounds, flat_rows, options)
+        search = Search(labels, -found.best[column][left], -found.worst[column][left])
+    bound.values[left], bound.rows[left] = row_at(over_blocks, search, turns[left])
+    return bound
 
 
-def _candidate_rows(batch: pa.Table, *, score_column: str, exclude_negative: bool, **_: Any) -> pa.ChunkedArray:
-    known = (
-        batch[name] if name in batch.column_names else None for name in (LOSS_TRAJECTORY, rank_name(score_column))
-    )
-    candidates = recorded_rows(batch[score_column], *known)
-    if exclude_negative:
-        candidates = pc.and_not(candidates, pc.fill_null(pc.less(batch[score_column], 0), False))
-    return candidates
+def _ordered(over_blocks: Blocks, column: str, labels: pa.Array | None = None, typical: Bound | None = None) -> Blocks:
+    """The blocks with rows ordered by a column, and without the typical rows where a bound of them is given."""
+
+    def over_ordered(function: Callable[..., pa.Table], **given: Any) -> Iterator[pa.Table]:
+        how = {"column": column, "labels": labels, "typical": typical}
+        return over_blocks(_of_ordered, then=function, given=given, **how)
+
+    return over_ordered
 
 
-def _project(batch: pa.Table, **options: Any) -> pa.Table:
-    """What candidate rows are chosen by: label; score, the highest best and NaN where there is none; row number."""
-    score, label, row = (options[f"{kind}_column"] for kind in ("score", "label", "row"))
-    # Of these alone: filtering copies, and there may be images beside them.
-    kept = batch.select([name for name in (score, label, row) if name]).filter(_candidate_rows(batch, **options))
-    scores = pc.fill_null(kept[score].cast(pa.float64(), safe=False), float("nan"))
-    return pa.table(
-        {
-            "label": kept[label] if label else pa.array(np.zeros(len(kept), dtype=np.int64)),
-            "score": pc.negate(scores) if options["keep"] == "lowest" else scores,
-            "row": kept[row].cast(pa.int64()),
-        }
-    )
-
-
-def _count(over_blocks: Blocks, options: dict[str, Any]) -> tuple[pa.Array, ...]:
-    """The classes; of each, how many rows have a score and how many not, and the best and the worst score."""
-    parts = [part for part in over_blocks(_count_block) if len(part)]
-    if not parts:
-        raise InputError("the dataset has no candidate rows: score it first")
-    counted = {"count_all": "sum", "row_count": "sum", "score_count": "sum", "score_max": "max", "score_min": "min"}
-    total = pa.concat_tables(parts).group_by("label", use_threads=False).aggregate(list(counted.items()))
-    labels = total["label"].combine_chunks()
-    rows, numbered, scored, best, worst = (total[f"{name}_{how}"].to_numpy() for name, how in counted.items())
-    nulls = {"label": rows[labels.is_null().to_numpy(zero_copy_only=False)].sum(), "row": (rows - numbered).sum()}
-    for name, count in nulls.items():
-        if count:
-            raise InputError(f"column {options[f'{name}_column']!r} has {count} null rows: leave them out")
-    if pa.types.is_integer(labels.type) and pc.min(labels).as_py() < 0:
-        raise InputError(f"column {options['label_column']!r} has labels below 0: leave rows without a class out")
-    return labels, scored, rows - scored, best, worst
-
-
-def _count_block(keys: pa.Table) -> pa.Table:
-    # What is counted leaves nulls out, and NaN not.
-    known = pc.if_else(pc.is_nan(keys["score"]), pa.scalar(None, pa.float64()), keys["score"])
-    block = pa.table({"label": keys["label"], "row": keys["row"], "score": known})
-    counts = [([], "count_all"), ("row", "count"), ("score", "count"), ("score", "max"), ("score", "min")]
-    return block.group_by("label", use_threads=False).aggregate(counts)
+def _of_ordered(
+    keys: pa.Table,
+    then: Callable[..., pa.Table],
+    given: dict[str, Any],
+    column: str,
+    labels: pa.Array | None,
+    typical: Bound | None,
+) -> pa.Table:
+    if typical is not None:
+        keys = keys.filter(pa.array(~typical.before(keys, group_of(keys, labels))))
+    return then(keys.set_column(keys.column_names.index("score"), "score", keys[column]), **given)
 
 
 def _deal(start: np.ndarray, stop: np.ndarray, rows: int) -> tuple[np.ndarray, int]:

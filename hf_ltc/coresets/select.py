@@ -1,6 +1,7 @@
 """Datasets in coreset order, and the rows of them that a budget keeps."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
-from ..data.columns import LOSS_TRAJECTORY, rank_name, read_column, with_columns
+from ..data.columns import LOSS_TRAJECTORY, rank_name, read_column, typicality_name, with_columns
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
+from ..scores.diagnostics import doubt_of_hard
 from ..scores.mapped_batches import ARROW, on_host
-from ..utils.errors import InputError
+from ..utils.errors import InputError, LTCWarning
 from .choose import Coverage, Selection, choose, mean_probability, rank
 from .order import Balance, Keep
 
@@ -30,6 +32,7 @@ def rank_coreset(
     label_column: str | None = None,
     keep: Keep = "highest",
     exclude_negative: bool = False,
+    typical: float | None = None,
 ) -> Dataset:
     """Adds the rank of every row in the coreset order: the coreset of a size is `rank < size`.
 
@@ -45,6 +48,10 @@ def rank_coreset(
         label_column (`str`, *optional*): Column with the class labels; found by its feature type if not given.
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
         exclude_negative (`bool`, *optional*, defaults to `False`): Give rows with a negative score no rank.
+        typical (`float`, *optional*):
+            Share of each class that comes first, chosen by typicality (the column `x_typicality` for a score column
+            `x_score`, which [`LTCScorer`] adds); 0 for the score alone, as the papers have it. If not given, a tenth
+            where there is that column, and 0 where there is none or the lowest scores are best.
 
     Returns:
         `datasets.Dataset`: with one more column, int32. It is null for rows that are no candidates: those held out
@@ -54,10 +61,10 @@ def rank_coreset(
     Raises:
         InputError: if a column is missing or of another type, or a label is bad.
     """
-    selection = Selection(balance=balance, keep=keep, exclude_negative=exclude_negative)
+    selection = Selection(balance=balance, keep=keep, exclude_negative=exclude_negative, typical=typical)
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = _read_classes(dataset, label_column) if selection.needs_labels else None
-    ranks = rank(scores, labels, selection, recorded)
+    ranks = rank(scores, labels, selection, recorded, _read_typicality(dataset, score_column, selection))
     return _with_ranks(dataset, rank_column or rank_name(score_column), ranks)
 
 
@@ -110,6 +117,7 @@ def select_coreset(
     cut: float = 0.1,
     beta_exponent: float = 4.0,
     seed: int = 0,
+    typical: float | None = None,
 ) -> Dataset:
     """Keeps the coreset of a budget: the first rows of the coreset order, or rows drawn from all over the scores.
 
@@ -143,16 +151,20 @@ def select_coreset(
             For `"stratified"`: the share of each class to leave out, in [0, 1), or less where the budget needs more.
         beta_exponent (`float`, *optional*, defaults to `4.0`): For `"beta"`: how fast easier rows gain odds.
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
+        typical (`float`, *optional*): As for [`rank_coreset`]; 0 with `coverage`, which draws rows in its own way.
 
     Returns:
         `datasets.Dataset`: the rows kept, in the order of the dataset, in its format. Their rank is that of
         [`rank_coreset`] with the same options; a rank column that says otherwise is replaced.
 
+    Warns:
+        LTCWarning: where less than a fifth is kept, and these rows are the hardest of their classes.
+
     Raises:
         InputError: for a budget or an option out of range, and as [`rank_coreset`].
     """
     selection = Selection(
-        fraction, size, balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed
+        fraction, size, balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed, typical
     )
     chosen = _choose(dataset, selection, score_column, rank_column, label_column)
     return chosen.ranked.select(np.flatnonzero(chosen.kept))
@@ -202,10 +214,35 @@ def _choose(
 ) -> _Chosen:
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = _read_classes(dataset, label_column) if selection.needs_labels else None
-    ranks = rank(scores, labels, selection, recorded)
+    ranks = rank(scores, labels, selection, recorded, _read_typicality(dataset, score_column, selection))
     probability = _mean_probability(dataset) if selection.coverage == "beta" else None
     kept = choose(scores, labels, selection, probability=probability, ranks=ranks)
-    return _Chosen(_with_ranks(dataset, rank_column or rank_name(score_column), ranks), scores, recorded, kept)
+    chosen = _Chosen(_with_ranks(dataset, rank_column or rank_name(score_column), ranks), scores, recorded, kept)
+    _warn_of_hard(dataset, chosen, labels)
+    return chosen
+
+
+def decided(dataset: Dataset, score_column: str, selection: Selection) -> Selection:
+    """A selection with the share of typical rows that a dataset is ranked with, checked."""
+    column = typicality_name(score_column)
+    there = column in dataset.column_names
+    found = selection.decided(there)
+    if found.typical and not there:
+        raise InputError(
+            f"`typical` {found.typical!r} needs the column {column!r}, which the dataset has not: score it with "
+            "run.score or map it with an LTCScorer, or give typical=0"
+        )
+    return found
+
+
+def _read_typicality(dataset: Dataset, score_column: str, selection: Selection) -> np.ndarray | None:
+    """Typicality, float64 `(N,)`, NaN where there is none; nothing where it is not needed."""
+    if not decided(dataset, score_column, selection).typical:
+        return None
+    column = typicality_name(score_column)
+    stored = read_column(dataset, column)
+    check_numbers(stored.type, column)
+    return np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
 def _mean_probability(dataset: Dataset) -> np.ndarray:
@@ -213,18 +250,39 @@ def _mean_probability(dataset: Dataset) -> np.ndarray:
     if LOSS_TRAJECTORY not in dataset.column_names:
         raise InputError(f"coverage 'beta' needs the column {LOSS_TRAJECTORY!r}: run.attach(dataset) adds it")
     stored = read_column(dataset, LOSS_TRAJECTORY)
-    if len(lengths := pc.unique(pc.list_value_length(stored).drop_null())) > 1:
-        shown = ", ".join(map(str, lengths.to_pylist()))
+    if len(lengths := _lengths(stored)) > 1:
+        shown = ", ".join(map(str, lengths))
         raise InputError(f"column {LOSS_TRAJECTORY!r} has lists of different lengths ({shown}): attach one recording")
+    return _of_trajectories(stored, mean_probability)
+
+
+def _lengths(trajectories: pa.ChunkedArray) -> list[int]:
+    return pc.unique(pc.list_value_length(trajectories).drop_null()).to_pylist()
+
+
+def _of_trajectories(stored: pa.ChunkedArray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A function of losses float32 `(n, L)`, float64 `(N,)`; NaN for rows without a trajectory."""
     means = []
     for chunk in stored.chunks:
         mean = np.full(len(chunk), np.nan)
         known = chunk.is_valid().to_numpy(zero_copy_only=False)
         losses = chunk.drop_null().flatten().to_numpy(zero_copy_only=False)
         if known.any():
-            mean[known] = mean_probability(losses.reshape(int(known.sum()), -1))
+            mean[known] = function(losses.reshape(int(known.sum()), -1))
         means.append(mean)
     return np.concatenate(means) if means else np.zeros(0)
+
+
+def _warn_of_hard(dataset: Dataset, chosen: "_Chosen", labels: np.ndarray | None) -> None:
+    # A choice without classes may be of rows that have none.
+    if labels is None or LOSS_TRAJECTORY not in dataset.column_names:
+        return
+    stored, pool = read_column(dataset, LOSS_TRAJECTORY), chosen.recorded
+    if not pa.types.is_nested(stored.type) or len(_lengths(stored)) != 1:
+        return
+    losses = _of_trajectories(stored, lambda each: each.mean(axis=1, dtype=np.float64))
+    if (doubt := doubt_of_hard(chosen.kept[pool], losses[pool], labels[pool])) is not None:
+        warnings.warn(doubt, LTCWarning, stacklevel=4)
 
 
 def _read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:

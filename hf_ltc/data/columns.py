@@ -26,6 +26,11 @@ def rank_name(score_column: str) -> str:
     return f"{score_column.removesuffix('_score')}_rank"
 
 
+def typicality_name(score_column: str) -> str:
+    """The column that says which rows come before the best ones: `ltc_typicality` for `ltc_score`."""
+    return f"{score_column.removesuffix('_score')}_typicality"
+
+
 def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """Reads one column as stored, in the dataset's row order.
 

@@ -1,19 +1,23 @@
 """Ways of choosing rows by name: score variants, baselines, and chance, as rows of a recording."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..coresets.choose import Coverage, Selection, choose, mean_probability
-from ..coresets.order import Balance, Keep
+from ..coresets.order import TYPICAL, Balance, Keep
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.scorers import baseline_scores
+from ..scores.typicality import ltc_typicality
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
 FULL, RANDOM = "full", "random"
+# What a method is called that orders rows by a score variant, but typical ones first.
+_TYPICAL = "typical-"
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,14 @@ class Method:
         baseline (`str`): One of [`BASELINES`]; empty for a score variant.
         keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
         coverage (`str`, *optional*): As for [`select_coreset`].
+        typical (`float`): As for [`rank_coreset`].
     """
 
     variant: dict[str, str] = field(default_factory=dict)
     baseline: str = ""
     keep: Keep = "highest"
     coverage: Coverage | None = None
+    typical: float = 0.0
 
 
 def _variant_name(variant: dict[str, str]) -> str:
@@ -41,6 +47,7 @@ def _variant_name(variant: dict[str, str]) -> str:
 def _methods() -> dict[str, Method]:
     made = {name: Method(variant=variant) for name, variant in PRESETS.items()}
     made |= {_variant_name(variant): Method(variant=variant) for variant in VARIANTS}
+    made |= {f"{_TYPICAL}{name}": replace(method, typical=TYPICAL) for name, method in made.items()}
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")
@@ -48,9 +55,10 @@ def _methods() -> dict[str, Method]:
     return made
 
 
-DEFAULT_METHOD = DEFAULT_PRESET
+DEFAULT_METHOD = f"{_TYPICAL}{DEFAULT_PRESET}"
 METHODS: dict[str, Method] = _methods()
-"""The presets, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, the baselines, `ccs`, `dual_beta`."""
+"""The presets, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, both with typical rows first as
+`typical-NAME`, the baselines, `ccs`, `dual_beta`."""
 
 
 def find_method(name: str) -> Method:
@@ -62,6 +70,19 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise InputError(f"no method {name!r}: there are {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def methods_of(scorer: Mapping[str, str] | str, typical: float) -> list[str]:
+    """The names under which a coreset is evaluated.
+
+    Args:
+        scorer (`Mapping[str, str]` or `str`): Its score variant, or the name of a baseline.
+        typical (`float`): The share of typical rows that come first.
+
+    Returns:
+        `list[str]`: names of [`METHODS`]; none if no method orders rows so.
+    """
+    return [name for name, each in METHODS.items() if scorer in (each.variant, name) and each.typical == typical]
 
 
 def method_scores(name: str, run: Trajectories, seed: int = 0) -> np.ndarray:
@@ -106,7 +127,10 @@ def chosen_rows(
     method = find_method(name)
     if scores is None:
         scores = method_scores(name, run, seed)
-    selection = Selection(size=size, balance=balance, keep=method.keep, coverage=method.coverage, seed=seed)
+    selection = Selection(
+        size=size, balance=balance, keep=method.keep, coverage=method.coverage, seed=seed, typical=method.typical
+    )
+    typicality = ltc_typicality(run) if method.typical else None
     # All recorded rows are candidates, those without a score too: their trajectory is flat.
     drawn = mean_probability(np.ascontiguousarray(np.asarray(run.losses).T)) if method.coverage == "beta" else None
-    return np.flatnonzero(choose(scores, run.labels, selection, probability=drawn))
+    return np.flatnonzero(choose(scores, run.labels, selection, typicality=typicality, probability=drawn))

@@ -11,7 +11,7 @@ from ..training.models import architecture_name
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.files import local
-from .methods import FULL, METHODS, RANDOM
+from .methods import FULL, RANDOM, methods_of
 
 FORMAT = 1
 
@@ -188,7 +188,7 @@ def transfer(trials: Sequence[Mapping[str, Any]], architectures: Mapping[str, st
 
 
 def card_rows(
-    evaluation: Evaluation, digest: str, scorer: Mapping[str, str] | str, balance: str
+    evaluation: Evaluation, digest: str, scorer: Mapping[str, str] | str, balance: str, typical: float = 0.0
 ) -> list[dict[str, Any]]:
     """The rows of a card's table of accuracies: of a scorer, random and full, by one recording.
 
@@ -197,6 +197,7 @@ def card_rows(
         digest (`str`): Of the recording whose coresets are pushed, from [`losses_digest`].
         scorer (`Mapping[str, str]` or `str`): The score variant, or the name of a baseline.
         balance (`str`): How the coresets that are pushed are balanced.
+        typical (`float`, *optional*, defaults to `0.0`): Their share of typical rows that come first.
 
     Returns:
         `list[dict]`: as `push_coreset(evaluation=...)` takes them.
@@ -209,12 +210,14 @@ def card_rows(
         raise InputError("`evaluation` is of other recordings than the one that is pushed: evaluate this one")
     if (was := evaluation.settings["config"]["balance"]) != balance:
         raise InputError(f"`evaluation` is of `balance` {was}, the coresets pushed are of {balance}: take the same")
-    methods = [name for name, each in METHODS.items() if scorer in (each.variant, name)]
+    methods = methods_of(scorer, typical)
     chosen = [row for row in evaluation.rows if row["source"] == source and row["method"] in methods]
     if not chosen:
         have = ", ".join(dict.fromkeys(row["method"] for row in evaluation.rows if row["source"] == source)) or "none"
         raise InputError(
-            f"`evaluation` has no results of {' or '.join(methods) or scorer}, but of {have}: evaluate it"
+            f"`evaluation` has no results of {' or '.join(methods) or scorer}"
+            + (f" with {typical} typical rows" if typical and not methods else "")
+            + f", but of {have}: evaluate it"
         )
     # One name is enough, where a score variant was evaluated under two.
     chosen = [row for row in chosen if row["method"] == chosen[0]["method"]]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..coresets.choose import Selection
+from ..data.columns import typicality_name
 from ..recipe import Identity, Recipe, SeedReliability
 from ..scores.ltc import PRESETS
 from ..scores.reliability import LOW
@@ -71,6 +72,7 @@ def _coreset_values(name: str, entry: Entry) -> dict[str, Any]:
         "rebuilt": bool(entry.dataset.repo_id),
         "scores": code(entry.scores),
         "score_column": code(entry.score_column),
+        "typicality": code(typicality_name(entry.score_column)) if entry.options.typical else None,
         "chosen": code(f"{entry.rank_column} < n"),
         "rank_column": code(entry.rank_column),
         "ids": bool(entry.id_column),
@@ -154,6 +156,12 @@ def _how(selection: Selection) -> str:
         "none": "Rows are taken by score alone, whatever their class.",
     }[selection.balance]
     said = [balance]
+    if selection.typical:
+        whose = "all rows" if selection.balance == "none" else "each class"
+        said.append(
+            f"The first {selection.typical:.0%} of {whose} are typical rows, drawn with the odds of DUAL (arXiv "
+            "2502.06905); after them come the rows that score best."
+        )
     if selection.keep == "lowest":
         said.append("The lowest scores are kept.")
     if selection.exclude_negative:

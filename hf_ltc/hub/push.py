@@ -11,7 +11,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from ..coresets.choose import Selection
-from ..data.columns import read_column
+from ..data.columns import read_column, typicality_name
 from ..data.identity import cached_origin
 from ..data.inputs import require_dataset
 from ..data.parquet import size_in_bytes
@@ -20,6 +20,7 @@ from ..recipe import Identity, Recipe
 from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores, score_variant
 from ..scores.protocol import RecordedColumns, require_recorded
 from ..scores.reliability import reliability_of
+from ..scores.typicality import ltc_typicality
 from ..utils.errors import InputError
 from ..utils.public import public_recipe
 from .cards import card_metadata
@@ -107,8 +108,8 @@ def push_coreset(
             `"das"` or `"weighted-das"`, or a mapping with `of`, `aggregate`, `scope` and `weighting`, as for
             [`ltc_scores`]. If it is not given, that of `ltc_score` is found by trying all.
         label_column (`str`, *optional*): Column with the class labels; found by its type if not given.
-        **selection: `balance`, `keep`, `exclude_negative`, `min_per_class`, `coverage`, `cut`, `beta_exponent` and
-            `seed`, as for [`select_coreset`].
+        **selection: `balance`, `keep`, `exclude_negative`, `min_per_class`, `coverage`, `cut`, `beta_exponent`, `seed`
+            and `typical`, as for [`select_coreset`].
 
     Returns:
         [`Pushed`]
@@ -222,7 +223,17 @@ def _alike(repo_id: str, other: str) -> bool:
 
 def with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant: Mapping[str, str] | None) -> Entry:
     """Compares scores with the recording that they come from, and adds its recipe and their variant to the entry."""
-    variant = _checked_variant(run, scored, entry, variant)
+    where = run.positions(scored, identity=entry.dataset.to_dict())
+    variant = _checked_variant(run, where, scored, entry.score_column, variant)
+    column = typicality_name(entry.score_column)
+    if variant is not None and column in scored.column_names:
+        known = read_column(scored, column).cast(pa.float64(), safe=False).to_numpy()
+        # By another machine it may have been rounded in another way.
+        if not _agree(ltc_typicality(run), where, known, 1e-3):
+            raise InputError(
+                f"column {column!r} is not the typicality of the rows in this recording: score them with it, or push "
+                "without the trajectories"
+            )
     recipe: dict[str, Any] = {**run.recipe, "reliability": None}
     if variant is not None and len(run.lengths) > 1:
         each = [ltc_scores(one, **variant) for one in run.runs]
@@ -248,15 +259,13 @@ def read_variant(variant: str | Mapping[str, str]) -> dict[str, str]:
 
 
 def _checked_variant(
-    run: RecordedColumns, scored: Dataset, entry: Entry, variant: Mapping[str, str] | None
+    run: RecordedColumns, where: np.ndarray, scored: Dataset, score_column: str, variant: Mapping[str, str] | None
 ) -> dict[str, str] | None:
-    """Checks that a dataset and its scores are those of a recording.
+    """Checks that scores of rows, which are `where` among those of a recording, come from it.
 
     Returns:
         `dict[str, str]`: the given score variant, or the one found in `ltc_score`; `None` for other columns.
     """
-    score_column = entry.score_column
-    where = run.positions(scored, identity=entry.dataset.to_dict())
     if variant is None and score_column != "ltc_score":
         return None
     stored = read_column(scored, score_column)

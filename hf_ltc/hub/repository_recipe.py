@@ -274,7 +274,8 @@ def _of_one_dataset(one: Identity, other: Identity) -> bool:
 
 
 def _of_one_score(one: Entry, other: Entry) -> bool:
-    same = one.digest == other.digest and one.selection == other.selection
+    # Before there was typicality, recipes did not say that rows were ranked without.
+    same = one.digest == other.digest and one.options.decided(False) == other.options.decided(False)
     return same and one.dataset.features == other.dataset.features
 
 

@@ -13,9 +13,17 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from ..coresets.choose import Selection
-from ..coresets.select import rank_coreset, select_coreset
+from ..coresets.select import decided, rank_coreset, select_coreset
 from ..coresets.summary import describe_coreset
-from ..data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, any_length, rank_name, read_column, with_columns
+from ..data.columns import (
+    LOSS_TRAJECTORY,
+    TRAJECTORY_SUFFIX,
+    any_length,
+    rank_name,
+    read_column,
+    typicality_name,
+    with_columns,
+)
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column, read_labels
@@ -49,6 +57,7 @@ def describe_scored(
     recorded: Identity,
 ) -> tuple[Entry, Dataset]:
     """Ranks a scored dataset, and describes it for the recipe."""
+    selection = decided(scored, score_column, selection)
     label_column = find_label_column(scored, label_column or recorded.label_column)
     ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **selection.ranking)
     rank_column = rank_name(score_column)
@@ -167,9 +176,10 @@ def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry
 
 
 def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[str]:
-    """The columns of a coreset: all but the trajectories, with the score and the rank last."""
+    """The columns of a coreset: all but trajectories and typicality, with the score and the rank last."""
     added = (score_column, rank_column)
-    kept = [c for c in dataset.column_names if c not in added and not _is_trajectory(dataset, c)]
+    left = (*added, typicality_name(score_column))
+    kept = [c for c in dataset.column_names if c not in left and not _is_trajectory(dataset, c)]
     return [*kept, *added]
 
 
@@ -203,7 +213,7 @@ def scores_table(
         trajectories (`bool`, *optional*, defaults to `False`): With the columns of trajectories.
 
     Returns:
-        `datasets.Dataset`: with `row`, `label`, the score and the rank.
+        `datasets.Dataset`: with `row`, `label`, the score, the rank and, if it is there, the typicality.
     """
     columns: dict[str, tuple[Any, object]] = {
         "row": (pa.array(np.arange(len(ranked), dtype=np.int64)), Value("int64")),
@@ -212,6 +222,7 @@ def scores_table(
     if id_column is not None:
         columns["id"] = (read_column(ranked, id_column), ranked.features[id_column])
     kept = [score_column, rank_column]
+    kept += [name for name in (typicality_name(score_column),) if name in ranked.column_names]
     if trajectories:
         kept += [column for column in ranked.column_names if _is_trajectory(ranked, column)]
     columns |= {column: any_length(read_column(ranked, column), ranked.features[column]) for column in kept}

@@ -167,11 +167,15 @@ def random(rows: np.ndarray, seed: int = 0) -> np.ndarray:
         `np.ndarray`: float64 `(N,)`, uniform in [0, 1).
     """
     state = np.random.SeedSequence(seed).generate_state(1, np.uint64)
-    mixed = state + (np.asarray(rows).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)) * 2.0**-53
+    return mixed(state + (np.asarray(rows).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def mixed(state: np.ndarray) -> np.ndarray:
+    """The numbers that SplitMix64 gives in some of its states, uint64 `(N,)`: float64 `(N,)`, uniform in [0, 1)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)) * 2.0**-53
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from .protocol import RecordedColumns
 from .reliability import reliability_of, say_unknown, warn_of_reliability, within_class_spearman
 from .scorers import baseline_scores
 
-# Above it, hard rows come so far first that a small coreset is made of them (docs/choosing.md, "Where it loses").
-_HARD = 0.5
+# Above this place a coreset is made of hard rows, and below this share of the rows these are worth less than random
+# ones (docs/choosing.md, "Where it loses").
+_HARD, _SMALL = 0.75, 0.2
 # Of what the validation loss fell by, the part that it may rise by again.
 _RISE = 0.2
 
@@ -31,8 +32,33 @@ def hard_first(scores: np.ndarray, trajectories: RecordedColumns) -> float:
     return within_class_spearman(scores, baseline_scores(trajectories, "mean_loss"), trajectories.labels)
 
 
+def hardness(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray) -> float:
+    """How hard the rows of a coreset are among those of their class.
+
+    Args:
+        kept (`np.ndarray`): bool `(N,)`, the rows of the coreset.
+        mean_losses (`np.ndarray`): float `(N,)`, the mean loss of each row, `baseline_scores(run, "mean_loss")`.
+        labels (`np.ndarray`): int `(N,)`.
+
+    Returns:
+        `float`: the mean place of the rows by mean loss, 0 the lowest of the class and 1 the highest; 0.5 of random
+        rows; NaN if no row is kept of a class of two or more.
+    """
+    order = np.lexsort((mean_losses, labels))
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(first, counts)
+    with np.errstate(invalid="ignore"):
+        share = (place / np.repeat(counts - 1, counts))[kept[order]]
+    share = share[np.isfinite(share)]
+    return float(share.mean()) if len(share) else float("nan")
+
+
 def warn_of_scores(
-    trajectories: RecordedColumns, runs: Sequence[RecordedColumns], scores: np.ndarray, variant: Mapping[str, Any]
+    trajectories: RecordedColumns,
+    runs: Sequence[RecordedColumns],
+    scores: np.ndarray,
+    variant: Mapping[str, Any],
+    kept: np.ndarray,
 ) -> None:
     """Warns the caller's caller of doubts about scores, of each once.
 
@@ -42,6 +68,7 @@ def warn_of_scores(
         scores (`np.ndarray`): float `(N,)`, its scores.
         variant (`Mapping`): The score variant: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for
             [`ltc_scores`].
+        kept (`np.ndarray`): bool `(N,)`, a small coreset by these scores.
     """
     if len(runs) > 1:
         found = reliability_of([ltc_scores(run, **variant) for run in runs], trajectories.labels)
@@ -50,24 +77,25 @@ def warn_of_scores(
         say_unknown()
     for doubt in (
         _few_differences(runs, variant),
-        doubt_of_hard(hard_first(scores, trajectories)),
+        doubt_of_hard(kept, baseline_scores(trajectories, "mean_loss"), trajectories.labels),
         doubt_of_validation(runs),
     ):
         if doubt is not None:
             warnings.warn(doubt, LTCWarning, stacklevel=3)
 
 
-def doubt_of_hard(found: float) -> str | None:
-    """The warning that hard rows come first, if they do.
+def doubt_of_hard(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray) -> str | None:
+    """The warning that a small coreset is made of hard rows, if it is.
 
     Args:
-        found (`float`): What [`hard_first`] gives.
+        kept, mean_losses, labels (`np.ndarray`): As for [`hardness`].
     """
-    if not found > _HARD:
+    rows, found = int(np.count_nonzero(kept)), hardness(kept, mean_losses, labels)
+    if not (rows < _SMALL * len(kept) and found > _HARD):
         return None
     return (
-        f"Rows of high mean loss come first (Spearman {found:.2f} within classes): a small coreset has the hardest "
-        "rows, and random ones may be worth more. hf-ltc evaluate tells."
+        f"The coreset of {rows:,} rows has the hardest ones (mean place {found:.2f} among the mean losses of their "
+        "class, from 0 to 1): random rows may be worth more. hf-ltc evaluate tells."
     )
 
 

@@ -158,8 +158,7 @@ def _add_up(
                 if done and then is not None:
                     then(part)
 
-    # A thread costs as much as a million losses.
-    threads = max(1, min(os.cpu_count() or 1, _THREADS, n * len(weights) // 2**20))
+    threads = count_threads(n * len(weights))
     ends = [n * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         for t, block in _blocks(run):
@@ -206,6 +205,11 @@ def standardised(table: np.ndarray, of: str) -> np.ndarray:
     square[square <= len(x) * (_FLAT * scale) ** 2] = np.nan
     x /= np.sqrt(square)
     return x
+
+
+def count_threads(losses: int) -> int:
+    """Threads for so many losses: starting one costs as much as a million of them."""
+    return max(1, min(os.cpu_count() or 1, _THREADS, losses // 2**20))
 
 
 def count_of(length: int, of: str) -> int:
@@ -262,7 +266,7 @@ def uncertainty(table: Any, start: int, stop: int, window: int = WINDOW) -> np.n
         part = slice(left, min(left + _BLOCK, n))
         _fill(found, (table[start + t, part] for t in range(used)), window, part)
 
-    threads = max(1, min(os.cpu_count() or 1, _THREADS, n * used // 2**20))
+    threads = count_threads(n * used)
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(0, n, _BLOCK)))
     return found

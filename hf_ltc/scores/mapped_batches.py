@@ -36,8 +36,8 @@ class Rows:
             f"{some_rows(where)} of the batch): record again with a lower learning rate, or leave these rows out"
         )
 
-    def with_scores(self, batch: Any, column: str, scores: np.ndarray) -> Any:
-        """Adds its scores to the batch: null where there is none, and float32 even if there is no score at all.
+    def with_columns(self, batch: Any, columns: Mapping[str, np.ndarray]) -> Any:
+        """Adds columns to the batch: null where there is no number, and float32 even if there is none at all.
 
         `datasets` takes a column's type from the first values that it writes, and `None` has no type. So a list with
         `None` tells Arrow its type, and a row of `Dataset.map`, which may hold Arrow arrays of one value, gets a null
@@ -45,31 +45,39 @@ class Rows:
 
         Args:
             batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): The batch.
-            column (`str`): The column.
-            scores (`np.ndarray`): float32 `(B,)`, of the rows that have a trajectory.
+            columns (`Mapping[str, np.ndarray]`): float32 `(B,)`, of the rows that have a trajectory; NaN for none.
         """
-        full = np.full(len(self.present), np.nan, dtype=np.float32)
-        full[self.present] = scores
-        none = np.isnan(full)
+        wide = {}
+        for column, values in columns.items():
+            wide[column] = np.full(len(self.present), np.nan, dtype=np.float32)
+            wide[column][self.present] = values
         if isinstance(batch, pa.Table):
-            values = pa.array(full, mask=none)
-            if column in batch.column_names:
-                return batch.set_column(batch.column_names.index(column), column, values)
-            return batch.append_column(column, values)
+            for column, full in wide.items():
+                stored = pa.array(full, mask=np.isnan(full))
+                there = column in batch.column_names
+                at = batch.column_names.index(column) if there else batch.num_columns
+                batch = (batch.set_column if there else batch.add_column)(at, column, stored)
+            return batch
         if isinstance(batch, pd.DataFrame):
-            return batch.assign(**{column: pd.arrays.FloatingArray(full, none)})
+            return batch.assign(**{name: pd.arrays.FloatingArray(full, np.isnan(full)) for name, full in wide.items()})
         if not isinstance(batch, Mapping):
             import polars
 
-            return batch.with_columns(polars.Series(column, pa.array(full, mask=none)))
+            return batch.with_columns(
+                *(polars.Series(name, pa.array(full, mask=np.isnan(full))) for name, full in wide.items())
+            )
+        return {name: self._of_mapping(batch, full) for name, full in wide.items()}
+
+    def _of_mapping(self, batch: Mapping[str, Any], full: np.ndarray) -> Any:
+        none = np.isnan(full)
         if self.single:
             nothing = pa.nulls(1, pa.float32()) if isinstance(batch, LazyRow) else None
-            return {column: nothing if none[0] else full[0]}
-        return {column: Scores(None if gone else score for score, gone in zip(full, none)) if none.any() else full}
+            return nothing if none[0] else full[0]
+        return Numbers(None if gone else value for value, gone in zip(full, none)) if none.any() else full
 
 
-class Scores(list[Any]):
-    """Scores, some of them missing: a list that Arrow reads as float32 even if all of it is `None`."""
+class Numbers(list[Any]):
+    """Numbers, some of them missing: a list that Arrow reads as float32 even if all of it is `None`."""
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
         return pa.array(list(self), type or pa.float32())

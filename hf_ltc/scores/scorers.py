@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX
+from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX, typicality_name
 from ..recipe import Recipe
 from ..utils.errors import InputError, listed, require
 from .baselines import BASELINES, Baseline, random
@@ -15,16 +15,19 @@ from .kernels import count_of, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
+from .typicality import typical_probability, typical_spans, typicality_of
 
 
 @dataclass(frozen=True, eq=False)
 class LTCScorer:
     """Adds a score to batches of rows: a callable for `map` of any engine, picklable and without state.
 
+    It adds their typicality too (see [`ltc_typicality`]), which ranking reads beside the score.
+
     It reads only `loss_trajectory` and, with `scope="class"`, the label column. It takes rows and batches of
-    `Dataset.map` and `IterableDataset.map` in any format, and batches of Ray Data. For a mapping it returns the score
-    column alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or polars it returns with the
-    score column added. Rows without a trajectory, and flat ones, have no score.
+    `Dataset.map` and `IterableDataset.map` in any format, and batches of Ray Data. For a mapping it returns the new
+    columns alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or polars it returns with the
+    columns added. Rows without a trajectory, and flat ones, have neither.
 
     Make one with [`LTCScorer.from_trajectories`].
 
@@ -34,9 +37,11 @@ class LTCScorer:
         of (`str`): `"differences"` or `"levels"`.
         label_column (`str`, *optional*): The column that says which reference a row has; all have one if not given.
         class_names (`tuple[str, ...]`, *optional*): Needed if that column does not hold the numbers of the classes.
-        column (`str`): The column that is added.
+        column (`str`): The column of scores; that of typicality has its name (`ltc_typicality` for `ltc_score`).
         trained (`tuple[int, ...]`, *optional*):
             The first checkpoint of each run after the untrained model, where uncertainty is the weight.
+        spans (`tuple[tuple[int, int, int], ...]`, *optional*): As [`typical_spans`] gives them.
+        probability (`float`, *optional*): As [`typical_probability`] gives it; without it no typicality is added.
     """
 
     reference: np.ndarray
@@ -46,6 +51,8 @@ class LTCScorer:
     class_names: tuple[str, ...] | None = None
     column: str = LTC_SCORE
     trained: tuple[int, ...] | None = None
+    spans: tuple[tuple[int, int, int], ...] = ()
+    probability: float | None = None
 
     @classmethod
     def from_trajectories(
@@ -65,7 +72,7 @@ class LTCScorer:
         Args:
             trajectories ([`Trajectories`]): The recording.
             of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
-            column (`str`, *optional*, defaults to `"ltc_score"`): The column that it adds.
+            column (`str`, *optional*, defaults to `"ltc_score"`): The column of scores that it adds.
             class_names (`Sequence[str]`, *optional*):
                 With `scope="class"`, if the label column holds strings (or integers that are not a `ClassLabel`): the
                 classes in the order of their numbers, `hf_ltc.data.labels.class_names(dataset, label_column)`.
@@ -80,15 +87,18 @@ class LTCScorer:
         reference = np.concatenate(references(trajectories, **member))
         lengths = tuple(int(length) for length in trajectories.lengths)
         trained = first_trained(trajectories, member)
+        spans, probability = typical_spans(trajectories), typical_probability(trajectories)
         if member["scope"] == "dataset":
-            return cls(reference, lengths, member["of"], column=column, trained=trained)
+            return cls(
+                reference, lengths, member["of"], column=column, trained=trained, spans=spans, probability=probability
+            )
         dataset = Recipe.from_dict(trajectories.recipe).dataset
         label_column = dataset.label_column or "label"
         stored = dataset.features.get(label_column)
         if isinstance(stored, Mapping):
             class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.names
         names = None if class_names is None else tuple(str(name) for name in class_names)
-        return cls(reference, lengths, member["of"], label_column, names, column, trained)
+        return cls(reference, lengths, member["of"], label_column, names, column, trained, spans, probability)
 
     def __call__(self, batch: Any) -> Any:
         """Scores the rows of a batch.
@@ -97,7 +107,8 @@ class LTCScorer:
             batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
 
         Returns:
-            `{column: scores}` for a mapping: float32, `None` where there is no score; else the table with the column.
+            `{column: values}` for a mapping, of scores and typicality: float32, `None` where there is none; else the
+            table with the columns.
 
         Raises:
             InputError: without a trajectory column, for trajectories of another length or that are not finite, and for
@@ -110,7 +121,10 @@ class LTCScorer:
         scores, finite = pass_over(rows.values, self.lengths, runs, groups, self.of, self.trained)
         if not finite:
             raise rows.not_finite(LOSS_TRAJECTORY)
-        return rows.with_scores(batch, self.column, scores)
+        columns = {self.column: scores}
+        if self.probability is not None:
+            columns[typicality_name(self.column)] = typicality_of(rows.values, self.spans, self.probability)
+        return rows.with_columns(batch, columns)
 
     def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:
         if column not in columns_of(batch):
@@ -306,14 +320,14 @@ class BaselineScorer:
             rows = read_rows(batch, LOSS_TRAJECTORY, self.length)
             numbers = self._row_numbers(batch, indices)[rows.present]
             scores = random(numbers, **dict(self.options)).astype(np.float32)
-            return rows.with_scores(batch, self.column, scores)
+            return rows.with_columns(batch, {self.column: scores})
         column = f"{signal}{TRAJECTORY_SUFFIX}"
         fix = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
         rows = read_rows(batch, column, self.length, fix)
         runs = [rows.values[list(run)] for run in self.checkpoints]
         if not all(np.isfinite(run).all() for run in runs):
             raise rows.not_finite(column)
-        return rows.with_scores(batch, self.column, self.score(runs))
+        return rows.with_columns(batch, {self.column: self.score(runs)})
 
     def _row_numbers(self, batch: Any, indices: Any) -> np.ndarray:
         if self.row_column is not None:

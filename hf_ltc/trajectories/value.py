@@ -11,10 +11,18 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from ..coresets import order, select
-from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX, with_columns
+from ..data.columns import (
+    LOSS_TRAJECTORY,
+    LTC_SCORE,
+    TRAJECTORY_SUFFIX,
+    rank_name,
+    read_column,
+    typicality_name,
+    with_columns,
+)
 from ..data.inputs import class_numbers
 from ..recipe import Recipe
-from ..scores import diagnostics, ltc
+from ..scores import diagnostics, ltc, typicality
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.files import local
@@ -259,15 +267,18 @@ class Trajectories(ExchangeMixin):
         *,
         preset: str | None = None,
         balance: order.Balance = "class",
+        typical: float | None = None,
         id_column: str | None = None,
         **variant: Any,
     ) -> Dataset:
-        """Adds `loss_trajectory`, `ltc_score` and `ltc_rank` at once; no image is decoded and no row rewritten.
+        """Adds `loss_trajectory`, `ltc_score`, `ltc_typicality` and `ltc_rank` at once, as [`LTCScorer`] and
+        [`rank_coreset`] do; no image is decoded and no row rewritten.
 
         Args:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
             preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
             balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+            typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
             **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
@@ -285,11 +296,15 @@ class Trajectories(ExchangeMixin):
         # Read once, where it is on disk: the column needs it whole.
         run = dataclasses.replace(self, losses=np.asarray(self.losses))
         scores = ltc.ltc_scores(run, preset=preset, **variant)
-        diagnostics.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant})
-        values = np.where(where >= 0, scores[where], np.nan).astype(np.float32)
-        columns: dict[str, tuple[Any, object]] = {
-            LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where),
-            LTC_SCORE: (pa.array(values, mask=np.isnan(values)), Value("float32")),
-        }
+        columns: dict[str, tuple[Any, object]] = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where)}
+        for name, found in ((LTC_SCORE, scores), (typicality_name(LTC_SCORE), typicality.ltc_typicality(run))):
+            values = np.where(where >= 0, found[where], np.nan).astype(np.float32)
+            columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
         label_column = Recipe.from_dict(self.recipe).dataset.label_column
-        return select.rank_coreset(with_columns(dataset, columns), balance=balance, label_column=label_column)
+        ranked = select.rank_coreset(
+            with_columns(dataset, columns), balance=balance, label_column=label_column, typical=typical
+        )
+        kept = np.zeros(len(self), dtype=bool)
+        kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
+        diagnostics.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
+        return ranked

@@ -93,8 +93,8 @@ def test_the_printed_chain_with_labels_of_text_another_score_and_no_test_rows(
     record = f"hf-ltc record --dataset texts --label-column 'kind of digit' {_QUICK} --output-dir '~runs/texts/'"
     scoring = following(client(run_here, record, tmp_path))
     assert scoring == f"hf-ltc score '{tmp_path}/~runs/texts' --output '{tmp_path}/~runs/texts-scored'"
-    # The same with another member of the family, and classes as they come.
-    selecting = following(client(run_here, f"{scoring} --preset ltc --balance none", tmp_path))
+    # The same with another score variant, by the score alone, and classes as they come.
+    selecting = following(client(run_here, f"{scoring} --preset ltc --balance none --typical 0", tmp_path))
     said = client(run_here, selecting, tmp_path)
     coreset = load_from_disk(tmp_path / "~runs" / "texts-scored-10pct")
     assert coreset.features["kind of digit"] == Value("string")
@@ -102,6 +102,6 @@ def test_the_printed_chain_with_labels_of_text_another_score_and_no_test_rows(
     assert sorted(coreset["ltc_score"][:]) == sorted(scores)[-len(coreset) :]
     # Nothing to test models on.
     pushing = following(said)
-    assert pushing.startswith("hf-ltc push '~runs/texts' texts-ltc ")
+    assert pushing.startswith("hf-ltc push '~runs/texts' texts-ltc ") and "--typical 0" in pushing
     client(run_here, pushing, tmp_path)
     assert hub.dataset("me/texts-ltc").private

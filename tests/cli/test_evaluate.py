@@ -167,6 +167,8 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, pushed):
         "0.2",
         "--evaluation",
         tmp_path / "out" / "results.json",
+        "--typical",
+        "0",
     ]
     for preset in ("ltc", "cld"):
         succeeds(capsys, *line, "--preset", preset)
@@ -181,6 +183,8 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, pushed):
         capsys, *line, "--preset", "ltc", "--balance", "none"
     )
     assert "no results of weighted-das or levels-" in refused(capsys, *line, "--of", "levels")
+    assert "no results of typical-ltc or " in refused(capsys, *line[:-2], "--preset", "ltc")
+    assert "no results of {'of'" in refused(capsys, *line[:-1], "0.2", "--preset", "ltc")
     line[1] = place / "split"
     assert "--evaluation is of other recordings" in refused(capsys, *line)
     line[-1] = tmp_path / "nothing.json"

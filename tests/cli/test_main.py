@@ -193,8 +193,9 @@ def test_score_counts_flat_rows(place, tmp_path, capsys):
 
 def test_score_warns_where_hard_rows_come_first(place, tmp_path, capsys):
     run = Trajectories.load(place / "run-0")
-    # Half of the rows are learned when the validation samples are; the others were known from the start, or never are.
-    alike, shape = np.arange(len(run)) % 2 == 0, run.losses.shape
+    # A quarter of the rows is learned when the validation samples are; the others were known from the start, or never
+    # are.
+    alike, shape = np.arange(len(run)) % 4 == 0, run.losses.shape
     validation = np.array([2.0, 1.9, 0.5, 0.4])[:, None]
     noise = np.random.default_rng(0).uniform(0, 0.05, shape)
     for name, level, warned in (("known", 0.1, True), ("never", 3.0, False)):
@@ -204,8 +205,12 @@ def test_score_warns_where_hard_rows_come_first(place, tmp_path, capsys):
             validation_losses=np.broadcast_to(validation, run.validation_losses.shape).astype(np.float32),
         )
         made.save(tmp_path / name)
-        said = warned_of(capsys, "score", tmp_path / name, "--output", tmp_path / f"{name}-scored")
-        assert ("Rows of high mean loss come first" in said) == warned
+        for typical in ("0", "0.1"):
+            output = tmp_path / f"{name}-scored-{typical}"
+            said = warned_of(capsys, "score", tmp_path / name, "--typical", typical, "--output", output)
+            assert ("rows has the hardest ones" in said) == (warned and typical == "0")
+            select = ("select", output, "--fraction", "0.1", "--typical", typical, "--output", f"{output}-10pct")
+            assert ("rows has the hardest ones" in warned_of(capsys, *select)) == (warned and typical == "0")
 
 
 def test_scores_of_two_differences_are_said_to_be_coarse(place, tmp_path, capsys):

@@ -7,11 +7,18 @@ from datasets import List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ltc.coresets.choose import Selection, choose, mean_probability
+from hf_ltc.coresets.choose import Selection, choose, mean_probability, rank
 from hf_ltc.coresets.select import select_coreset, split_coreset
 from hf_ltc.data.columns import read_column, with_columns
 from hf_ltc.utils.errors import InputError
 from tests.coresets.test_ray_data import in_memory, kept_in_blocks, random_rows
+
+
+def goes_together(options):
+    if options["typical"] and (options["keep"] == "lowest" or options["coverage"]):
+        return False
+    return options["coverage"] != "beta" or options["keep"] == "highest"
+
 
 OPTIONS = st.fixed_dictionaries(
     {
@@ -23,29 +30,32 @@ OPTIONS = st.fixed_dictionaries(
         "cut": st.sampled_from([0.0, 0.1, 0.5]),
         "beta_exponent": st.sampled_from([4.0, 11.0]),
         "seed": st.integers(0, 3),
+        "typical": st.sampled_from([None, 0, 0.1, 0.5]),
     }
-).filter(lambda options: options["coverage"] != "beta" or options["keep"] == "highest")
+).filter(goes_together)
 
 
-def arrays(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, labels and which rows are candidates."""
+def arrays(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, labels, which rows are candidates, and typicality."""
     candidates = table["loss_trajectory"].is_valid().to_numpy(zero_copy_only=False)
-    return table["ltc_score"].to_numpy().astype(np.float64), table["label"].to_numpy(), candidates
+    typicality = table["ltc_typicality"].to_numpy()
+    return table["ltc_score"].to_numpy().astype(np.float64), table["label"].to_numpy(), candidates, typicality
 
 
 @settings(max_examples=60, deadline=None)
 @given(OPTIONS, st.floats(0.05, 1), st.integers(0, 10**6), st.booleans())
 def test_arrays_datasets_and_blocks_are_chosen_from_alike(options, fraction, seed, ties):
-    table = random_rows(80, 4, seed=seed, ties=ties)
-    scores, labels, candidates = arrays(table)
+    table = random_rows(80, 4, seed=seed, ties=ties, typicality=True)
+    scores, labels, candidates, typicality = arrays(table)
     losses = np.random.default_rng(seed).exponential(size=(80, 5)).astype(np.float32)
     lists = [row if known else None for row, known in zip(losses.tolist(), candidates)]
     column = pa.array(lists, pa.list_(pa.float32())), List(Value("float32"))
     dataset = with_columns(in_memory(table), {"loss_trajectory": column})
     probability = np.where(candidates, mean_probability(losses), np.nan)
     selection = Selection(fraction, **options)
+    given = {"candidates": candidates, "typicality": typicality, "probability": probability}
     try:
-        kept = choose(scores, labels, selection, candidates=candidates, probability=probability)
+        kept = choose(scores, labels, selection, **given)
     except InputError as refused:
         for way in (select_coreset, split_coreset):
             with pytest.raises(InputError) as also:
@@ -60,27 +70,57 @@ def test_arrays_datasets_and_blocks_are_chosen_from_alike(options, fraction, see
     if selection.is_nested and selection.balance != "proportional":
         columns = {} if selection.balance == "class" else {"label_column": None}
         changes = {name: options[name] for name in ("keep", "exclude_negative")}
+        changes["typical"] = selection.decided(True).typical
         assert kept_in_blocks(table, size=len(rows), **changes, **columns) == rows
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["class", "none"]), st.sampled_from(["highest", "lowest"]))
 def test_the_order_of_rows_does_not_matter(seed, balance, keep):
-    scores, labels, candidates = arrays(random_rows(60, 5, seed=seed, flat=0))
+    columns = arrays(random_rows(60, 5, seed=seed, flat=0, typicality=True))
     shuffled = np.random.default_rng(seed).permutation(60)
     selection = Selection(0.3, balance=balance, keep=keep)
-    kept = choose(scores, labels, selection, candidates=candidates)
-    again = choose(scores[shuffled], labels[shuffled], selection, candidates=candidates[shuffled])
-    np.testing.assert_array_equal(again, kept[shuffled])
+
+    def kept(scores, labels, candidates, typicality):
+        return choose(scores, labels, selection, candidates=candidates, typicality=typicality)
+
+    np.testing.assert_array_equal(kept(*(column[shuffled] for column in columns)), kept(*columns)[shuffled])
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["class", "proportional", "none"]), st.booleans())
 def test_coresets_of_growing_budgets_are_nested(seed, balance, ties):
-    scores, labels, candidates = arrays(random_rows(50, 4, seed=seed, ties=ties))
+    scores, labels, candidates, typicality = arrays(random_rows(50, 4, seed=seed, ties=ties, typicality=True))
     before = np.zeros(50, dtype=bool)
     for size in range(1, int(candidates.sum()) + 1):
-        kept = choose(scores, labels, Selection(size=size, balance=balance), candidates=candidates)
+        selection = Selection(size=size, balance=balance)
+        kept = choose(scores, labels, selection, candidates=candidates, typicality=typicality)
         assert kept.sum() == size and not (before & ~kept).any()
         before = kept
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.01, 0.1, 0.3, 1.0]), st.booleans())
+def test_each_class_gives_its_most_typical_rows_and_then_those_that_score_best(seed, typical, ties):
+    scores, labels, candidates, typicality = arrays(random_rows(60, 4, seed=seed, ties=ties, typicality=True))
+    ranks = rank(scores, labels, Selection(typical=typical), candidates, typicality)
+    for label in np.unique(labels[candidates]):
+        own = [row for row in np.argsort(ranks, kind="stable").tolist() if ranks[row] >= 0 and labels[row] == label]
+        scored = sorted(row for row in own if not np.isnan(scores[row]))
+        known = [row for row in scored if not np.isnan(typicality[row])]
+        places = max(1, round(typical * len(scored)))
+        first = sorted(known, key=lambda row: (-typicality[row], row))[:places]
+        rest = sorted(set(scored) - set(first), key=lambda row: (-scores[row], row))
+        assert own == [*first, *rest, *sorted(set(own) - set(scored))]
+
+
+@given(st.integers(0, 10**6))
+def test_without_classes_the_most_typical_rows_of_all_come_first(seed):
+    scores, _, candidates, typicality = arrays(random_rows(60, 4, seed=seed, flat=0, held=0, typicality=True))
+    ranks = rank(scores, None, Selection(balance="none"), candidates, typicality)
+    assert np.flatnonzero(ranks < 6).tolist() == sorted(np.argsort(-np.nan_to_num(typicality, nan=-99))[:6].tolist())
+
+
+def test_typical_rows_are_not_made_up():
+    with pytest.raises(InputError, match=r"`typical` 0\.1 needs the typicality of the rows"):
+        choose(np.arange(4.0), np.zeros(4, int), Selection(size=2, typical=0.1))
 
 
 @pytest.mark.parametrize("coverage", ["stratified", "beta"])
@@ -125,6 +165,10 @@ def test_recipes_keep_the_options_apart_from_the_budget(options):
         ({"beta_exponent": 0}, "`beta_exponent` is 0"),
         ({"min_per_class": -1}, "`min_per_class` is -1"),
         ({"coverage": "beta", "keep": "lowest"}, "needs keep='highest'"),
+        ({"typical": 1.5}, "`typical` is 1.5: it must be a share in"),
+        ({"typical": "all"}, "`typical` is 'all'"),
+        ({"typical": 0.1, "keep": "lowest"}, "`typical` 0.1 goes with keep='highest'"),
+        ({"typical": 0.1, "coverage": "beta"}, "`typical` 0.1 does not go with coverage 'beta'"),
     ],
 )
 def test_bad_options_are_named(options, said):

@@ -8,7 +8,7 @@ import ray
 from datasets import Dataset
 from ray.cluster_utils import Cluster
 
-from hf_ltc.coresets import ray_data, ray_search
+from hf_ltc.coresets import ray_data, ray_keys, ray_search
 from hf_ltc.coresets.choose import Selection
 from hf_ltc.coresets.ray_data import coreset_bounds
 from hf_ltc.coresets.select import rank_coreset, select_coreset
@@ -87,27 +87,30 @@ def test_scores_and_coresets_on_ray_equal_those_in_memory_row_by_row(shards, pre
     assert (bounds.size, bounds.pool) == (round(0.3 * pool), pool)
 
 
-def random_rows(n, classes, seed, ties=False, flat=0.05, held=0.1):
+def random_rows(n, classes, seed, ties=False, flat=0.05, held=0.1, typicality=False):
     draw = np.random.default_rng(seed)
     labels = draw.choice(classes, n, p=draw.dirichlet(np.full(classes, 0.5)))
     scores = draw.uniform(-1, 1, n).astype(np.float32)
     if ties:
         scores = np.round(scores * 3) / 3
     scores[draw.random(n) < flat] = np.nan
-    return pa.table(
-        {
-            "label": labels,
-            "row": np.arange(n),
-            "ltc_score": pa.array(scores),
-            # Which rows were recorded is all that is read of it.
-            "loss_trajectory": pa.array(np.ones(n, dtype=bool), mask=draw.random(n) < held),
-        }
-    )
+    columns = {
+        "label": labels,
+        "row": np.arange(n),
+        "ltc_score": pa.array(scores),
+        # Which rows were recorded is all that is read of it.
+        "loss_trajectory": pa.array(np.ones(n, dtype=bool), mask=draw.random(n) < held),
+    }
+    if typicality:
+        values = draw.gumbel(size=n).round(1 if ties else 9)
+        # Of one class few rows are typical.
+        columns["ltc_typicality"] = pa.array(values, mask=(draw.random(n) < 0.1) | ((labels == 0) & (values < 1)))
+    return pa.table(columns)
 
 
 def in_blocks(table, options, blocks):
     """The passes over blocks without Ray, one block after another."""
-    keys = [ray_data._project(table.take(part), **options) for part in np.array_split(np.arange(len(table)), blocks)]
+    keys = [ray_keys.keys_of(table.take(part), **options) for part in np.array_split(np.arange(len(table)), blocks)]
 
     def over_blocks(function, **given):
         for block in keys:
@@ -116,16 +119,17 @@ def in_blocks(table, options, blocks):
     return over_blocks
 
 
-def kept_in_blocks(table, blocks=3, *, size, **changes):
+def kept_in_blocks(table, blocks=3, *, size, typical=0.0, **changes):
     options = {
         "score_column": "ltc_score",
         "label_column": "label",
         "row_column": "row",
         "keep": "highest",
         "exclude_negative": False,
+        "typicality_column": "ltc_typicality" if typical else None,
         **changes,
     }
-    bounds = ray_data._bounds(in_blocks(table, options, blocks), options, Selection(size=size))
+    bounds = ray_data._bounds(in_blocks(table, options, blocks), options, Selection(size=size, typical=typical))
     return bounds(table)["row"].to_pylist()
 
 
@@ -144,6 +148,32 @@ def test_any_budget_of_imbalanced_classes_with_ties_and_rows_without_a_score(mon
     for size in [1, 5, 6, 100, 777, *range(pool - 60, pool + 1)]:
         expected = [row for row, r in enumerate(ranks) if r is not None and r < size]
         assert kept_in_blocks(table, size=size, **options, **columns) == expected
+
+
+@pytest.mark.parametrize("typical", [0.001, 0.1, 0.6, 1.0])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("balance", ["class", "none"])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_any_budget_with_typical_rows_first(monkeypatch, ties, balance, typical, blocks):
+    monkeypatch.setattr(ray_search, "_CANDIDATES", 12)
+    monkeypatch.setattr(ray_search, "_BINS", 8)
+    table = random_rows(500, 5, seed=3 + ties, ties=ties, typicality=True)
+    ranked = rank_coreset(in_memory(table), balance, label_column="label", typical=typical)
+    ranks = read_column(ranked, "ltc_rank").to_pylist()
+    pool = sum(rank is not None for rank in ranks)
+    columns = {} if balance == "class" else {"label_column": None}
+    for size in [*range(1, 24), *range(24, pool - 40, 17), *range(pool - 40, pool + 1)]:
+        expected = [row for row, r in enumerate(ranks) if r is not None and r < size]
+        assert kept_in_blocks(table, blocks, size=size, typical=typical, **columns) == expected
+
+
+def test_typical_rows_come_first_on_ray_as_in_memory():
+    table = random_rows(3000, 6, seed=9, typicality=True)
+    for typical, share in ((None, 0.1), (0.0, 0.0), (0.4, 0.4)):
+        expected = select_coreset(in_memory(table), size=700, label_column="label", typical=share)
+        assert kept_rows(spread(table, 4), size=700, typical=typical) == read_column(expected, "row").to_pylist()
+    with pytest.raises(InputError, match="no column 'ltc_typicality' in the dataset"):
+        coreset_bounds(spread(table.drop_columns("ltc_typicality"), 2), 0.5, typical=0.1)
 
 
 @pytest.mark.parametrize("ties", [False, True])

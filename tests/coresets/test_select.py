@@ -2,12 +2,13 @@
 
 import functools
 import operator
+import warnings
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from hf_ltc.coresets.order import coreset_order
 from hf_ltc.coresets.select import in_coreset, rank_coreset, select_coreset, split_coreset
 from hf_ltc.coresets.summary import describe_coreset
 from hf_ltc.data.columns import read_column, with_columns
-from hf_ltc.utils.errors import InputError
+from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.coresets.scored import many_rows, scored_dataset, scored_rows, values
 
 
@@ -79,6 +80,75 @@ def test_coverage_by_trajectories_needs_them_of_one_length():
     options = {"score_column": "x_score", "label_column": "label", "coverage": "beta"}
     with pytest.raises(InputError, match=r"'loss_trajectory' has lists of different lengths \(2, 4\)"):
         select_coreset(dataset, size=2, **options)
+
+
+def with_typicality(dataset, held, column="ltc_typicality"):
+    keys = np.random.default_rng(4).normal(size=len(held)).astype(np.float32)
+    return keys, with_columns(dataset, {column: (pa.array(keys, mask=held), Value("float32"))})
+
+
+def test_typical_rows_come_first_where_their_column_is_there():
+    dataset, held, _ = scored_dataset(200)
+    keys, typical = with_typicality(dataset, held)
+    scores = np.array(values(dataset, "ltc_score"), dtype=float)[~held]
+    labels = np.array(values(dataset, "label"))[~held]
+
+    def order(share):
+        return coreset_order(scores, labels, typicality=keys[~held], typical=share).tolist()
+
+    def ranks(dataset, **options):
+        return [rank for rank in values(rank_coreset(dataset, **options), "ltc_rank") if rank is not None]
+
+    by_score = ranks(dataset)
+    assert by_score == ranks(typical, typical=0) != ranks(typical)
+    assert ranks(typical) == ranks(typical, typical=0.1) == order(0.1)
+    assert ranks(typical, typical=0.5) == order(0.5)
+    # The lowest scores, and draws, know nothing of them.
+    assert ranks(typical, keep="lowest") == ranks(dataset, keep="lowest")
+    for coverage in ("stratified", "beta"):
+        kept = [values(select_coreset(each, 0.3, coverage=coverage), "number") for each in (dataset, typical)]
+        assert kept[0] == kept[1]
+    # Another score has a column of its own.
+    other = typical.rename_column("ltc_score", "x_score")
+    assert [
+        rank for rank in values(rank_coreset(other, score_column="x_score"), "x_rank") if rank is not None
+    ] == by_score
+    parts = split_coreset(typical, 0.2)
+    assert values(parts["coreset"], "number") == values(select_coreset(typical, 0.2), "number")
+    assert len(parts["coreset"]) == round(0.2 * (~held).sum())
+
+
+def test_typical_rows_need_their_column():
+    dataset, held, _ = scored_dataset()
+    with pytest.raises(
+        InputError, match=r"`typical` 0\.1 needs the column 'ltc_typicality', which the dataset has not"
+    ):
+        rank_coreset(dataset, typical=0.1)
+    text = with_columns(dataset, {"ltc_typicality": (pa.array(["a"] * len(held)), Value("string"))})
+    with pytest.raises(InputError, match="column 'ltc_typicality' holds string, not numbers"):
+        select_coreset(text, 0.5)
+    with pytest.raises(InputError, match=r"`typical` is 2: it must be a share in \[0, 1\]"):
+        rank_coreset(dataset, typical=2)
+
+
+def test_a_small_coreset_of_the_hardest_rows_is_warned_of():
+    draw = np.random.default_rng(0)
+    losses = draw.random((100, 6), dtype=np.float32) + np.linspace(0, 3, 100, dtype=np.float32)[:, None]
+    features = Features(
+        label=ClassLabel(num_classes=2), loss_trajectory=List(Value("float32")), ltc_score=Value("float32")
+    )
+    columns = {"label": [0, 1] * 50, "loss_trajectory": losses.tolist(), "ltc_score": losses.mean(axis=1)}
+    dataset = Dataset.from_dict(columns, features=features)
+    with pytest.warns(LTCWarning, match="The coreset of 10 rows has the hardest ones") as caught:
+        select_coreset(dataset, 0.1)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Large, easy, without classes, or without trajectories.
+        select_coreset(dataset, 0.3)
+        select_coreset(dataset, 0.1, keep="lowest")
+        select_coreset(dataset, 0.1, balance="none")
+        select_coreset(dataset.remove_columns("loss_trajectory"), 0.1)
 
 
 def test_another_score_has_its_own_rank_column():

@@ -248,7 +248,7 @@ import resource, sys
 import numpy as np, pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from hf_ltc.data.columns import read_column
-from hf_ltc.coresets.ray_data import CoresetBounds
+from hf_ltc.coresets.ray_data import Bound, CoresetBounds
 from hf_ltc.training.grey import find_grey_range
 from hf_ltc.data.identity import check_identity, dataset_identity
 from hf_ltc.data.shared_rows import shared_rows
@@ -277,8 +277,10 @@ assert find_grey_range([(mixed, "image", None)]) is None
 # A batch of Ray's.
 batch = table.append_column("score", [np.linspace(0, 1, 2300)]).append_column("row", [np.arange(2300)])
 names = {"score_column": "score", "label_column": None, "row_column": "row"}
-options = {**names, "keep": "highest", "exclude_negative": False}
-bounds = CoresetBounds(20, 2300, pa.array([0]), np.array([1 - 1e-2]), np.array([0]), np.array([0]), options)
+options = {**names, "typicality_column": None, "keep": "highest", "exclude_negative": False}
+scores = Bound("score", np.array([1 - 1e-2]), np.array([0]))
+none, every = Bound.nothing("typicality", 1), Bound.everything("typicality", 1)
+bounds = CoresetBounds(20, 2300, pa.array([0]), none, every, scores, Bound.nothing(None, 1), options)
 assert bounds(batch)["row"].to_pylist() == list(range(2277, 2300))
 print(peak() - before)
 """

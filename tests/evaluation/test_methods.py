@@ -4,9 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features
 
 from hf_ltc.config import EvaluateConfig
-from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS, chosen_rows, find_method, method_scores
+from hf_ltc.coresets.select import rank_coreset
+from hf_ltc.data.columns import read_column
+from hf_ltc.evaluation.methods import (
+    DEFAULT_METHOD,
+    METHODS,
+    chosen_rows,
+    find_method,
+    method_scores,
+    methods_of,
+)
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.ltc import PRESETS, ltc_scores
 from hf_ltc.scores.scorers import baseline_scores
@@ -43,7 +53,8 @@ def test_the_names_are_the_family_the_baselines_and_two_that_draw():
     members = [f"{of}-{a}-{s}" for of in ("differences", "levels") for a in ("correlations", "losses")
                for s in ("dataset", "class")]  # fmt: skip
     members += [f"{member}-uncertainty" for member in members]
-    assert METHODS.keys() == {*PRESETS, *members, *BASELINES, "ccs", "dual_beta"}
+    typical = {f"typical-{name}" for name in (*PRESETS, *members)}
+    assert METHODS.keys() == {*PRESETS, *members, *typical, *BASELINES, "ccs", "dual_beta"}
     assert EvaluateConfig().members == [DEFAULT_METHOD]
     assert {name for name, method in METHODS.items() if method.keep == "lowest"} == {"mean_loss", "final_loss"}
 
@@ -80,6 +91,20 @@ def test_the_best_rows_of_each_class_are_chosen(run, name, size):
     assert chosen_rows(name, run, size).tolist() == dealt(scores, run.labels, size, lowest=name == "mean_loss")
     # As when they are at hand, and for any seed.
     np.testing.assert_array_equal(chosen_rows(name, run, size, scores=scores, seed=7), chosen_rows(name, run, size))
+
+
+@pytest.mark.parametrize("name, variant", [(DEFAULT_METHOD, {}), ("typical-cld", {"preset": "cld"})])
+def test_the_default_chooses_the_rows_that_a_scored_dataset_ranks_first(run, name, variant):
+    features = Features({"label": ClassLabel(num_classes=4)})
+    scored = run.score(Dataset.from_dict({"label": run.labels}, features=features), **variant)
+    ranks = read_column(scored, "ltc_rank").to_numpy()
+    alone = chosen_rows(name.removeprefix("typical-"), run, 30)
+    for size in (4, 30, 72, 240):
+        assert chosen_rows(name, run, size).tolist() == np.flatnonzero(ranks < size).tolist()
+    assert chosen_rows(name, run, 30).tolist() != alone.tolist()
+    by_score = rank_coreset(scored, typical=0)
+    assert np.flatnonzero(read_column(by_score, "ltc_rank").to_numpy() < 30).tolist() == alone.tolist()
+    assert methods_of(METHODS[name].variant, 0.1)[0] == name and methods_of(METHODS[name].variant, 0.2) == []
 
 
 def test_other_balances(run):

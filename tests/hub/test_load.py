@@ -83,7 +83,7 @@ def test_two_scorers_share_a_repository(hub: Hub, client: Client, scored: Datase
     ltc, _ = client(do.load_by_budget, "me/both", 0.1)
     columns = ["image", "label", "ltc_score", "ltc_rank"]
     assert ltc == do.content(select_coreset(scored, 0.1).select_columns(columns))
-    columns = ["image", "label", "ltc_score", "ltc_rank", "el2n_score", "el2n_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank", "el2n_score", "el2n_rank"]
     for fraction in (0.2, 0.3):
         loaded, _ = client(do.load_by_budget, "me/both", fraction, scorer="el2n")
         assert loaded == do.content(select_coreset(other, fraction, score_column="el2n_score").select_columns(columns))
@@ -103,7 +103,7 @@ def test_an_old_revision_is_loaded_as_it_was(hub: Hub, client: Client, rows: Dat
 
 
 def test_other_scores_take_the_place_of_old_ones(hub: Hub, client: Client, rows: Dataset, scored: Dataset, run: Any):
-    client(do.push, scored, "me/replaced", [0.1, 0.3], [40], trajectories=run, full=True, max_shard_size="4KB")
+    client(do.push, scored, "me/replaced", [0.1, 0.3], [40], trajectories=run, full=True, max_shard_size="6KB")
     repo = hub.dataset("me/replaced")
     before = {path for path in repo.files if "/" in path}
     client(do.push, scored, "me/replaced", [0.2], trajectories=run)

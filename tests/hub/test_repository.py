@@ -51,7 +51,8 @@ def test_a_coreset_is_the_same_in_a_fresh_process(
     ]
     assert all(row["ltc_score"] is None and row["ltc_rank"] is None for row in test)
     plain = do.content(scored)
-    assert scores == [{"row": i, **{name: row[name] for name in columns[1:]}} for i, row in enumerate(plain)]
+    columns = ["label", "ltc_score", "ltc_rank", "ltc_typicality"]
+    assert scores == [{"row": i, **{name: row[name] for name in columns}} for i, row in enumerate(plain)]
 
 
 def test_a_budget_that_was_not_pushed_is_taken_from_the_source(
@@ -76,6 +77,31 @@ def test_a_budget_that_was_not_pushed_is_taken_from_the_source(
     assert client(do.load_by_budget, "me/source-ltc", size=5, dataset=rows)[0] == do.content(local)
     said = client(do.complaint, do.load_by_budget, "me/source-ltc", size=5, dataset=rows.shuffle(seed=3))
     assert "the source dataset and recipe.json of 'me/source-ltc' disagree" in said and "shuffled" in said
+
+
+@pytest.mark.parametrize("typical", [0, 0.3])
+def test_a_coreset_is_rebuilt_with_as_many_typical_rows(
+    hub: Hub, client: Client, visitor: Client, rows: Dataset, run: Any, small: DatasetDict, typical: float
+):
+    client(do.push_rows, small, "me/source")
+    scored = run.score(rows, typical=typical)
+    source = {"repo_id": "me/source", "split": "train"}
+    options = {"trajectories": run, "scores_only": True, "source": source}
+    said = client(do.complaint, do.push, scored, "me/typical", **options)
+    assert "the options that rank_coreset was given" in said
+    options["typical"] = typical
+    client(do.push, scored, "me/typical", **options)
+    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    for size in (10, 25, 60):
+        local = select_coreset(scored, size=size, typical=typical).select_columns(columns)
+        assert visitor(do.load_by_budget, "me/typical", size=size)[0] == do.content(local)
+    card = hub.dataset("me/typical").files["README.md"].decode()
+    assert ("The first 30% of each class are typical rows" in card) == ("`ltc_typicality`" in card) == bool(typical)
+    keys = np.array(read_column(scored, "ltc_typicality").to_pylist(), dtype=np.float32)[::-1]
+    other = with_columns(scored, {"ltc_typicality": (pa.array(keys, mask=np.isnan(keys)), Value("float32"))})
+    other = rank_coreset(other, typical=typical)
+    said = client(do.complaint, do.push, other, "me/other", **options)
+    assert said.startswith("column 'ltc_typicality' is not the typicality of the rows in this recording")
 
 
 def test_no_place_and_no_token_of_the_machine_is_pushed(hub: Hub, client: Client, tmp_path: Path, rows: Dataset):

@@ -333,9 +333,10 @@ def test_map_where_no_row_has_a_score(batched):
     run = make_run(n=5)
     dataset, _ = as_dataset(run, held_out=range(4))
     scored = dataset.select(range(4)).map(LTCScorer.from_trajectories(run), batched=batched)
-    assert scored.features["ltc_score"] == Value("float32") and scored["ltc_score"][:] == [None] * 4
+    for column in ("ltc_score", "ltc_typicality"):
+        assert scored.features[column] == Value("float32") and scored[column][:] == [None] * 4
     row = LTCScorer.from_trajectories(run)({"loss_trajectory": None})
-    assert row == {"ltc_score": None}
+    assert row == {"ltc_score": None, "ltc_typicality": None}
 
 
 def test_class_names_come_from_the_recipe():

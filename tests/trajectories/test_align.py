@@ -10,7 +10,7 @@ from tests.helpers import refused
 from tests.trajectories.recordings import CLASSES, ORDERS, ROWS, assert_attached, dataset, labels_of, make
 
 
-def relabelled():
+def relabeled():
     data = dataset()
     return data.remove_columns("label").add_column(
         "label", (labels_of(data) + 1) % CLASSES, feature=data.features["label"]
@@ -21,7 +21,7 @@ OTHERS = {
     "shuffled": (lambda: dataset().shuffle(seed=0), r"another order \(shuffled\?\)"),
     "filtered": (lambda: dataset().select(range(50)), r"has 50 rows, the recorded one had 60 \(filtered"),
     "longer": (lambda: dataset(61), "has 61 rows, the recorded one had 60 .another split or version"),
-    "relabelled": (relabelled, r"other labels than in the recorded dataset, on the same rows \(relabelled\?\)"),
+    "relabeled": (relabeled, r"other labels than in the recorded dataset, on the same rows \(relabeled\?\)"),
     "other images": (lambda: dataset(seed=1), "'image' differs on the rows compared, though the labels agree"),
     "without labels": (lambda: dataset().remove_columns("label"), "no such column"),
     "without images": (lambda: dataset().remove_columns("image"), "none of the recorded columns 'image'"),
@@ -89,7 +89,7 @@ def test_bad_ids_are_refused(bad):
 
 
 def test_labels_are_compared_by_id():
-    wrong = relabelled()
+    wrong = relabeled()
     with pytest.raises(
         InputError, match=r"50 rows have another label in column 'label' .*\(rows 0, 1, 2, 3, 5, ...\)"
     ):

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from hf_ltc.scores.diagnostics import doubt_of_hard, doubt_of_validation, hard_first
+from hf_ltc.coresets.order import coreset_order
+from hf_ltc.scores import diagnostics
+from hf_ltc.scores.diagnostics import doubt_of_hard, doubt_of_validation, hard_first, hardness
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.reliability import Reliability, spearman_brown, within_class_spearman
+from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compare import reliability, stability
 from hf_ltc.trajectories.value import Trajectories
@@ -125,10 +128,35 @@ def test_hard_rows_come_first_where_scores_rise_with_the_mean_loss():
     assert hard_first(mean, run) == pytest.approx(1) and hard_first(-mean, run) == pytest.approx(-1)
 
 
-def test_hard_rows_are_a_doubt():
-    said = doubt_of_hard(0.917)
-    assert "Spearman 0.92" in said and "hf-ltc evaluate" in said
-    assert doubt_of_hard(0.5) is doubt_of_hard(-0.9) is doubt_of_hard(math.nan) is None
+def test_a_small_coreset_of_hard_rows_is_a_doubt():
+    labels = np.repeat([0, 1], [40, 60])
+    losses = np.random.default_rng(0).permutation(100).astype(float)
+
+    def place(row):
+        own = losses[labels == labels[row]]
+        return (own < losses[row]).sum() / (len(own) - 1)
+
+    hardest = np.zeros(100, bool)
+    hardest[[*np.argsort(-losses)[:12]]] = True
+    assert hardness(hardest, losses, labels) == pytest.approx(np.mean([place(row) for row in np.flatnonzero(hardest)]))
+    assert hardness(np.ones(100, bool), losses, labels) == pytest.approx(0.5)
+    said = doubt_of_hard(hardest, losses, labels)
+    assert "12 rows" in said and f"{hardness(hardest, losses, labels):.2f}" in said and "hf-ltc evaluate" in said
+    # Neither one of easy rows, nor of rows at random, nor a larger one, which hard rows are good for.
+    larger = losses >= np.sort(losses)[-20]
+    for kept in (losses < 12, np.arange(100) % 9 == 0, larger, np.zeros(100, bool)):
+        assert doubt_of_hard(kept, losses, labels) is None
+
+
+def test_the_first_rows_of_the_order_are_looked_at(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(diagnostics, "doubt_of_hard", lambda *given: seen.update(kept=given[0]))
+    run = make(0)
+    plain = Dataset.from_dict({"label": run.labels, "row": run.rows}).cast_column("label", ClassLabel(num_classes=4))
+    for typical in (0, 0.1):
+        order = coreset_order(ltc_scores(run), run.labels, typicality=ltc_typicality(run), typical=typical)
+        run.score(plain.select(np.argsort(-run.rows)), typical=typical)
+        np.testing.assert_array_equal(seen["kept"], order < N // 10)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +310,13 @@ def test_python_users_hear_what_makes_scores_doubtful(caplog):
     assert heard(dataclasses.replace(good, validation_losses=good.validation_losses[::-1].copy())) == [rises]
     assert heard(good.truncate(2)) == []
     assert heard(good.truncate(2), preset="ltc") == [["Two", "differences", "can", "only", "correlate"]]
-    # Half of the rows are learned when the validation samples are, the others were known from the start.
+    # A quarter of the rows are learned when the validation samples are, the others were known from the start.
     held = good.validation_losses.mean(axis=1, keepdims=True)
-    learned = np.where(np.arange(N) % 8 < 4, held, 0.1) + 0.001 * good.losses
+    learned = np.where(np.arange(N) % 16 < 4, held, 0.1) + 0.001 * good.losses
     hard = dataclasses.replace(good, losses=learned.astype(np.float32))
-    assert heard(hard) == [["Rows", "of", "high", "mean", "loss"]]
+    # By the score alone the smallest coresets are made of them, and with typical rows first they are not.
+    assert heard(hard, typical=0) == [["The", "coreset", "of", f"{N // 10}", "rows"]]
+    assert heard(hard) == []
     noisy = Trajectories.average([dataclasses.replace(good, losses=make(s, noise=30.0).losses) for s in (1, 2)])
     (low,) = heard(noisy)
     assert low[0] == "Reliability" and caplog.messages == []

@@ -15,6 +15,7 @@ from hf_ltc.coresets.select import in_coreset, rank_coreset, select_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.scorers import LTCScorer
+from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.helpers import refused
@@ -161,7 +162,10 @@ def assert_scored(scored, run, rows, balance="class", **family):
     wanted = [None if i < 0 or np.isnan(scores[i]) else float(scores[i]) for i in where]
     assert read_column(scored, "ltc_score").to_pylist() == wanted
     present = [i for i in where if i >= 0]
-    order = coreset_order(scores[present], run.labels[present], balance=balance)
+    typicality = ltc_typicality(run)
+    known = [None if i < 0 or np.isnan(typicality[i]) else float(typicality[i]) for i in where]
+    assert read_column(scored, "ltc_typicality").to_pylist() == known
+    order = coreset_order(scores[present], run.labels[present], balance=balance, typicality=typicality[present])
     ranks = iter(order.tolist())
     assert read_column(scored, "ltc_rank").to_pylist() == [None if i < 0 else next(ranks) for i in where]
 
@@ -173,7 +177,15 @@ def test_score_puts_scores_and_ranks_at_their_rows(lengths, family, balance):
     data = dataset()
     run = make(data, lengths)
     scored = run.score(data, balance=balance, **family)
-    assert scored.column_names == ["image", "label", "key", "loss_trajectory", "ltc_score", "ltc_rank"]
+    assert scored.column_names == [
+        "image",
+        "label",
+        "key",
+        "loss_trajectory",
+        "ltc_score",
+        "ltc_typicality",
+        "ltc_rank",
+    ]
     assert scored.features["ltc_score"] == Value("float32")
     assert scored.features["ltc_rank"] == Value("int32")
     assert_attached(scored, run, range(ROWS))
@@ -231,7 +243,7 @@ def test_the_format_of_the_dataset_is_kept(format, ids):
     assert_scored(scored, run, [number[key] for key in read_column(data, "key").to_pylist()])
     after = scored.format
     assert (after["type"], after["format_kwargs"]) == (before["type"], before["format_kwargs"])
-    assert after["columns"] == [*before["columns"], "loss_trajectory", "ltc_score", "ltc_rank"]
+    assert after["columns"] == [*before["columns"], "loss_trajectory", "ltc_score", "ltc_typicality", "ltc_rank"]
     assert data.format == before
 
 

@@ -1,0 +1,170 @@
+"""Typicality: which rows a small coreset should begin with, drawn once and for all from their loss trajectories.
+
+A score that follows the validation losses puts the rows first that are learned as late as the average one. Where most
+rows are learned at once, these are the hardest ones, and a few of them teach a model less than random rows do. DUAL
+(Cho et al., ICML 2025, arXiv 2502.06905) draws a small coreset with odds that fit the data: nearly at random where
+most rows are easy, from a few of them where most are hard. The draw here has those odds. Its random numbers are hashes
+of the trajectories, so it is the same in any order of rows, batch, process or machine.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .baselines import mixed
+from .kernels import WINDOW, count_threads, run_spans
+from .protocol import Recorded, check_recorded, losses_not_finite
+
+# DUAL looks at epochs 1 to 30, and has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
+_CHECKPOINTS, _CONCENTRATION, _EXPONENT = 30, 15.0, 4.0
+# The odds are those of its coreset of a tenth, and depend on the ten rows of the highest DUAL score.
+_KEPT, _BEST = 0.1, 10
+# At 0 and 1 a Beta density may have no finite value.
+_LEAST = 1e-7
+_BLOCK = 2**14
+
+
+def ltc_typicality(trajectories: Recorded) -> np.ndarray:
+    """The typicality of every recorded row, by which a coreset's first rows are chosen.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`, the logarithm of the row's odds plus its share of chance (Gumbel noise): the rows
+        that are highest in it are a draw without replacement. NaN for rows without odds, whose trajectory is flat.
+
+    Raises:
+        InputError: as [`ltc_scores`].
+    """
+    check_recorded(trajectories)
+    spans = typical_spans(trajectories)
+    found = _read(trajectories.losses, spans)
+    return _keys(found, _mean_of_best(found, trajectories))
+
+
+def typical_probability(trajectories: Recorded) -> float:
+    """The mean probability of the rows that DUAL scores highest: all that typicality needs of the other rows.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+
+    Returns:
+        `float`: in [0, 1].
+    """
+    check_recorded(trajectories)
+    return _mean_of_best(_read(trajectories.losses, typical_spans(trajectories)), trajectories)
+
+
+def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], probability: float) -> np.ndarray:
+    """The typicality of some rows of a recording.
+
+    Args:
+        table (`np.ndarray`): float32 `(L, N)`, their losses.
+        spans (`Sequence[tuple[int, int, int]]`): Of each run, as [`typical_spans`] gives them.
+        probability (`float`): What [`typical_probability`] gives.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`, as [`ltc_typicality`] gives it.
+    """
+    return _keys(_read(table, spans), probability)
+
+
+def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:
+    """Of each run the first checkpoint, the first after training, and the one after the last."""
+    spans = run_spans(trajectories.lengths)
+    return tuple((start, start + int(trajectories.epochs[start] == 0), stop) for start, stop in spans)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What the odds and the draw of rows depend on, float64 `(N,)` each."""
+
+    probability: np.ndarray  # the mean of the label's probability over all checkpoints
+    dual: np.ndarray  # uncertainty times difficulty, the mean over runs
+    chance: np.ndarray  # inside (0, 1)
+
+
+def _read(table: Any, spans: Sequence[tuple[int, int, int]]) -> _Found:
+    n = table.shape[1]
+    found = _Found(np.zeros(n), np.zeros(n), np.zeros(n))
+    if not isinstance(table, np.ndarray):
+        # On disk: read once, in order.
+        _read_part(found, table, spans, slice(0, n))
+        return found
+    parts = [slice(left, min(left + _BLOCK, n)) for left in range(0, n, _BLOCK)]
+    with ThreadPoolExecutor(count_threads(n * len(table))) as pool:
+        list(pool.map(lambda part: _read_part(found, table[:, part], spans, part), parts))
+    return found
+
+
+def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]], part: slice) -> None:
+    n, length = part.stop - part.start, spans[-1][2]
+    # Odd numbers: a hash of a trajectory's bits is their products' sum, in whole numbers, so in any order the same.
+    factors = np.random.SeedSequence(0).generate_state(length, np.uint64) | np.uint64(1)
+    summed, hashed, dual = np.zeros(n), np.zeros(n, dtype=np.uint64), np.zeros(n)
+    finite = np.ones(n, dtype=bool)
+    # Losses that are not finite are the caller's to name.
+    with np.errstate(all="ignore"):
+        for start, trained, stop in spans:
+            windows = _Windows(min(WINDOW, stop - trained), n)
+            for t in range(start, stop):
+                # Zero may have a sign.
+                losses = np.ascontiguousarray(table[t], dtype=np.float32) + np.float32(0)
+                finite &= np.isfinite(losses)
+                hashed += losses.view(np.uint32) * factors[t]
+                probability = np.exp(-losses.astype(np.float64))
+                summed += probability
+                if trained <= t < trained + _CHECKPOINTS:
+                    windows.add(probability)
+            dual += windows.dual / windows.count
+    found.probability[part] = np.where(finite, summed / length, np.nan)
+    found.dual[part] = dual / len(spans)
+    found.chance[part] = np.maximum(mixed(hashed), 2.0**-54)
+
+
+class _Windows:
+    """The mean over sliding windows of successive probabilities of their deviation times one less their mean."""
+
+    def __init__(self, window: int, n: int) -> None:
+        self.window, self.count, self.dual = window, 0, np.zeros(n)
+        self._first, self._seen, self._recent = np.zeros(n), 0, np.zeros((window, n))
+        self._summed, self._squared = np.zeros(n), np.zeros(n)
+
+    def add(self, probability: np.ndarray) -> None:
+        if self._seen == 0:
+            # Relative to the first one: a row whose probability hardly varies then has nothing to cancel.
+            self._first = probability
+        relative = probability - self._first
+        gone = self._recent[self._seen % self.window]
+        self._summed += relative - gone
+        self._squared += relative * relative - gone * gone
+        gone[:] = relative
+        self._seen += 1
+        if self._seen >= self.window:
+            mean = self._summed / self.window
+            variance = (self._squared - self._summed * mean) / (self.window - 1)
+            # What rounding leaves of windows in which nothing varies may be negative.
+            self.dual += np.sqrt(np.maximum(variance, 0)) * (1 - (self._first + mean))
+            self.count += 1
+
+
+def _mean_of_best(found: _Found, trajectories: Recorded) -> float:
+    if not np.isfinite(found.probability).all():
+        raise losses_not_finite(trajectories, trajectories.losses)
+    best = np.lexsort((-found.probability, -found.dual))[:_BEST]
+    return float(found.probability[best].mean())
+
+
+def _keys(found: _Found, probability: float) -> np.ndarray:
+    b = _CONCENTRATION * (1 - probability) * (1 - (1 - _KEPT) ** _EXPONENT)
+    inside = np.clip(found.probability, _LEAST, 1 - _LEAST)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds = np.log(found.dual)
+    odds += (_CONCENTRATION - b) * np.log(inside) + (b - 1) * np.log1p(-inside)
+    keys = (odds - np.log(-np.log(found.chance))).astype(np.float32)
+    keys[~np.isfinite(keys)] = np.nan
+    return keys
