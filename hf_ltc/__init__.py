@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .scores.scorers import BaselineScorer as BaselineScorer
     from .scores.scorers import LTCScorer as LTCScorer
     from .scores.scorers import baseline_scores as baseline_scores
+    from .scores.typicality import ltc_typicality as ltc_typicality
     from .training.models import load_model as load_model
     from .trajectories.compare import reliability as reliability
     from .trajectories.on_hub import push_source_model as push_source_model
@@ -63,6 +64,7 @@ _MODULES = {
     "load_model": "training.models",
     "load_split": "data.load",
     "ltc_scores": "scores.ltc",
+    "ltc_typicality": "scores.typicality",
     "push_coreset": "hub.push",
     "push_source_model": "trajectories.on_hub",
     "rank_coreset": "coresets.select",

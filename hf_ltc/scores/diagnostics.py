@@ -13,7 +13,7 @@ from .reliability import reliability_of, say_unknown, warn_of_reliability, withi
 from .scorers import baseline_scores
 
 # Above this place a coreset is made of hard rows, and below this share of the rows these are worth less than random
-# ones (docs/choosing.md, "Where it loses").
+# ones (docs/choosing.md, "Where it is close").
 _HARD, _SMALL = 0.75, 0.2
 # Of what the validation loss fell by, the part that it may rise by again.
 _RISE = 0.2
