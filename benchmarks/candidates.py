@@ -81,7 +81,7 @@ def covariance(run: Trajectories) -> np.ndarray:
     return (rows * reference).sum(axis=0) / np.linalg.norm(reference, axis=0)
 
 
-def standardised(run: Trajectories) -> np.ndarray:
+def standardized(run: Trajectories) -> np.ndarray:
     """Mean product of differences, divided by the validation samples' spread in that epoch and not centered."""
     rows, held = (
         np.diff(run.losses.astype(np.float64), axis=0),
@@ -139,7 +139,7 @@ CANDIDATES = {
         probability_covariance,
         dataset_probability_covariance,
         covariance,
-        standardised,
+        standardized,
         trained_levels,
         levels_and_aum,
         levels_and_dyn_unc,

@@ -28,8 +28,7 @@ from hf_ltc import Trajectories, baseline_scores, ltc_scores
 from hf_ltc.coresets.overlap import overlap
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS
 from hf_ltc.scores.baselines import BASELINES
-from hf_ltc.scores.diagnostics import doubt_of_validation
-from hf_ltc.scores.reliability import within_class_spearman
+from hf_ltc.scores.reliability import doubt_of_validation, within_class_spearman
 from hf_ltc.trajectories.compare import stability
 from hf_ltc.utils.errors import InputError
 from hf_ltc.utils.files import write_json

@@ -119,7 +119,7 @@ def limited_files(limit: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def labelled(count: int, classes: int = 10) -> Dataset:
+def labeled(count: int, classes: int = 10) -> Dataset:
     """Rows without images."""
     names = [f"class {number}" for number in range(classes)]
     rows = Dataset.from_dict(

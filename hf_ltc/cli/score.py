@@ -51,9 +51,8 @@ class Score(Command):
         import pyarrow.compute as pc
 
         from ..data.columns import read_column
-        from ..scores.diagnostics import hard_first
         from ..scores.ltc import ltc_scores, score_variant
-        from ..scores.reliability import reliability_of
+        from ..scores.reliability import hard_first, reliability_of
         from ..trajectories.value import Trajectories
 
         run = Trajectories.load(self.run, losses=self.losses)

@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict, Value
 from ..data.columns import LOSS_TRAJECTORY, rank_name, read_column, typicality_name, with_columns
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
-from ..scores.diagnostics import doubt_of_hard
 from ..scores.mapped_batches import ARROW, on_host
+from ..scores.reliability import doubt_of_hard
 from ..utils.errors import InputError, LTCWarning
 from .choose import Coverage, Selection, choose, mean_probability, rank
 from .order import Balance, Keep

@@ -93,8 +93,8 @@ def describe_coreset(
     scores, recorded = read_scores(dataset, score_column)
     candidates = recorded & ~(scores < 0) if exclude_negative else recorded
     pool = scores[candidates]
-    labelled = label_column is not None or any(isinstance(f, ClassLabel) for f in dataset.features.values())
-    column = find_label_column(dataset, label_column) if labelled else None
+    labeled = label_column is not None or any(isinstance(f, ClassLabel) for f in dataset.features.values())
+    column = find_label_column(dataset, label_column) if labeled else None
     pool_classes = _class_counts(dataset, column, candidates) if column else {}
     classes = _class_counts(coreset, column, np.ones(len(coreset), dtype=bool)) if column else {}
     return CoresetSummary(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..utils.errors import InputError, require, some_rows
-from .kernels import BLOCK, run_spans, standardised
+from .kernels import BLOCK, run_spans, standardized
 from .ltc import PRESETS, score_variant
 from .protocol import Recorded, check_finite, check_recorded
 
@@ -109,7 +109,7 @@ def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> 
     score_variant(of)
     losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
     check_finite(trajectories, table, losses)
-    return [standardised(losses[start:stop], of) for start, stop in run_spans(trajectories.lengths)]
+    return [standardized(losses[start:stop], of) for start, stop in run_spans(trajectories.lengths)]
 
 
 def _correlations(
@@ -123,7 +123,7 @@ def _correlations(
         check_finite(trajectories, table, losses)
         total, defined = np.zeros((asked[0].shape[1], losses.shape[1])), np.zeros(())
         for (start, stop), u in zip(run_spans(trajectories.lengths), asked):
-            other = standardised(losses[start:stop], of)
+            other = standardized(losses[start:stop], of)
             both = ~np.isnan(u[0])[:, None] & ~np.isnan(other[0])
             np.add(total, u.T @ other, out=total, where=both)
             defined = defined + both

@@ -187,7 +187,7 @@ def _blocks(run: _Run) -> Iterator[tuple[int, np.ndarray]]:
             filled = overlap
 
 
-def standardised(table: np.ndarray, of: str) -> np.ndarray:
+def standardized(table: np.ndarray, of: str) -> np.ndarray:
     """u: differences (or levels) of trajectories, centered, of norm one; in two passes.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..utils.errors import InputError, listed, require
-from .kernels import BLOCK, count_of, pass_over, run_spans, standardised
+from .kernels import BLOCK, count_of, pass_over, run_spans, standardized
 from .protocol import Recorded, check_finite, check_recorded, losses_not_finite, shown_classes
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -185,7 +185,7 @@ def _mean_correlations(table: np.ndarray, groups: np.ndarray, count: int, of: st
     width = max(64, BLOCK // (8 * len(table)))
     for left in range(0, table.shape[1], width):
         part = slice(left, left + width)
-        u = standardised(table[:, part], of)
+        u = standardized(table[:, part], of)
         sharp = ~np.isnan(u[0])
         group = groups[part]
         if not sharp.all():
@@ -205,4 +205,4 @@ def _mean_trajectories(table: np.ndarray, groups: np.ndarray, count: int, of: st
     size = np.bincount(groups, minlength=count)
     with np.errstate(invalid="ignore"):
         mean = np.stack([np.bincount(groups, weights=losses, minlength=count) for losses in table]) / size
-    return standardised(mean, of)
+    return standardized(mean, of)

@@ -20,10 +20,9 @@ from .typicality import typical_probability, typical_spans, typicality_of
 
 @dataclass(frozen=True, eq=False)
 class LTCScorer:
-    """Adds a score to batches of rows: a callable for `map` of any engine, picklable and without state.
+    """Adds a score to batches of rows, and their typicality (see [`ltc_typicality`]), which ranking reads beside it.
 
-    It adds their typicality too (see [`ltc_typicality`]), which ranking reads beside the score.
-
+    It is a callable for `map` of any engine, picklable and without state.
     It reads only `loss_trajectory` and, with `scope="class"`, the label column. It takes rows and batches of
     `Dataset.map` and `IterableDataset.map` in any format, and batches of Ray Data. For a mapping it returns the new
     columns alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or polars it returns with the
@@ -107,8 +106,7 @@ class LTCScorer:
             batch (`Mapping`, `pyarrow.Table`, or frame of pandas or polars): A row, or a batch of rows.
 
         Returns:
-            `{column: values}` for a mapping, of scores and typicality: float32, `None` where there is none; else the
-            table with the columns.
+            `{column: values}` for a mapping: float32, `None` where there is none; else the table with the columns.
 
         Raises:
             InputError: without a trajectory column, for trajectories of another length or that are not finite, and for

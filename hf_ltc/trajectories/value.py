@@ -22,7 +22,7 @@ from ..data.columns import (
 )
 from ..data.inputs import class_numbers
 from ..recipe import Recipe
-from ..scores import diagnostics, ltc, typicality
+from ..scores import ltc, reliability, typicality
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.files import local
@@ -306,5 +306,5 @@ class Trajectories(ExchangeMixin):
         )
         kept = np.zeros(len(self), dtype=bool)
         kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
-        diagnostics.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
+        reliability.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
         return ranked

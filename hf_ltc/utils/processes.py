@@ -36,7 +36,7 @@ _JOINING = (
 
 @contextmanager
 def together(accelerator: Processes | None) -> Iterator[None]:
-    """Work of which a part may fail on one process alone: then all raise its [`InputError`], and none waits for ever.
+    """Work of which a part may fail on one process alone: then all raise its [`InputError`], and none waits forever.
 
     Args:
         accelerator (`Accelerator` or `PartialState`, *optional*): The processes, all of which have to come here.

@@ -24,8 +24,8 @@ from hf_ltc.config import EvaluateConfig, RecordConfig
 from hf_ltc.coresets.overlap import overlap
 from hf_ltc.coresets.select import select_coreset
 from hf_ltc.data.columns import read_column
-from hf_ltc.scores.diagnostics import hard_first
 from hf_ltc.scores.ltc import ltc_scores, score_variant
+from hf_ltc.scores.reliability import hard_first
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compare import reliability
 from hf_ltc.trajectories.value import Trajectories

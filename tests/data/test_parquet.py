@@ -49,7 +49,7 @@ def test_row_groups_of_a_coreset_order_are_small(tmp_path: Path):
 
 
 def test_no_rows_are_a_file_too(tmp_path: Path):
-    rows = do.labelled(10).select([])
+    rows = do.labeled(10).select([])
     ((name, file),) = parquet.parquet_shards(rows, tmp_path, "train")
     assert name == "train-00000-of-00001.parquet" and pq.read_table(file).num_rows == 0
 

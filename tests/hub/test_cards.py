@@ -352,7 +352,7 @@ def _shown(card: str) -> list[str]:
 
 
 def test_names_are_text_in_the_tables_of_a_card(hub: Hub, client: Client):
-    rows = do.labelled(len(_ODD) * 4, classes=len(_ODD)).cast_column("label", ClassLabel(names=_ODD))
+    rows = do.labeled(len(_ODD) * 4, classes=len(_ODD)).cast_column("label", ClassLabel(names=_ODD))
     scored = do.recorded(rows, held=4).score(rows)
     client(do.push, scored, "me/odd", [0.5], dataset_name="<i>$x$ | `y`\nz")
     card = hub.dataset("me/odd").files["README.md"].decode()
@@ -365,7 +365,7 @@ def test_names_of_columns_are_code_and_strings_in_a_card(hub: Hub, client: Clien
         ('it\'s "$my$" `score`_score', '``it\'s "$my$" `score`_score``'),
         ("`_score", "`` `_score ``"),
     ):
-        rows = do.labelled(40, 2)
+        rows = do.labeled(40, 2)
         scores = pa.array(np.random.default_rng(0).random(40, dtype=np.float32))
         scored = with_columns(rows, {column: (scores, Value("float32"))})
         repo_id = f"me/code-{len(column)}"
@@ -396,7 +396,7 @@ def test_two_pictures_of_one_name_are_refused(client: Client, scored: Dataset, t
 
 def test_of_very_many_classes_a_card_shows_some(hub: Hub, client: Client, visitor: Client):
     names = [f"class {i:05d}" for i in range(3_000)]
-    rows = do.labelled(6_000, classes=3_000).cast_column("label", ClassLabel(names=names))
+    rows = do.labeled(6_000, classes=3_000).cast_column("label", ClassLabel(names=names))
     scores = pa.array(np.random.default_rng(0).random(6_000, dtype=np.float32))
     client(do.push, with_columns(rows, {"ltc_score": (scores, Value("float32"))}), "me/very-many", [0.5])
     card = hub.dataset("me/very-many").files["README.md"].decode()
@@ -405,7 +405,7 @@ def test_of_very_many_classes_a_card_shows_some(hub: Hub, client: Client, visito
 
 
 def test_a_card_of_many_classes(hub: Hub, client: Client):
-    rows = do.labelled(3_000, classes=300).cast_column("label", ClassLabel(names=[f"{i}|<b>" for i in range(300)]))
+    rows = do.labeled(3_000, classes=300).cast_column("label", ClassLabel(names=[f"{i}|<b>" for i in range(300)]))
     scored = do.recorded(rows, held=300).score(rows)
     client(do.push, scored, "me/classes", [0.5])
     repo = hub.dataset("me/classes")

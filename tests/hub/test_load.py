@@ -285,7 +285,7 @@ def test_a_repository_of_an_older_version_is_loaded_and_pushed_to(
 
 
 def test_lists_of_a_user_that_are_null_come_back_as_they_were(hub: Hub, client: Client, visitor: Client):
-    rows = do.labelled(40, 2)
+    rows = do.labeled(40, 2)
     values = [None if i % 3 == 0 else [float(i), 0.5] for i in range(40)]
     nested = [{"box": values[i]} for i in range(40)]
     kind = List(Value("float32"), length=2)

@@ -298,7 +298,7 @@ def test_the_score_variant_that_is_told_is_the_only_one_computed(small: DatasetD
 
 @pytest.mark.parametrize("variant", VARIANTS, **_BY_NAME)
 def test_the_score_variant_is_found_by_a_sample_of_the_rows(variant: dict[str, str], computed: Any):
-    rows = do.labelled(2_500)
+    rows = do.labeled(2_500)
     run = do.recorded(rows, held=100)
     scored = run.score(rows, **variant)
     assert _variant_pushed(run, scored) == variant == _searched(run, scored)
@@ -306,7 +306,7 @@ def test_the_score_variant_is_found_by_a_sample_of_the_rows(variant: dict[str, s
 
 
 def test_of_score_variants_that_agree_the_likeliest_is_found():
-    rows = do.labelled(60, classes=2)
+    rows = do.labeled(60, classes=2)
     run = do.recorded(rows, held=20)
     # Both classes have the same validation samples, so that by class and by dataset are one.
     twice = np.repeat(run.validation_losses[:, :10], 2, axis=1)
@@ -322,7 +322,7 @@ def test_of_score_variants_that_agree_the_likeliest_is_found():
 
 
 def test_a_row_outside_the_sample_decides_too():
-    rows = do.labelled(2_500)
+    rows = do.labeled(2_500)
     run = do.recorded(rows, held=100)
     scored = run.score(rows).remove_columns("ltc_rank")
     sampled = run.rows[evenly_spaced(len(run), 1_000)]

@@ -166,7 +166,7 @@ def test_a_full_push_is_read_by_rank(hub: Hub, client: Client, visitor: Client, 
 def test_of_many_rows_only_the_first_files_are_read(hub: Hub, client: Client, visitor: Client):
     count = 20_000
     draw = np.random.default_rng(0)
-    rows = do.labelled(count)
+    rows = do.labeled(count)
     bulk = [draw.bytes(200) for _ in range(count)]
     rows = with_columns(rows, {"bulk": (pa.array(bulk, type=pa.binary()), Value("binary"))})
     scores = draw.random(count, dtype=np.float32)

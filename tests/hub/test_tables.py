@@ -13,7 +13,7 @@ from tests import hub_clients as do
 
 
 def _scored(count: int) -> Dataset:
-    rows = do.labelled(count)
+    rows = do.labeled(count)
     scores = np.random.default_rng(0).random(count, dtype=np.float32)
     return rank_coreset(with_columns(rows, {"ltc_score": (pa.array(scores), Value("float32"))}))
 

@@ -15,10 +15,17 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
 from hf_ltc.coresets.order import coreset_order
-from hf_ltc.scores import diagnostics
-from hf_ltc.scores.diagnostics import doubt_of_hard, doubt_of_validation, hard_first, hardness
+from hf_ltc.scores import reliability as doubts
 from hf_ltc.scores.ltc import ltc_scores
-from hf_ltc.scores.reliability import Reliability, spearman_brown, within_class_spearman
+from hf_ltc.scores.reliability import (
+    Reliability,
+    doubt_of_hard,
+    doubt_of_validation,
+    hard_first,
+    hardness,
+    spearman_brown,
+    within_class_spearman,
+)
 from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compare import reliability, stability
@@ -150,7 +157,7 @@ def test_a_small_coreset_of_hard_rows_is_a_doubt():
 
 def test_the_first_rows_of_the_order_are_looked_at(monkeypatch):
     seen = {}
-    monkeypatch.setattr(diagnostics, "doubt_of_hard", lambda *given: seen.update(kept=given[0]))
+    monkeypatch.setattr(doubts, "doubt_of_hard", lambda *given: seen.update(kept=given[0]))
     run = make(0)
     plain = Dataset.from_dict({"label": run.labels, "row": run.rows}).cast_column("label", ClassLabel(num_classes=4))
     for typical in (0, 0.1):
