@@ -22,13 +22,11 @@ from .typicality import typical_probability, typical_spans, typicality_of
 class LTCScorer:
     """Adds a score to batches of rows, and their typicality (see [`ltc_typicality`]), which ranking reads beside it.
 
-    It is a callable for `map` of any engine, picklable and without state.
-    It reads only `loss_trajectory` and, with `scope="class"`, the label column. It takes rows and batches of
-    `Dataset.map` and `IterableDataset.map` in any format, and batches of Ray Data. For a mapping it returns the new
-    columns alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or polars it returns with the
-    columns added. Rows without a trajectory, and flat ones, have neither.
-
-    Make one with [`LTCScorer.from_trajectories`].
+    It is a callable for `map` of any engine, picklable and without state: make it with
+    [`LTCScorer.from_trajectories`]. It reads only `loss_trajectory` and, with `scope="class"`, the label column, of
+    rows and batches of `Dataset.map` and `IterableDataset.map` in any format, and of batches of Ray Data. For a
+    mapping it returns the new columns alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or
+    polars it returns with the columns added. Rows without a trajectory, and flat ones, have neither.
 
     Args:
         reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].
