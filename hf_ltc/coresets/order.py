@@ -151,7 +151,8 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
 
 
 def require_share(typical: float) -> None:
-    if not isinstance(typical, Real) or not 0 <= typical <= 1:
+    # A truth value is a number too, and True would be all rows.
+    if isinstance(typical, bool) or not isinstance(typical, Real) or not 0 <= typical <= 1:
         raise InputError(f"`typical` is {typical!r}: it must be a share in [0, 1], 0 for the score alone")
 
 

@@ -167,6 +167,7 @@ def test_recipes_keep_the_options_apart_from_the_budget(options):
         ({"coverage": "beta", "keep": "lowest"}, "needs keep='highest'"),
         ({"typical": 1.5}, "`typical` is 1.5: it must be a share in"),
         ({"typical": "all"}, "`typical` is 'all'"),
+        ({"typical": True}, "`typical` is True"),
         ({"typical": 0.1, "keep": "lowest"}, "`typical` 0.1 goes with keep='highest'"),
         ({"typical": 0.1, "coverage": "beta"}, "`typical` 0.1 does not go with coverage 'beta'"),
     ],
