@@ -92,7 +92,7 @@ class Push(Command):
             if "validation" in splits or not (run.validation_rows >= 0).any():
                 raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
             splits["validation"] = scored.select(run.validation_rows)
-        evaluation, pictures = self._evaluation(run)
+        evaluation, pictures = self._evaluation(run, scored)
         pushed = push_coreset(
             scored,
             self.repo_id,
@@ -156,8 +156,9 @@ class Push(Command):
         # Without a weighting it was made before there was one.
         return {"weighting": "none", **variant} if isinstance(variant, Mapping) else None
 
-    def _evaluation(self, run: "Trajectories") -> tuple[list[dict[str, Any]], list[Path]]:
+    def _evaluation(self, run: "Trajectories", scored: "Dataset") -> tuple[list[dict[str, Any]], list[Path]]:
         """What models reached on the rows that are pushed, for the card, and the picture of it."""
+        from ..coresets.select import decided
         from ..evaluation.pictures import PICTURE
         from ..evaluation.results import Evaluation, card_rows
         from ..hub.repository_recipe import scorer_name
@@ -170,8 +171,8 @@ class Push(Command):
         is_variant = self.score_column == "ltc_score"
         scorer = score_variant(**self.variant.given()) if is_variant else scorer_name(self.score_column)
         picture = path.with_name(PICTURE)
-        typical = Selection(keep=self.keep, typical=self.typical).decided(is_variant).typical or 0.0
-        rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, self.balance, typical)
+        options = decided(scored, self.score_column, Selection(keep=self.keep, typical=self.typical))
+        rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, self.balance, options.typical or 0.0)
         return rows, [picture] if picture.is_file() else []
 
     def _loading(self, pushed: "Pushed", scored: "Dataset") -> str:

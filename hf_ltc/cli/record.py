@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..config import DataConfig, RecordConfig, option
 from ..recipe import Recipe
-from .command import LOSSES_HELP, Command, Losses, Results, VariantOptions, beside
+from .command import LOSSES_HELP, Command, Losses, Results, VariantOptions, beside, selection_option
 from .parsing import LocalPath, argument
 from .score import Score
 from .terminal import is_first
@@ -61,12 +61,15 @@ class Compare(Command):
     run_b: LocalPath = argument("RUN_B", "another one, of the same dataset")
     variant: VariantOptions
     losses: Losses | None = option(None, LOSSES_HELP)
+    typical: float | None = selection_option("typical")
 
     IS_SHORT: ClassVar = True
 
     def execute(self) -> Results:
+        from ..coresets.choose import Selection
         from ..coresets.overlap import overlap
         from ..scores.ltc import ltc_scores
+        from ..scores.typicality import ltc_typicality
         from ..trajectories.compare import reliability
         from ..trajectories.value import Trajectories
 
@@ -76,11 +79,19 @@ class Compare(Command):
         aligned = [run.take_rows(together.rows) for run in runs]
         found = reliability(aligned, **variant)
         one, two = (ltc_scores(run, **variant) for run in aligned)
-        shared = overlap(one, two, together.labels)
+        typical = Selection(typical=self.typical).decided(True).typical or 0.0
+        keys = [ltc_typicality(run) for run in aligned] if typical else None
+        shared = overlap(one, two, together.labels, typicality=keys, typical=typical)
         text = [str(found)]
         text += [
             f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
             for fraction, share in shared.items()
         ]
-        scoring = Score(run=self.run_a, output=beside(self.run_a, "-scored"), variant=self.variant, losses=self.losses)
+        scoring = Score(
+            run=self.run_a,
+            output=beside(self.run_a, "-scored"),
+            variant=self.variant,
+            losses=self.losses,
+            typical=self.typical,
+        )
         return Results({**found.to_dict(), "overlap": shared}, text, [scoring])

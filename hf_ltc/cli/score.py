@@ -149,7 +149,12 @@ class Select(Command):
         if self.label_column is None and recipe.dataset.label_column in scored.column_names:
             kept["label_column"] = recipe.dataset.label_column
         # As the dataset is ranked, for the recipe and for what comes next.
-        options = Selection(keep=self.keep, coverage=self.coverage, typical=self.typical)
+        made = beside_rows.get(SCORED) or {}
+        typical = self.typical
+        if typical is None and self.score_column == "ltc_score" and self.keep == "highest":
+            # As hf-ltc score ranked these rows.
+            typical = made.get("typical")
+        options = Selection(keep=self.keep, coverage=self.coverage, typical=typical)
         kept["typical"] = decided(scored, self.score_column, options).typical
         coreset = select_coreset(scored, **kept)
         summary = describe_coreset(
@@ -161,7 +166,6 @@ class Select(Command):
         )
         save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool}})
         following: list[Command | str] = [f"import datasets; coreset = datasets.load_from_disk({self.output!r})"]
-        made = beside_rows.get(SCORED) or {}
         if "run" in made:
             fraction = self.fraction or round(summary.rows / summary.pool, 6)
             following.insert(0, self._next(recipe, made, fraction, summary.pool, kept["typical"]))

@@ -55,10 +55,6 @@ class Selection:
             raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
         if self.typical is not None:
             require_share(self.typical)
-        if self.typical and self.coverage is not None:
-            raise InputError(
-                f"`typical` {self.typical!r} does not go with coverage {self.coverage!r}: give one of them"
-            )
         if self.typical and self.keep != "highest":
             raise InputError(f"`typical` {self.typical!r} goes with keep='highest': give that, or typical=0")
 
@@ -84,8 +80,7 @@ class Selection:
         """
         if self.typical is not None:
             return self
-        orders = has_typicality and self.keep == "highest" and self.coverage is None
-        return replace(self, typical=TYPICAL if orders else 0.0)
+        return replace(self, typical=TYPICAL if has_typicality and self.keep == "highest" else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """The options without the budget, which recipes keep for each coreset."""
@@ -132,7 +127,11 @@ def choose(
         raise InputError("`balance` and `min_per_class` need the labels: give them, or balance='none' and no minimum")
     if probability is None and selection.coverage == "beta":
         raise InputError("coverage 'beta' needs the probabilities of the rows: give mean_probability(losses)")
-    if ranks is None:
+    if selection.coverage is not None:
+        # Rows are drawn by the score, whichever come first in the order.
+        candidates = candidates if ranks is None else ranks >= 0
+        ranks = rank(scores, labels, replace(selection, typical=0.0), candidates)
+    elif ranks is None:
         ranks = rank(scores, labels, selection, candidates, typicality)
     pool = np.flatnonzero(ranks >= 0)
     rows = coreset_size(len(pool), selection.fraction, selection.size)

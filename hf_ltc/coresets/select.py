@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
-from ..data.columns import LOSS_TRAJECTORY, rank_name, read_column, typicality_name, with_columns
+from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name, with_columns
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
 from ..scores.mapped_batches import ARROW, on_host
@@ -151,14 +151,15 @@ def select_coreset(
             For `"stratified"`: the share of each class to leave out, in [0, 1), or less where the budget needs more.
         beta_exponent (`float`, *optional*, defaults to `4.0`): For `"beta"`: how fast easier rows gain odds.
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
-        typical (`float`, *optional*): As for [`rank_coreset`]; 0 with `coverage`, which draws rows in its own way.
+        typical (`float`, *optional*): As for [`rank_coreset`]; `coverage` draws rows by the score, whatever is given.
 
     Returns:
         `datasets.Dataset`: the rows kept, in the order of the dataset, in its format. Their rank is that of
         [`rank_coreset`] with the same options; a rank column that says otherwise is replaced.
 
     Warns:
-        LTCWarning: where less than a fifth is kept, and these rows are the hardest of their classes.
+        LTCWarning: where less than a fifth is kept, and these are the hardest rows; and where `typical` is not given,
+            and the rank column that is replaced has another order.
 
     Raises:
         InputError: for a budget or an option out of range, and as [`rank_coreset`].
@@ -217,9 +218,30 @@ def _choose(
     ranks = rank(scores, labels, selection, recorded, _read_typicality(dataset, score_column, selection))
     probability = _mean_probability(dataset) if selection.coverage == "beta" else None
     kept = choose(scores, labels, selection, probability=probability, ranks=ranks)
-    chosen = _Chosen(_with_ranks(dataset, rank_column or rank_name(score_column), ranks), scores, recorded, kept)
+    rank_column = rank_column or rank_name(score_column)
+    chosen = _Chosen(_with_ranks(dataset, rank_column, ranks), scores, recorded, kept)
+    if selection.typical is None and _has_other_order(dataset, rank_column, ranks):
+        ranking = decided(dataset, score_column, selection).ranking
+        warnings.warn(
+            f"column {rank_column!r} has another order of these rows than {ranking} gives, and is replaced: filter by "
+            "it (in_coreset) to keep that order, or give the options that the rows were ranked with, `typical` too",
+            LTCWarning,
+            stacklevel=3,
+        )
     _warn_of_hard(dataset, chosen, labels)
     return chosen
+
+
+def _has_other_order(dataset: Dataset, rank_column: str, ranks: np.ndarray) -> bool:
+    """Whether a dataset has ranks of another order, on the rows that are ranked in both."""
+    if rank_column not in dataset.column_names:
+        return False
+    stored = read_column(dataset, rank_column)
+    if not pa.types.is_integer(stored.type):
+        return False
+    before = stored.fill_null(-1).to_numpy()
+    both = (before >= 0) & (ranks >= 0)
+    return not np.array_equal(np.argsort(before[both], kind="stable"), np.argsort(ranks[both], kind="stable"))
 
 
 def decided(dataset: Dataset, score_column: str, selection: Selection) -> Selection:
@@ -229,8 +251,8 @@ def decided(dataset: Dataset, score_column: str, selection: Selection) -> Select
     found = selection.decided(there)
     if found.typical and not there:
         raise InputError(
-            f"`typical` {found.typical!r} needs the column {column!r}, which the dataset has not: score it with "
-            "run.score or map it with an LTCScorer, or give typical=0"
+            f"`typical` {found.typical!r} needs the column {column!r}, which the dataset has not: give typical=0"
+            + (", or score it with run.score or an LTCScorer" if score_column == LTC_SCORE else "")
         )
     return found
 
@@ -274,12 +296,13 @@ def _of_trajectories(stored: pa.ChunkedArray, function: Callable[[np.ndarray], n
 
 
 def _warn_of_hard(dataset: Dataset, chosen: "_Chosen", labels: np.ndarray | None) -> None:
-    # A choice without classes may be of rows that have none.
-    if labels is None or LOSS_TRAJECTORY not in dataset.column_names:
+    if LOSS_TRAJECTORY not in dataset.column_names:
         return
     stored, pool = read_column(dataset, LOSS_TRAJECTORY), chosen.recorded
     if not pa.types.is_nested(stored.type) or len(_lengths(stored)) != 1:
         return
+    # A choice without classes may be of rows that have none: all are one class then.
+    labels = np.zeros(len(pool), dtype=np.int64) if labels is None else labels
     losses = _of_trajectories(stored, lambda each: each.mean(axis=1, dtype=np.float64))
     if (doubt := doubt_of_hard(chosen.kept[pool], losses[pool], labels[pool])) is not None:
         warnings.warn(doubt, LTCWarning, stacklevel=4)

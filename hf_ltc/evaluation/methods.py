@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..coresets.choose import Coverage, Selection, choose, mean_probability
+from ..coresets.choose import Coverage, Selection, choose, mean_probability, rank
 from ..coresets.order import TYPICAL, Balance, Keep
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
@@ -103,6 +103,25 @@ def method_scores(name: str, run: Trajectories, seed: int = 0) -> np.ndarray:
     if method.baseline == RANDOM:
         return baseline_scores(run, RANDOM, seed=seed)
     return baseline_scores(run, method.baseline) if method.baseline else ltc_scores(run, **method.variant)
+
+
+def kept_early(name: str, run: Trajectories, scores: np.ndarray) -> np.ndarray:
+    """How early a method keeps each row of its class, as a number that is higher for earlier ones.
+
+    Args:
+        name (`str`): One of [`METHODS`].
+        run ([`Trajectories`]): The recording.
+        scores (`np.ndarray`): float32 `(N,)`, what [`method_scores`] gave.
+
+    Returns:
+        `np.ndarray`: float `(N,)`: the score, with its sign turned where the lowest are kept; or, where typical rows
+        come first, the negative rank. NaN where a row has no score.
+    """
+    method = find_method(name)
+    if not method.typical:
+        return scores if method.keep == "highest" else -scores
+    ranks = rank(scores, run.labels, Selection(typical=method.typical), None, ltc_typicality(run))
+    return np.where(np.isnan(scores), np.nan, -ranks)
 
 
 def chosen_rows(

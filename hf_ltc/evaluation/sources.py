@@ -13,7 +13,7 @@ from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError
 from .dataset import EvaluatedDataset
-from .methods import METHODS, RANDOM, method_scores
+from .methods import RANDOM, kept_early, method_scores
 from .pictures import RESULTS
 from .results import Evaluation
 
@@ -92,7 +92,7 @@ def methods_told(data: EvaluatedDataset, scored: Scores, trials: Sequence[Mappin
                     # Of another call, whose recording had a per-sample metric that this one has not.
                     continue
             scores, seconds = scored[source, method]
-            first = scores if METHODS[method].keep == "highest" else -scores
+            first = kept_early(method, run, scores)
             each = [method_scores(method, one) for one in runs]
             told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}
             told["reliability"] = reliability_of(each, run.labels).to_dict() if each else None

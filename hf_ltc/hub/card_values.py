@@ -153,13 +153,13 @@ def _how(selection: Selection) -> str:
     balance = {
         "class": "Classes take turns, each giving its best row, so that they have equally many rows to within one.",
         "proportional": "Every class keeps its share of the rows.",
-        "none": "Rows are taken by score alone, whatever their class.",
+        "none": "Rows are taken whatever their class.",
     }[selection.balance]
     said = [balance]
     if selection.typical:
         whose = "all rows" if selection.balance == "none" else "each class"
         said.append(
-            f"The first {selection.typical:.0%} of {whose} are typical rows, drawn with the odds of DUAL (arXiv "
+            f"The first {100 * selection.typical:g}% of {whose} are typical rows, drawn with the odds of DUAL (arXiv "
             "2502.06905); after them come the rows that score best."
         )
     if selection.keep == "lowest":

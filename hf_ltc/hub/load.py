@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..coresets.choose import coreset_size
 from ..coresets.select import rank_coreset, select_coreset
-from ..data.columns import LOSS_TRAJECTORY, read_column, typicality_name, with_columns
+from ..data.columns import LOSS_TRAJECTORY, read_column, with_columns
 from ..data.identity import check_identity
 from ..data.inputs import require_dataset
 from ..data.load import load_split
@@ -20,7 +20,7 @@ from ..recipe import Identity
 from ..utils.errors import InputError, one_line
 from .repository import Repository, damaged, explained, hub_api, listed_files, read_repository
 from .repository_recipe import RECIPE, Coreset, Entry
-from .tables import digest, features_digest
+from .tables import added_columns, digest, features_digest
 
 
 def load_coreset(
@@ -131,8 +131,7 @@ def _rebuild(there: Repository, entry: Entry, rows: int, dataset: Dataset | None
         dataset = _by_id(dataset, entry.id_column, scores)
     _check(dataset, recorded.to_dict(), there, "the source dataset")
     score, rank, label = entry.score_column, entry.rank_column, entry.label_column
-    typicality = typicality_name(score)
-    stored = [name for name in (score, rank, typicality) if name in scores.column_names]
+    stored = added_columns(scores, score, rank)
     columns = {name: (read_column(scores, name), scores.features[name]) for name in stored}
     known = pc.or_(pc.is_valid(columns[score][0]), pc.is_valid(columns[rank][0]))
     mark = LOSS_TRAJECTORY
@@ -147,7 +146,7 @@ def _rebuild(there: Repository, entry: Entry, rows: int, dataset: Dataset | None
     if not read_column(ranked, rank).equals(read_column(scored, rank)):
         raise disagrees(there.repo_id, f"{rank!r} of {entry.scores!r} is not the order of its scores")
     coreset = select_coreset(scored, size=rows, score_column=score, label_column=label, **selection.to_dict())
-    return coreset.remove_columns([name for name in (typicality, mark) if name in columns])
+    return coreset.remove_columns(mark)
 
 
 def _load(there: Repository, config: str, token: str | None, **options: Any) -> Dataset:

@@ -66,7 +66,7 @@ def describe_scored(
             f"column {rank_column!r} ranks the rows in another order than {selection.ranking} does: give push_coreset "
             "the options that rank_coreset was given, or remove the column"
         )
-    columns = user_columns(ranked, score_column, rank_column)[:-2]
+    columns = user_columns(ranked, score_column, rank_column)
     identity = dataset_identity(ranked.select_columns(columns), label_column)
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
@@ -109,7 +109,8 @@ def coreset_tables(
     """Selects the coresets and adds them to the entry; returns it with the tables that are pushed."""
     score, rank, label = entry.score_column, entry.rank_column, entry.label_column
     scorer, selection = scorer_name(score), entry.options
-    columns = user_columns(ranked, score, rank)
+    added = added_columns(ranked, score, rank)
+    columns = [*user_columns(ranked, score, rank), *added]
     tables = []
     configs: dict[str, Coreset] = {}
     for fraction, size in dict.fromkeys([*((f, None) for f in fractions), *((None, s) for s in sizes)]):
@@ -121,7 +122,7 @@ def coreset_tables(
             coreset, ranked, score_column=score, label_column=label, exclude_negative=selection.exclude_negative
         )
         coreset = coreset.with_format(None).select_columns(columns)
-        identity = dataset_identity(coreset.remove_columns([score, rank]), label)
+        identity = dataset_identity(coreset.remove_columns(added), label)
         configs[name] = Coreset(
             fraction=fraction,
             size=len(coreset),
@@ -160,7 +161,7 @@ def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry
         require_dataset(rows, f"splits[{split!r}]")
         for table in with_rows:
             features = table.rows.features
-            added = (entry.score_column, entry.rank_column)
+            added = [name for name in added_names(entry.score_column, entry.rank_column) if name in features]
             columns = [column for column in features if column not in added]
             if missing := [column for column in columns if column not in rows.column_names]:
                 raise InputError(f"the split {split!r} has no column {missing[0]!r}, which the coreset has")
@@ -176,11 +177,19 @@ def further_splits(tables: Sequence[Table], splits: Mapping[str, Dataset], entry
 
 
 def user_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[str]:
-    """The columns of a coreset: all but trajectories and typicality, with the score and the rank last."""
-    added = (score_column, rank_column)
-    left = (*added, typicality_name(score_column))
-    kept = [c for c in dataset.column_names if c not in left and not _is_trajectory(dataset, c)]
-    return [*kept, *added]
+    """The columns of a coreset that are not added by scoring, and no trajectories."""
+    added = added_names(score_column, rank_column)
+    return [c for c in dataset.column_names if c not in added and not _is_trajectory(dataset, c)]
+
+
+def added_names(score_column: str, rank_column: str) -> tuple[str, str, str]:
+    """The columns that scoring and ranking add: score, typicality and rank."""
+    return score_column, typicality_name(score_column), rank_column
+
+
+def added_columns(dataset: Dataset, score_column: str, rank_column: str) -> list[str]:
+    """Those of them that a dataset has: typicality is added by score variants alone."""
+    return [name for name in added_names(score_column, rank_column) if name in dataset.column_names]
 
 
 def _is_trajectory(dataset: Dataset, column: str) -> bool:
@@ -221,8 +230,7 @@ def scores_table(
     }
     if id_column is not None:
         columns["id"] = (read_column(ranked, id_column), ranked.features[id_column])
-    kept = [score_column, rank_column]
-    kept += [name for name in (typicality_name(score_column),) if name in ranked.column_names]
+    kept = added_columns(ranked, score_column, rank_column)
     if trajectories:
         kept += [column for column in ranked.column_names if _is_trajectory(ranked, column)]
     columns |= {column: any_length(read_column(ranked, column), ranked.features[column]) for column in kept}

@@ -217,8 +217,8 @@ def doubt_of_hard(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray)
     if not (rows < _SMALL * len(kept) and found > _HARD):
         return None
     return (
-        f"The coreset of {rows:,} rows has the hardest ones (mean place {found:.2f} among the mean losses of their "
-        "class, from 0 to 1): random rows may be worth more. hf-ltc evaluate tells."
+        f"The coreset of {rows:,} rows has the hardest ones (mean place {found:.2f} by mean loss, from 0 to 1): "
+        "random rows may be worth more. hf-ltc evaluate tells."
     )
 
 

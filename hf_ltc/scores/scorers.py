@@ -26,7 +26,7 @@ class LTCScorer:
     [`LTCScorer.from_trajectories`]. It reads only `loss_trajectory` and, with `scope="class"`, the label column, of
     rows and batches of `Dataset.map` and `IterableDataset.map` in any format, and of batches of Ray Data. For a
     mapping it returns the new columns alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or
-    polars it returns with the columns added. Rows without a trajectory, and flat ones, have neither.
+    polars it returns with the columns added. Rows without a trajectory have neither, flat ones no score.
 
     Args:
         reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].

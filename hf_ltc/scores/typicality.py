@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.splits import evenly_spaced
 from .baselines import mixed
 from .kernels import WINDOW, count_threads, run_spans
 from .protocol import Recorded, check_recorded, losses_not_finite
@@ -24,6 +25,8 @@ _CHECKPOINTS, _CONCENTRATION, _EXPONENT = 30, 15.0, 4.0
 _KEPT, _BEST = 0.1, 10
 # At 0 and 1 a Beta density may have no finite value.
 _LEAST = 1e-7
+# Rows among which those of the highest DUAL score are looked for: all, or evenly spaced ones of a larger recording.
+_SEARCHED = 2**21
 _BLOCK = 2**14
 
 
@@ -41,13 +44,16 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
         InputError: as [`ltc_scores`].
     """
     check_recorded(trajectories)
-    spans = typical_spans(trajectories)
-    found = _read(trajectories.losses, spans)
-    return _keys(found, _mean_of_best(found, trajectories))
+    found = _read(trajectories.losses, typical_spans(trajectories))
+    searched = evenly_spaced(len(found.dual), _SEARCHED)
+    best = _Found(found.probability[searched], found.dual[searched], found.chance[searched])
+    return _keys(found, _mean_of_best(best, trajectories))
 
 
 def typical_probability(trajectories: Recorded) -> float:
     """The mean probability of the rows that DUAL scores highest: all that typicality needs of the other rows.
+
+    The losses are read once; in memory are those of 2 million rows at most.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
@@ -56,7 +62,9 @@ def typical_probability(trajectories: Recorded) -> float:
         `float`: in [0, 1].
     """
     check_recorded(trajectories)
-    return _mean_of_best(_read(trajectories.losses, typical_spans(trajectories)), trajectories)
+    searched = evenly_spaced(trajectories.losses.shape[1], _SEARCHED)
+    found = _read(trajectories.losses, typical_spans(trajectories), searched)
+    return _mean_of_best(found, trajectories)
 
 
 def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], probability: float) -> np.ndarray:
@@ -88,17 +96,35 @@ class _Found:
     chance: np.ndarray  # inside (0, 1)
 
 
-def _read(table: Any, spans: Sequence[tuple[int, int, int]]) -> _Found:
-    n = table.shape[1]
+def _read(table: Any, spans: Sequence[tuple[int, int, int]], rows: np.ndarray | None = None) -> _Found:
+    """Reads a table, or some rows of it, once."""
+    n = table.shape[1] if rows is None else len(rows)
     found = _Found(np.zeros(n), np.zeros(n), np.zeros(n))
+    if rows is not None and n == table.shape[1]:
+        rows = None
     if not isinstance(table, np.ndarray):
-        # On disk: read once, in order.
-        _read_part(found, table, spans, slice(0, n))
+        # On disk: epoch by epoch.
+        _read_part(found, table if rows is None else _RowsOf(table, rows), spans, slice(0, n))
         return found
     parts = [slice(left, min(left + _BLOCK, n)) for left in range(0, n, _BLOCK)]
+
+    def work(part: slice) -> None:
+        _read_part(found, table[:, part if rows is None else rows[part]], spans, part)
+
     with ThreadPoolExecutor(count_threads(n * len(table))) as pool:
-        list(pool.map(lambda part: _read_part(found, table[:, part], spans, part), parts))
+        list(pool.map(work, parts))
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class _RowsOf:
+    """Some rows of a table on disk, of which an epoch is read when it is used."""
+
+    table: Any
+    rows: np.ndarray
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        return np.asarray(self.table[t])[self.rows]
 
 
 def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]], part: slice) -> None:
