@@ -220,7 +220,7 @@ def _choose(
     kept = choose(scores, labels, selection, probability=probability, ranks=ranks)
     rank_column = rank_column or rank_name(score_column)
     chosen = _Chosen(_with_ranks(dataset, rank_column, ranks), scores, recorded, kept)
-    if selection.typical is None and _has_other_order(dataset, rank_column, ranks):
+    if selection.typical is None and _has_other_order(dataset, rank_column, ranks, scores):
         ranking = decided(dataset, score_column, selection).ranking
         warnings.warn(
             f"column {rank_column!r} has another order of these rows than {ranking} gives, and is replaced: filter by "
@@ -232,7 +232,7 @@ def _choose(
     return chosen
 
 
-def _has_other_order(dataset: Dataset, rank_column: str, ranks: np.ndarray) -> bool:
+def _has_other_order(dataset: Dataset, rank_column: str, ranks: np.ndarray, scores: np.ndarray) -> bool:
     """Whether a dataset has ranks of another order, on the rows that are ranked in both."""
     if rank_column not in dataset.column_names:
         return False
@@ -240,8 +240,10 @@ def _has_other_order(dataset: Dataset, rank_column: str, ranks: np.ndarray) -> b
     if not pa.types.is_integer(stored.type):
         return False
     before = stored.fill_null(-1).to_numpy()
-    both = (before >= 0) & (ranks >= 0)
-    return not np.array_equal(np.argsort(before[both], kind="stable"), np.argsort(ranks[both], kind="stable"))
+    both = np.flatnonzero((before >= 0) & (ranks >= 0))
+    # By their scores: ties are broken by the position, which another order of the dataset has changed.
+    one, other = (scores[both[np.argsort(order[both], kind="stable")]] for order in (before, ranks))
+    return not np.array_equal(one, other, equal_nan=True)
 
 
 def decided(dataset: Dataset, score_column: str, selection: Selection) -> Selection:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from datasets import DatasetDict
 
+from hf_ltc import Trajectories, load_split
 from hf_ltc.cli.main import main
 from hf_ltc.evaluation.methods import DEFAULT_METHOD
 from hf_ltc.evaluation.pictures import markdown
@@ -179,6 +180,11 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, pushed):
         assert rows[f"coreset by {method}, 20%"]["accuracy"] == reached[method]
         assert rows["full data"]["protocol"] == "2 steps, last one"
         assert options["pictures"] == [tmp_path / "out" / "accuracy.png"]
+    # A folder of before there was typicality is ranked by the score alone, whatever the default is.
+    older = Trajectories.load(place / "run").score(load_split(place / "data"), preset="ltc", typical=0)
+    older.remove_columns("ltc_typicality").save_to_disk(tmp_path / "older")
+    succeeds(capsys, *line[:-2], "--preset", "ltc", "--scored", tmp_path / "older")
+    assert "coreset by ltc, 20%" in {row["rows"] for row in pushed.pop()["evaluation"]}
     assert "of --balance class, the coresets pushed are of none" in refused(
         capsys, *line, "--preset", "ltc", "--balance", "none"
     )

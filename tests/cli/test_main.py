@@ -26,6 +26,7 @@ from hf_ltc.coresets.select import select_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores.ltc import ltc_scores, score_variant
 from hf_ltc.scores.reliability import hard_first
+from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compare import reliability
 from hf_ltc.trajectories.value import Trajectories
@@ -287,6 +288,16 @@ def test_select_keeps_the_coreset(place, tmp_path, capsys, options, kept):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["coreset"]
 
 
+def test_select_follows_the_order_that_score_ranked_by(place, tmp_path, capsys):
+    for typical in ("0", "0.4"):
+        scored, output = tmp_path / f"scored-{typical}", tmp_path / f"coreset-{typical}"
+        succeeds(capsys, "score", place / "run-0", "--typical", typical, "--output", scored)
+        succeeds(capsys, "select", scored, "--size", "20", "--output", output)
+        ranked = load_from_disk(scored)
+        assert load_from_disk(output)["ltc_rank"][:] == [r for r in ranked["ltc_rank"][:] if r is not None and r < 20]
+        assert json.loads((output / "recipe.json").read_text())["coreset"]["typical"] == float(typical)
+
+
 def test_select_says_what_it_kept_and_what_comes_next(place, tmp_path, capsys):
     said = succeeds(capsys, "select", place / "scored", "--size", "20", "--output", tmp_path / "coreset")
     assert "The coreset has 20 of the " in said
@@ -300,8 +311,11 @@ def test_compare(place, capsys):
     wanted = reliability(runs, of="levels")
     found = as_json(capsys, "compare", place / "run-0", place / "run-1", "--of", "levels")
     assert {key: found[key] for key in ("one", "mean", "runs", "pairs")} == wanted.to_dict()
-    shared = overlap(*(ltc_scores(each, of="levels") for each in runs), runs[0].labels)
+    scores, keys = [ltc_scores(each, of="levels") for each in runs], [ltc_typicality(each) for each in runs]
+    shared = overlap(*scores, runs[0].labels, typicality=keys)
     assert found["overlap"] == {str(fraction): share for fraction, share in shared.items()}
+    alone = as_json(capsys, "compare", place / "run-0", place / "run-1", "--of", "levels", "--typical", "0")["overlap"]
+    assert alone == {str(fraction): share for fraction, share in overlap(*scores, runs[0].labels).items()}
     said = succeeds(capsys, "compare", place / "run-0", place / "run-1", "--of", "levels")
     assert said.startswith(str(wanted))
     assert f"At 10% the coresets share {100 * shared[0.1]:.0f}% of their rows." in said

@@ -15,7 +15,7 @@ from tests.coresets.test_ray_data import in_memory, kept_in_blocks, random_rows
 
 
 def goes_together(options):
-    if options["typical"] and (options["keep"] == "lowest" or options["coverage"]):
+    if options["typical"] and options["keep"] == "lowest":
         return False
     return options["coverage"] != "beta" or options["keep"] == "highest"
 
@@ -111,6 +111,16 @@ def test_each_class_gives_its_most_typical_rows_and_then_those_that_score_best(s
         assert own == [*first, *rest, *sorted(set(own) - set(scored))]
 
 
+@pytest.mark.parametrize("coverage", ["stratified", "beta"])
+def test_draws_know_nothing_of_typical_rows(coverage):
+    scores, labels, candidates, typicality = arrays(random_rows(200, 4, seed=1, typicality=True))
+    given = {"candidates": candidates, "probability": np.random.default_rng(0).random(200)}
+    alone = choose(scores, labels, Selection(0.3, coverage=coverage), **given)
+    for typical in (None, 0, 0.5):
+        selection = Selection(0.3, coverage=coverage, typical=typical)
+        np.testing.assert_array_equal(choose(scores, labels, selection, typicality=typicality, **given), alone)
+
+
 @given(st.integers(0, 10**6))
 def test_without_classes_the_most_typical_rows_of_all_come_first(seed):
     scores, _, candidates, typicality = arrays(random_rows(60, 4, seed=seed, flat=0, held=0, typicality=True))
@@ -169,7 +179,6 @@ def test_recipes_keep_the_options_apart_from_the_budget(options):
         ({"typical": "all"}, "`typical` is 'all'"),
         ({"typical": True}, "`typical` is True"),
         ({"typical": 0.1, "keep": "lowest"}, "`typical` 0.1 goes with keep='highest'"),
-        ({"typical": 0.1, "coverage": "beta"}, "`typical` 0.1 does not go with coverage 'beta'"),
     ],
 )
 def test_bad_options_are_named(options, said):

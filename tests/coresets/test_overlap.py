@@ -8,6 +8,7 @@ import pytest
 from hf_ltc.coresets.order import coreset_order
 from hf_ltc.coresets.overlap import overlap
 from hf_ltc.scores.ltc import ltc_scores
+from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.utils.errors import InputError
 from tests.trajectories.test_compare import LABELS, N, make
 
@@ -24,6 +25,19 @@ def test_overlap_counts_the_rows_in_common(balance):
         # More than chance alone would give.
         assert fraction <= share <= 1
     assert found[1.0] == 1
+
+
+@pytest.mark.parametrize("typical", [0, 0.1, 0.4])
+def test_with_typicality_the_coresets_are_those_of_the_default_order(typical):
+    runs = [make(seed) for seed in (0, 1)]
+    scores, keys = [ltc_scores(run) for run in runs], [ltc_typicality(run) for run in runs]
+    found = overlap(*scores, LABELS, typicality=keys, typical=typical)
+    for fraction, share in found.items():
+        kept = [
+            coreset_order(s, LABELS, typicality=k, typical=typical) < round(fraction * N) for s, k in zip(scores, keys)
+        ]
+        assert share == (kept[0] & kept[1]).sum() / round(fraction * N)
+    assert (found == overlap(*scores, LABELS)) == (typical == 0)
 
 
 def test_the_same_scores_overlap_wholly_and_opposite_ones_not_at_all():

@@ -118,12 +118,33 @@ def test_typical_rows_come_first_where_their_column_is_there():
     assert len(parts["coreset"]) == round(0.2 * (~held).sum())
 
 
+def test_a_rank_that_is_replaced_by_another_order_is_warned_of():
+    dataset, held, _ = scored_dataset(200)
+    _, typical = with_typicality(dataset, held)
+    ranked = rank_coreset(typical)
+    by_score = rank_coreset(typical, typical=0)
+    part = ranked.filter(in_coreset, fn_kwargs={"size": 60}, input_columns="ltc_rank", batched=True)
+    bare = ranked.remove_columns("ltc_typicality")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="column 'ltc_rank'")
+        select_coreset(ranked, 0.2)
+        select_coreset(ranked.shuffle(seed=0), 0.2)
+        select_coreset(by_score, 0.2, typical=0)
+        select_coreset(by_score.remove_columns("ltc_typicality"), 0.2)
+        for coverage in ("stratified", "beta"):
+            select_coreset(ranked, 0.2, coverage=coverage)
+    for other in (by_score, part, bare):
+        with pytest.warns(LTCWarning, match=r"'ltc_rank' has another order of these rows than .*'typical'") as caught:
+            select_coreset(other, size=20)
+        assert caught[0].filename == __file__
+
+
 def test_typical_rows_need_their_column():
     dataset, held, _ = scored_dataset()
-    with pytest.raises(
-        InputError, match=r"`typical` 0\.1 needs the column 'ltc_typicality', which the dataset has not"
-    ):
+    with pytest.raises(InputError, match=r"the column 'ltc_typicality', .* give typical=0, or score it with run"):
         rank_coreset(dataset, typical=0.1)
+    with pytest.raises(InputError, match=r"the column 'x_typicality', which the dataset has not: give typical=0$"):
+        rank_coreset(dataset.rename_column("ltc_score", "x_score"), score_column="x_score", typical=0.1)
     text = with_columns(dataset, {"ltc_typicality": (pa.array(["a"] * len(held)), Value("string"))})
     with pytest.raises(InputError, match="column 'ltc_typicality' holds string, not numbers"):
         select_coreset(text, 0.5)
@@ -142,12 +163,13 @@ def test_a_small_coreset_of_the_hardest_rows_is_warned_of():
     with pytest.warns(LTCWarning, match="The coreset of 10 rows has the hardest ones") as caught:
         select_coreset(dataset, 0.1)
     assert caught[0].filename == __file__
+    with pytest.warns(LTCWarning, match="The coreset of 10 rows has the hardest ones"):
+        select_coreset(dataset, 0.1, balance="none")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # Large, easy, without classes, or without trajectories.
+        # Large, easy, or without trajectories.
         select_coreset(dataset, 0.3)
         select_coreset(dataset, 0.1, keep="lowest")
-        select_coreset(dataset, 0.1, balance="none")
         select_coreset(dataset.remove_columns("loss_trajectory"), 0.1)
 
 

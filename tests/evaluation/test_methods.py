@@ -14,6 +14,7 @@ from hf_ltc.evaluation.methods import (
     METHODS,
     chosen_rows,
     find_method,
+    kept_early,
     method_scores,
     methods_of,
 )
@@ -105,6 +106,17 @@ def test_the_default_chooses_the_rows_that_a_scored_dataset_ranks_first(run, nam
     by_score = rank_coreset(scored, typical=0)
     assert np.flatnonzero(read_column(by_score, "ltc_rank").to_numpy() < 30).tolist() == alone.tolist()
     assert methods_of(METHODS[name].variant, 0.1)[0] == name and methods_of(METHODS[name].variant, 0.2) == []
+
+
+def test_how_early_a_row_is_kept_is_told_by_the_order(run):
+    for name in ("ltc", "mean_loss", DEFAULT_METHOD):
+        scores = method_scores(name, run)
+        early = kept_early(name, run, scores)
+        for label in range(CLASSES):
+            own = np.flatnonzero(run.labels == label)
+            for places in (1, 3, 20):
+                kept = [row for row in chosen_rows(name, run, CLASSES * places) if run.labels[row] == label]
+                assert sorted(own[np.argsort(-early[own], kind="stable")][:places].tolist()) == kept
 
 
 def test_other_balances(run):

@@ -312,7 +312,14 @@ def test_an_edited_card_is_pushed_to_again(
     assert repo.files["notes/mine.txt"] == b"mine"
     assert [entry["config_name"] for entry in head["configs"]] == ["coreset-10pct", "coreset-20pct", "scores"]
     loaded, features = visitor(do.load, "me/edited", "coreset-10pct")
-    assert len(loaded) == 12 and list(features) == ["image", "label", "size", "ltc_score", "ltc_rank"]
+    assert len(loaded) == 12 and list(features) == [
+        "image",
+        "label",
+        "size",
+        "ltc_score",
+        "ltc_typicality",
+        "ltc_rank",
+    ]
 
 
 def test_a_configuration_of_someone_else_is_not_overwritten(hub: Hub, client: Client, scored: Dataset):

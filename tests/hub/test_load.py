@@ -47,7 +47,7 @@ def test_rows_are_chosen_as_they_were(
     unranked = scored.remove_columns("ltc_rank")
     repo_id = f"me/chosen-{name}"
     client(do.push, unranked, repo_id, trajectories=run, scores_only=True, source=source, **options)
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     for budget in ({"fraction": 0.25}, {"size": 31}):
         local = select_coreset(unranked, **budget, **options).select_columns(columns)
         assert client(do.load_by_budget, repo_id, **budget) == (do.content(local), local.features)
@@ -60,7 +60,7 @@ def test_rows_are_joined_by_id(hub: Hub, client: Client, rows: Dataset):
     part = ids.shuffle(seed=2).select(range(100))
     scored = run.score(part)
     client(do.push, scored, "me/ids-ltc", trajectories=run, scores_only=True, source=source)
-    columns = ["image", "label", "id", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "id", "ltc_score", "ltc_typicality", "ltc_rank"]
     local = select_coreset(scored, size=20).select_columns(columns)
     assert client(do.load_by_budget, "me/ids-ltc", size=20)[0] == do.content(local)
     said = client(do.complaint, do.load_by_budget, "me/ids-ltc", size=20, dataset=part.select(range(90)))
@@ -81,7 +81,7 @@ def test_two_scorers_share_a_repository(hub: Hub, client: Client, scored: Datase
         "coreset-10pct", "scores", "coreset-el2n-10pct", "coreset-el2n-20pct", "scores-el2n", "full-el2n"
     }  # fmt: skip
     ltc, _ = client(do.load_by_budget, "me/both", 0.1)
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     assert ltc == do.content(select_coreset(scored, 0.1).select_columns(columns))
     columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank", "el2n_score", "el2n_rank"]
     for fraction in (0.2, 0.3):
@@ -95,7 +95,7 @@ def test_an_old_revision_is_loaded_as_it_was(hub: Hub, client: Client, rows: Dat
     first = client(do.push, scored, "me/versions", [0.1], trajectories=run)
     other = do.recorded(rows, seed=7)
     second = client(do.push, other.score(rows), "me/versions", [0.1], trajectories=other)
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     expected = [do.content(select_coreset(each, 0.1).select_columns(columns)) for each in (scored, other.score(rows))]
     assert client(do.load_by_budget, "me/versions", 0.1)[0] == expected[1] != expected[0]
     for revision, rows_then in zip((first, first[:12], second), (expected[0], expected[0], expected[1])):
@@ -255,7 +255,7 @@ def test_a_repository_of_an_older_version_is_loaded_and_pushed_to(
 ):
     """Which had lists of a fixed size, and no digests of files and features."""
     source = _source(client, rows, "me/older-source")
-    scored = run.score(rows).remove_columns("ltc_rank")
+    scored = run.score(rows)
     options = {"coverage": "beta", "trajectories": run, "source": source}
     client(do.push, scored, "me/older", [0.1], **options)
     client(run.push_to_hub, "me/older")
@@ -275,7 +275,9 @@ def test_a_repository_of_an_older_version_is_loaded_and_pushed_to(
     local = select_coreset(scored, 0.2, coverage="beta")
     for way in ("older", "pushed to again"):
         assert visitor(do.load_by_budget, "me/older", 0.1)[0] == do.content(
-            select_coreset(scored, 0.1, coverage="beta").select_columns(["image", "label", "ltc_score", "ltc_rank"])
+            select_coreset(scored, 0.1, coverage="beta").select_columns(
+                ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
+            )
         ), way
         assert [row["ltc_score"] for row in visitor(do.load_by_budget, "me/older", 0.2)[0]] == local["ltc_score"][:]
         np.testing.assert_array_equal(visitor(Trajectories.from_hub, "me/older").losses, run.losses)

@@ -35,7 +35,7 @@ from tests.hub_server import Client, Hub
 pytest_plugins = ["tests.hub_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_faults_left")
 
-_COLUMNS = ["image", "label", "ltc_score", "ltc_rank"]
+_COLUMNS = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
 
 
 def _command(*arguments: Any) -> int:

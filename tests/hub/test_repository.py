@@ -34,7 +34,7 @@ def test_a_coreset_is_the_same_in_a_fresh_process(
         do.push, scored, "me/digits-ltc", [0.1, 0.3], [7], trajectories=run, splits={"test": small["test"]}
     )
     assert hub.dataset("me/digits-ltc").titles[revision] == "Push coreset-10pct, coreset-30pct, coreset-7rows, scores"
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     for config, budget in {
         "coreset-10pct": {"fraction": 0.1},
         "coreset-30pct": {"fraction": 0.3},
@@ -69,7 +69,7 @@ def test_a_budget_that_was_not_pushed_is_taken_from_the_source(
     # The source has moved on since: other rows, in another order.
     second = client(do.push_rows, DatasetDict({"train": rows.shuffle(seed=1).select(range(100))}), "me/source")
     assert second != first
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     for budget in ({"fraction": 0.1}, {"size": 23}, {"fraction": 1.0}):
         local = select_coreset(scored, **budget).select_columns(columns)
         assert visitor(do.load_by_budget, "me/source-ltc", **budget) == (do.content(local), local.features)
@@ -91,7 +91,7 @@ def test_a_coreset_is_rebuilt_with_as_many_typical_rows(
     assert "the options that rank_coreset was given" in said
     options["typical"] = typical
     client(do.push, scored, "me/typical", **options)
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     for size in (10, 25, 60):
         local = select_coreset(scored, size=size, typical=typical).select_columns(columns)
         assert visitor(do.load_by_budget, "me/typical", size=size)[0] == do.content(local)
@@ -149,7 +149,7 @@ def test_no_place_and_no_token_of_the_machine_is_pushed(hub: Hub, client: Client
 def test_a_full_push_is_read_by_rank(hub: Hub, client: Client, visitor: Client, scored: Dataset, run: Any):
     client(do.push, scored, "me/full", [0.1, 0.5], trajectories=run, full=True)
     pool = len(run)
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     by_rank = {row["ltc_rank"]: row for row in do.content(scored.select_columns(columns))}
     files = [path for path in hub.dataset("me/full").files if path.startswith("full/")]
     assert [path.split("/")[1] for path in files] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
@@ -234,7 +234,7 @@ def test_a_push_that_is_cut_changes_nothing_and_is_finished_by_the_same_call(
     assert len(uploads) == (0 if "commit" in name or "someone" in name else 1)
     assert set(repo.files) - set(files) == {f"{_PUSHED}/train-00000-of-00001.parquet"}
     stored, _ = client(do.load, repo_id, _PUSHED, revision=repo.head)
-    columns = ["image", "label", "ltc_score", "ltc_rank"]
+    columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
     assert stored == do.content(select_coreset(scored, fraction=0.1).select_columns(columns))
 
 

@@ -99,6 +99,32 @@ def test_from_disk_by_a_scorer_and_by_a_run_it_is_the_same(tmp_path):
         assert found.features["ltc_typicality"].dtype == "float32"
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_of_many_rows_the_best_are_looked_for_among_evenly_spaced_ones(monkeypatch, tmp_path, stored):
+    run = make_run(n=100, lengths=(12,), rows=np.arange(100))
+    names = (
+        "losses",
+        "validation_losses",
+        "labels",
+        "validation_labels",
+        "rows",
+        "validation_rows",
+        "epochs",
+        "lengths",
+    )
+    value = Trajectories(**{name: getattr(run, name) for name in names})
+    if stored:
+        value.save(tmp_path / "run")
+        value = Trajectories.load(tmp_path / "run", mmap=True)
+    whole = typical_probability(value)
+    monkeypatch.setattr(typicality, "_SEARCHED", 40)
+    searched = np.unique(np.linspace(0, 99, 40).round().astype(int))
+    part = make_run(n=40, lengths=(12,), losses=run.losses[:, searched])
+    assert typical_probability(value) == typical_probability(part) != whole
+    expected = typicality_of(run.losses, typical_spans(value), typical_probability(part))
+    np.testing.assert_array_equal(ltc_typicality(value), expected)
+
+
 def test_flat_rows_and_rows_held_out_have_none():
     run = make_run(n=40, lengths=(12,))
     run.losses[:, 3] = 0.25
