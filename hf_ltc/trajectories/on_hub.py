@@ -148,20 +148,7 @@ def source_model_folder(run: str | Path) -> Path:
 def load_trajectories(
     make: Callable[..., Any], repo_id: str, *, revision: str | None = None, token: str | None = None
 ) -> Any:
-    """Loads what [`push_trajectories`] pushed.
-
-    Args:
-        make (`Callable`): [`Trajectories.from_dataset`].
-        repo_id (`str`): The repository.
-        revision (`str`, *optional*): A branch or commit; the newest if not given.
-        token (`str`, *optional*): Access token; the one that is logged in if not given.
-
-    Returns:
-        [`Trajectories`]
-
-    Raises:
-        InputError: if there is no such repository, or if its files and its recipe disagree.
-    """
+    """[`Trajectories.from_hub`]; `make` is [`Trajectories.from_dataset`]."""
     api = hub_api(token)
     with explained(repo_id, "load from"):
         there = read_repository(api, repo_id, revision)
