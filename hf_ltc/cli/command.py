@@ -15,6 +15,7 @@ from ..config import option
 from ..coresets.choose import Selection
 from ..coresets.order import TYPICAL
 from ..recipe import Identity
+from ..scores.baselines import BASELINES
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.files import expanded, local
@@ -29,6 +30,7 @@ _SAVED = ("state.json", "dataset_info.json", files.RECIPE)
 Losses = Literal["training", "evaluation"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
 LOSSES_HELP = "where both were recorded"
+BASELINE_NAMES = ", ".join(BASELINES)
 _SELECTION_HELP = {
     "balance": "how classes share a coreset",
     "keep": "which scores are kept",

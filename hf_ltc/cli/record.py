@@ -2,14 +2,27 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import DataConfig, RecordConfig, option
 from ..recipe import Recipe
-from .command import LOSSES_HELP, Command, Losses, Results, VariantOptions, beside, selection_option
+from ..utils.errors import InputError
+from .command import (
+    BASELINE_NAMES,
+    LOSSES_HELP,
+    Command,
+    Losses,
+    Results,
+    VariantOptions,
+    beside,
+    selection_option,
+)
 from .parsing import LocalPath, argument
 from .score import Score
 from .terminal import is_first
+
+if TYPE_CHECKING:
+    from ..scores.reliability import Reliability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +75,7 @@ class Compare(Command):
     variant: VariantOptions
     losses: Losses | None = option(None, LOSSES_HELP)
     typical: float | None = selection_option("typical")
+    baseline: str | None = option(None, f"compare by a known score instead: {BASELINE_NAMES}")
 
     IS_SHORT: ClassVar = True
 
@@ -73,6 +87,8 @@ class Compare(Command):
         from ..trajectories.compare import reliability
         from ..trajectories.value import Trajectories
 
+        if self.baseline is not None:
+            return self._by_baseline(self.baseline)
         variant = self.variant.given()
         runs = [Trajectories.load(run, losses=self.losses) for run in (self.run_a, self.run_b)]
         together = Trajectories.average(runs)
@@ -82,16 +98,37 @@ class Compare(Command):
         typical = Selection(typical=self.typical).decided(True).typical or 0.0
         keys = [ltc_typicality(run) for run in aligned] if typical else None
         shared = overlap(one, two, together.labels, typicality=keys, typical=typical)
+        return self._results(found, shared, typical=self.typical, variant=self.variant)
+
+    def _by_baseline(self, name: str) -> Results:
+        from ..coresets.overlap import overlap
+        from ..scores.baselines import BASELINES
+        from ..scores.reliability import reliability_of, warn_of_reliability
+        from ..scores.scorers import baseline_scores
+        from ..trajectories.value import Trajectories
+
+        if given := {**self.variant.given(), **({"typical": self.typical} if self.typical else {})}:
+            option, value = next(iter(given.items()))
+            raise InputError(f"`{option}` {value!r} does not go with `baseline` {name!r}: give one of them")
+        runs = [Trajectories.load(run, losses=self.losses) for run in (self.run_a, self.run_b)]
+        together = Trajectories.average(runs)
+        scores = []
+        for path, run in zip((self.run_a, self.run_b), runs):
+            try:
+                scores.append(baseline_scores(run.take_rows(together.rows), name))
+            except InputError as error:
+                raise InputError(f"{path!r} cannot be compared by `baseline` {name!r}: {error}") from error
+        found = reliability_of(scores, together.labels)
+        warn_of_reliability(found)
+        sign = 1 if BASELINES[name].keeps == "highest" else -1
+        one, two = (sign * each for each in scores)
+        return self._results(found, overlap(one, two, together.labels), baseline=[name])
+
+    def _results(self, found: "Reliability", shared: dict[float, float], **scored: Any) -> Results:
         text = [str(found)]
         text += [
             f"At {100 * fraction:g}% the coresets share {100 * share:.0f}% of their rows."
             for fraction, share in shared.items()
         ]
-        scoring = Score(
-            run=self.run_a,
-            output=beside(self.run_a, "-scored"),
-            variant=self.variant,
-            losses=self.losses,
-            typical=self.typical,
-        )
+        scoring = Score(run=self.run_a, output=beside(self.run_a, "-scored"), losses=self.losses, **scored)
         return Results({**found.to_dict(), "overlap": shared}, text, [scoring])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, one_line
 from ..utils.files import expanded, finite
 from .command import (
+    BASELINE_NAMES,
     CORESET,
     DATASET_HELP,
     LOSSES_HELP,
@@ -35,7 +36,7 @@ from .push import Push, repository_name, some_fraction
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Command):
-    """Add loss_trajectory, ltc_score, ltc_typicality and ltc_rank to the recorded dataset."""
+    """Add loss_trajectory, ltc_score, ltc_typicality and ltc_rank to the recorded dataset, and known scores beside."""
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record")
     output: LocalPath = option(MISSING, "folder for the scored dataset", metavar="SCORED")
@@ -44,7 +45,9 @@ class Score(Command):
     losses: Losses | None = option(None, LOSSES_HELP)
     balance: Balance = selection_option("balance")
     typical: float | None = selection_option("typical")
+    baseline: list[str] = option([], f"known scores to add as well, as NAME_score: {BASELINE_NAMES}")
 
+    PARAMETERS: ClassVar = {"baselines": "baseline"}
     IS_SHORT: ClassVar = True
 
     def execute(self) -> Results:
@@ -53,6 +56,7 @@ class Score(Command):
         from ..data.columns import read_column
         from ..scores.ltc import ltc_scores, score_variant
         from ..scores.reliability import hard_first, reliability_of
+        from ..scores.scorers import BaselineScorer
         from ..trajectories.value import Trajectories
 
         run = Trajectories.load(self.run, losses=self.losses)
@@ -60,7 +64,8 @@ class Score(Command):
         output = check_output(self.output, SCORED, self.run, self.dataset or source.path)
         train = recorded_split(source, self.dataset)
         variant = self.variant.given()
-        scored = run.score(train, balance=self.balance, typical=self.typical, **variant)
+        scored = run.score(train, balance=self.balance, typical=self.typical, baselines=self.baseline, **variant)
+        known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
         each = [ltc_scores(one, **variant) for one in run.runs]
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
@@ -75,6 +80,14 @@ class Score(Command):
             "mean": pc.mean(scores).as_py(),
             "reliability": found and found.to_dict(),
             "mean_loss_correlation": finite(hard),
+            "baselines": {
+                name: {
+                    "column": scorer.column,
+                    "keep": scorer.keeps,
+                    "mean": pc.mean(read_column(scored, scorer.column)).as_py(),
+                }
+                for name, scorer in known.items()
+            },
         }
         made = {
             # In full, as the default may be another one in later versions.
@@ -83,6 +96,10 @@ class Score(Command):
             "balance": self.balance,
             "typical": TYPICAL if self.typical is None else self.typical,
             "reliability": values["reliability"],
+            "baselines": {
+                name: {"column": scorer.column, "keep": scorer.keeps, "options": dict(scorer.options)}
+                for name, scorer in known.items()
+            },
             # What the next commands need; it is never pushed.
             "run": str(Path(self.run).resolve()),
             "dataset": _found_anywhere(self.dataset),
@@ -94,6 +111,10 @@ class Score(Command):
             if count
             else "No row has a score: all trajectories are flat.",
             *([str(found)] if found else []),
+            *(
+                f"Added {scorer.column}, mean {values['baselines'][name]['mean']:.3f}; its {scorer.keeps} are kept."
+                for name, scorer in known.items()
+            ),
         ]
         fraction = some_fraction(len(scored) - held, len(source.names or [None]))
         selecting = Select(
@@ -103,7 +124,17 @@ class Score(Command):
             balance=self.balance,
             typical=self.typical,
         )
-        return Results(values, text, [selecting])
+        others = [
+            replace(
+                selecting,
+                output=beside(self.output, f"-{name}-{100 * fraction:g}pct"),
+                score_column=scorer.column,
+                keep=scorer.keeps,
+                typical=None,
+            )
+            for name, scorer in known.items()
+        ]
+        return Results(values, text, [selecting, *others])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -281,7 +281,7 @@ class BaselineScorer:
         return cls(name, tuple(used), length, tuple(settings.items()), column or f"{name}_score", row_column)
 
     @property
-    def keeps(self) -> str:
+    def keeps(self) -> Literal["highest", "lowest"]:
         """Which scores are kept: `"highest"` or `"lowest"`."""
         return BASELINES[self.name].keeps
 

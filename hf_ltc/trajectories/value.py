@@ -22,9 +22,9 @@ from ..data.columns import (
 )
 from ..data.inputs import class_numbers
 from ..recipe import Recipe
-from ..scores import ltc, reliability, typicality
+from ..scores import ltc, reliability, scorers, typicality
 from ..utils import files
-from ..utils.errors import InputError
+from ..utils.errors import InputError, require
 from ..utils.files import local
 from . import combine, run_dir, tables
 from .align import row_places
@@ -268,6 +268,7 @@ class Trajectories(ExchangeMixin):
         preset: str | None = None,
         balance: order.Balance = "class",
         typical: float | None = None,
+        baselines: Sequence[str] = (),
         id_column: str | None = None,
         **variant: Any,
     ) -> Dataset:
@@ -279,6 +280,9 @@ class Trajectories(ExchangeMixin):
             preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
             balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
             typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
+            baselines (`Sequence[str]`, *optional*):
+                Known scores to add beside, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
+                rows held out; they do not change the rank.
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
             **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
@@ -290,14 +294,19 @@ class Trajectories(ExchangeMixin):
                 is are two differences.
 
         Raises:
-            InputError: as [`Trajectories.attach`] and [`ltc_scores`].
+            InputError: as [`Trajectories.attach`], [`ltc_scores`] and [`baseline_scores`].
         """
+        is_list = not isinstance(baselines, str) and len(set(baselines)) == len(baselines)
+        require(is_list, "baselines", baselines, "a list of different names")
+        # Before the dataset is looked at: whether all that is asked for was recorded.
+        known = {f"{name}_score": scorers.baseline_scores(self, name) for name in baselines}
         where = self.positions(dataset, id_column)
         # Read once, where it is on disk: the column needs it whole.
         run = dataclasses.replace(self, losses=np.asarray(self.losses))
         scores = ltc.ltc_scores(run, preset=preset, **variant)
         columns: dict[str, tuple[Any, object]] = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where)}
-        for name, found in ((LTC_SCORE, scores), (typicality_name(LTC_SCORE), typicality.ltc_typicality(run))):
+        known = {LTC_SCORE: scores, typicality_name(LTC_SCORE): typicality.ltc_typicality(run), **known}
+        for name, found in known.items():
             values = np.where(where >= 0, found[where], np.nan).astype(np.float32)
             columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
         label_column = Recipe.from_dict(self.recipe).dataset.label_column
