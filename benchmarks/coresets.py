@@ -34,7 +34,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from candidates import CANDIDATES, MEMBERS, WEIGHTED, within_class_ranks
-from recordings import OPTIMIZERS, STEMS, WINDOWS, Data, path_of, provenance, stopped_at, trajectories
+from data import Data
+from recordings import OPTIMIZERS, STEMS, WINDOWS, path_of, provenance, stopped_at, trajectories
 from tables import markdown, noise_tables, on_all_rows, ranked, transfer_table
 
 from hf_ltc import Trajectories

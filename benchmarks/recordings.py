@@ -7,7 +7,7 @@ them over several windows, so that the recordings compared differ in these and n
 package's own (`hf_ltc.training.loop`). Recordings that are there are not made again, and several processes
 may be started at once: each takes the next one that no other has begun.
 
-DATA holds the folders cifar100 and fashion_mnist with Parquet files (train*, test*).
+data.py says what DATA holds. Beside the losses the features of the source model are kept, for methods that need them.
 """
 
 import argparse
@@ -23,24 +23,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import ClassLabel
+from data import AUGMENTED, SIZES, Data, flipped, with_labels
 from filelock import FileLock, Timeout
 from timm.utils import ModelEmaV3
 
 from hf_ltc import Trajectories
-from hf_ltc.data.labels import read_labels
-from hf_ltc.data.load import load_split
-from hf_ltc.data.splits import hold_out
-from hf_ltc.training.batches import ImageBatches, image_batches
+from hf_ltc.training.batches import ImageBatches
 from hf_ltc.training.forward import evaluate
-from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig, plain_model, prepare_training, steps_per_epoch, train_epoch
 from hf_ltc.training.metrics import LossBuffer, per_sample_metrics
 from hf_ltc.training.models import create_model
 from hf_ltc.trajectories.compare import stability
 
-ROWS = 10_000
-DATASETS = {"cifar100": 32, "fashion_mnist": 28}
+DATASETS = ("cifar100", "fashion_mnist")
 SIGNALS = ("margin", "correct", "el2n")
 # Windows of the averaged weights, in epochs; 0 are the raw weights.
 WINDOWS = (0.0, 0.25, 1.0, 4.0)
@@ -56,45 +51,6 @@ OPTIMIZERS = {
 # The stem that each was made with, ImageNet's where nothing is said. VGG has none: its first full layer spans 7x7.
 STEMS = {"vgg11_bn": "auto"}
 BATCH = 64
-
-
-class Data:
-    """The first rows of a dataset, decoded and split into candidate rows and validation samples; and test rows."""
-
-    def __init__(self, folder: Path, name: str, rows: int = ROWS, noise: float = 0.0) -> None:
-        train, test = load_split(folder / name, f"train[:{rows}]"), load_split(folder / name, "test")
-        size = DATASETS[name]
-        labels, test_labels = read_labels(train, "label"), read_labels(test, "label")
-        names = train.features["label"].names
-        if name == "cifar100":
-            coarse = json.loads((folder / name / "labels.json").read_text())
-            above = np.asarray(coarse["fine_to_coarse"])
-            labels, test_labels, names = above[labels], above[test_labels], coarse["coarse_names"]
-        self.name, self.classes, self.size, self.features = name, len(names), size, ClassLabel(names=names)
-        # Validation samples are held out by the true labels, which they keep where those of train rows are made wrong.
-        self.rows, self.held = hold_out(labels, 0.1, 50, 0, names)
-        self.true = labels[self.rows]
-        self.labels = flipped(self.true, noise, self.classes, seed=1)
-        self.held_labels = labels[self.held]
-        options = {"device": torch.device("cpu"), "channels_last": True, "cache": "always"}
-        train_images = image_batches(StoredImages(train, "image", size), labels, **options)
-        statistics = (train_images.mean.tolist(), train_images.std.tolist())
-        self.train = with_labels(train_images.take(self.rows), self.labels)
-        self.validation = train_images.take(self.held)
-        self.test = image_batches(StoredImages(test, "image", size), test_labels, statistics=statistics, **options)
-
-
-def flipped(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
-    """The labels with a share of them, drawn at random, replaced by another class."""
-    draw = np.random.default_rng(seed)
-    wrong = draw.permutation(len(labels))[: round(share * len(labels))]
-    made = labels.copy()
-    made[wrong] = (made[wrong] + draw.integers(1, classes, len(wrong))) % classes
-    return made
-
-
-def with_labels(batches: ImageBatches, labels: np.ndarray) -> ImageBatches:
-    return replace(batches, labels=torch.from_numpy(labels))
 
 
 def corrupted(batches: ImageBatches, seed: int = 0) -> ImageBatches:
@@ -127,6 +83,7 @@ def make(
         optimizer=optimizer,
         learning_rate=rate,
         weight_decay=0.05 if optimizer == "adamw" else 5e-4,
+        augment=AUGMENTED[data.name],
         seed=seed,
     )
     set_seed(seed)
@@ -199,6 +156,7 @@ def make(
     evaluate(final, data.test, accelerator, lambda at, *seen: add(buffer_accuracy, at, *seen), 512)
     accuracy = float(buffer_accuracy.collect(None, 0, np.arange(len(data.test)))["correct"].mean())
     arrays = {name: np.stack(values) for name, values in tables.items()}
+    arrays["features"] = features_of(final, data.train, accelerator)
     about = {
         "dataset": data.name,
         "model": model,
@@ -225,6 +183,18 @@ def make(
     )
     os.replace(temporary, path)
     print(f"{path.name}: {about['seconds']} s, test accuracy {accuracy:.3f}", flush=True)
+
+
+def features_of(network: torch.nn.Module, batches: ImageBatches, accelerator: Accelerator) -> np.ndarray:
+    """What the last layer of a timm model sees of each image, float16 `(N, width)`."""
+    seen: list[torch.Tensor] = []
+    hook = network.get_classifier().register_forward_pre_hook(lambda _, given: seen.append(given[0].float()))
+    places: list[torch.Tensor] = []
+    evaluate(network, batches, accelerator, lambda at, *_: places.append(at), 512)
+    hook.remove()
+    features = torch.empty((len(batches), seen[0].shape[1]), dtype=torch.float16)
+    features[torch.cat(places)] = torch.cat(seen).half()
+    return features.numpy()
 
 
 def trajectories(path: Path, losses: str = "training", window: float = 1.0, validation: str = "clean") -> Trajectories:
@@ -278,7 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(SIZES))
     parser.add_argument("--models", nargs="+", default=["test_resnet"])
     parser.add_argument("--epochs", type=int, nargs="+", default=[30])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="shares of wrong labels")
