@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from .utils.errors import InputError, require
 from .utils.files import expanded, local
 
-SIGNALS = ("margin", "correct", "el2n")
+SIGNALS = ("margin", "correct", "el2n", "predicted")
+# Those that are class numbers, of which there is no mean.
+CLASS_SIGNALS = ("predicted",)
 _LARGEST_SEED = 2**32
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 
@@ -113,7 +115,9 @@ class RecordConfig:
     initial_losses: bool = option(True, "Record the losses of the untrained model as epoch 0.")
     record_every: Count = option(1, "Record after every k-th epoch (and always after the last).")
     signals: Annotated[list[Signal], _different("names")] = option(
-        [], "Per-sample metrics to record beside the loss, for the baselines: margin, correct, el2n."
+        [],
+        "Per-sample metrics to record beside the loss: margin, correct, el2n for the baselines; predicted, the class "
+        "that the model gives a row, for hf-ltc audit.",
     )
 
     validation_fraction: Part = option(0.1, "Without a validation split: the share of each class that is held out.")

@@ -77,7 +77,7 @@ def record_checkpoints(
             transformers' `default_data_collator` if not given. It gets the columns that the model's `forward` names,
             or all columns if it names none.
         epochs (`Sequence[int]`, *optional*): Training epochs before each checkpoint; 1, 2, ... if not given.
-        signals (`Sequence[str]`, *optional*): Further per-sample metrics: `margin`, `correct`, `el2n`.
+        signals (`Sequence[str]`, *optional*): Further per-sample metrics: `margin`, `correct`, `el2n`, `predicted`.
         label_column (`str`, *optional*): Column with the labels: `labels`, `label` or the one `ClassLabel` column.
         id_column (`str`, *optional*): Column with a unique id for each row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
@@ -135,7 +135,8 @@ def record_checkpoints(
     def each_batch(rows: int) -> None:
         bar.update(rows * state.num_processes)
 
-    passes = EpochPasses(recorder, config, state, batch_size, each_batch)
+    outputs = torch.from_numpy(data.outputs).to(state.device)
+    passes = EpochPasses(recorder, config, state, batch_size, each_batch, outputs)
     make_batch = transformers.default_data_collator if collate is None else collate
     for epoch, checkpoint in waiting:
         loaded = _load(checkpoint, model).to(state.device)

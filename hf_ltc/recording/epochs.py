@@ -37,6 +37,7 @@ class EpochPasses:
         batch_size (`int`): Batch size per process of passes in which the model does not train.
         each_batch (`Callable[[int], Any]`, *optional*):
             Called before those of a batch are taken, with its number of rows; it may raise to stop.
+        outputs (`torch.Tensor`, *optional*): As for [`per_sample_metrics`].
     """
 
     recorder: TrajectoryRecorder
@@ -44,6 +45,7 @@ class EpochPasses:
     state: Processes
     batch_size: int
     each_batch: Callable[[int], Any] | None = None
+    outputs: torch.Tensor | None = None
 
     def observe_training(self, *batch: torch.Tensor) -> None:
         """Takes the losses of a batch that the model trains on; an [`Observer`]."""
@@ -75,5 +77,7 @@ class EpochPasses:
     def _add(
         self, split: str, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> None:
-        further = per_sample_metrics(self.config.signals, logits, labels) if split == TRAIN else []
+        further = []
+        if split == TRAIN:
+            further = per_sample_metrics(self.config.signals, logits, labels, self.outputs)
         self.recorder.add(split, positions, losses, *further)

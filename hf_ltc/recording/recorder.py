@@ -25,7 +25,8 @@ from ..utils.errors import InputError, as_input_error, listed
 from ..utils.processes import Processes, together
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
-_PROCESSES = "processes"
+# Keys of the state beside the splits, and what follows a split in that of its class numbers.
+_PROCESSES, _CLASSES = "processes", "-classes"
 
 
 class TrajectoryRecorder:
@@ -56,7 +57,7 @@ class TrajectoryRecorder:
             split of their own with the numbers 0 to Q - 1.
         losses (`Sequence[str]`, *optional*, defaults to `("training_loss",)`):
             `"training_loss"`, `"evaluation_loss"` or both, and per-sample metrics such as `"margin"`. With both, pass
-            evaluation losses as `split="evaluation"`.
+            evaluation losses as `split="evaluation"`. `"predicted"` are class numbers, integers from 0.
         ids (`pyarrow.Array`, *optional*):
             `(N,)` unique ids to attach by, for rows that are given by number.
         first_epoch (`int`, *optional*, defaults to `0`): Number of the first recorded epoch, 0 for an untrained model.
@@ -178,10 +179,11 @@ class TrajectoryRecorder:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What all processes added since the last epoch was collected, to resume in the middle of an epoch with
         [`load_state_dict`]; called on every process."""
-        tables = {split: buffer.table.clone() for split, buffer in self._buffers.items()}
+        tables = {name: table.clone() for name, table in self._tables().items()}
         if self.accelerator is not None and self.accelerator.num_processes > 1:
-            for table in tables.values():
-                torch.distributed.all_reduce(table)
+            operations = torch.distributed.ReduceOp
+            for name, table in tables.items():
+                torch.distributed.all_reduce(table, operations.SUM if name in self._buffers else operations.MAX)
         return {split: table.cpu() for split, table in tables.items()} | {_PROCESSES: torch.tensor(self._processes)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -197,19 +199,26 @@ class TrajectoryRecorder:
                 f"the state is of an epoch begun on {was} processes, now {self._processes} go on with it, and rows "
                 f"come in another order: start {was}, or begin the epoch again without load_state_dict"
             )
-        shapes = {split: tuple(table.shape) for split, table in tables.items()}
-        if shapes != (own := {split: tuple(buffer.table.shape) for split, buffer in self._buffers.items()}):
+        shapes = {name: tuple(table.shape) for name, table in tables.items()}
+        if shapes != (own := {name: tuple(table.shape) for name, table in self._tables().items()}):
             raise InputError(
                 f"the state is of another recorder (it has {shapes}, this one {own}): make the recorder with the same "
                 "rows, losses and validation samples"
             )
         self.clear()
         if self.is_main:
-            for split, table in tables.items():
-                self._buffers[split].table.copy_(table)
+            for name, table in self._tables().items():
+                table.copy_(tables[name])
+
+    def _tables(self) -> dict[str, torch.Tensor]:
+        """The values of each split, and its class numbers where there are any."""
+        tables = {split: buffer.table for split, buffer in self._buffers.items()}
+        classes = {f"{split}{_CLASSES}": buffer.classes for split, buffer in self._buffers.items()}
+        return tables | {name: table for name, table in classes.items() if len(table)}
 
     def collect(self, epoch: int) -> dict[str, np.ndarray]:
-        """Joins and checks what was added; called on every process. Returns float32 `(N,)` and `(Q,)` by name."""
+        """Joins and checks what was added; called on every process. Returns float32 `(N,)` and `(Q,)` by name, and
+        int32 of class numbers."""
         return {
             name: values
             for split, buffer in self._buffers.items()
@@ -218,7 +227,7 @@ class TrajectoryRecorder:
 
     def write(self, epoch: int, arrays: Mapping[str, np.ndarray], path: Path) -> None:
         """Writes the file of an epoch; called on the main process."""
-        files.write_arrays(path, arrays, {"run": self.run, "epoch": str(epoch)})
+        run_dir.write_epoch(path, arrays, {"run": self.run, "epoch": str(epoch)})
 
     def publish(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes an epoch that was collected into the run directory; called on every process."""

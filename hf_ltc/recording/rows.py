@@ -129,12 +129,13 @@ class InputRows:
     """Recorded rows of any kind that a collator makes inputs from.
 
     `targets` are the labels as the model gets them; they differ from those numbered by class if a column of integers
-    leaves some out.
+    leaves some out. `outputs` are these numbers of the model, one for each class.
     """
 
     recorded: RecordedRows
     targets: np.ndarray
     validation_targets: np.ndarray
+    outputs: np.ndarray
 
     def batches(
         self, collate: Collate, device: torch.device, num_workers: int, model: nn.Module | None
@@ -206,7 +207,7 @@ def input_rows(config: RecordConfig, train: Dataset, validation: Dataset | None)
         other = _Part(validation, _label_column(validation, label if label in validation.column_names else None))
         compared = input_columns(train, validation, label, config.id_column)
     rows = _recorded_rows(part, other, compared, config)
-    return InputRows(rows, numbers[rows.labels], numbers[rows.validation_labels])
+    return InputRows(rows, numbers[rows.labels], numbers[rows.validation_labels], numbers)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ class TrajectoryCallback(TrainerCallback):
         average_decay (`float`, *optional*):
             Decay of the averaged weights per step; 1 - 1 / (steps per epoch) if not given.
         initial_losses (`bool`, *optional*, defaults to `True`): Record the losses before training as epoch 0.
-        signals (`Sequence[str]`, *optional*): Further per-sample metrics of each epoch: `margin`, `correct`, `el2n`.
+        signals (`Sequence[str]`, *optional*):
+            Further per-sample metrics of each epoch: `margin`, `correct`, `el2n`, `predicted`.
         label_column (`str`, *optional*):
             Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if not
             given.
@@ -186,7 +187,10 @@ class TrajectoryCallback(TrainerCallback):
             if step % self._steps:
                 trainer_pass.check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
         trainer_pass.tell(self.path, self._training, state, self._state)
-        self._passes = EpochPasses(self._recorder, config, self._state, args.per_device_eval_batch_size)
+        outputs = torch.from_numpy(self._data.outputs).to(self._state.device)
+        self._passes = EpochPasses(
+            self._recorder, config, self._state, args.per_device_eval_batch_size, outputs=outputs
+        )
         self._batches = self._data.batches(
             inner.collate_fn,
             self._state.device,

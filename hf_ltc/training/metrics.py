@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import SIGNALS
+from ..config import CLASS_SIGNALS, SIGNALS
 from ..utils.errors import InputError, as_input_error, some_rows
 from ..utils.processes import Processes
 
 
 class LossBuffer:
-    """The values of one epoch and split, on the device: float32 `(names + 1, N)`, with their counts in the last row.
+    """The values of one epoch and split, on the device.
 
-    Row numbers stay int64 and never share a tensor with losses, which low precision would round.
+    Class numbers are in `classes`, int32 `(k, N)`, -1 where there is none yet; all other values in `table`, float32
+    `(names - k + 1, N)`, with the counts in the last row. Row numbers stay int64 and never share a tensor with losses,
+    which low precision would round.
 
     Args:
         names (`Sequence[str]`): What is recorded for each row.
@@ -24,19 +26,28 @@ class LossBuffer:
 
     def __init__(self, names: Sequence[str], rows: int, device: torch.device | str = "cpu") -> None:
         self.names = list(names)
+        self._is_class = [name in CLASS_SIGNALS for name in self.names]
         # Written to in the caller's mode and in others: what inference mode makes can only be written to there.
         with torch.inference_mode(False):
-            self.table = torch.zeros((len(self.names) + 1, rows), dtype=torch.float32, device=device)
+            count = sum(self._is_class)
+            self.table = torch.zeros((len(self.names) - count + 1, rows), dtype=torch.float32, device=device)
+            self.classes = torch.full((count, rows), -1, dtype=torch.int32, device=device)
 
     def add(self, positions: torch.Tensor, *values: torch.Tensor) -> None:
-        """Adds the values of some rows, one float32 `(B,)` for each name; nothing waits for the device."""
-        block = torch.stack([*(value.float() for value in values), torch.ones_like(values[0], dtype=torch.float32)])
+        """Adds the values of some rows, one float32 `(B,)` for each name, of class numbers an integer one; nothing
+        waits for the device."""
+        summed = [value.float() for value, is_class in zip(values, self._is_class) if not is_class]
+        block = torch.stack([*summed, torch.ones_like(values[0], dtype=torch.float32)])
         self.table.index_add_(1, positions, block)
+        numbers = [value for value, is_class in zip(values, self._is_class) if is_class]
+        for row, classes in zip(self.classes, numbers):
+            row.scatter_reduce_(0, positions, classes.to(torch.int32), "amax")
 
     def collect(self, accelerator: Processes | None, epoch: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Joins the processes' values in one collective and checks that every row is there.
+        """Joins the processes' values, in one collective without class numbers, and checks that every row is there.
 
-        A row recorded more than once, as by samplers that pad, gets the mean of its values.
+        A row recorded more than once, as by samplers that pad, gets the mean of its values, and of several class
+        numbers the highest.
 
         Args:
             accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
@@ -44,13 +55,16 @@ class LossBuffer:
             rows (`np.ndarray`): int64 `(N,)`, the row numbers, for messages.
 
         Returns:
-            `dict[str, np.ndarray]`: float32 `(N,)` for each name, the same on every process.
+            `dict[str, np.ndarray]`: float32 `(N,)` for each name, the same on every process; of class numbers int32.
 
         Raises:
-            InputError: for rows without a value and for values that are not finite, naming the epoch and the rows.
+            InputError: for rows without a value, for values that are not finite and for negative class numbers, naming
+                the epoch and the rows.
         """
         if accelerator is not None and accelerator.num_processes > 1:
             torch.distributed.all_reduce(self.table)
+            if len(self.classes):
+                torch.distributed.all_reduce(self.classes, torch.distributed.ReduceOp.MAX)
         counts = self.table[-1]
         if missing := _where(counts == 0):
             raise InputError(
@@ -59,35 +73,49 @@ class LossBuffer:
                 "last batch dropped, or a sampler leaving rows out?)"
             )
         self.table[:-1] /= counts
-        for name, values in zip(self.names, self.table):
+        means = [name for name, is_class in zip(self.names, self._is_class) if not is_class]
+        numbers = [name for name, is_class in zip(self.names, self._is_class) if is_class]
+        for name, classes in zip(numbers, self.classes):
+            if bad := _where(classes < 0):
+                raise InputError(
+                    f"epoch {epoch}: {name} of {len(bad)} of {len(rows)} rows is negative (rows "
+                    f"{some_rows(rows[bad])}): give the numbers of classes, from 0"
+                )
+        for name, values in zip(means, self.table):
             if bad := _where(~torch.isfinite(values)):
                 raise InputError(
                     f"epoch {epoch}: {name} of {len(bad)} of {len(rows)} rows is not finite (rows "
                     f"{some_rows(rows[bad])}): the training has diverged, so lower `learning_rate` and record into "
                     "another `output_dir`; the epochs before are kept"
                 )
-        # A copy: on the CPU the array would be cleared with the buffer.
-        host = self.table[:-1].to("cpu", copy=True).numpy()
+        # Copies: on the CPU the arrays would be cleared with the buffer.
+        host = [each.to("cpu", copy=True).numpy() for each in (self.table[:-1], self.classes)]
         # A state that is kept between two epochs has nothing of the one before.
         self.clear()
-        return dict(zip(self.names, host))
+        return {**dict(zip(means, host[0])), **dict(zip(numbers, host[1]))}
 
     def clear(self) -> None:
         self.table.zero_()
+        self.classes.fill_(-1)
 
 
-def per_sample_metrics(names: Sequence[str], logits: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+def per_sample_metrics(
+    names: Sequence[str], logits: torch.Tensor, labels: torch.Tensor, outputs: torch.Tensor | None = None
+) -> list[torch.Tensor]:
     """Metrics of samples beside their loss, from float32 logits.
 
     Args:
         names (`Sequence[str]`): `margin`, the logit of the label minus the highest other one (Pleiss et al., arXiv
             2001.10528); `correct`, 1 where the label's logit is the highest (Toneva et al., arXiv 1812.05159); `el2n`,
-            the L2 norm of p - y (Paul et al., arXiv 2107.07075).
+            the L2 norm of p - y (Paul et al., arXiv 2107.07075); `predicted`, the number of the class whose logit is
+            the highest, of equal ones the first.
         logits (`torch.Tensor`): float32 `(B, C)`.
         labels (`torch.Tensor`): int64 `(B,)`.
+        outputs (`torch.Tensor`, *optional*):
+            int64, increasing, the column of each class among the logits; they are the classes if not given.
 
     Returns:
-        `list[torch.Tensor]`: float32 `(B,)` for each name.
+        `list[torch.Tensor]`: float32 `(B,)` for each name; of `predicted` int64.
     """
     if not names:
         return []
@@ -99,6 +127,10 @@ def per_sample_metrics(names: Sequence[str], logits: torch.Tensor, labels: torch
             made.append(margin)
         elif name == "correct":
             made.append((margin > 0).float())
+        elif name == "predicted":
+            # Classes that no row has may have no logit, and logits no class.
+            of_classes = logits if outputs is None else logits[:, outputs[outputs < logits.shape[1]]]
+            made.append(of_classes.argmax(1))
         else:
             error = logits.softmax(1)
             error = error.scatter_add(1, labels[:, None], -torch.ones_like(own))
@@ -122,10 +154,10 @@ def _where(mask: torch.Tensor) -> list[int]:
 
 
 def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tensor:
-    """Values of samples, float32 `(B,)` on the device of their positions.
+    """Values of samples, float32 `(B,)` on the device of their positions; class numbers int64.
 
     Raises:
-        InputError: for values that are not numbers, or not one per sample.
+        InputError: for values that are not numbers, or not one per sample, and class numbers that are no integers.
     """
     fix = "give one number a sample"
     with as_input_error(f"{name} cannot be read as numbers", fix, (TypeError, ValueError, RuntimeError)):
@@ -137,4 +169,10 @@ def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tens
             f"{name} has shape {tuple(found.shape)} for {len(positions)} rows: give one value a sample, as "
             'cross_entropy(..., reduction="none") does'
         )
-    return found.to(positions.device, torch.float32)
+    if name not in CLASS_SIGNALS:
+        return found.to(positions.device, torch.float32)
+    if found.is_floating_point():
+        raise InputError(
+            f"`{name}` is {found.dtype}: give class numbers, which are integers, as logits.argmax(1) does"
+        )
+    return found.to(positions.device, torch.int64)

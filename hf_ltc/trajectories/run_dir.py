@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..config import CLASS_SIGNALS
 from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
 from ..utils.errors import InputError, one_line
@@ -30,6 +31,7 @@ from ..utils.files import (
 FORMAT = 1
 ROWS = "rows.safetensors"
 TRAJECTORIES = "trajectories"
+_INTEGERS = (np.dtype(np.int16), np.dtype(np.int32))
 _EPOCH = re.compile(r"epoch-(\d{5,})\.safetensors")
 _SEED = re.compile(r"seed-(\d+)")
 
@@ -94,6 +96,8 @@ class EpochTable(Sequence[np.ndarray]):
         if not isinstance(epoch, int | np.integer):
             return EpochTable(list(np.array(self.paths, dtype=object)[epoch]), self.name, self.shape[1])
         values = read_arrays(self.paths[int(epoch)], [self.name])[self.name]
+        if self.name in CLASS_SIGNALS and values.dtype in _INTEGERS:
+            values = values.astype(np.float32)
         if values.shape != self.shape[1:] or values.dtype != self.dtype:
             raise unreadable(
                 self.paths[int(epoch)],
@@ -192,8 +196,22 @@ def write_run(run: RecordedColumns, folder: Path) -> None:
     for t, epoch in enumerate(run.epochs.tolist()):
         arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
         arrays[VALIDATION_LOSS] = run.validation_losses[t]
-        write_arrays(epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
+        write_epoch(epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
     write_json(folder / RECIPE, recipe)
+
+
+def write_epoch(path: Path, arrays: Mapping[str, np.ndarray], marks: Mapping[str, str]) -> None:
+    """Writes the file of an epoch; class numbers as int16, or as int32 if there are more classes."""
+    write_arrays(
+        path, {name: _narrow(values) if name in CLASS_SIGNALS else values for name, values in arrays.items()}, marks
+    )
+
+
+def _narrow(numbers: np.ndarray) -> np.ndarray:
+    # Those of rows that a run did not record are NaN.
+    if not np.isfinite(numbers).all():
+        return numbers
+    return numbers.astype(_INTEGERS[int(numbers.max(initial=0)) > np.iinfo(np.int16).max])
 
 
 def marked(recipe: Mapping[str, Any]) -> dict[str, Any]:

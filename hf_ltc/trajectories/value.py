@@ -51,7 +51,8 @@ class Trajectories(ExchangeMixin):
         epochs (`np.ndarray`): int64 `(L,)`, training epochs before each checkpoint, 0 being the untrained model.
         lengths (`tuple[int, ...]`): Checkpoints of each run; they sum to L.
         signals (`Mapping[str, np.ndarray]`):
-            Per-sample metrics, float32 `(L, N)` each: margin, correct, el2n, evaluation_loss, ...
+            Per-sample metrics, float32 `(L, N)` each: margin, correct, el2n, evaluation_loss, ...; predicted are class
+            numbers.
         ids (`pyarrow.Array`, *optional*): `(N,)` unique ids of the rows, where the dataset has such a column.
         recipe (`dict`): How it was made: settings, dataset identity, versions, hardware, seconds.
         loss_name (`str`): Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.

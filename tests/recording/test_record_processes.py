@@ -38,7 +38,7 @@ def cases(folder, world):
     for rows in (16 * 2 + 1, 16 * 2 - 1, 37, 2):
         for losses in ("training", "both"):
             name = f"{rows}-{losses}"
-            config = settings(f"{folder}/{world}-{name}", **FROZEN, losses=losses, signals=["margin"])
+            config = settings(f"{folder}/{world}-{name}", **FROZEN, losses=losses, signals=["margin", "predicted"])
             made[name] = vars(config) | {"batch_size": 8}
     return made
 
