@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from ..config import option
+from ..config import EvaluateConfig, option
 from ..coresets.choose import Selection
 from ..coresets.order import TYPICAL
-from ..recipe import Identity
+from ..recipe import Identity, Recipe
 from ..scores.baselines import BASELINES
 from ..utils import files
 from ..utils.errors import InputError
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 # Keys of what each command adds to the recipe beside the rows.
 SCORED, CORESET = "score", "coreset"
+# In that of a coreset what was compared.
+JUDGED = "judge"
 _SAVED = ("state.json", "dataset_info.json", files.RECIPE)
 # Options of several commands.
 Losses = Literal["training", "evaluation"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
 LOSSES_HELP = "where both were recorded"
 BASELINE_NAMES = ", ".join(BASELINES)
+# Of benchmarks/judge.py.
+HOW_OFTEN = "It is advice: models trained longer, or on other data, may tell another order."
 _SELECTION_HELP = {
     "balance": "how classes share a coreset",
     "keep": "which scores are kept",
@@ -111,6 +115,37 @@ def recorded_split(source: Identity, dataset: str | None, split: str | None = No
     if place is None:
         raise InputError("the run directory does not say which dataset it recorded: give it with `dataset`")
     return load_split(place, split or source.split or "train", name=source.config, revision=source.revision)
+
+
+def recorded_validation(recipe: Recipe, dataset: str | None, split: str | None = None) -> "Dataset | None":
+    """The validation samples, where they are a split of the recorded dataset.
+
+    Args:
+        recipe ([`Recipe`]): The recipe of the recording.
+        dataset (`str`, *optional*): Where the recorded dataset is now, if elsewhere.
+        split (`str`, *optional*): The split; the recorded one if not given.
+    """
+    recorded = recipe.validation
+    if split is None and recorded.split is None:
+        return None
+    try:
+        found = recorded_split(recipe.dataset, dataset, split or recorded.split)
+    except InputError:
+        if split is not None:
+            raise
+        # It is of another dataset, which only Python code can give.
+        return None
+    # A recipe may name a split of which only a slice was used.
+    return found if split is not None or len(found) == recorded.rows else None
+
+
+def has_test_rows(source: Identity, dataset: str | None) -> bool:
+    """Whether the recorded dataset has a split to test models on."""
+    try:
+        recorded_split(source, dataset, EvaluateConfig().test_split)
+    except InputError:
+        return False
+    return True
 
 
 def beside(path: str, suffix: str) -> str:

@@ -8,15 +8,32 @@ from typing import TYPE_CHECKING, ClassVar
 from ..config import EvaluateConfig, option
 from ..recipe import Recipe
 from ..utils.errors import InputError
-from .command import DATASET_HELP, LOSSES_HELP, Command, Losses, Results, VariantOptions, recorded_split
-from .parsing import LocalPath, argument
+from ..utils.files import write_json
+from .command import (
+    DATASET_HELP,
+    HOW_OFTEN,
+    LOSSES_HELP,
+    Command,
+    Losses,
+    Results,
+    VariantOptions,
+    has_test_rows,
+    recorded_split,
+    recorded_validation,
+)
+from .parsing import Flag, LocalPath, argument
 from .push import Push, repository_name
 from .terminal import is_first
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ..trajectories.value import Trajectories
+
+
+# Settings of an evaluation that --quick heeds.
+_QUICK = {
+    *("fractions", "members", "balance", "seed", "output_dir", "image_column", "label_column", "id_column"),
+    *("test_split", "allow_shared_rows"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +47,11 @@ class Evaluate(Command):
         None, "split of the validation samples, if it is not that of the train rows; as recorded if not given"
     )
     losses: Losses | None = option(None, LOSSES_HELP)
+    quick: Flag = option(
+        False,
+        "without test rows: compare coresets by source models, trained for few steps and tested on rows held out",
+    )
+    judge_steps: int | None = option(None, "with --quick: steps of each model; by the recording if not given")
 
     PARAMETERS: ClassVar = {
         "validation": "validation_split",
@@ -39,6 +61,56 @@ class Evaluate(Command):
     }
 
     def execute(self) -> Results | None:
+        if self.quick:
+            return self._quick()
+        if self.judge_steps is not None:
+            raise InputError(f"`judge_steps` {self.judge_steps} goes with --quick: add it, or leave the steps out")
+        return self._evaluation()
+
+    def _quick(self) -> Results:
+        from ..evaluation.folder import JUDGEMENTS, check_free
+        from ..evaluation.judge.rows import judge_fractions
+        from ..trajectories.value import Trajectories
+
+        usual = EvaluateConfig()
+        for name, value in vars(self.config).items():
+            if name not in _QUICK and value != getattr(usual, name):
+                raise InputError(
+                    f"`{name}` {value!r} goes not with --quick, which trains the source model as it was recorded: "
+                    "leave it out"
+                )
+        if len(self.runs) > 1:
+            raise InputError(f"--quick takes one RUN, and {len(self.runs)} are given: give one after the other")
+        (path,) = self.runs
+        folder = Path(self.config.output_dir or Path(path) / "evaluation")
+        check_free(folder)
+        run = Trajectories.load(path, losses=self.losses)
+        recipe = Recipe.from_dict(run.recipe)
+        train = recorded_split(recipe.dataset, self.dataset)
+        validation = recorded_validation(recipe, self.dataset, self.validation_split)
+        found = judge_fractions(self.config, run, train, validation, judge_steps=self.judge_steps)
+        values = {"judgements": [each.to_dict() for each in found]}
+        write_json(folder / JUDGEMENTS, values)
+        text = [*map(str, found), HOW_OFTEN, f"In {folder}: {JUDGEMENTS}."]
+        names = [each.name for each in found[0].candidates]
+        following: Evaluate | Push
+        if recipe.config.model and has_test_rows(recipe.dataset, self.dataset):
+            others = [name for name in names if name not in self.config.members]
+            config = dataclasses.replace(self.config, models=[recipe.config.model], baselines=others)
+            following = dataclasses.replace(self, config=config, quick=False, judge_steps=None)
+        else:
+            following = Push(
+                run=path,
+                repo_id=repository_name(recipe.dataset),
+                fractions=list(self.config.fractions),
+                dataset=self.dataset,
+                private=True,
+                losses=self.losses,
+                balance=self.config.balance,
+            )
+        return Results({"output_dir": str(folder), **values}, text, [following])
+
+    def _evaluation(self) -> Results | None:
         from ..evaluation.evaluate import evaluate_coresets
         from ..evaluation.methods import METHODS
         from ..evaluation.pictures import PICTURE, RESULTS, TABLE, markdown
@@ -52,7 +124,9 @@ class Evaluate(Command):
             test = recorded_split(recipe.dataset, self.dataset, config.test_split)
         except InputError as error:
             raise InputError(f"--test-split {config.test_split!r}: {error}") from error
-        evaluation = evaluate_coresets(config, runs, train, test, self._validation_split(recipe))
+        evaluation = evaluate_coresets(
+            config, runs, train, test, recorded_validation(recipe, self.dataset, self.validation_split)
+        )
         if not is_first():
             return None
         made = [name for name in (RESULTS, TABLE, PICTURE) if (Path(folder) / name).is_file()]
@@ -88,18 +162,3 @@ class Evaluate(Command):
             if len(set(names)) == len(names):
                 break
         return dict(zip(names, runs))
-
-    def _validation_split(self, recipe: Recipe) -> "Dataset | None":
-        """The validation samples, where they are a split of the recorded dataset."""
-        recorded = recipe.validation
-        if self.validation_split is None and recorded.split is None:
-            return None
-        try:
-            split = recorded_split(recipe.dataset, self.dataset, self.validation_split or recorded.split)
-        except InputError:
-            if self.validation_split is not None:
-                raise
-            # It is of another dataset, which only Python code can give.
-            return None
-        # A recipe may name a split of which only a slice was used.
-        return split if self.validation_split is not None or len(split) == recorded.rows else None

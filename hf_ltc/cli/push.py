@@ -13,7 +13,9 @@ from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
 from .command import (
+    CORESET,
     DATASET_HELP,
+    JUDGED,
     LOSSES_HELP,
     SCORED,
     Command,
@@ -52,6 +54,9 @@ class Push(Command):
     source: str | None = option(None, "Hub id of the dataset, if recorded from disk", metavar="REPO_ID")
     dataset_name: str | None = option(None, "what the card calls a dataset that is not on the Hub")
     scored: LocalPath | None = option(None, "folder of the scored dataset, for scores other than ltc_score")
+    judged: LocalPath | None = option(
+        None, "folder of hf-ltc select --judge: push what it kept, with what was compared", metavar="CORESET"
+    )
     score_column: str = option("ltc_score", "the score to choose by")
     keep: Keep = selection_option("keep")
     license: str | None = option(None, "license of the rows; that of the source dataset if not given")
@@ -73,6 +78,32 @@ class Push(Command):
     IS_SHORT: ClassVar = True
 
     def execute(self) -> Results:
+        if self.judged is not None:
+            return self._as_judged()
+        return self._push({}, None)
+
+    def _as_judged(self) -> Results:
+        """Pushes what hf-ltc select --judge kept, by the options in the recipe beside it."""
+        told = recipe_beside(str(self.judged)).get(CORESET)
+        if not isinstance(told, Mapping) or not isinstance(told.get(JUDGED), Mapping):
+            raise InputError(f"no judged coreset {self.judged!r}: make one with hf-ltc select SCORED --judge")
+        fields = {each.name: each.default for each in dataclasses.fields(self)}
+        own = {name: told[name] for name in ("score_column", "keep", "balance", "typical")}
+        for name, value in own.items():
+            if (given := getattr(self, name)) not in (value, fields[name]):
+                raise InputError(
+                    f"`{name}` {given!r} is not what {self.judged!r} was chosen by, {value!r}: leave it out"
+                )
+        if self.evaluation is not None and told["coverage"] is not None:
+            raise InputError(
+                f"`evaluation` has no models trained on rows drawn like those of {self.judged!r}: leave it out"
+            )
+        if not self.fractions and not self.sizes:
+            own |= {"sizes": [told["size"]]} if told["fraction"] is None else {"fractions": [told["fraction"]]}
+        drawn = {name: told[name] for name in ("coverage", "min_per_class", "exclude_negative", "seed")}
+        return dataclasses.replace(self, **own)._push(drawn, told[JUDGED])
+
+    def _push(self, drawn: Mapping[str, Any], judgement: Mapping[str, Any] | None) -> Results:
         from ..hub.push import push_coreset
         from ..hub.repository import check_repo_id
         from ..trajectories.on_hub import push_source_model, source_model_folder
@@ -87,6 +118,8 @@ class Push(Command):
         run = Trajectories.load(self.run, losses=self.losses)
         source = Recipe.from_dict(run.recipe).dataset
         scored = self._scored(run, source)
+        if judgement is not None and self.score_column not in scored.column_names:
+            scored = _with_scores_of(scored, run, judgement["kept"], drawn["seed"])
         splits = {name: recorded_split(source, self.dataset, name) for name in self.splits}
         if self.held_out:
             if "validation" in splits or not (run.validation_rows >= 0).any():
@@ -115,6 +148,8 @@ class Push(Command):
             balance=self.balance,
             keep=self.keep,
             typical=self.typical,
+            judgement=judgement,
+            **drawn,
         )
         values: dict[str, Any] = {
             "repo_id": pushed.repo_id,
@@ -188,6 +223,20 @@ class Push(Command):
         scorer = scorer_name(self.score_column)
         budget += "" if scorer == "ltc" else f", scorer={scorer!r}"
         return f"import hf_ltc; coreset = hf_ltc.load_coreset({pushed.repo_id!r}, {budget})"
+
+
+def _with_scores_of(scored: "Dataset", run: "Trajectories", name: str, seed: int) -> "Dataset":
+    """Adds the scores that hf-ltc select --judge chose rows by, of which the run directory has the values."""
+    import numpy as np
+
+    from ..evaluation.judge.choices import OTHERS, with_scores_of
+    from ..trajectories.combine import place_rows
+
+    if name not in OTHERS:
+        return scored
+    where = run.positions(scored)
+    rows = np.flatnonzero(where >= 0)
+    return with_scores_of(scored, place_rows(run, rows, where[rows]), name, seed)[0]
 
 
 def some_fraction(pool: int, classes: int, least: float = 0.0) -> float:

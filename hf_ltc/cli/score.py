@@ -2,20 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import EvaluateConfig, option
 from ..coresets.choose import Coverage, Selection
 from ..coresets.order import TYPICAL, Balance, Keep
-from ..recipe import Identity, Recipe
+from ..recipe import Recipe
 from ..utils.errors import InputError, one_line
 from ..utils.files import expanded, finite
 from .command import (
     BASELINE_NAMES,
     CORESET,
     DATASET_HELP,
+    HOW_OFTEN,
+    JUDGED,
     LOSSES_HELP,
     SCORED,
     Command,
@@ -24,14 +27,21 @@ from .command import (
     VariantOptions,
     beside,
     check_output,
+    has_test_rows,
     recipe_beside,
     recorded_split,
+    recorded_validation,
     save,
     selection_option,
 )
 from .evaluate import Evaluate
 from .parsing import Flag, LocalPath, argument, either
 from .push import Push, repository_name, some_fraction
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..evaluation.judge.verdict import Judgement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +164,12 @@ class Select(Command):
     seed: int = selection_option("seed")
     balance: Balance = selection_option("balance")
     typical: float | None = selection_option("typical")
+    judge: Flag = option(
+        False,
+        "keep the better one of this coreset, others by the same recording, and random rows: small models are trained "
+        "on each, and tested on rows held out",
+    )
+    judge_steps: int | None = option(None, "with --judge: steps of these models; by the recording if not given")
 
     IS_SHORT: ClassVar = True
 
@@ -163,6 +179,8 @@ class Select(Command):
         from ..coresets.select import decided, select_coreset
         from ..coresets.summary import describe_coreset
 
+        if self.judge_steps is not None and not self.judge:
+            raise InputError(f"`judge_steps` {self.judge_steps} goes with --judge: add it, or leave the steps out")
         output = check_output(self.output, CORESET, self.scored)
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(
@@ -176,7 +194,8 @@ class Select(Command):
             ) from error
         beside_rows = recipe_beside(self.scored)
         recipe = Recipe.from_dict(beside_rows)
-        kept = {name: value for name, value in vars(self).items() if name not in ("scored", "output")}
+        others = ("scored", "output", "judge", "judge_steps")
+        kept = {name: value for name, value in vars(self).items() if name not in others}
         if self.label_column is None and recipe.dataset.label_column in scored.column_names:
             kept["label_column"] = recipe.dataset.label_column
         # As the dataset is ranked, for the recipe and for what comes next.
@@ -187,32 +206,93 @@ class Select(Command):
             typical = made.get("typical")
         options = Selection(keep=self.keep, coverage=self.coverage, typical=typical)
         kept["typical"] = decided(scored, self.score_column, options).typical
+        told: dict[str, Any] = {}
+        text: list[str] = []
+        if self.judge:
+            scored, kept, judgement = self._judged(scored, beside_rows, made, kept)
+            told, text = {JUDGED: judgement.to_dict()}, [str(judgement), HOW_OFTEN]
         coreset = select_coreset(scored, **kept)
         summary = describe_coreset(
             coreset,
             scored,
-            score_column=self.score_column,
+            score_column=kept["score_column"],
             label_column=kept["label_column"],
-            exclude_negative=self.exclude_negative,
+            exclude_negative=kept["exclude_negative"],
         )
-        save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool}})
+        save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool, **told}})
         following: list[Command | str] = [f"import datasets; coreset = datasets.load_from_disk({self.output!r})"]
         if "run" in made:
             fraction = self.fraction or round(summary.rows / summary.pool, 6)
-            following.insert(0, self._next(recipe, made, fraction, summary.pool, kept["typical"]))
-        return Results({"output": self.output, **summary.to_dict()}, [str(summary)], following)
+            following.insert(0, self._next(recipe, made, fraction, summary.pool, kept))
+        return Results({"output": self.output, **summary.to_dict(), **told}, [*text, str(summary)], following)
+
+    def _judged(
+        self, scored: "Dataset", recipe: dict[str, Any], made: Mapping[str, Any], kept: dict[str, Any]
+    ) -> "tuple[Dataset, dict[str, Any], Judgement]":
+        """Compares the coreset with others; returns the rows with the scores of the one to keep, and its options."""
+        from ..evaluation.judge.choices import OTHERS, run_of_columns, with_scores_of
+        from ..evaluation.judge.rows import judge_coresets
+        from ..evaluation.methods import METHODS, methods_of
+
+        if not recipe:
+            raise InputError(
+                f"no recipe beside the rows of {self.scored!r}, which says how the source model was trained: --judge "
+                "needs a folder of hf-ltc score"
+            )
+        label_column, columns = kept["label_column"], self._with_margins(scored, made)
+        run = run_of_columns(columns, recipe, label_column)
+        is_usual = self.score_column == "ltc_score" and (self.coverage, self.keep) == (None, "highest")
+        named = methods_of(made.get("family") or {}, kept["typical"]) if is_usual else []
+        name = named[0] if named else self.score_column
+        options = {each: value for each, value in kept.items() if each not in ("score_column", "label_column")}
+        judgement = judge_coresets(
+            scored,
+            run,
+            Selection(**options),
+            name=name,
+            score_column=self.score_column,
+            validation=recorded_validation(Recipe.from_dict(recipe), made.get("dataset")),
+            label_column=label_column,
+            judge_steps=self.judge_steps,
+        )
+        if judgement.kept == name or judgement.kept not in OTHERS:
+            return scored, kept, judgement
+        scored, column = with_scores_of(scored, run, judgement.kept, self.seed)
+        options = METHODS[judgement.kept].selection(self.balance, self.min_per_class, self.seed).to_dict()
+        budget = {"fraction": None, "size": judgement.rows} if self.exclude_negative else {}
+        changed = {each: options[each] for each in kept if each in options}
+        return scored, {**kept, **changed, **budget, "score_column": column}, judgement
+
+    def _with_margins(self, scored: "Dataset", made: Mapping[str, Any]) -> "Dataset":
+        """The rows with their margins, if the run directory is where it was and has them."""
+        from ..trajectories.value import Trajectories
+
+        with suppress(InputError):
+            run = Trajectories.load(str(made.get("run")), losses=_losses(made))
+            return run.attach(scored, ["margin"])
+        return scored
 
     def _next(
-        self, recipe: Recipe, made: Mapping[str, Any], fraction: float, pool: int, typical: float
+        self, recipe: Recipe, made: Mapping[str, Any], fraction: float, pool: int, kept: Mapping[str, Any]
     ) -> Evaluate | Push:
-        """Training models on the coreset if there are test rows, or else pushing it."""
+        """Training models on the coreset if there are test rows, or else pushing it, as if it was judged."""
         from ..evaluation.methods import methods_of
 
         source, run, dataset = recipe.dataset, _from_here(made["run"]), made["dataset"]
-        is_variant = self.score_column == "ltc_score"
-        losses: Losses | None = "evaluation" if made["losses"] == "evaluation_loss" else None
+        is_variant, typical, losses = kept["score_column"] == "ltc_score", kept["typical"], _losses(made)
+        if self.judge:
+            return Push(
+                run=run,
+                repo_id=repository_name(source),
+                dataset=dataset,
+                scored=None if is_variant or kept["score_column"] != self.score_column else self.scored,
+                judged=self.output,
+                private=True,
+                variant=VariantOptions.of_variant(made["family"] if is_variant else {}),
+                losses=losses,
+            )
         methods = methods_of(made["family"], typical) if is_variant else []
-        if methods and recipe.config.model and source.image_column and _has_test_rows(source, dataset):
+        if methods and recipe.config.model and source.image_column and has_test_rows(source, dataset):
             config = EvaluateConfig(
                 models=[recipe.config.model],
                 # An evaluation refuses budgets that have no row of some class.
@@ -245,15 +325,11 @@ def _found_anywhere(dataset: str | None) -> str | None:
     return str(place.resolve()) if place.exists() else dataset
 
 
+def _losses(made: Mapping[str, Any]) -> Losses | None:
+    return "evaluation" if made.get("losses") == "evaluation_loss" else None
+
+
 def _from_here(path: str) -> str:
     """A path, relative to the current folder if it is inside."""
     whole, here = Path(path), Path.cwd()
     return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
-
-
-def _has_test_rows(source: Identity, dataset: str | None) -> bool:
-    try:
-        recorded_split(source, dataset, EvaluateConfig().test_split)
-    except InputError:
-        return False
-    return True

@@ -64,7 +64,7 @@ def rank_coreset(
     selection = Selection(balance=balance, keep=keep, exclude_negative=exclude_negative, typical=typical)
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = _read_classes(dataset, label_column) if selection.needs_labels else None
-    ranks = rank(scores, labels, selection, recorded, _read_typicality(dataset, score_column, selection))
+    ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
     return _with_ranks(dataset, rank_column or rank_name(score_column), ranks)
 
 
@@ -215,8 +215,8 @@ def _choose(
 ) -> _Chosen:
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = _read_classes(dataset, label_column) if selection.needs_labels else None
-    ranks = rank(scores, labels, selection, recorded, _read_typicality(dataset, score_column, selection))
-    probability = _mean_probability(dataset) if selection.coverage == "beta" else None
+    ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
+    probability = read_probability(dataset) if selection.coverage == "beta" else None
     kept = choose(scores, labels, selection, probability=probability, ranks=ranks)
     rank_column = rank_column or rank_name(score_column)
     chosen = _Chosen(_with_ranks(dataset, rank_column, ranks), scores, recorded, kept)
@@ -259,8 +259,8 @@ def decided(dataset: Dataset, score_column: str, selection: Selection) -> Select
     return found
 
 
-def _read_typicality(dataset: Dataset, score_column: str, selection: Selection) -> np.ndarray | None:
-    """Typicality, float64 `(N,)`, NaN where there is none; nothing where it is not needed."""
+def read_typicality(dataset: Dataset, score_column: str, selection: Selection) -> np.ndarray | None:
+    """The typicality of each row, float64 `(N,)`, NaN where there is none; nothing where it is not needed."""
     if not decided(dataset, score_column, selection).typical:
         return None
     column = typicality_name(score_column)
@@ -269,7 +269,7 @@ def _read_typicality(dataset: Dataset, score_column: str, selection: Selection) 
     return np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
-def _mean_probability(dataset: Dataset) -> np.ndarray:
+def read_probability(dataset: Dataset) -> np.ndarray:
     """Mean over epochs of the probability of the true class, float64 `(N,)`; NaN for rows without a trajectory."""
     if LOSS_TRAJECTORY not in dataset.column_names:
         raise InputError(f"coverage 'beta' needs the column {LOSS_TRAJECTORY!r}: run.attach(dataset) adds it")

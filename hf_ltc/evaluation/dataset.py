@@ -61,7 +61,7 @@ def evaluated_dataset(
     label_column = find_label_column(train, config.label_column or recorded.label_column)
     names = list(recorded.names or class_names(train, label_column))
     labels = read_labels(train, label_column, names)
-    rows, sources = _pool(config, runs, train, labels)
+    rows, sources = candidate_rows(config, runs, train, labels)
     try:
         test_image = find_image_column(test, _if_there(test, image_column))
         test_label = find_label_column(test, _if_there(test, label_column))
@@ -109,7 +109,7 @@ def evaluated_dataset(
     )
 
 
-def _pool(
+def candidate_rows(
     config: EvaluateConfig, runs: Mapping[str, Trajectories], train: Dataset, labels: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Trajectories]]:
     """The candidate rows of train, increasing, and the recordings with these as their rows."""

@@ -22,23 +22,22 @@ from ..recipe import Recipe
 from ..scores.protocol import require_recorded
 from ..training import models
 from ..training.batches import ImageBatches, paired_batches
-from ..training.grey import find_grey_range, recorded_grey_range
-from ..training.image_files import GreyRange
+from ..training.grey import grey_range_of
 from ..training.images import StoredImages
 from ..training.loop import TrainingConfig, steps_per_epoch
 from ..training.workers import workers_watched
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import hardware, usual_torch, versions
-from ..utils.errors import InputError, one_line
-from ..utils.processes import apart, heard, rank, stoppable
+from ..utils.errors import InputError
+from ..utils.processes import heard, rank, stoppable
 from .dataset import EvaluatedDataset, evaluated_dataset, subset_size
 from .folder import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
 from .pictures import write_results
 from .results import Evaluation
 from .sources import Scores, methods_told, methods_told_before, score_all, source_model, source_of
-from .target import train_on
+from .target import own_accelerator, train_on
 from .trials import Trial, done_trials, run_trials
 
 # Trials were called so in the first version, whose folders are still read.
@@ -101,7 +100,7 @@ def evaluate_coresets(
     settings = _settings(config, data, {name: source_of(name, *each) for name, each in recordings.items()})
     check_folder(folder, settings)
     trials = {trial.name: trial for trial in _trials(config, methods, data, sizes)}
-    accelerators = partial(_accelerator, config, accelerator)
+    accelerators = partial(own_accelerator, config.mixed_precision, accelerator)
     here = accelerators()
     if here.num_processes > 1:
         raise InputError(
@@ -229,33 +228,13 @@ def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str) -> dict
     }
 
 
-def _accelerator(config: EvaluateConfig, given: Accelerator | None) -> Accelerator:
-    if given is not None:
-        return given
-    try:
-        # One for each trial, since the gradient scaler of one model must not go on with the next.
-        with apart():
-            return Accelerator(mixed_precision=config.mixed_precision)
-    except ValueError as error:
-        raise InputError(
-            f"accelerate refuses `mixed_precision` {config.mixed_precision}: {one_line(error)}"
-        ) from error
-
-
 def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device) -> tuple[ImageBatches, ImageBatches]:
-    grey_range = _grey_range(data)
+    recipes = [Recipe.from_dict(run.recipe) for run in data.sources.values()]
+    parts = [(data.train, data.image_column, data.rows), (data.test, data.test_image_column, None)]
+    grey_range = grey_range_of(recipes, parts)
     train = StoredImages(data.train, data.image_column, data.size, data.rows, grey_range)
     test = StoredImages(data.test, data.test_image_column, data.size, grey_range=grey_range)
     return paired_batches(config, device, (train, data.labels), (test, data.test_labels), "test rows")
-
-
-def _grey_range(data: EvaluatedDataset) -> GreyRange | None:
-    """The range of deep images that the rows were recorded with, or else that of the candidate rows."""
-    recorded = recorded_grey_range(Recipe.from_dict(run.recipe) for run in data.sources.values())
-    if recorded == {}:
-        return None
-    found = recorded["grey_range"] if recorded else find_grey_range([(data.train, data.image_column, data.rows)])
-    return found or find_grey_range([(data.test, data.test_image_column, None)])
 
 
 def _steps(config: EvaluateConfig, rows: int) -> int | None:

@@ -11,6 +11,8 @@ from ..utils import files
 from ..utils.errors import InputError
 
 SETTINGS = "evaluation.json"
+# What proxies said of coresets, which may stand beside an evaluation.
+JUDGEMENTS = "judgements.json"
 FORMAT = 2
 
 
@@ -46,7 +48,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | 
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`output_dir` {str(folder)!r} is a file: give a folder")
     if not path.exists():
-        if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        if folder.is_dir() and any(not _is_beside(entry) for entry in folder.iterdir()):
             raise InputError(
                 f"`output_dir` {str(folder)!r} holds other files and no {SETTINGS}: give a folder of its own to an "
                 "evaluation"
@@ -56,6 +58,20 @@ def check_folder(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | 
     if differ := _differences(stored, settings):
         raise _of_other_settings(folder, differ)
     return stored
+
+
+def check_free(folder: Path) -> None:
+    """Checks that a folder is free, or of an evaluation.
+
+    Raises:
+        InputError: for any other.
+    """
+    if not (folder / SETTINGS).exists():
+        check_folder(folder, {})
+
+
+def _is_beside(entry: Path) -> bool:
+    return entry.name.startswith(".") or entry.name == JUDGEMENTS
 
 
 def _of_other_settings(folder: Path, differ: Sequence[str]) -> InputError:

@@ -39,6 +39,17 @@ class Method:
     coverage: Coverage | None = None
     typical: float = 0.0
 
+    def selection(self, balance: Balance = "class", min_per_class: int = 0, seed: int = 0) -> Selection:
+        """The options of [`select_coreset`] that keep the same rows by a column of its scores, without a budget."""
+        return Selection(
+            balance=balance,
+            keep=self.keep,
+            min_per_class=min_per_class,
+            coverage=self.coverage,
+            seed=seed,
+            typical=self.typical,
+        )
+
 
 def _variant_name(variant: dict[str, str]) -> str:
     return "-".join(value for value in variant.values() if value != "none")
@@ -125,7 +136,15 @@ def kept_early(name: str, run: Trajectories, scores: np.ndarray) -> np.ndarray:
 
 
 def chosen_rows(
-    name: str, run: Trajectories, size: int, *, seed: int = 0, balance: Balance = "class", scores: Any = None
+    name: str,
+    run: Trajectories,
+    size: int,
+    *,
+    seed: int = 0,
+    balance: Balance = "class",
+    min_per_class: int = 0,
+    scores: Any = None,
+    candidates: np.ndarray | None = None,
 ) -> np.ndarray:
     """The rows that a method keeps.
 
@@ -135,7 +154,9 @@ def chosen_rows(
         size (`int`): Rows to keep.
         seed (`int`, *optional*, defaults to `0`): Of the draws, where the method has any.
         balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`], for every method, chance included.
+        min_per_class (`int`, *optional*, defaults to `0`): As for [`select_coreset`].
         scores (`np.ndarray`, *optional*): float32 `(N,)`, what [`method_scores`] gave, if it is at hand.
+        candidates (`np.ndarray`, *optional*): bool `(N,)`, which rows may be chosen; all if not given.
 
     Returns:
         `np.ndarray`: int64 `(size,)`, positions among the recorded rows, increasing.
@@ -146,10 +167,9 @@ def chosen_rows(
     method = find_method(name)
     if scores is None:
         scores = method_scores(name, run, seed)
-    selection = Selection(
-        size=size, balance=balance, keep=method.keep, coverage=method.coverage, seed=seed, typical=method.typical
-    )
+    selection = replace(method.selection(balance, min_per_class, seed), size=size)
     typicality = ltc_typicality(run) if method.typical else None
     # All recorded rows are candidates, those without a score too: their trajectory is flat.
     drawn = mean_probability(np.ascontiguousarray(np.asarray(run.losses).T)) if method.coverage == "beta" else None
-    return np.flatnonzero(choose(scores, run.labels, selection, typicality=typicality, probability=drawn))
+    kept = choose(scores, run.labels, selection, candidates=candidates, typicality=typicality, probability=drawn)
+    return np.flatnonzero(kept)

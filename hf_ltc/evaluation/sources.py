@@ -50,13 +50,13 @@ def source_of(name: str, run: Trajectories, digest: str) -> dict[str, Any]:
         "runs": len(run.lengths),
         "checkpoints": list(run.lengths),
         "losses": run.loss_name,
-        "seconds": _recording_seconds(run),
+        "seconds": recording_seconds(run),
         "hardware": recipe.hardware.to_dict() or None,
         "digest": digest,
     }
 
 
-def _recording_seconds(run: Trajectories) -> float | None:
+def recording_seconds(run: Trajectories) -> float | None:
     """What all its runs took but for decoding images, if that is known."""
     whole = Recipe.from_dict(run.recipe)
     each = [Recipe.from_dict(recipe) for recipe in whole.runs or ()]

@@ -1,7 +1,7 @@
 """Target models: trained from scratch on some rows, tested on others after the last step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,35 @@ from ..training.batches import ImageBatches
 from ..training.forward import evaluate
 from ..training.loop import TrainingConfig, plain_model, prepare_training, release, train_epoch, training_epochs
 from ..training.metrics import LossBuffer, per_sample_metrics
-from ..utils.errors import InputError
+from ..utils.errors import InputError, one_line
+from ..utils.processes import apart
 
 _EVAL_BATCH = 512
+
+
+def own_accelerator(mixed_precision: str, given: Accelerator | None = None) -> Accelerator:
+    """The accelerator of one model, of this process alone: the gradient scaler of one must not go on with the next.
+
+    Args:
+        mixed_precision (`str`): Its precision.
+        given (`accelerate.Accelerator`, *optional*): The one to take instead, if the user has one.
+
+    Raises:
+        InputError: for a precision that this machine does not have.
+    """
+    if given is not None:
+        return given
+    try:
+        with apart():
+            return Accelerator(mixed_precision=mixed_precision)
+    except ValueError as error:
+        raise InputError(f"accelerate refuses `mixed_precision` {mixed_precision}: {one_line(error)}") from error
 
 
 def train_on(
     model: str,
     train: ImageBatches,
-    test: ImageBatches,
+    test: ImageBatches | Sequence[ImageBatches],
     classes: int,
     config: TrainingConfig,
     accelerator: Accelerator,
@@ -36,7 +56,7 @@ def train_on(
     Args:
         model (`str`): As for [`create_model`].
         train ([`ImageBatches`]): Rows to train on.
-        test ([`ImageBatches`]): Rows to test on.
+        test ([`ImageBatches`] or `Sequence[ImageBatches]`): Rows to test on; several parts count as one.
         classes (`int`): Number of classes.
         config ([`TrainingConfig`]): How it is trained.
         accelerator (`accelerate.Accelerator`): The processes.
@@ -56,7 +76,9 @@ def train_on(
     state = prepare_training(network, len(train), config, accelerator, channels_last=channels_last)
     for _ in range(training_epochs(len(train), config, accelerator.num_processes)):
         train_epoch(state, train, config, accelerator, each_step=each_step)
-    found = accuracy(plain_model(state, accelerator), test, accelerator, each_step)
+    tests = [test] if isinstance(test, ImageBatches) else test
+    each = [accuracy(plain_model(state, accelerator), part, accelerator, each_step) for part in tests]
+    found = each[0] if len(each) == 1 else float(np.average(each, weights=[len(part) for part in tests]))
     if math.isnan(found):
         raise InputError(
             f"{model} with seed {config.seed} diverged, its losses on test rows are not numbers: lower "

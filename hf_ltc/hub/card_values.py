@@ -61,6 +61,7 @@ def _coreset_values(name: str, entry: Entry) -> dict[str, Any]:
         "configs": [_config_values(config, made, pool) for config, made in configs.items()],
         "pool": _pool_text(entry),
         "how": _how(entry.options),
+        "judged": [f"{code(config)}: {plain(made.judge['text'])}" for config, made in configs.items() if made.judge],
         "recording": recording_rows(entry.run),
         "warning": _warning(name, entry.run),
         "evaluation": [_evaluation_row(row) for row in entry.evaluation or []],

@@ -66,6 +66,7 @@ def push_coreset(
     score_column: str = "ltc_score",
     variant: str | Mapping[str, str] | None = None,
     label_column: str | None = None,
+    judgement: Mapping[str, Any] | None = None,
     **selection: Any,
 ) -> Pushed:
     """Pushes coresets of a scored dataset to a dataset repository, in one commit.
@@ -108,6 +109,8 @@ def push_coreset(
             `"das"` or `"weighted-das"`, or a mapping with `of`, `aggregate`, `scope` and `weighting`, as for
             [`ltc_scores`]. If it is not given, that of `ltc_score` is found by trying all.
         label_column (`str`, *optional*): Column with the class labels; found by its type if not given.
+        judgement (`Mapping[str, Any]`, *optional*): What the coreset of one of the budgets was compared with, as
+            `hf-ltc select --judge` writes it (`judge` in the recipe beside the rows), for recipe and card.
         **selection: `balance`, `keep`, `exclude_negative`, `min_per_class`, `coverage`, `cut`, `beta_exponent`, `seed`
             and `typical`, as for [`select_coreset`].
 
@@ -158,6 +161,8 @@ def push_coreset(
         entry = with_recording(entry, trajectories, scored, told)
     identity, carried = _with_source(api, entry.dataset, scored, source, needed=scores_only)
     entry, tables = coreset_tables(entry, ranked, fractions, sizes, scores_only, full, with_trajectories)
+    if judgement is not None:
+        entry = judged(entry, judgement)
     scorer = scorer_name(score_column)
     tables += further_splits(tables, splits or {}, entry, config_name(SPLITS, scorer))
     entry = replace(
@@ -180,6 +185,24 @@ def push_coreset(
         private=private,
         max_shard_size=max_shard_size,
     )
+
+
+def judged(entry: Entry, judgement: Mapping[str, Any]) -> Entry:
+    """Adds to the coreset of its size what that was compared with."""
+    if not isinstance(judgement, Mapping) or not {"rows", "text"} <= judgement.keys():
+        raise InputError(
+            "`judgement` is not what hf-ltc select --judge writes into the recipe beside its rows: give that"
+        )
+    sizes = {name: made.size for name, made in entry.configs.items()}
+    mine = [name for name, size in sizes.items() if size == judgement["rows"]]
+    if not mine:
+        shown = ", ".join(f"{size:,}" for size in sizes.values()) or "none"
+        raise InputError(
+            f"`judgement` is of {judgement['rows']:,} rows, and the coresets that are pushed have {shown}: push that "
+            "budget too"
+        )
+    told = {name: replace(entry.configs[name], judge=public_recipe(judgement)) for name in mine}
+    return replace(entry, configs={**entry.configs, **told})
 
 
 def _with_source(

@@ -72,6 +72,8 @@ class Coreset(Section):
     features: str | None = None
     identity: Values
     summary: Summary
+    # What it was compared with by hf-ltc select --judge, if it was.
+    judge: Values = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +284,11 @@ def _of_one_score(one: Entry, other: Entry) -> bool:
 def _joined(before: Entry, entry: Entry) -> Entry:
     """Joins what is pushed with what was pushed before of the same scores."""
     kept = {name for name, made in before.configs.items() if made.stored}
-    configs = {name: replace(made, stored=made.stored or name in kept) for name, made in entry.configs.items()}
+    judged = {name: made.judge for name, made in before.configs.items()}
+    configs = {
+        name: replace(made, stored=made.stored or name in kept, judge=made.judge or judged.get(name, {}))
+        for name, made in entry.configs.items()
+    }
     dataset = entry.dataset
     if dataset.repo_id is None:
         known: dict[str, Any] = {name: getattr(before.dataset, name) for name in ORIGIN}

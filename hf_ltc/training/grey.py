@@ -1,7 +1,7 @@
 """The values between which the deep grey of a column lies: one scale for all of its images."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -84,6 +84,25 @@ def recorded_grey_range(recipes: Iterable[Recipe]) -> dict[str, GreyRange | None
             told = training.to_dict()
             return {name: found and tuple(found) for name, found in told.items() if name == "grey_range"}
     return None
+
+
+def grey_range_of(recipes: Iterable[Recipe], parts: Sequence[Images]) -> GreyRange | None:
+    """The range for models that are trained on recorded rows: the recorded one, or else that of the rows.
+
+    Args:
+        recipes (`Iterable[Recipe]`): As for [`recorded_grey_range`].
+        parts (`Sequence[Images]`): The candidate rows, and then rows that are asked only if none of these is deep.
+
+    Returns:
+        `tuple[float, float]`, *optional*: as [`find_grey_range`].
+    """
+    recorded = recorded_grey_range(recipes)
+    if recorded == {}:
+        return None
+    if recorded is not None and recorded["grey_range"] is not None:
+        return recorded["grey_range"]
+    asked = parts if recorded is None else parts[1:]
+    return next((found for part in asked if (found := find_grey_range([part])) is not None), None)
 
 
 def _bulk(sample: np.ndarray) -> GreyRange:

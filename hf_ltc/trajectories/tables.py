@@ -100,17 +100,17 @@ def read_dataset(
     if (repeated := rows[order][1:][np.diff(rows[order]) == 0]).size:
         raise InputError(f"column 'row' has the row {repeated[0]} twice: leave one of them out")
     signals = [name for name in train.column_names if name.endswith(TRAJECTORY_SUFFIX) and name != LOSS_TRAJECTORY]
-    losses = _by_epoch(train, LOSS_TRAJECTORY)[:, order]
+    losses = by_epoch(train, LOSS_TRAJECTORY)[:, order]
     return {
         "losses": losses,
-        "validation_losses": _by_epoch(validation, LOSS_TRAJECTORY),
+        "validation_losses": by_epoch(validation, LOSS_TRAJECTORY),
         "labels": _integers(train, "label")[order],
         "validation_labels": _integers(validation, "label"),
         "rows": rows[order],
         "validation_rows": _integers(validation, "row"),
         "epochs": np.arange(len(losses)) if epochs is None else np.asarray(epochs, dtype=np.int64),
         "lengths": (len(losses),) if lengths is None else tuple(lengths),
-        "signals": {name.removesuffix(TRAJECTORY_SUFFIX): _by_epoch(train, name)[:, order] for name in signals},
+        "signals": {name.removesuffix(TRAJECTORY_SUFFIX): by_epoch(train, name)[:, order] for name in signals},
         "ids": read_column(train, "id").combine_chunks().take(order) if "id" in train.column_names else None,
     }
 
@@ -144,7 +144,7 @@ def read_parquet(folder: Path) -> tuple[DatasetDict, dict[str, Any]]:
     return DatasetDict(splits), recipe
 
 
-def _by_epoch(dataset: Dataset, column: str) -> np.ndarray:
+def by_epoch(dataset: Dataset, column: str) -> np.ndarray:
     """A column of lists as a table: float32 `(L, N)`."""
     values = read_column(dataset, column)
     if values.null_count:
