@@ -100,7 +100,9 @@ class Push(Command):
             )
         if not self.fractions and not self.sizes:
             own |= {"sizes": [told["size"]]} if told["fraction"] is None else {"fractions": [told["fraction"]]}
-        drawn = {name: told[name] for name in ("coverage", "min_per_class", "exclude_negative", "seed")}
+        drawn = {name: told[name] for name in ("coverage", "min_per_class", "exclude_negative")}
+        # Of what is not drawn the seed was that of the models which judged it.
+        drawn |= {"seed": told["seed"]} if told["coverage"] is not None else {}
         return dataclasses.replace(self, **own)._push(drawn, told[JUDGED])
 
     def _push(self, drawn: Mapping[str, Any], judgement: Mapping[str, Any] | None) -> Results:
@@ -119,7 +121,7 @@ class Push(Command):
         source = Recipe.from_dict(run.recipe).dataset
         scored = self._scored(run, source)
         if judgement is not None and self.score_column not in scored.column_names:
-            scored = _with_scores_of(scored, run, judgement["kept"], drawn["seed"])
+            scored = _with_scores_of(scored, run, judgement["kept"], judgement["seed"])
         splits = {name: recorded_split(source, self.dataset, name) for name in self.splits}
         if self.held_out:
             if "validation" in splits or not (run.validation_rows >= 0).any():

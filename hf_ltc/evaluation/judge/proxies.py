@@ -147,6 +147,12 @@ def judge(
     )
 
 
+def check_size(size: int, pool: int) -> None:
+    """Checks that a coreset of so many rows leaves any of the candidate rows."""
+    if size >= pool:
+        raise InputError(f"all {pool:,} candidate rows are kept, so there is nothing to judge: lower the budget")
+
+
 def _held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows that coresets are chosen from, and the fifth of each class that is held out; never its only row."""
     several = np.flatnonzero(np.bincount(labels)[labels] > 1)

@@ -28,7 +28,7 @@ from ..dataset import candidate_rows
 from ..sources import recording_seconds
 from ..target import own_accelerator
 from .choices import by_columns, by_method, if_there, with_others
-from .proxies import PROXIES, Choose, Proxy, judge, proxy_steps
+from .proxies import PROXIES, Choose, Proxy, check_size, judge, proxy_steps
 from .verdict import MARGIN, Judgement
 
 
@@ -180,6 +180,7 @@ def judge_coresets(
     able = ~(scores[run.rows] < 0) if selection.exclude_negative else np.ones(len(run), dtype=bool)
     # Before images are read.
     size = coreset_size(int(np.count_nonzero(able)), selection.fraction, selection.size)
+    check_size(size, len(run))
     own = {name or score_column: by_columns(scored, run.rows, run.labels, selection, score_column)}
     candidates = with_others(own, run, selection.balance, selection.min_per_class)
     rows = judged_rows(run, scored, validation, image_column=image_column, label_column=label_column, **options)
@@ -217,6 +218,9 @@ def judge_fractions(
     _, aligned = candidate_rows(config, {"run": run}, train, labels)
     placed = aligned["run"]
     sizes = [coreset_size(len(placed), fraction) for fraction in config.fractions]
+    # All budgets before any model is trained.
+    for size in sizes:
+        check_size(size, len(placed))
     own = {name: by_method(name, placed, config.balance) for name in config.members}
     candidates = with_others(own, placed, config.balance)
     rows = judged_rows(
