@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from coresets import BATCH, DATASETS, PASSES, RATE, STEPS, data_of
 from recordings import path_of, provenance, trajectories
 
@@ -46,7 +47,7 @@ from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig, steps_per_epoch
-from hf_ltc.utils.files import write_json
+from hf_ltc.utils.files import finite, write_json
 
 CANDIDATES = (DEFAULT_METHOD, *OTHERS)
 FRACTIONS, SEEDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9), range(3)
@@ -72,7 +73,13 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=True, mixed_precision="bf16")
 
 
+def forget_precision() -> None:
+    """Accelerate has one precision in a process; the digits have another one than the other data."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def judge_images(options: argparse.Namespace, dataset: str, fraction: float, seed: int) -> dict:
+    forget_precision()
     data = data_of(options.data, dataset, 0.0)
     run = trajectories(path_of(options.runs, dataset, MODEL, 30, 0.0, seed))
     size = coreset_size(len(data.rows), fraction)
@@ -112,6 +119,7 @@ def digit_run(folder: Path, seed: int) -> Trajectories:
 
 def judge_digits(options: argparse.Namespace, fraction: float, seed: int) -> dict:
     """The judgement, and the truth: models trained on the rows that each candidate keeps."""
+    forget_precision()
     run = digit_run(options.runs, seed)
     train, test = digits()
     steps = DIGIT_TARGET.iterations // QUARTER
@@ -152,12 +160,11 @@ def cells_of(results: list[dict], truth: dict[tuple, float]) -> list[dict]:
     for dataset, fraction in dict.fromkeys((each["dataset"], each["fraction"]) for each in results):
         mine = [each for each in results if (each["dataset"], each["fraction"]) == (dataset, fraction)]
         names = [each["name"] for each in mine[0]["judged"]["candidates"]]
+        by_seed = {each["judged"]["seed"]: each["truth"] for each in mine if "truth" in each}
+        # Of all seeds, whichever recordings have been judged.
+        seeds = by_seed or SEEDS
         reached = {
-            name: [
-                (each["truth"][name] if "truth" in each else truth[dataset, fraction, each["judged"]["seed"], name])
-                for each in mine
-            ]
-            for name in names
+            name: [by_seed[s][name] if by_seed else truth[dataset, fraction, s, name] for s in seeds] for name in names
         }
         cells.append(
             {
@@ -181,8 +188,10 @@ def errors_of(cells: list[dict]) -> dict[str, float]:
     found = {}
     for dataset in dict.fromkeys(cell["dataset"] for cell in cells):
         mine = [values for cell in cells if cell["dataset"] == dataset for values in cell["each"].values()]
-        variance = statistics.mean(statistics.variance(values) for values in mine)
-        found[dataset] = math.sqrt(2 * variance / len(mine[0]))
+        variances = [statistics.variance(values) for values in mine if len(values) > 1]
+        # Of one seed alone it is not known, and no gap is taken for a true one.
+        variance = statistics.mean(variances) if variances else math.inf
+        found[dataset] = math.sqrt(2 * variance / min(map(len, mine)))
     return found
 
 
@@ -226,7 +235,7 @@ def summary(cells: list[dict], errors: dict[str, float]) -> dict:
     }
 
 
-def by_margin(results: list[dict], cells: list[dict]) -> list[dict]:
+def by_margin(cells: list[dict]) -> list[dict]:
     """Mean and largest loss against the best candidate with other margins than the one that is used."""
     rows = []
     for margin in (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 1.0):
@@ -240,7 +249,26 @@ def by_margin(results: list[dict], cells: list[dict]) -> list[dict]:
     return rows
 
 
-def markdown(cells: list[dict], groups: dict[str, dict], margins: list[dict]) -> str:
+def by_first(cells: list[dict]) -> list[dict]:
+    """What following the judge gains if another candidate is a user's own selection, and so comes first."""
+    rows = []
+    for first in CANDIDATES:
+        before, after, left = [], [], 0
+        for cell in cells:
+            names = [first, *(name for name in cell["truth"] if name != first)]
+            best = max(cell["truth"].values())
+            for number in range(len(cell["kept"])):
+                kept = names[preferred([cell["proxies"][name][number] for name in names])]
+                left += kept != first
+                before.append(100 * (best - cell["truth"][first]))
+                after.append(100 * (best - cell["truth"][kept]))
+        about = {"first": first, "choices": len(after), "left": left}
+        means = {"mean loss": statistics.mean(after), "largest loss": max(after)}
+        rows.append({**about, **means, "of it alone": statistics.mean(before), "at most": max(before)})
+    return rows
+
+
+def markdown(cells: list[dict], groups: dict[str, dict], margins: list[dict], firsts: list[dict]) -> str:
     lines = [
         "Test accuracy in percent, mean of three seeds with a recording each. Kept: by each of the recordings.",
         "",
@@ -275,6 +303,18 @@ def markdown(cells: list[dict], groups: dict[str, dict], margins: list[dict]) ->
         "|---:|---:|---:|",
     ]
     lines += [f"| {row['margin']:g} | {row['mean loss']:.2f} | {row['largest loss']:.2f} |" for row in margins]
+    lines += [
+        "",
+        "If another candidate comes first, as a user's own selection does; the others follow in their order:",
+        "",
+        "| first | choices | left | mean loss | largest loss | mean loss of it alone | largest |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['first']} | {row['choices']} | {row['left']} | {row['mean loss']:.2f} | {row['largest loss']:.2f} "
+        f"| {row['of it alone']:.2f} | {row['at most']:.2f} |"
+        for row in firsts
+    ]
     return "\n".join(lines)
 
 
@@ -283,6 +323,7 @@ def main() -> None:
     parser.add_argument("stage", nargs="?", choices=["typical", "converged"], default="typical")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--partial", action="store_true", help="write the results that are there")
     parser.add_argument("--datasets", nargs="+", default=[DIGITS, *DATASETS])
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
@@ -297,7 +338,12 @@ def main() -> None:
                 work[name] = partial(judge_digits, options, fraction, seed)
             else:
                 work[name] = partial(judge_images, options, dataset, fraction, seed)
-    results = list(run_trials(options.runs / f"judge-{options.stage}", work, "judging").values())
+    folder = options.runs / f"judge-{options.stage}"
+    if options.partial:
+        there = [path for name in work if (path := folder / f"{name}.json").exists()]
+        results = [json.loads(path.read_text()) for path in there]
+    else:
+        results = list(run_trials(folder, work, "judging").values())
     cells = cells_of(results, truth_of(options.stage))
     errors = errors_of(cells)
     fitted = [cell for cell in cells if cell["fraction"] in CHOSEN_ON]
@@ -305,15 +351,24 @@ def main() -> None:
     parts = {"all": cells, "5, 10, 30%: chosen on": fitted, "other budgets": others}
     parts |= {each: [cell for cell in cells if cell["dataset"] == each] for each in options.datasets}
     groups = {name: summary(part, errors) for name, part in parts.items() if part}
-    margins = by_margin(results, cells)
+    margins, firsts = by_margin(cells), by_first(cells)
     command = f"python benchmarks/judge.py {options.stage} --data DATA"
     suffix = "" if options.stage == "typical" else f"-{options.stage}"
     output = Path(__file__).with_name(f"judge{suffix}.json")
     training = asdict(target_of(options.stage, 1)) if options.stage == "typical" else {"epochs": PASSES}
-    made = {"command": command, "target": training, "standard errors": errors, "summary": groups, "margins": margins}
-    write_json(output, {**made, **provenance(), "cells": cells, "results": results})
-    text = markdown(cells, groups, margins)
-    output.with_suffix(".md").write_text(f"Made by `{command}`; judge.py says how.\n\n{text}\n")
+    missing = len(results) < len(work)
+    left = f" {len(results)} of {len(work)} choices: the others were not judged yet." if missing else ""
+    made = {
+        "command": command,
+        "note": left.strip() or None,
+        "target": training,
+        "standard errors": errors,
+        "summary": groups,
+        "margins": margins,
+    }
+    write_json(output, finite({**made, **provenance(), "cells": cells, "results": results}))
+    text = markdown(cells, groups, margins, firsts)
+    output.with_suffix(".md").write_text(f"Made by `{command}`; judge.py says how.{left}\n\n{text}\n")
 
 
 if __name__ == "__main__":
