@@ -123,6 +123,9 @@ class RecordConfig:
     validation_fraction: Part = option(0.1, "Without a validation split: the share of each class that is held out.")
     validation_per_class: Count = option(50, "Without a validation split: the most rows of a class that are held out.")
     validation_seed: int = option(0, "Seed of the hold-out, apart from `seed` so that runs share their hold-out.")
+    rotate_validation: bool = option(
+        False, "With several `runs`: each holds other rows out, so that every row is recorded and may be chosen."
+    )
     allow_shared_rows: bool = option(
         False, "Take a validation split with images of train rows too: where many rows share one, as blank tiles."
     )
@@ -184,9 +187,13 @@ class RecordConfig:
         return dataclasses.asdict(self)
 
 
-# What may differ when a run is resumed: it changes where and how fast it runs, not what is recorded.
+# What may differ when a run is resumed: it changes where and how fast it runs, not what is recorded. Whether
+# validation samples rotate is told by them, so that runs of versions that did not know of it resume.
 RESUME_MAY_CHANGE = frozenset(
-    {"output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs", "allow_shared_rows"}
+    {
+        *("output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs", "allow_shared_rows"),
+        "rotate_validation",
+    }
 )
 
 

@@ -126,6 +126,8 @@ class Push(Command):
         if self.held_out:
             if "validation" in splits or not (run.validation_rows >= 0).any():
                 raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
+            if set(run.validation_rows.tolist()) & set(run.rows.tolist()):
+                raise InputError("--held-out: the validation samples rotate over runs, so they are candidate rows too")
             splits["validation"] = scored.select(run.validation_rows)
         evaluation, pictures = self._evaluation(run, scored)
         pushed = push_coreset(

@@ -23,6 +23,7 @@ from .terminal import is_first
 
 if TYPE_CHECKING:
     from ..scores.reliability import Reliability
+    from ..trajectories.value import Trajectories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,21 @@ class Record(Command):
             return None
         recipe = Recipe.from_dict(run.recipe)
         reliability = recipe.reliability.to_dict() or None
+        last = run.runs[-1]
+        held = len(run.validation_labels)
+        # Of rotating ones each run has a part.
+        samples = f"{held:,} validation samples" + (" among them" if len(last.validation_labels) < held else "")
         values = {
             "run": folder,
             "rows": len(run),
             "validation_rows": len(run.validation_labels),
             "checkpoints": list(run.lengths),
-            "validation_loss": float(run.validation_losses[-1].mean()),
+            "validation_loss": float(last.validation_losses[-1].mean()),
             "seconds": recipe.seconds,
             "reliability": reliability,
         }
         text = [
-            f"Recorded {len(run):,} rows and {len(run.validation_labels):,} validation samples at "
+            f"Recorded {len(run):,} rows and {samples} at "
             f"{' + '.join(map(str, run.lengths))} checkpoints in {sum(recipe.seconds.values()):.0f} s "
             f"(validation loss {values['validation_loss']:.3f}).",
             *([str(Reliability.from_dict(reliability))] if reliability else []),
@@ -85,44 +90,51 @@ class Compare(Command):
         from ..scores.ltc import ltc_scores
         from ..scores.typicality import ltc_typicality
         from ..trajectories.compare import reliability
-        from ..trajectories.value import Trajectories
 
         if self.baseline is not None:
             return self._by_baseline(self.baseline)
         variant = self.variant.given()
-        runs = [Trajectories.load(run, losses=self.losses) for run in (self.run_a, self.run_b)]
-        together = Trajectories.average(runs)
-        aligned = [run.take_rows(together.rows) for run in runs]
+        aligned = self._aligned()
         found = reliability(aligned, **variant)
         one, two = (ltc_scores(run, **variant) for run in aligned)
         typical = Selection(typical=self.typical).decided(True).typical or 0.0
         keys = [ltc_typicality(run) for run in aligned] if typical else None
-        shared = overlap(one, two, together.labels, typicality=keys, typical=typical)
+        shared = overlap(one, two, aligned[0].labels, typicality=keys, typical=typical)
         return self._results(found, shared, typical=self.typical, variant=self.variant)
+
+    def _aligned(self) -> "list[Trajectories]":
+        """Both runs, with the rows that both recorded."""
+        import numpy as np
+
+        from ..trajectories.value import Trajectories
+
+        runs = [Trajectories.load(run, losses=self.losses) for run in (self.run_a, self.run_b)]
+        # Checks that they can be compared.
+        Trajectories.average(runs)
+        both = np.intersect1d(runs[0].rows, runs[1].rows)
+        return [run.take_rows(both) for run in runs]
 
     def _by_baseline(self, name: str) -> Results:
         from ..coresets.overlap import overlap
         from ..scores.baselines import BASELINES
         from ..scores.reliability import reliability_of, warn_of_reliability
         from ..scores.scorers import baseline_scores
-        from ..trajectories.value import Trajectories
 
         if given := {**self.variant.given(), **({"typical": self.typical} if self.typical else {})}:
             option, value = next(iter(given.items()))
             raise InputError(f"`{option}` {value!r} does not go with `baseline` {name!r}: give one of them")
-        runs = [Trajectories.load(run, losses=self.losses) for run in (self.run_a, self.run_b)]
-        together = Trajectories.average(runs)
+        runs = self._aligned()
         scores = []
         for path, run in zip((self.run_a, self.run_b), runs):
             try:
-                scores.append(baseline_scores(run.take_rows(together.rows), name))
+                scores.append(baseline_scores(run, name))
             except InputError as error:
                 raise InputError(f"{path!r} cannot be compared by `baseline` {name!r}: {error}") from error
-        found = reliability_of(scores, together.labels)
+        found = reliability_of(scores, runs[0].labels)
         warn_of_reliability(found)
         sign = 1 if BASELINES[name].keeps == "highest" else -1
         one, two = (sign * each for each in scores)
-        return self._results(found, overlap(one, two, together.labels), baseline=[name])
+        return self._results(found, overlap(one, two, runs[0].labels), baseline=[name])
 
     def _results(self, found: "Reliability", shared: dict[float, float], **scored: Any) -> Results:
         text = [str(found)]

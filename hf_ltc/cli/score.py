@@ -65,7 +65,7 @@ class Score(Command):
 
         from ..data.columns import read_column
         from ..scores.ltc import ltc_scores, score_variant
-        from ..scores.reliability import hard_first, reliability_of
+        from ..scores.reliability import hard_first, reliability_of, scores_by_run
         from ..scores.scorers import BaselineScorer
         from ..trajectories.value import Trajectories
 
@@ -76,7 +76,7 @@ class Score(Command):
         variant = self.variant.given()
         scored = run.score(train, balance=self.balance, typical=self.typical, baselines=self.baseline, **variant)
         known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
-        each = [ltc_scores(one, **variant) for one in run.runs]
+        each = scores_by_run(run, **variant)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
         hard = hard_first(ltc_scores(run, **variant), run)

@@ -215,8 +215,17 @@ def coreset_size(pool: int, fraction: float | None = None, size: int | None = No
 
 
 def mean_probability(losses: np.ndarray) -> np.ndarray:
-    """The mean over checkpoints of the probability of the true class, float64 `(N,)`, of losses float32 `(N, L)`."""
-    return np.exp(-losses).mean(axis=1, dtype=np.float64)
+    """The mean over checkpoints of the probability of the true class, float64 `(N,)`, of losses float32 `(N, L)`.
+
+    Checkpoints of runs that did not record a row are NaN, and not counted.
+    """
+    probability = np.exp(-losses)
+    means = probability.mean(axis=1, dtype=np.float64)
+    if len(some := np.flatnonzero(np.isnan(means))):
+        part = probability[some]
+        with np.errstate(invalid="ignore"):
+            means[some] = np.nansum(part, axis=1, dtype=np.float64) / np.count_nonzero(~np.isnan(part), axis=1)
+    return means
 
 
 def _with_minimum(classes: np.ndarray, rows: int, minimum: int) -> np.ndarray:

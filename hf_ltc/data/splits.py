@@ -14,10 +14,15 @@ def hold_out(
     per_class: int = 50,
     seed: int = 0,
     names: Sequence[str] | None = None,
+    *,
+    turn: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Holds rows out of every class, as validation samples.
 
-    Of a class with n rows `min(max(round(fraction * n), 1), per_class)` are held out; at least one row stays.
+    Of a class with n rows w = `min(max(fraction * n, 1), per_class)` are held out, rounded; at least one row stays.
+    Those of turn k are number `round(k * w)` to before `round((k + 1) * w)` of the class in random order, counted on
+    from the first row where the class ends. So successive turns share no row until the class is used up, and
+    1 / `fraction` of them hold each row out once, unless `per_class` holds them back.
 
     Args:
         labels (`np.ndarray`): int `(N,)`, the class of every row.
@@ -25,6 +30,7 @@ def hold_out(
         per_class (`int`, *optional*, defaults to `50`): At most this many rows of a class.
         seed (`int`, *optional*, defaults to `0`): The same seed and labels hold out the same rows on any machine.
         names (`Sequence[str]`, *optional*): Names of the classes, for messages.
+        turn (`int`, *optional*, defaults to `0`): Which rows of the order are held out.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: the positions that stay and those held out, int64, each sorted.
@@ -42,12 +48,17 @@ def hold_out(
             "give a validation split (`validation`), or leave these rows out"
         )
     # A large fraction of a small class must not take all of its rows.
-    wanted = np.minimum(np.clip(np.rint(fraction * counts), 1, per_class), counts - 1)
+    wanted = np.minimum(np.clip(fraction * counts, 1, per_class), counts - 1)
+    turns = np.full(len(counts), turn)
+    if abs(1 / fraction - round(1 / fraction)) < 1e-9:
+        # A whole rotation ends where it began, whatever rounding does.
+        turns = np.where(wanted == fraction * counts, turn % round(1 / fraction), turns)
+    first, end = np.rint(turns * wanted).astype(np.int64), np.rint((turns + 1) * wanted).astype(np.int64)
     # The draws of a bit generator are the same in every numpy release, those of Generator's methods are not.
     order = np.lexsort((np.random.PCG64(seed).random_raw(len(labels)), labels))
     place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     held = np.zeros(len(labels), dtype=bool)
-    held[order[place < np.repeat(wanted, counts)]] = True
+    held[order[(place - np.repeat(first, counts)) % np.repeat(counts, counts) < np.repeat(end - first, counts)]] = True
     return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)
 
 

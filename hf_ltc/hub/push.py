@@ -19,7 +19,7 @@ from ..data.splits import evenly_spaced
 from ..recipe import Identity, Recipe
 from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores, score_variant
 from ..scores.protocol import RecordedColumns, require_recorded
-from ..scores.reliability import reliability_of
+from ..scores.reliability import reliability_of, scores_by_run
 from ..scores.typicality import ltc_typicality
 from ..utils.errors import InputError
 from ..utils.public import public_recipe
@@ -259,7 +259,7 @@ def with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant:
             )
     recipe: dict[str, Any] = {**run.recipe, "reliability": None}
     if variant is not None and len(run.lengths) > 1:
-        each = [ltc_scores(one, **variant) for one in run.runs]
+        each = scores_by_run(run, **variant)
         recipe["reliability"] = reliability_of(each, run.labels).to_dict()
     family = None if variant is None else Variant.from_dict(variant)
     return replace(entry, family=family, run=Recipe.from_dict(public_recipe(recipe)))

@@ -57,6 +57,7 @@ def record(
         InputError: for faults in the data, the settings or the run directory that the user can fix.
     """
     require_config(config, RecordConfig)
+    _check_rotation(config, validation)
     data = image_rows(config, train, validation, source)
     if config.runs == 1:
         recorded = SourceRun(config, data, accelerator or _accelerator(config), {}).run()
@@ -73,6 +74,10 @@ def record(
         for seed in range(config.seed, config.seed + config.runs)
     ]
     for one in seeds:
+        if config.rotate_validation and one.seed != config.seed:
+            # Other rows, and other means of their pixels: decoded again, so that no run's images stay in memory.
+            data = image_rows(one, train, validation, source)
+            cached.clear()
         # A gradient scaler of one seed is none of the next one's, hence an accelerator each.
         SourceRun(one, data, accelerator or _accelerator(one), cached).run(run_dir.seed_folders(folder))
     state = PartialState()
@@ -80,6 +85,28 @@ def record(
         if state.is_main_process:
             _write_together(config, folder)
     return Trajectories.load(folder)
+
+
+def _check_rotation(config: RecordConfig, validation: Dataset | None) -> None:
+    """Checks that, where validation samples rotate, some run records each row."""
+    share, runs = config.validation_fraction, config.runs
+    if not config.rotate_validation:
+        return
+    if validation is not None:
+        raise InputError(
+            "`rotate_validation` holds out rows of the recorded dataset, and `validation` gives others: leave one of "
+            "them out"
+        )
+    if runs < 2:
+        raise InputError(
+            f"`rotate_validation` with `runs` {runs}: no other run records the rows that this one holds out, so raise "
+            "`runs`, or leave it out"
+        )
+    if share * runs > runs - 1:
+        raise InputError(
+            f"`rotate_validation` with `validation_fraction` {share:g} and `runs` {runs} holds rows out of every run: "
+            "lower `validation_fraction`, or raise `runs`"
+        )
 
 
 def _write_together(config: RecordConfig, folder: Path) -> None:
@@ -91,6 +118,7 @@ def _write_together(config: RecordConfig, folder: Path) -> None:
     recipe = dataclasses.replace(
         each[0],
         config=Config.from_dict(config.to_dict()),
+        validation=Recipe.from_dict(average.recipe).validation,
         seeds=[recipe.config.seed or 0 for recipe in each],
         seconds={phase: round(sum(one.seconds.get(phase, 0.0) for one in each), 2) for phase in each[0].seconds},
         reliability=SeedReliability.from_dict(reliability(average).to_dict()),

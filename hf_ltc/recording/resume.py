@@ -15,6 +15,7 @@ from ..data.identity import WHERE
 from ..recipe import Recipe
 from ..training import loop
 from ..trajectories import run_dir
+from ..trajectories.combine import TURN
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError, as_input_error
@@ -114,8 +115,14 @@ def _differences(stored: Recipe, wanted: Recipe, may_differ: Set[str]) -> list[s
         for name, value in now.items()
         if name not in WHERE and was.get(name) != value
     ]
-    if stored.validation != wanted.validation:
-        differ.append("other validation samples")
+    was, now = stored.validation.to_dict(), wanted.validation.to_dict()
+    if (TURN in was) != (TURN in now):
+        differ.append(f"`rotate_validation` was {TURN in was}, now {TURN in now}")
+    else:
+        # Each seed has its turn, of which one may hold a row more out.
+        own = {TURN, "held_out"} if TURN in now and "seed" in may_differ else set()
+        if any(was.get(name) != now.get(name) for name in (was.keys() | now.keys()) - own):
+            differ.append("other validation samples")
     if (one := stored.training.processes) != (other := wanted.training.processes):
         differ.append(f"it ran on {one} processes, now on {other}")
     return differ

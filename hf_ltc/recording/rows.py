@@ -25,6 +25,7 @@ from ..training.batches import LABELS, Collate, CollatedBatches, ImageBatches, a
 from ..training.grey import find_grey_range, recorded_grey_range
 from ..training.image_files import GreyRange
 from ..training.images import StoredImages, image_size
+from ..trajectories.combine import TURN
 from ..utils.environment import hardware, versions
 from ..utils.errors import InputError
 from ..utils.processes import Processes, progress_bar
@@ -233,7 +234,7 @@ def _recorded_rows(
     train: _Part, validation: _Part | None, compared: Sequence[tuple[str, str]], config: RecordConfig
 ) -> RecordedRows:
     """The rows of a dataset without those held out; all rows if there are `validation` samples, which must be other
-    rows by the columns `compared`."""
+    rows by the columns `compared`. Rotated, each seed has a hold-out of its own, wherever its run stands."""
     dataset, names = train.dataset, class_names(train.dataset, train.label)
     labels = read_labels(dataset, train.label)
     identity = train.identity() | {"id_column": config.id_column, "names": names}
@@ -245,13 +246,15 @@ def _recorded_rows(
         other, other_identity = validation.dataset, validation.identity()
     else:
         fraction, per_class, seed = config.validation_fraction, config.validation_per_class, config.validation_seed
-        rows, held = hold_out(labels, fraction, per_class, seed, names)
+        turn = config.seed if config.rotate_validation else 0
+        rows, held = hold_out(labels, fraction, per_class, seed, names, turn=turn)
         other, other_labels = dataset.select(held), labels[held]
         other_identity = {
             "held_out": len(held),
             "validation_fraction": fraction,
             "validation_per_class": per_class,
             "validation_seed": seed,
+            **({TURN: turn} if config.rotate_validation else {}),
         }
         dataset, ids = dataset.select(rows), None if ids is None else ids.take(pa.array(rows))
     return RecordedRows(

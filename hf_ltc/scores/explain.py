@@ -108,7 +108,7 @@ def _asked(trajectories: Recorded, table: Any, columns: np.ndarray, of: str) -> 
     """u of some columns of a table (L, .), for each run: float64 (T, R)."""
     score_variant(of)
     losses = np.stack([np.asarray(table[t])[columns] for t in range(len(trajectories.epochs))])
-    check_finite(trajectories, table, losses)
+    check_finite(trajectories, table, losses, trajectories.lengths)
     return [standardized(losses[start:stop], of) for start, stop in run_spans(trajectories.lengths)]
 
 
@@ -120,7 +120,7 @@ def _correlations(
     for left in range(0, table.shape[1], width):
         part = slice(left, left + width)
         losses = np.stack([np.asarray(table[t])[part] for t in range(len(trajectories.epochs))])
-        check_finite(trajectories, table, losses)
+        check_finite(trajectories, table, losses, trajectories.lengths)
         total, defined = np.zeros((asked[0].shape[1], losses.shape[1])), np.zeros(())
         for (start, stop), u in zip(run_spans(trajectories.lengths), asked):
             other = standardized(losses[start:stop], of)

@@ -31,18 +31,21 @@ def pass_over(
     """Mean over runs of u . r_g, weighted by uncertainty or not, float32 (N,), and whether all losses are finite.
 
     `table` (L, N) is read epoch by epoch, and memory is O(N). `trained` are the checkpoints of the untrained model in
-    each run, where scores are weighted.
+    each run, where scores are weighted. Of several runs, those count in which a row is not NaN throughout.
     """
     scores, finite = np.zeros(table.shape[1]), True
-    defined = np.zeros(table.shape[1], dtype=np.int32)
+    defined, missed = np.zeros(table.shape[1], dtype=np.int32), np.zeros(0, dtype=np.int64)
     for number, ((start, stop), reference) in enumerate(zip(run_spans(lengths), runs)):
-        one, fine = _correlations(_Run(table, start, stop, reference, groups, of == "levels"))
+        one, fine, gone = _correlations(_Run(table, start, stop, reference, groups, of == "levels"), len(runs) > 1)
+        missed = gone if number == 0 else np.intersect1d(missed, gone, assume_unique=True)
         if trained is not None:
             one *= np.sqrt(uncertainty(table, start + trained[number], stop))
         found = ~np.isnan(one)
         np.add(scores, one, out=scores, where=found)
         defined += found
         finite &= fine
+    # A row that no run recorded.
+    finite &= not len(missed)
     with np.errstate(invalid="ignore"):
         scores /= defined
     return np.clip(scores, -1, 1, out=scores).astype(np.float32), finite
@@ -60,8 +63,9 @@ class _Run:
     levels: bool
 
 
-def _correlations(run: _Run) -> tuple[np.ndarray, bool]:
-    """u . r_g of one run, float64 (N,), and whether all losses are finite.
+def _correlations(run: _Run, may_miss: bool) -> tuple[np.ndarray, bool, np.ndarray]:
+    """u . r_g of one run, float64 (N,), whether all losses are finite, and the rows that are NaN throughout if it may
+    miss some.
 
     Float32 is twice as fast, and exact to about 1e-7 for rows of an ordinary recording. Rows for which it may miss
     1e-6 (nearly flat, tiny or huge losses) are recognized by their sums and computed again in float64.
@@ -84,8 +88,11 @@ def _correlations(run: _Run) -> tuple[np.ndarray, bool]:
 
     _add_up(run, sums, np.dtype(np.float32), shift, then=divide)
     scores, again = sums.product, np.flatnonzero(rough)
+    gone = absent_columns(run.table, run.start, run.stop, again) if may_miss else again[:0]
+    if len(gone):
+        again = np.setdiff1d(again, gone, assume_unique=True)
     if not len(again):
-        return scores, True
+        return scores, True, gone
     first, last = first[again].astype(np.float64), last[again].astype(np.float64)
     sums = _Sums(np.zeros(len(again)), np.zeros(len(again)), np.zeros(len(again) if run.levels else 0))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -97,7 +104,17 @@ def _correlations(run: _Run) -> tuple[np.ndarray, bool]:
         scale = np.abs(last) if run.levels else np.maximum(np.abs(first), np.abs(last))
         norm[norm <= count * (_FLAT * scale) ** 2] = np.nan
         scores[again] = sums.product / np.sqrt(norm)
-    return scores, finite
+    return scores, finite, gone
+
+
+def absent_columns(table: Any, start: int, stop: int, among: np.ndarray | None = None) -> np.ndarray:
+    """Which columns of a table, all or some, are NaN from checkpoint `start` to before `stop`: int64, increasing."""
+    found = np.arange(table.shape[1]) if among is None else among
+    for t in range(start, stop):
+        if not len(found):
+            break
+        found = found[np.isnan(np.asarray(table[t])[found])]
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..utils.errors import InputError, listed, require
+from .absent import absent_from_runs
 from .kernels import BLOCK, count_of, pass_over, run_spans, standardized
 from .protocol import Recorded, check_finite, check_recorded, losses_not_finite, shown_classes
 
@@ -55,7 +56,8 @@ def ltc_scores(
 
     Args:
         trajectories ([`Trajectories`]):
-            The recording. Of several runs the score is the mean over those in which the row is not flat.
+            The recording. Of several runs the score is the mean over those that recorded the row, and in which it is
+            not flat.
         of (`str`, *optional*, defaults to `"levels"`):
             What is correlated: `"differences"` of the loss from checkpoint to checkpoint, or `"levels"`, the loss.
         aggregate (`str`, *optional*, defaults to `"losses"`):
@@ -113,21 +115,27 @@ def references(
     check_recorded(trajectories)
     labels, validation_labels = trajectories.labels, trajectories.validation_labels
     if member["scope"] == "class":
-        groups = np.asarray(validation_labels)
-        count = int(max(groups.max(), labels.max() if len(labels) else 0)) + 1
+        every = np.asarray(validation_labels)
+        count = int(max(every.max(), labels.max() if len(labels) else 0)) + 1
+    else:
+        every, count = np.zeros(len(validation_labels), dtype=np.int64), 1
+    found = []
+    absent = absent_from_runs(trajectories.validation_losses, trajectories.lengths)
+    for number, (start, stop) in enumerate(run_spans(trajectories.lengths)):
+        table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
+        groups = every
+        if absent[number].any():
+            groups, table = (np.compress(~absent[number], values, axis=-1) for values in (groups, table))
+        if not len(groups):
+            raise InputError(f"run {number} has no validation losses, all are NaN: leave this run out")
         has = np.bincount(groups, minlength=count) > 0
-        if len(missing := np.flatnonzero(~has & (np.bincount(labels, minlength=count) > 0))):
+        needed = np.bincount(labels, minlength=count) > 0 if member["scope"] == "class" else has
+        if len(missing := np.flatnonzero(~has & needed)):
             raise InputError(
                 f"no validation samples in {shown_classes(trajectories, missing)}: score with scope='dataset', or "
                 "record with validation samples of every class"
             )
-    else:
-        groups, count = np.zeros(len(validation_labels), dtype=np.int64), 1
-        has = np.ones(1, dtype=bool)
-    found = []
-    for start, stop in run_spans(trajectories.lengths):
-        table = np.stack([np.asarray(trajectories.validation_losses[t]) for t in range(start, stop)])
-        check_finite(trajectories, trajectories.validation_losses, table)
+        check_finite(trajectories, trajectories.validation_losses, table, [len(table)])
         build = _mean_trajectories if member["aggregate"] == "losses" else _mean_correlations
         reference = build(table, groups, count, member["of"])
         if len(flat := np.flatnonzero(has & np.isnan(reference[0]))):

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from datasets.formatting.formatting import LazyRow
 
 from ..utils.errors import InputError, listed, some_rows
+from .absent import absent_from_runs
+from .kernels import run_spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,10 @@ class Rows:
     present: np.ndarray
     single: bool
 
-    def not_finite(self, column: str) -> InputError:
+    def not_finite(self, column: str, lengths: Sequence[int]) -> InputError:
         bad = ~np.isfinite(self.values)
+        for gone, (start, stop) in zip(absent_from_runs(self.values, lengths), run_spans(lengths)):
+            bad[start:stop, gone] = False
         t = int(np.flatnonzero(bad.any(axis=1))[0])
         where = np.flatnonzero(self.present)[np.flatnonzero(bad[t])]
         return InputError(

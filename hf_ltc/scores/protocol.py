@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from ..recipe import Recipe
 from ..utils.errors import InputError, listed, some_rows
+from .absent import absent_from_runs, all_finite
 from .kernels import run_spans
 
 
@@ -84,8 +85,8 @@ def check_recorded(trajectories: Recorded) -> None:
         )
 
 
-def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray) -> None:
-    if not np.isfinite(losses).all():
+def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray, lengths: Sequence[int]) -> None:
+    if not all_finite(losses, lengths):
         raise losses_not_finite(trajectories, table)
 
 
@@ -107,9 +108,10 @@ def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) 
     Returns:
         `InputError`
     """
+    absent = absent_from_runs(table, trajectories.lengths)
     for run, (start, stop) in enumerate(run_spans(trajectories.lengths)):
         for t in range(start, stop):
-            bad = np.flatnonzero(~np.isfinite(np.asarray(table[t])))
+            bad = np.flatnonzero(~np.isfinite(np.asarray(table[t])) & ~absent[run])
             if not len(bad):
                 continue
             # Validation samples that are a split of their own have no row numbers, but a position.

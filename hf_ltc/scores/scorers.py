@@ -10,6 +10,7 @@ import numpy as np
 from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, TRAJECTORY_SUFFIX, typicality_name
 from ..recipe import Recipe
 from ..utils.errors import InputError, listed, require
+from .absent import absent_from_runs
 from .baselines import BASELINES, Baseline, random
 from .kernels import count_of, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
@@ -116,7 +117,7 @@ class LTCScorer:
         runs = np.split(self.reference, ends[:-1])
         scores, finite = pass_over(rows.values, self.lengths, runs, groups, self.of, self.trained)
         if not finite:
-            raise rows.not_finite(LOSS_TRAJECTORY)
+            raise rows.not_finite(LOSS_TRAJECTORY, self.lengths)
         columns = {self.column: scores}
         if self.probability is not None:
             columns[typicality_name(self.column)] = typicality_of(rows.values, self.spans, self.probability)
@@ -163,7 +164,8 @@ def baseline_scores(
     """Scores every recorded row by a baseline.
 
     Args:
-        trajectories ([`Trajectories`]): The recording; with several runs the score is the mean over them.
+        trajectories ([`Trajectories`]):
+            The recording; with several runs the score is the mean over those that recorded the row.
         name (`str`): One of [`BASELINES`]: `"mean_loss"`, `"final_loss"`, `"forgetting"`, `"el2n"`, `"aum"`,
             `"dyn_unc"`, `"tdds"`, `"dual"`, `"random"`.
         epochs (`tuple[int, int or None]`, *optional*):
@@ -185,14 +187,23 @@ def baseline_scores(
     n = len(trajectories.rows)
     scores = np.empty(n, dtype=np.float32)
     width = max(1, _BLOCK // scorer.length)
+    absent: list[np.ndarray] | None = None
     for left in range(0, n, width):
         part = slice(left, left + width)
         runs = [np.stack([np.asarray(table[t])[part] for t in run]) for run in scorer.checkpoints]
         if not all(np.isfinite(run).all() for run in runs):
+            absent = absent_from_runs(table, trajectories.lengths) if absent is None else absent
+        gone = None if absent is None else [each[part] for each in absent]
+        if gone is not None and not _finite_but(runs, gone):
             what = "losses" if baseline.signal == "loss" else f"values of {baseline.signal}"
             raise not_finite(trajectories, table, trajectories.rows, what)
-        scores[part] = scorer.score(runs)
+        scores[part] = scorer.score(runs, gone)
     return scores
+
+
+def _finite_but(runs: Sequence[np.ndarray], absent: Sequence[np.ndarray]) -> bool:
+    """Whether all values of runs are finite but those of rows absent from them."""
+    return all((np.isfinite(run).all(axis=0) | gone).all() for run, gone in zip(runs, absent))
 
 
 @dataclass(frozen=True)
@@ -210,7 +221,7 @@ class BaselineScorer:
     Args:
         name (`str`): One of [`BASELINES`].
         checkpoints (`tuple[tuple[int, ...], ...]`): Positions in the trajectory that are used, for each run.
-        length (`int`): Length of the trajectory.
+        lengths (`tuple[int, ...]`): Checkpoints of each run.
         options (`tuple[tuple[str, Any], ...]`): Options of the baseline's function.
         column (`str`): The column that is added.
         row_column (`str`, *optional*): The column with the row numbers, for `"random"`.
@@ -218,7 +229,7 @@ class BaselineScorer:
 
     name: str
     checkpoints: tuple[tuple[int, ...], ...]
-    length: int
+    lengths: tuple[int, ...]
     options: tuple[tuple[str, Any], ...]
     column: str
     row_column: str | None = None
@@ -277,25 +288,34 @@ class BaselineScorer:
                     f"{name} needs {need} checkpoints or more, but only {len(used[-1])} were recorded "
                     f"{between}: give other epochs{smaller}, or record more epochs"
                 )
-        length = len(trajectories.epochs)
-        return cls(name, tuple(used), length, tuple(settings.items()), column or f"{name}_score", row_column)
+        lengths = tuple(int(length) for length in trajectories.lengths)
+        return cls(name, tuple(used), lengths, tuple(settings.items()), column or f"{name}_score", row_column)
 
     @property
     def keeps(self) -> Literal["highest", "lowest"]:
         """Which scores are kept: `"highest"` or `"lowest"`."""
         return BASELINES[self.name].keeps
 
-    def score(self, runs: Sequence[np.ndarray]) -> np.ndarray:
+    @property
+    def length(self) -> int:
+        """Length of the trajectory."""
+        return sum(self.lengths)
+
+    def score(self, runs: Sequence[np.ndarray], absent: Sequence[np.ndarray] | None = None) -> np.ndarray:
         """The mean of the baseline over runs.
 
         Args:
             runs (`Sequence[np.ndarray]`): `(K, N)` for each run, the metric at the checkpoints that are used.
+            absent (`Sequence[np.ndarray]`, *optional*): For each run bool `(N,)`, the rows that it did not record.
 
         Returns:
             `np.ndarray`: float32 `(N,)`.
         """
         function, options = BASELINES[self.name].function, dict(self.options)
-        return np.mean([function(run, **options) for run in runs], axis=0).astype(np.float32)
+        found = np.stack([function(run, **options) for run in runs])
+        if absent is None:
+            return found.mean(axis=0).astype(np.float32)
+        return found.mean(axis=0, where=~np.stack(absent)).astype(np.float32)
 
     def __call__(self, batch: Any, indices: Any = None) -> Any:
         """Scores the rows of a batch.
@@ -321,9 +341,12 @@ class BaselineScorer:
         fix = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
         rows = read_rows(batch, column, self.length, fix)
         runs = [rows.values[list(run)] for run in self.checkpoints]
+        absent = None
         if not all(np.isfinite(run).all() for run in runs):
-            raise rows.not_finite(column)
-        return rows.with_columns(batch, {self.column: self.score(runs)})
+            absent = absent_from_runs(rows.values, self.lengths)
+            if not _finite_but(runs, absent):
+                raise rows.not_finite(column, self.lengths)
+        return rows.with_columns(batch, {self.column: self.score(runs, absent)})
 
     def _row_numbers(self, batch: Any, indices: Any) -> np.ndarray:
         if self.row_column is not None:

@@ -133,23 +133,41 @@ def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]],
     factors = np.random.SeedSequence(0).generate_state(length, np.uint64) | np.uint64(1)
     summed, hashed, dual = np.zeros(n), np.zeros(n, dtype=np.uint64), np.zeros(n)
     finite = np.ones(n, dtype=bool)
+    # Checkpoints and runs in which a row was recorded.
+    seen, runs = np.full(n, length), np.full(n, len(spans))
     # Losses that are not finite are the caller's to name.
     with np.errstate(all="ignore"):
         for start, trained, stop in spans:
             windows = _Windows(min(WINDOW, stop - trained), n)
+            absent = _absent(table[start]) if len(spans) > 1 else None
+            if absent is not None:
+                seen[absent] -= stop - start
+                runs[absent] -= 1
             for t in range(start, stop):
                 # Zero may have a sign.
                 losses = np.ascontiguousarray(table[t], dtype=np.float32) + np.float32(0)
-                finite &= np.isfinite(losses)
-                hashed += losses.view(np.uint32) * factors[t]
+                if absent is None:
+                    finite &= np.isfinite(losses)
+                    hashed += losses.view(np.uint32) * factors[t]
+                else:
+                    finite &= np.where(absent, np.isnan(losses), np.isfinite(losses))
+                    hashed += np.where(absent, np.uint64(0), losses.view(np.uint32) * factors[t])
+                    # Of probability 0, a row adds nothing to the sums.
+                    losses[absent] = np.inf
                 probability = np.exp(-losses.astype(np.float64))
                 summed += probability
                 if trained <= t < trained + _CHECKPOINTS:
                     windows.add(probability)
             dual += windows.dual / windows.count
-    found.probability[part] = np.where(finite, summed / length, np.nan)
-    found.dual[part] = dual / len(spans)
+        found.probability[part] = np.where(finite, summed / seen, np.nan)
+        found.dual[part] = dual / runs
     found.chance[part] = np.maximum(mixed(hashed), 2.0**-54)
+
+
+def _absent(losses: Any) -> np.ndarray | None:
+    """Which rows one of several runs did not record, by their losses at its first checkpoint, if there are any."""
+    absent = np.isnan(np.asarray(losses))
+    return absent if absent.any() else None
 
 
 class _Windows:

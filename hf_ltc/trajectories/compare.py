@@ -3,9 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from ..scores.kernels import run_spans
 from ..scores.ltc import ltc_scores
-from ..scores.reliability import Reliability, reliability_of, warn_of_reliability, within_class_spearman
+from ..scores.reliability import (
+    Reliability,
+    reliability_of,
+    scores_by_run,
+    warn_of_reliability,
+    within_class_spearman,
+)
 from ..utils.errors import InputError
+from .combine import take_checkpoints
 from .value import Trajectories
 
 
@@ -30,7 +40,7 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **variant: Any) -> 
         raise InputError(
             "reliability needs two runs or more of different seeds: record with `RecordConfig.runs` 2 or more"
         )
-    found = reliability_of([ltc_scores(run, **variant) for run in together.runs], together.labels)
+    found = reliability_of(scores_by_run(together, **variant), together.labels)
     warn_of_reliability(found)
     return found
 
@@ -50,6 +60,7 @@ def stability(trajectories: Trajectories, **variant: Any) -> float:
     halves = [(length + 1) // 2 for length in trajectories.lengths]
     if min(halves) < 3:
         return float("nan")
-    first = [run.truncate(int(run.epochs[half - 1])) for run, half in zip(trajectories.runs, halves)]
-    half_scores = ltc_scores(Trajectories.average(first), **variant)
+    starts = [start for start, _ in run_spans(trajectories.lengths)]
+    first = np.concatenate([np.arange(start, start + half) for start, half in zip(starts, halves)])
+    half_scores = ltc_scores(take_checkpoints(trajectories, first), **variant)
     return within_class_spearman(ltc_scores(trajectories, **variant), half_scores, trajectories.labels)

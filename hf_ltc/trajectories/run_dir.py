@@ -76,7 +76,7 @@ def publish(pending: Path, path: Path) -> None:
 
 
 class EpochTable(Sequence[np.ndarray]):
-    """A per-sample metric of a run directory, `(L, N)` float32: each epoch is read when it is used.
+    """A per-sample metric of a run directory, or of several, `(L, N)` float32: each epoch is read when it is used.
 
     Args:
         paths (`Sequence[Path]`): The epoch files.
@@ -88,28 +88,62 @@ class EpochTable(Sequence[np.ndarray]):
         self.paths, self.name = list(paths), name
         self.shape = (len(self.paths), columns)
         self.dtype = np.dtype(np.float32)
+        # For each epoch how many values its file has, and which of them each column is, -1 for none; or all in order.
+        self._stored: list[tuple[int, np.ndarray | None]] = [(columns, None)] * len(self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, epoch: Any) -> Any:
         if not isinstance(epoch, int | np.integer):
-            return EpochTable(list(np.array(self.paths, dtype=object)[epoch]), self.name, self.shape[1])
+            chosen = np.arange(len(self))[epoch]
+            return self._with([self.paths[t] for t in chosen], [self._stored[t] for t in chosen], self.shape[1])
         values = read_arrays(self.paths[int(epoch)], [self.name])[self.name]
         if self.name in CLASS_SIGNALS and values.dtype in _INTEGERS:
             values = values.astype(np.float32)
-        if values.shape != self.shape[1:] or values.dtype != self.dtype:
+        size, where = self._stored[int(epoch)]
+        if values.shape != (size,) or values.dtype != self.dtype:
             raise unreadable(
                 self.paths[int(epoch)],
-                f"{self.name} is {values.dtype}{list(values.shape)}, not float32[{self.shape[1]}]: of another run?",
+                f"{self.name} is {values.dtype}{list(values.shape)}, not float32[{size}]: of another run?",
             )
-        return values
+        return values if where is None else placed(values, where)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         table = np.empty(self.shape, dtype=np.float32)
         for epoch in range(len(self)):
             table[epoch] = self[epoch]
         return table if dtype is None else table.astype(dtype, copy=False)
+
+    def take(self, places: np.ndarray) -> "EpochTable":
+        """The columns at some places, in the order of these; of -1 a column of NaN."""
+        # One array for all epochs of a run.
+        of_run: dict[int, np.ndarray] = {}
+        for _, where in self._stored:
+            of_run.setdefault(id(where), places if where is None else np.where(places < 0, -1, where[places]))
+        stored = [(size, of_run[id(where)]) for size, where in self._stored]
+        return self._with(self.paths, stored, len(places))
+
+    @classmethod
+    def joined(cls, parts: Sequence["EpochTable"]) -> "EpochTable":
+        """The epochs of several tables with the same columns."""
+        paths = [path for part in parts for path in part.paths]
+        return parts[0]._with(paths, [stored for part in parts for stored in part._stored], parts[0].shape[1])
+
+    def _with(
+        self, paths: Sequence[Path], stored: Sequence[tuple[int, np.ndarray | None]], columns: int
+    ) -> "EpochTable":
+        table = EpochTable(paths, self.name, columns)
+        table._stored = list(stored)
+        return table
+
+
+def placed(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The last axis of float32 values at some places; NaN where the place is -1."""
+    found = np.full((*values.shape[:-1], len(places)), np.nan, dtype=np.float32)
+    known = places >= 0
+    found[..., known] = values[..., places[known]]
+    return found
 
 
 LOSSES = ("training_loss", "evaluation_loss")

@@ -38,7 +38,8 @@ class Trajectories(ExchangeMixin):
 
     Several runs (of seeds or source models) are one value too: their checkpoints follow one another along the first
     axis, and `lengths` says how many each run has. No difference is taken across runs, and a score is the mean of
-    those by each run.
+    those by each run. Where validation samples rotate over the runs (`RecordConfig.rotate_validation`), rows and
+    validation samples are those of any run, and what a run did not record of them is NaN at all of its checkpoints.
 
     Args:
         losses (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy of row `rows[i]` at checkpoint `epochs[t]`.
@@ -107,7 +108,7 @@ class Trajectories(ExchangeMixin):
 
     @property
     def runs(self) -> list["Trajectories"]:
-        """Each of its runs as a value of its own."""
+        """Each of its runs as a value of its own, with what it recorded."""
         return combine.runs_of(self)
 
     @classmethod
@@ -192,7 +193,9 @@ class Trajectories(ExchangeMixin):
 
         Args:
             runs (`Sequence[Trajectories]`):
-                Of the same dataset, with the same validation samples. Rows that only some recorded are left out.
+                Of the same dataset, with the same validation samples, or with samples that rotate
+                (`RecordConfig.rotate_validation`). Rows that only some recorded are left out, but not those that the
+                others held out.
 
         Returns:
             [`Trajectories`]
@@ -226,7 +229,8 @@ class Trajectories(ExchangeMixin):
             id_column (`str`, *optional*): The column with the ids, if it is not the recorded one.
 
         Returns:
-            `datasets.Dataset`: with lists of L float32, null for rows that were held out as validation.
+            `datasets.Dataset`: with lists of L float32, null for rows that were held out as validation. A row that
+            only some of several runs held out has NaN in their place.
 
         Raises:
             InputError: if it is another dataset, or was shuffled, filtered or relabelled, saying in what it differs;

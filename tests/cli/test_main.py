@@ -513,6 +513,7 @@ OPTIONS = {
     "no number": (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
     "no choice": (["--losses", "test"], "argument --losses: invalid choice: 'test'"),
     "bad fraction": (["--validation-fraction", "1.5"], r"--validation-fraction is 1.5: it must be inside \(0, 1\)"),
+    "one run": (["--rotate-validation"], "--rotate-validation with --runs 1: no other run records the rows"),
     "bad rate": (["--learning_rate", "nan"], "--learning-rate is nan"),
     "unknown signal": (["--signals", "margin", "loss"], "--signals is 'loss': it must be of margin, correct, el2n"),
     "unknown option": (["--epoch", "3"], "unrecognized arguments: --epoch 3; see hf-ltc --help"),

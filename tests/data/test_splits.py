@@ -28,9 +28,39 @@ def test_hold_out_laws(counts, fraction, per_class, seed, random):
     assert (again[0] == kept).all() and (again[1] == held).all()
 
 
+@given(histograms, st.floats(0.001, 0.999), st.integers(1, 60), st.integers(0, 2**32), st.integers(2, 12))
+def test_hold_outs_that_rotate(counts, fraction, per_class, seed, turns):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    held = [hold_out(labels, fraction, per_class, seed, turn=turn)[1] for turn in range(turns)]
+    times = np.bincount(np.concatenate(held), minlength=len(labels))
+    for c, n in enumerate(counts):
+        wanted = min(max(fraction * n, 1), per_class, n - 1)
+        sizes = [int((labels[rows] == c).sum()) for rows in held]
+        # Stratified: of each class as many in each turn, but for rounding.
+        assert all(1 <= size < n and abs(size - wanted) < 1 for size in sizes)
+        # Disjoint until the class is used up, and then again.
+        assert set(times[labels == c]) <= {sum(sizes) // n, -(-sum(sizes) // n)}
+    if fraction * turns <= turns - 1:
+        assert times.max() < turns
+    if fraction * turns <= 1 and all(turns <= n for n in counts):
+        # Every row is recorded in all turns but one.
+        assert times.max() == 1
+
+
+@given(histograms, st.integers(2, 10), st.integers(0, 2**32), st.integers(0, 1000))
+def test_hold_outs_of_a_whole_rotation_hold_each_row_out_once(counts, turns, seed, first):
+    labels = np.repeat(np.arange(len(counts)), [n + turns for n in counts])
+    held = [hold_out(labels, 1 / turns, 100, seed, turn=turn)[1] for turn in range(first, first + turns)]
+    assert sorted(np.concatenate(held)) == list(range(len(labels)))
+    kept, first_held = hold_out(labels, 1 / turns, 100, seed)
+    again = hold_out(labels, 1 / turns, 100, seed, turn=0)
+    assert (again[0] == kept).all() and (again[1] == first_held).all()
+
+
 def test_hold_out_is_the_same_on_any_machine():
     labels = np.arange(60) % 3
     assert hold_out(labels, 0.2, seed=0)[1].tolist() == [2, 3, 11, 13, 15, 20, 21, 46, 48, 55, 58, 59]
+    assert not set(hold_out(labels, 0.2, turn=1)[1]) & {2, 3, 11, 13, 15, 20, 21, 46, 48, 55, 58, 59}
     assert hold_out(labels, 0.2, seed=1)[1].tolist() == [2, 5, 9, 14, 16, 17, 28, 31, 36, 39, 48, 55]
 
 

@@ -1,6 +1,7 @@
 """What runs would have recorded of a small dataset, and what is read of them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from hf_ltc.data.columns import read_column
 from hf_ltc.data.identity import dataset_identity
+from hf_ltc.data.splits import hold_out
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils import files
 
@@ -64,6 +66,40 @@ def make(data=None, lengths=(5,), ids=False, signals=("margin",), seed=0, **chan
         "recipe": {"dataset": recorded, "seconds": {"training": 1.5}},
     }
     return Trajectories(**{**values, **changes})
+
+
+def rotated(count=3, lengths=None, fraction=None, data=None, ids=False, signals=("margin",), marked=True):
+    """What each of several runs would have recorded, of which each holds other rows out."""
+    data = dataset() if data is None else data
+    labels = labels_of(data)
+    runs = []
+    for turn, length in enumerate(lengths or [5] * count):
+        kept, held = hold_out(labels, fraction or 1 / count, len(data), turn=turn)
+        random = np.random.default_rng(turn)
+        table = falling(random, length, len(data))
+        table[:, FLAT] = 1.5
+        values = {
+            "losses": table[:, kept],
+            "validation_losses": table[:, held],
+            "labels": labels[kept],
+            "validation_labels": labels[held],
+            "rows": kept,
+            "validation_rows": held,
+            "ids": read_column(data, "key").combine_chunks().take(pa.array(kept)) if ids else None,
+            "epochs": np.arange(length),
+            "lengths": (length,),
+            "signals": {name: random.normal(size=(length, len(kept))).astype(np.float32) for name in signals},
+        }
+        run = replace(make(data, ids=ids), **values)
+        recipe = {**run.recipe, "validation": {"turn": turn}} if marked else run.recipe
+        runs.append(replace(run, recipe={**recipe, "seed": turn}))
+    return runs
+
+
+def falling(random, length, count):
+    """Losses that fall at speeds of their own, as recorded ones do."""
+    levels = 3 * np.exp(-random.gamma(2, 0.3, count) * np.arange(length)[:, None])
+    return (levels + 0.3 * random.random((length, count))).astype(np.float32)
 
 
 def assert_equal(one, other, recipe=True):
