@@ -14,6 +14,8 @@ from .utils.errors import InputError, LTCWarning
 from .utils.files import read_json, unreadable
 
 Values = Mapping[str, Any]
+# In what a recipe says of validation samples: which of the hold-outs that rotate over runs it is, or they are.
+TURN = "turn"
 # By the type of a field what JSON has there, and of which type its parts are.
 _KINDS: dict[Any, tuple[str, Any]] = {
     str: ("text", None),
@@ -150,6 +152,11 @@ class Identity(Section):
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+
+    @property
+    def rotates(self) -> bool:
+        """Whether, as validation samples, they are those of runs that each hold other rows out."""
+        return TURN in self.more
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,9 @@ def recording_rows(recipe: Recipe) -> list[tuple[str, str]]:
         "image side": _in("{} pixels", training.image_size),
         "losses of rows": _LOSSES.get(config.losses or ""),
         "weights for validation losses": _WEIGHTS.get(config.weights or ""),
-        "validation samples": _in("{:,}", training.validation_rows),
+        "validation samples": _in(
+            "{:,}, other ones in each run" if recipe.validation.rotates else "{:,}", training.validation_rows
+        ),
         "optimizer": ", ".join(filter(None, optimizer)),
         "runs (seeds)": f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else None,
         "reliability": _reliability(recipe.reliability),
@@ -252,6 +254,7 @@ def _trajectory_values(entry: TrajectoriesEntry, told: bool) -> dict[str, Any]:
     return {
         "rows": f"{entry.rows:,}",
         "validation_rows": f"{entry.validation_rows:,}",
+        "rotated": entry.run.validation.rotates,
         "checkpoints": " + ".join(map(str, entry.layout.lengths)),
         "recording": [] if told else recording_rows(entry.run),
     }

@@ -12,10 +12,9 @@ from accelerate import Accelerator
 
 from ..config import RESUME_MAY_CHANGE, RecordConfig
 from ..data.identity import WHERE
-from ..recipe import Recipe
+from ..recipe import TURN, Recipe
 from ..training import loop
 from ..trajectories import run_dir
-from ..trajectories.combine import TURN
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError, as_input_error
@@ -116,8 +115,8 @@ def _differences(stored: Recipe, wanted: Recipe, may_differ: Set[str]) -> list[s
         if name not in WHERE and was.get(name) != value
     ]
     was, now = stored.validation.to_dict(), wanted.validation.to_dict()
-    if (TURN in was) != (TURN in now):
-        differ.append(f"`rotate_validation` was {TURN in was}, now {TURN in now}")
+    if stored.validation.rotates != wanted.validation.rotates:
+        differ.append(f"`rotate_validation` was {stored.validation.rotates}, now {wanted.validation.rotates}")
     else:
         # Each seed has its turn, of which one may hold a row more out.
         own = {TURN, "held_out"} if TURN in now and "seed" in may_differ else set()

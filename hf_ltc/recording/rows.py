@@ -20,12 +20,11 @@ from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_image_column, find_label_column, read_labels
 from ..data.shared_rows import check_apart, input_columns
 from ..data.splits import hold_out
-from ..recipe import Recipe
+from ..recipe import TURN, Recipe
 from ..training.batches import LABELS, Collate, CollatedBatches, ImageBatches, accepted_columns, paired_batches
 from ..training.grey import find_grey_range, recorded_grey_range
 from ..training.image_files import GreyRange
 from ..training.images import StoredImages, image_size
-from ..trajectories.combine import TURN
 from ..utils.environment import hardware, versions
 from ..utils.errors import InputError
 from ..utils.processes import Processes, progress_bar

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..recipe import Identity, Recipe
+from ..recipe import TURN, Identity, Recipe
 from ..scores.absent import absent_from_runs
 from ..scores.protocol import require_recorded
 from ..utils.errors import InputError, some_rows
@@ -16,9 +16,6 @@ from .run_dir import EpochTable, placed
 
 if TYPE_CHECKING:
     from .value import Trajectories
-
-# In what a recipe says of validation samples: which of the hold-outs that rotate over runs it is, or they are.
-TURN = "turn"
 
 
 def average(runs: Sequence["Trajectories"]) -> "Trajectories":
