@@ -3,21 +3,21 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, single, windows, finalists, typical, converged, longer, length, stopped, short, validation, noise,
+Stages: screening, single, windows, finalists, typical, longer, length, stopped, short, brief, validation, noise,
 wrong, transfer, architectures, sanity. Trials that are done are not repeated, and several processes may be started at
 once on the same stage. When all trials of a stage are done, its results are written to coresets-STAGE.json beside this
 file; --partial writes those that are there. Some stages need recordings of their own, of recordings.py with these
 options:
 
     transfer       --models test_efficientnet test_vit --seeds 0
-    short          --epochs 5 --windows 0 0.25 1
+    short, brief   --epochs 5 --windows 0 0.25 1
     noise, wrong   --noise 0.1 0.2 0.4 --seeds 0
     architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
                    --epochs 10 --windows 1 --evaluated --mixed-precision bf16
 
-Every target model is trained from scratch with the same settings at every budget and for every method, and tested
-after the last step. It is trained for the same number of steps, or in the stage "converged" for the same number of
-epochs of the rows kept. Nothing is tuned per budget or method.
+Every target model is trained from scratch with the same settings at every budget and for every method, for the same
+number of steps, and tested after the last one. Nothing is tuned per budget or method. converged.py trains longer, with
+augmentation.
 """
 
 import argparse
@@ -49,9 +49,8 @@ from hf_ltc.utils.files import write_json
 
 # 500 steps are 1.7 epochs of all rows and 17 of a tenth of them, which favors rows that are learned quickly; "longer"
 # checks that.
-STEPS, LONGER, BATCH, RATE = 500, 2500, 32, 0.05
-# The score variant that the screening chose, ranked by the score alone; other stages compare less and worse data with
-# it.
+STEPS, LONGER, BRIEF, BATCH, RATE = 500, 2500, 150, 32, 0.05
+# The score variant that the screening chose, ranked by the score alone; DEFAULT_METHOD has typical rows first.
 DEFAULT = DEFAULT_PRESET
 DATASETS = ("cifar100", "fashion_mnist")
 # Rows sampled over the whole range of a score, or at random from its better half.
@@ -89,8 +88,6 @@ NOISE = (0.1, 0.2, 0.4)
 STOPS = (0.7, 0.8, 0.9)
 # The order that hf-ltc ranks by, its score alone, and what it has to be ahead of.
 ORDERS = (RANDOM, DEFAULT_METHOD, DEFAULT, "dual_beta", "ccs", "aum")
-# Epochs of the rows kept.
-PASSES = 40
 BASELINES = ["mean_loss", "el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual", "dual_beta", "ccs"]
 
 
@@ -114,7 +111,6 @@ class Trial:
     recorded: int = 30
     validation: str = "clean"
     steps: int = STEPS
-    passes: int = 0
 
     @property
     def name(self) -> str:
@@ -130,7 +126,7 @@ class Trial:
     @property
     def scorer(self) -> "Trial":
         """The trial with only the settings that its scores depend on."""
-        return replace(self, fraction=1.0, seed=0, target="test_resnet", steps=STEPS, passes=0)
+        return replace(self, fraction=1.0, seed=0, target="test_resnet", steps=STEPS)
 
 
 @lru_cache
@@ -206,13 +202,13 @@ def rows_of(runs: Path, trial: Trial, pool: int) -> np.ndarray:
 def training_of(trial: Trial) -> TrainingConfig:
     optimizer, rate = OPTIMIZERS.get(trial.target, ("sgd", RATE))
     return TrainingConfig(
-        epochs=trial.passes or 1,
-        iterations=None if trial.passes else trial.steps,
+        epochs=1,
+        iterations=trial.steps,
         batch_size=BATCH,
         optimizer=optimizer,
         learning_rate=rate,
         weight_decay=0.05 if optimizer == "adamw" else 5e-4,
-        augment=bool(trial.passes),
+        augment=False,
         seed=trial.seed,
     )
 
@@ -302,11 +298,6 @@ def typical() -> list[Trial]:
     return list(dict.fromkeys(trials))
 
 
-def converged() -> list[Trial]:
-    """The same with augmentation, and as many epochs of the rows kept as take the learning curve to its end."""
-    return [replace(trial, passes=PASSES) for trial in typical()]
-
-
 def longer() -> list[Trial]:
     """Trained five times as long, which all rows need to be worth more than some, with a seed that no choice used."""
     trials = []
@@ -324,9 +315,9 @@ def length() -> list[Trial]:
     trials = []
     for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-        trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT)]
-        trials += [Trial(**at, method=DEFAULT, epochs=epochs) for epochs in (6, 15)]
-        trials += [Trial(**at, method=DEFAULT, every=every) for every in (2, 3, 5)]
+        trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT_METHOD)]
+        trials += [Trial(**at, method=DEFAULT_METHOD, epochs=epochs) for epochs in (6, 15)]
+        trials += [Trial(**at, method=DEFAULT_METHOD, every=every) for every in (2, 3, 5)]
     return list(dict.fromkeys(trials))
 
 
@@ -345,9 +336,18 @@ def short() -> list[Trial]:
     trials = []
     for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
-        trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT)]
+        trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT_METHOD)]
         for losses, runs in itertools.product(("training", "evaluation"), ((0,), (0, 1, 2))):
-            trials.append(Trial(**at, method=DEFAULT, losses=losses, runs=runs, recorded=5))
+            trials.append(Trial(**at, method=DEFAULT_METHOD, losses=losses, runs=runs, recorded=5))
+    return trials
+
+
+def brief() -> list[Trial]:
+    """A recording of 5 epochs and half an epoch of training: too little for rows that take long to learn."""
+    trials = []
+    for seed, dataset, fraction in itertools.product(range(3), DATASETS, (0.1, 0.3)):
+        at = {"dataset": dataset, "fraction": fraction, "seed": seed, "recorded": 5, "runs": (seed,), "steps": BRIEF}
+        trials += [Trial(**at, method=method) for method in (*ORDERS, "mean_loss")]
     return trials
 
 
@@ -355,7 +355,7 @@ def validation() -> list[Trial]:
     """Fewer and worse validation samples."""
     kinds = ("clean", "perclass1", "perclass5", "perclass15", "skewed", "corrupted", "noisy20", "noisy40")
     return [
-        Trial(dataset, DEFAULT, fraction, validation=kind)
+        Trial(dataset, DEFAULT_METHOD, fraction, validation=kind)
         for dataset in DATASETS
         for fraction in (0.1, 0.3)
         for kind in kinds
@@ -368,7 +368,7 @@ def transfer() -> list[Trial]:
     for seed, fraction, target in itertools.product((0, 1), (0.1, 0.3), MODELS):
         at = {"dataset": "cifar100", "fraction": fraction, "seed": seed, "target": target}
         trials.append(Trial(**at, method=RANDOM))
-        trials += [Trial(**at, method=DEFAULT, source=source, runs=(0,)) for source in MODELS]
+        trials += [Trial(**at, method=DEFAULT_METHOD, source=source, runs=(0,)) for source in MODELS]
         trials.append(Trial("cifar100", FULL, seed=seed, target=target))
     return list(dict.fromkeys(trials))
 
@@ -451,15 +451,12 @@ def protocol(stage: str, trials: list[Trial]) -> dict:
     }
     if stage == "noise":
         return made
-    passes = any(trial.passes for trial in trials)
-    augmentation = "crops and flips" if passes else "no augmentation"
-    length = {"epochs of the rows kept": PASSES} if passes else {"steps": sorted({trial.steps for trial in trials})}
     alone = all(trial.runs == (trial.seed,) for trial in trials if trial.method not in (FULL, RANDOM))
     return {
         **made,
         "targets": said({trial.target for trial in trials}, RATE),
-        "target": f"one-cycle, bf16 autocast, {augmentation}, tested after the last step",
-        **length,
+        "target": "one-cycle, bf16 autocast, no augmentation, tested after the last step",
+        "steps": sorted({trial.steps for trial in trials}),
         "batch size": BATCH,
         "target seeds": sorted({trial.seed for trial in trials}),
         "deviation": "over seeds of the targets and of draws; "
@@ -489,11 +486,11 @@ STAGES = {
     "windows": windows,
     "finalists": finalists,
     "typical": typical,
-    "converged": converged,
     "longer": longer,
     "length": length,
     "stopped": stopped,
     "short": short,
+    "brief": brief,
     "validation": validation,
     "wrong": wrong,
     "transfer": transfer,
@@ -531,7 +528,7 @@ def main() -> None:
     elif options.stage == "architectures":
         text = transfer_table(results, ARCHITECTURES, ("resnet18",))
     else:
-        if options.stage in ("typical", "converged"):
+        if options.stage in ("typical", "brief"):
             # A seed of the target and its recording are one case.
             results = [{**each, "runs": "one for each seed"} for each in results]
         text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"

@@ -6,7 +6,6 @@ import statistics
 from scipy.stats import rankdata
 
 from hf_ltc.evaluation.methods import FULL, RANDOM
-from hf_ltc.scores.ltc import DEFAULT_PRESET
 
 
 def ranked(results: list[dict]) -> list[dict]:
@@ -83,7 +82,7 @@ def transfer_table(results: list[dict], targets: tuple[str, ...], sources: tuple
     """Targets by sources; in parentheses the loss, seed by seed, against rows that the target itself chose."""
     found: dict[tuple, dict[int, float]] = {}
     for trial in results:
-        source = trial["source"] if trial["method"] == DEFAULT_PRESET else trial["method"]
+        source = trial["method"] if trial["method"] in (FULL, RANDOM) else trial["source"]
         found.setdefault((trial["target"], source, trial["fraction"]), {})[trial["seed"]] = 100 * trial["accuracy"]
 
     def shown(values: list[float], sign: str = "") -> str:
