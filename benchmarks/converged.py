@@ -27,7 +27,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from data import AUGMENTED, Data
-from orders import OTHERS, VARIANTS, Recorded
+from orders import EASIER, OTHERS, VARIANTS, Recorded
 from recordings import OPTIMIZERS, STEMS, path_of, provenance, trajectories
 from regret import report
 
@@ -75,19 +75,25 @@ SETTINGS = (
     *(Setting(name, SMALL) for name in ("cifar100", "fashion_mnist", "mnist", "digits")),
     Setting("digits", (0.5, 0.7, 0.9)),
     *(Setting(name, (5, 10, 50)) for name in ("cifar100", "fashion_mnist")),
+    Setting("digits", SMALL, first=(1, 2, 3, 4)),
+    Setting("digits", SMALL[:2], tuple(EASIER), first=(0, 1, 2, 3, 4)),
+    *(Setting(name, (5, 10, 0.05, 0.1), tuple(EASIER)) for name in ("fashion_mnist", "cifar100")),
+    *(Setting(name, (5,), (*MAIN, *EASIER), first=(1, 2)) for name in ("fashion_mnist", "cifar100")),
+    Setting("digits", SMALL[:2], tuple(VARIANTS), first=(0, 1, 2, 3, 4)),
     Setting("cifar100_imbalanced", (0.1, 0.3, 0.5)),
-    *(Setting(name, (0.1, 0.3), noise=0.2) for name in ("cifar100", "fashion_mnist")),
-    Setting("cifar100_fine", (0.1, 0.3)),
+    *(Setting(name, SMALL[:2], first=(1, 2)) for name in ("mnist", "fashion_mnist", "cifar100")),
+    *(Setting(name, (0.1,), noise=0.2) for name in ("cifar100", "fashion_mnist")),
     *(Setting(name, (0.5,), LARGE) for name in ("cifar100", "fashion_mnist", "mnist")),
-    *(
-        Setting(name, (1,), (FULL,))
-        for name in ("cifar100", "fashion_mnist", "mnist", "digits", "cifar100_imbalanced")
-    ),
     *(Setting(name, (0.1,), REST) for name in ("cifar100", "fashion_mnist", "digits", "mnist")),
+    Setting("cifar100_fine", (0.1,)),
+    *(Setting(name, (1,), (FULL,)) for name in ("cifar100", "fashion_mnist", "mnist", "digits")),
+    Setting("cifar100_imbalanced", (1,), (FULL,)),
     *(Setting(name, (0.7, 0.9), (RANDOM, DEFAULT_METHOD, "dual_beta")) for name in ("cifar100", "fashion_mnist")),
-    *(Setting(name, SMALL[:2], first=(1, 2)) for name in ("digits", "fashion_mnist", "cifar100", "mnist")),
+    *(Setting(name, (0.3,), noise=0.2) for name in ("cifar100", "fashion_mnist")),
     Setting("cifar100", (0.1, 0.3), noise=0.4),
-    *(Setting(name, SMALL[2:], first=(1, 2)) for name in ("digits", "fashion_mnist", "cifar100", "mnist")),
+    Setting("cifar100_imbalanced", (0.1, 0.3, 0.5), first=(1, 2)),
+    *(Setting(name, SMALL[2:], first=(1, 2)) for name in ("mnist", "fashion_mnist", "cifar100")),
+    Setting("cifar100_fine", (0.3,)),
     *(Setting(name, (0.05, 0.3), REST) for name in ("cifar100", "fashion_mnist", "digits", "mnist")),
     *(Setting(name, (0.7, 0.9), LARGE) for name in ("cifar100", "fashion_mnist", "mnist")),
     Setting("cifar100_fine", (1,), (FULL,)),
@@ -141,7 +147,7 @@ def rows_of(runs: Path, trial: Trial, pool: int, classes: int) -> np.ndarray:
         return np.arange(pool)
     size = round(trial.budget * pool) if trial.budget < 1 else round(trial.budget * classes)
     where = (runs, trial.dataset, trial.noise, trial.seed)
-    if chooser := {**VARIANTS, **OTHERS}.get(trial.method):
+    if chooser := {**VARIANTS, **EASIER, **OTHERS}.get(trial.method):
         return chooser(recorded(*where), size, trial.seed)
     scores = None if trial.method == RANDOM else scores_of(*where, trial.method)
     return chosen_rows(trial.method, recorded(*where).run, size, seed=trial.seed, scores=scores)

@@ -55,6 +55,48 @@ def uncertainty_odds(run: Trajectories) -> np.ndarray:
     return product._keys(replaced, product._mean_of_best(replaced, run))
 
 
+def _odds(run: Trajectories) -> tuple[np.ndarray, np.ndarray, float]:
+    """The logarithm of a row's odds with its chance, as a line in b, the second parameter of DUAL's Beta density; and
+    what b is for a coreset of no rows left out."""
+    found = product._read(run.losses, product.typical_spans(run))
+    p = np.clip(found.probability, 1e-7, 1 - 1e-7)
+    with np.errstate(divide="ignore"):
+        offset = np.log(found.dual) + 15 * np.log(p) - np.log1p(-p) - np.log(-np.log(found.chance))
+    return offset, np.log1p(-p) - np.log(p), 15 * (1 - product._mean_of_best(found, run))
+
+
+def odds_of(kept: float) -> Callable[[Trajectories], np.ndarray]:
+    """Typicality with the odds of DUAL's coreset of another share."""
+
+    def keys(run: Trajectories) -> np.ndarray:
+        offset, slope, most = _odds(run)
+        made = offset + most * (1 - (1 - kept) ** 4) * slope
+        made[~np.isfinite(made)] = np.nan
+        return made
+
+    return keys
+
+
+def moving_odds(speed: float = 1.0) -> Callable[[Trajectories], np.ndarray]:
+    """Typicality whose odds move with the budget: each pick is by those of the coreset that it completes, or of one
+    that is larger by a factor, up to those of a tenth."""
+
+    def keys_of(run: Trajectories) -> np.ndarray:
+        offset, slope, most = _odds(run)
+        keys = np.full(len(offset), np.nan)
+        for c in np.unique(run.labels):
+            own = np.flatnonzero((run.labels == c) & np.isfinite(offset))
+            free = np.ones(len(own), dtype=bool)
+            for number in range(max(1, round(0.1 * len(own)))):
+                b = most * (1 - (1 - min(0.1, speed * (number + 1) / len(own))) ** 4)
+                at = int(np.where(free, offset[own] + b * slope[own], -np.inf).argmax())
+                free[at] = False
+                keys[own[at]] = -number
+        return keys
+
+    return keys_of
+
+
 def van_der_corput(run: Trajectories) -> np.ndarray:
     """Typicality without chance: of each class the rows at 1/2, 1/4, 3/4, 1/8, ... of the cumulated odds."""
     found = product._read(run.losses, product.typical_spans(run))
@@ -159,5 +201,13 @@ VARIANTS: dict[str, Chooser] = {
     "typical 50 rows": _typical(rows=50),
     "typical, van der Corput": _typical(share=0.1, keys=van_der_corput),
     "typical, uncertainty": _typical(share=0.1, keys=uncertainty_odds),
+}
+# Odds of smaller coresets, which fall on easier rows.
+EASIER: dict[str, Chooser] = {
+    "typical, odds of 5%": _typical(share=0.1, keys=odds_of(0.05)),
+    "typical, odds of 2%": _typical(share=0.1, keys=odds_of(0.02)),
+    "typical, odds of 0.5%": _typical(share=0.1, keys=odds_of(0.005)),
+    "typical, moving odds": _typical(share=0.1, keys=moving_odds()),
+    "typical, moving odds x5": _typical(share=0.1, keys=moving_odds(5)),
 }
 OTHERS: dict[str, Chooser] = {"s2l": s2l, "moderate": moderate, "bws": bws}
