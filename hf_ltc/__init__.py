@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .recording.record import record as record
     from .recording.recorder import TrajectoryRecorder as TrajectoryRecorder
     from .recording.trainer_callback import TrajectoryCallback as TrajectoryCallback
+    from .report.audit import audit as audit
     from .scores.explain import explain as explain
     from .scores.explain import explain_validation as explain_validation
     from .scores.ltc import ltc_scores as ltc_scores
@@ -50,6 +51,7 @@ _MODULES = {
     "Trajectories": "trajectories.value",
     "TrajectoryCallback": "recording.trainer_callback",
     "TrajectoryRecorder": "recording.recorder",
+    "audit": "report.audit",
     "baseline_scores": "scores.scorers",
     "coreset_bounds": "coresets.ray_data",
     "coreset_order": "coresets.order",

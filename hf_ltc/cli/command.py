@@ -32,6 +32,7 @@ _SAVED = ("state.json", "dataset_info.json", files.RECIPE)
 Losses = Literal["training", "evaluation"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
 LOSSES_HELP = "where both were recorded"
+VALIDATION_HELP = "split of the validation samples, if it is not that of the train rows; as recorded if not given"
 BASELINE_NAMES = ", ".join(BASELINES)
 # Of benchmarks/judge.py.
 HOW_OFTEN = (

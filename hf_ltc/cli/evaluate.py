@@ -13,6 +13,7 @@ from .command import (
     DATASET_HELP,
     HOW_OFTEN,
     LOSSES_HELP,
+    VALIDATION_HELP,
     Command,
     Losses,
     Results,
@@ -43,9 +44,7 @@ class Evaluate(Command):
     runs: list[LocalPath] = argument("RUN", "run directories of hf-ltc record")
     config: EvaluateConfig
     dataset: str | None = option(None, DATASET_HELP)
-    validation_split: str | None = option(
-        None, "split of the validation samples, if it is not that of the train rows; as recorded if not given"
-    )
+    validation_split: str | None = option(None, VALIDATION_HELP)
     losses: Losses | None = option(None, LOSSES_HELP)
     quick: Flag = option(
         False,

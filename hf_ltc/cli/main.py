@@ -9,6 +9,7 @@ import sys
 from .. import __version__
 from ..config import RecordConfig
 from ..utils.errors import InputError
+from .audit import Audit
 from .command import Command
 from .demo import Demo
 from .evaluate import Evaluate
@@ -18,7 +19,7 @@ from .record import Compare, Record
 from .score import Score, Select
 from .terminal import Output, heard_news, is_first, spelled
 
-COMMANDS: tuple[type[Command], ...] = (Record, Score, Select, Push, Evaluate, Compare, Demo)
+COMMANDS: tuple[type[Command], ...] = (Record, Score, Select, Push, Evaluate, Compare, Audit, Demo)
 
 
 def main(arguments: list[str] | None = None) -> int:

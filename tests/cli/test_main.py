@@ -357,7 +357,7 @@ def texts(capsys, *arguments):
     return out
 
 
-COMMANDS = ["record", "score", "select", "push", "evaluate", "compare", "demo"]
+COMMANDS = ["record", "score", "select", "push", "evaluate", "compare", "audit", "demo"]
 NEEDED_OPTIONS = {"record": "--dataset DATASET", "score": "--output SCORED", "select": "--output CORESET"}
 
 
@@ -685,6 +685,7 @@ NEEDED = {
     "push": ["push", "run", "me/repo"],
     "evaluate": ["evaluate", "run"],
     "compare": ["compare", "run", "run"],
+    "audit": ["audit", "run"],
     "demo": ["demo"],
 }
 

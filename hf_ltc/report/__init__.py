@@ -1,0 +1,1 @@
+"""What a recording says of a dataset: wrong labels, and the rows that contradict the validation samples."""

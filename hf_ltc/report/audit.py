@@ -1,0 +1,132 @@
+"""Which rows of a recorded dataset are worth a look: wrong labels, rows that contradict others, shared rows."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Value
+
+from ..data.shared_rows import input_columns, shared_rows
+from ..recipe import Recipe
+from ..trajectories.value import Trajectories
+from ..utils.errors import InputError, require
+from .suspicion import (
+    PREDICTED,
+    conflicting,
+    correct_share,
+    late_votes,
+    wrong_label_count,
+    wrong_label_quality,
+)
+
+OK, ISSUE, AMBIGUOUS, CONFLICTING, SHARED = "ok", "label issue", "ambiguous", "conflicting", "shared with validation"
+KINDS = (ISSUE, SHARED, CONFLICTING, AMBIGUOUS, OK)
+# Given its label in at least a quarter of the late epochs, and in at most three.
+_UNDECIDED = (0.25, 0.75)
+
+
+def audit(
+    trajectories: Trajectories,
+    dataset: Dataset | None = None,
+    validation: Dataset | None = None,
+    *,
+    fraction: float | None = None,
+    id_column: str | None = None,
+) -> Dataset:
+    """Tells for every recorded row whether its label is probably wrong, and what else is odd about it.
+
+    ```python
+    config = RecordConfig(signals=["margin", "predicted"], ...)
+    table = audit(record(config, train), train)
+    worst = table.sort("label_quality").select(range(100))
+    ```
+
+    The table has one row for each recorded row, in their order, with the columns
+
+    - `row`, int64: its number in the recorded dataset; and `id`, where ids were recorded;
+    - `label`: the label that it has;
+    - `suggested_label`: the class that the source model gave it most often in the second half of the epochs; null if
+      `RecordConfig.signals` had no `predicted`;
+    - `label_quality`, float32 in [0, 1]: the share of the other rows whose label is more probably wrong, as
+      [`wrong_label_quality`] ranks them; 0 for the row whose label is most probably wrong;
+    - `is_label_issue`, bool: whether it is called wrong: it is one of the rows with the lowest quality, as many as
+      have losses that rise where the validation losses fall (see [`wrong_label_count`]), or as `fraction` says;
+    - `kind`, string: the first of these that is true of it: `label issue`; `shared with validation`, its image or text
+      is that of a validation sample; `conflicting`, its losses go against those of the validation samples (see
+      [`conflicting`]); `ambiguous`, the model gives it its label in a quarter to three quarters of the late epochs; or
+      `ok`.
+
+    `label_quality` and `is_label_issue` are called so by cleanlab, and mean the same.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        dataset (`datasets.Dataset`, *optional*):
+            The recorded dataset. Without it no row is compared with the validation samples.
+        validation (`datasets.Dataset`, *optional*): The validation samples, where they are a split of their own.
+        fraction (`float`, *optional*): Share of the rows to call label issues, inside (0, 1).
+        id_column (`str`, *optional*): As for [`Trajectories.attach`].
+
+    Returns:
+        `datasets.Dataset`: N rows.
+
+    Raises:
+        InputError: for another dataset than the recorded one, and as [`ltc_scores`].
+    """
+    require(fraction is None or 0 < fraction < 1, "fraction", fraction, "inside (0, 1)")
+    shared = np.zeros(len(trajectories), dtype=bool)
+    if dataset is not None:
+        shared = _shared(trajectories, dataset, validation, id_column)
+    votes = late_votes(trajectories)
+    names = Recipe.from_dict(trajectories.recipe).dataset.names
+    winner = np.full(len(trajectories), -1) if votes is None else votes.winner
+    if names and winner.max(initial=-1) >= len(names):
+        raise InputError(
+            f"the signal {PREDICTED!r} has class {winner.max()}, and the dataset has {len(names)} classes: record the "
+            "numbers of its classes"
+        )
+    quality = wrong_label_quality(trajectories)
+    count = wrong_label_count(trajectories) if fraction is None else round(fraction * len(quality))
+    issues = np.zeros(len(quality), dtype=bool)
+    issues[np.argsort(quality, kind="stable")[:count]] = True
+    given = correct_share(trajectories, votes)
+    undecided = (given >= _UNDECIDED[0]) & (given <= _UNDECIDED[1])
+    kinds = np.select([issues, shared, conflicting(trajectories), undecided], KINDS[:-1], OK)
+    label = ClassLabel(names=names) if names else Value("int64")
+    columns: dict[str, tuple[Any, Any]] = {
+        "row": (pa.array(trajectories.rows), Value("int64")),
+        **({} if trajectories.ids is None else {"id": (trajectories.ids, Value(str(trajectories.ids.type)))}),
+        "label": (pa.array(trajectories.labels), label),
+        "suggested_label": (pa.array(winner, mask=winner < 0), label),
+        "label_quality": (pa.array(quality, pa.float32()), Value("float32")),
+        "is_label_issue": (pa.array(issues), Value("bool")),
+        "kind": (pa.array(kinds.tolist(), pa.string()), Value("string")),
+    }
+    features = Features({name: feature for name, (_, feature) in columns.items()})
+    return Dataset(pa.table([values for values, _ in columns.values()], schema=features.arrow_schema))
+
+
+def _shared(run: Trajectories, dataset: Dataset, validation: Dataset | None, id_column: str | None) -> np.ndarray:
+    """Which recorded rows have the image, or the text, of a validation sample: bool `(N,)`."""
+    where = run.positions(dataset, id_column)
+    at = np.full(len(run), -1)
+    at[where[where >= 0]] = np.flatnonzero(where >= 0)
+    found = np.zeros(len(run), dtype=bool)
+    if validation is None:
+        held = run.validation_rows
+        # Rows joined by id may stand elsewhere in this dataset, and then nothing tells where those held out do.
+        if (held < 0).any() or not np.array_equal(at, run.rows):
+            return found
+        validation = dataset.select(held)
+    elif len(validation) != len(run.validation_labels):
+        raise InputError(
+            f"`validation` has {len(validation):,} rows, and {len(run.validation_labels):,} validation samples were "
+            "recorded: give those, or leave it out"
+        )
+    there = np.flatnonzero(at >= 0)
+    rows = dataset.select(at[there])
+    recorded = Recipe.from_dict(run.recipe).dataset
+    columns = input_columns(rows, validation, recorded.label_column, id_column or recorded.id_column)
+    # Of many rows not all are looked for: those that are found from the other side are the first of their kind.
+    found[there[shared_rows(rows, validation, columns)[0]]] = True
+    found[there[shared_rows(validation, rows, columns)[1]]] = True
+    return found

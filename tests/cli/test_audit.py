@@ -1,0 +1,92 @@
+"""hf-ltc audit: what it prints and writes, also of hostile names."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, load_from_disk
+
+from hf_ltc.cli.demo import digits
+from hf_ltc.cli.main import main
+from hf_ltc.report.audit import KINDS, audit
+from hf_ltc.trajectories.value import Trajectories
+from tests.cli.test_main import RECORD, as_json, refused, succeeds, tree
+
+SIGNALS = ["--signals", "margin", "predicted"]
+# What would end the line, color the terminal, or turn the text around.
+HOSTILE = ["<script>\n", "\x1b[31mred", "‮right to left", "a" * 200, "'\"", *map(str, range(5, 10))]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit")
+    rows = digits()[0].shuffle(seed=0).select(range(150)).flatten_indices()
+    rows.save_to_disk(folder / "data")
+    labels = rows["label"][:]
+    rows = rows.remove_columns("label").add_column("label", labels, feature=ClassLabel(names=HOSTILE))
+    rows.save_to_disk(folder / "hostile")
+    for name, data, options in (("run", "data", SIGNALS), ("plain", "data", []), ("odd", "hostile", SIGNALS)):
+        line = ["record", "--dataset", folder / data, *RECORD, *options, "--output-dir", folder / name]
+        assert main([str(word) for word in line]) == 0
+    return folder
+
+
+def test_what_it_prints_and_writes(place, tmp_path, capsys):
+    line = ["audit", place / "run", "--output", tmp_path / "found"]
+    said = succeeds(capsys, *line)
+    table = audit(Trajectories.load(place / "run"), load_from_disk(place / "data"))
+    frame = pd.read_parquet(tmp_path / "found" / "audit.parquet")
+    assert Dataset.from_parquet(str(tmp_path / "found" / "audit.parquet"))[:] == table[:]
+    assert frame.kind.isin(KINDS).all()
+    counts = ", ".join(f"{np.count_nonzero(frame.kind == kind):,} {kind}" for kind in KINDS)
+    assert said.startswith(f"Of {len(frame):,} rows {counts}.\nThe 20 whose label is most probably wrong:\n")
+    shown = [each.split() for each in said.splitlines()[3:23]]
+    worst = frame.sort_values("label_quality", kind="stable")[:20]
+    assert [int(each[0]) for each in shown] == worst.row.tolist()
+    recipe = json.loads((tmp_path / "found" / "recipe.json").read_text())
+    assert recipe["audit"]["rows"] == len(frame) and recipe["dataset"]["rows"] == 150
+    # Again, into the folder that it made.
+    found = as_json(capsys, *line, "--fraction", "0.1")
+    assert found["kinds"]["label issue"] == round(0.1 * len(frame))
+    assert [each["row"] for each in found["worst"]] == worst.row.tolist()
+    assert pd.read_parquet(tmp_path / "found" / "audit.parquet").is_label_issue.sum() == round(0.1 * len(frame))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found"]
+
+
+def test_without_an_output_nothing_is_written(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = tree(place)
+    said = succeeds(capsys, "audit", place / "plain")
+    assert "No label is suggested: record with --signals predicted for that." in said
+    assert list(tmp_path.iterdir()) == [] and tree(place) == before
+
+
+def test_hostile_names_are_text(place, capsys):
+    said = succeeds(capsys, "audit", place / "odd")
+    lines = said.splitlines()
+    assert len(lines) == 1 + 1 + 1 + 20
+    assert all(line.isprintable() for line in lines) and max(map(len, lines)) < 140
+    names = {each for row in as_json(capsys, "audit", place / "odd")["worst"] for each in (row["label"],)}
+    assert names <= set(range(10))
+
+
+def test_what_is_refused(place, tmp_path, capsys):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    before = tree(tmp_path)
+    output = ["--output", tmp_path / "found"]
+    for line, message in [
+        (["nothing"], "no run directory 'nothing'"),
+        ([place / "run", "--output", tmp_path / "taken"], f"--output '{tmp_path / 'taken'}' holds 'notes.txt'"),
+        ([place / "run", "--output", tmp_path / "file"], f"--output '{tmp_path / 'file'}' is a file"),
+        ([place / "run", "--output", place], f"--output '{place}' holds '{place / 'run'}', which is read"),
+        ([place / "run", *output, "--fraction", "1.5"], "--fraction is 1.5: it must be inside (0, 1)"),
+        ([place / "run", *output, "--dataset", place / "nowhere"], "nowhere"),
+        ([place / "run", *output, "--dataset", place / "hostile"], "column 'label' has 10 classes with other names"),
+        ([place / "run", *output, "--validation-split", "none"], "none"),
+        ([place / "run", *output, "--losses", "evaluation"], "has no evaluation losses"),
+    ]:
+        assert message in refused(capsys, "audit", *line), line
+    assert tree(tmp_path) == before
