@@ -111,22 +111,28 @@ def _shared(run: Trajectories, dataset: Dataset, validation: Dataset | None, id_
     at = np.full(len(run), -1)
     at[where[where >= 0]] = np.flatnonzero(where >= 0)
     found = np.zeros(len(run), dtype=bool)
-    if validation is None:
-        held = run.validation_rows
-        # Rows joined by id may stand elsewhere in this dataset, and then nothing tells where those held out do.
-        if (held < 0).any() or not np.array_equal(at, run.rows):
-            return found
-        validation = dataset.select(held)
-    elif len(validation) != len(run.validation_labels):
-        raise InputError(
-            f"`validation` has {len(validation):,} rows, and {len(run.validation_labels):,} validation samples were "
-            "recorded: give those, or leave it out"
-        )
-    there = np.flatnonzero(at >= 0)
-    rows = dataset.select(at[there])
     recorded = Recipe.from_dict(run.recipe).dataset
-    columns = input_columns(rows, validation, recorded.label_column, id_column or recorded.id_column)
-    # Of many rows not all are looked for: those that are found from the other side are the first of their kind.
-    found[there[shared_rows(rows, validation, columns)[0]]] = True
-    found[there[shared_rows(validation, rows, columns)[1]]] = True
+
+    def compare(rows: np.ndarray, samples: Dataset) -> None:
+        places = np.searchsorted(run.rows, rows)
+        places = places[at[places] >= 0]
+        mine = dataset.select(at[places])
+        columns = input_columns(mine, samples, recorded.label_column, id_column or recorded.id_column)
+        # Of many rows not all are looked for: those that are found from the other side are the first of their kind.
+        found[places[shared_rows(mine, samples, columns)[0]]] = True
+        found[places[shared_rows(samples, mine, columns)[1]]] = True
+
+    if validation is not None:
+        if len(validation) != len(run.validation_labels):
+            raise InputError(
+                f"`validation` has {len(validation):,} rows, and {len(run.validation_labels):,} validation samples "
+                "were recorded: give those, or leave it out"
+            )
+        compare(run.rows, validation)
+    # Rows joined by id may stand elsewhere in this dataset, and then nothing tells where those held out do.
+    elif (run.validation_rows >= 0).all() and np.array_equal(at, run.rows):
+        # Where validation samples rotate, those of one run are rows of another.
+        rotate = np.isin(run.validation_rows, run.rows).any()
+        for one in run.runs if rotate else [run]:
+            compare(one.rows, dataset.select(one.validation_rows))
     return found

@@ -130,7 +130,7 @@ def test_bad_input_is_named():
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory):
-    """500 digits, of which every tenth has a wrong label, and what two runs record of them."""
+    """500 digits, every tenth with a wrong label, and what two runs record of them, which hold other rows out."""
     train = digits()[0].shuffle(seed=0).select(range(500))
     true = np.array(train["label"][:])
     given = true.copy()
@@ -143,6 +143,7 @@ def noisy(tmp_path_factory):
         batch_size=32,
         learning_rate=0.02,
         runs=2,
+        rotate_validation=True,
         signals=["margin", "predicted"],
         output_dir=str(tmp_path_factory.mktemp("noisy") / "run"),
     )
@@ -153,6 +154,9 @@ def test_wrong_labels_of_real_images_are_found(noisy):
     run, rows, true = noisy
     table = audit(run, rows)
     row = np.array(table["row"][:])
+    assert row.tolist() == list(range(500))
+    # The samples of one run are rows of the other, and no image is there twice.
+    assert SHARED not in table["kind"][:]
     wrong = np.array(table["label"][:]) != true[row]
     # Chance would give 0.5, and a tenth.
     assert roc_auc_score(wrong, 1 - np.array(table["label_quality"][:])) > 0.9
