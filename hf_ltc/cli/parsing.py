@@ -102,7 +102,7 @@ def command_line(command: Any) -> str:
             arguments += values
         elif isinstance(value, bool):
             options.append(option if value else option_name(f"no_{field.name}"))
-        elif values[0].startswith("-"):
+        elif values[0].startswith(("-", "'-")):
             # Apart it would be taken for an option.
             options.append(f"{option}={values[0]}")
         else:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import HfArgumentParser
 
@@ -96,6 +96,7 @@ COMMAND = st.one_of(
 
 
 @given(command=COMMAND)
+@example(command=Record(data=DataConfig(dataset="d", validation_split="-*"), config=RecordConfig()))
 @settings(max_examples=150, deadline=None)
 def test_the_line_of_a_command_gives_that_command(command: Any):
     line = command_line(command)
