@@ -76,10 +76,6 @@ SETTINGS = (
     Setting("digits", (0.5, 0.7, 0.9)),
     *(Setting(name, (5, 10, 50)) for name in ("cifar100", "fashion_mnist")),
     Setting("digits", SMALL, first=(1, 2, 3, 4)),
-    Setting("digits", SMALL[:2], tuple(EASIER), first=(0, 1, 2, 3, 4)),
-    *(Setting(name, (5, 10, 0.05, 0.1), tuple(EASIER)) for name in ("fashion_mnist", "cifar100")),
-    *(Setting(name, (5,), (*MAIN, *EASIER), first=(1, 2)) for name in ("fashion_mnist", "cifar100")),
-    Setting("digits", SMALL[:2], tuple(VARIANTS), first=(0, 1, 2, 3, 4)),
     Setting("cifar100_imbalanced", (0.1, 0.3, 0.5)),
     *(Setting(name, SMALL[:2], first=(1, 2)) for name in ("mnist", "fashion_mnist", "cifar100")),
     *(Setting(name, (0.1,), noise=0.2) for name in ("cifar100", "fashion_mnist")),
@@ -97,6 +93,9 @@ SETTINGS = (
     *(Setting(name, (0.05, 0.3), REST) for name in ("cifar100", "fashion_mnist", "digits", "mnist")),
     *(Setting(name, (0.7, 0.9), LARGE) for name in ("cifar100", "fashion_mnist", "mnist")),
     Setting("cifar100_fine", (1,), (FULL,)),
+    Setting("digits", SMALL[:2], (*VARIANTS, *EASIER), first=(0, 1, 2, 3, 4)),
+    *(Setting(name, (5,), (*MAIN, *EASIER), first=(1, 2)) for name in ("fashion_mnist", "cifar100")),
+    *(Setting(name, (5, 10, 0.05, 0.1), tuple(EASIER)) for name in ("fashion_mnist", "cifar100", "mnist")),
 )
 
 

@@ -77,9 +77,9 @@ def odds_of(kept: float) -> Callable[[Trajectories], np.ndarray]:
     return keys
 
 
-def moving_odds(speed: float = 1.0) -> Callable[[Trajectories], np.ndarray]:
+def moving_odds(speed: float = 1.0, rows: int | None = None) -> Callable[[Trajectories], np.ndarray]:
     """Typicality whose odds move with the budget: each pick is by those of the coreset that it completes, or of one
-    that is larger by a factor, up to those of a tenth."""
+    that is larger by a factor, up to those of a tenth; or they reach those of a tenth after some rows of a class."""
 
     def keys_of(run: Trajectories) -> np.ndarray:
         offset, slope, most = _odds(run)
@@ -87,8 +87,9 @@ def moving_odds(speed: float = 1.0) -> Callable[[Trajectories], np.ndarray]:
         for c in np.unique(run.labels):
             own = np.flatnonzero((run.labels == c) & np.isfinite(offset))
             free = np.ones(len(own), dtype=bool)
+            step = speed / len(own) if rows is None else 0.1 / rows
             for number in range(max(1, round(0.1 * len(own)))):
-                b = most * (1 - (1 - min(0.1, speed * (number + 1) / len(own))) ** 4)
+                b = most * (1 - (1 - min(0.1, step * (number + 1))) ** 4)
                 at = int(np.where(free, offset[own] + b * slope[own], -np.inf).argmax())
                 free[at] = False
                 keys[own[at]] = -number
@@ -209,5 +210,7 @@ EASIER: dict[str, Chooser] = {
     "typical, odds of 0.5%": _typical(share=0.1, keys=odds_of(0.005)),
     "typical, moving odds": _typical(share=0.1, keys=moving_odds()),
     "typical, moving odds x5": _typical(share=0.1, keys=moving_odds(5)),
+    "typical, odds moving over 50 rows": _typical(share=0.1, keys=moving_odds(rows=50)),
+    "typical, odds moving over 25 rows": _typical(share=0.1, keys=moving_odds(rows=25)),
 }
 OTHERS: dict[str, Chooser] = {"s2l": s2l, "moderate": moderate, "bws": bws}
