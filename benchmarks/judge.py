@@ -1,21 +1,20 @@
 """How often `hf-ltc select --judge` is right: its choice of a coreset against the test accuracies of all of them.
 
     python benchmarks/recordings.py --data DATA            # first: the recordings, and what coresets.py made of them
-    python benchmarks/judge.py [STAGE] --data DATA [--runs runs/benchmarks]
+    python benchmarks/judge.py --data DATA [--runs runs/benchmarks]
 
-STAGE is `typical` or `converged`, whose results in coresets-STAGE.json are the truth: of CIFAR-100 (20 classes) and
-Fashion-MNIST at budgets from 5 to 90%, three seeds, each with a recording of its own. With `typical` come the digits
-of scikit-learn, recorded and trained here, in the setting of the demo. Candidates are the default, dual_beta, ccs and
-random rows, in this order of preference.
+The truth is in coresets-typical.json: CIFAR-100 (20 classes) and Fashion-MNIST at budgets from 5 to 90%, three seeds,
+each with a recording of its own. With them come the digits of scikit-learn, recorded and trained here, in the setting
+of the demo. Candidates are the default, dual_beta, ccs and random rows, in this order of preference.
 
-Proxies are trained like the targets, but for a quarter of their steps (125 of 500, 50 of 200 on digits), or in the
-stage `converged` for a quarter of their epochs, with the bounds of the tool. They never see test rows.
+Proxies are trained like the targets, but for a quarter of their steps (125 of 500, 50 of 200 on digits). They never
+see test rows.
 
 What is not independent: the margin of 1.5 points, the two proxies and the quarter of the steps were chosen on digits,
 Fashion-MNIST and CIFAR-100 at 5, 10 and 30%, with other recordings' seeds among them. So the cells of these budgets
 say how well the constants fit, and those of 20, 50, 70 and 90% how well they carry over on the same data.
 
-Results go to judge.json and judge.md (judge-converged.json, ...) beside this file. What is done is not done again.
+Results go to judge.json and judge.md beside this file. What is done is not done again.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from coresets import BATCH, DATASETS, PASSES, RATE, STEPS, data_of
+from coresets import BATCH, DATASETS, RATE, STEPS, data_of
 from recordings import path_of, provenance, trajectories
 
 from hf_ltc import RecordConfig, Trajectories, record
@@ -46,7 +45,7 @@ from hf_ltc.evaluation.target import train_on
 from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.images import StoredImages
-from hf_ltc.training.loop import TrainingConfig, steps_per_epoch
+from hf_ltc.training.loop import TrainingConfig
 from hf_ltc.utils.files import finite, write_json
 
 CANDIDATES = (DEFAULT_METHOD, *OTHERS)
@@ -58,15 +57,8 @@ DIGITS, DIGIT_FRACTIONS = "digits", (0.05, 0.1, 0.2, 0.3)
 MODEL = "test_resnet"
 DIGIT_TARGET = TrainingConfig(epochs=1, iterations=200, batch_size=64, learning_rate=0.05, augment=False)
 QUARTER = 4
-
-
-def target_of(stage: str, rows: int) -> TrainingConfig:
-    """How the targets of coresets.py are trained on so many rows."""
-    usual = TrainingConfig(epochs=1, iterations=STEPS, batch_size=BATCH, learning_rate=RATE, augment=False)
-    if stage == "typical":
-        return usual
-    whole = replace(usual, epochs=PASSES, iterations=None, augment=True)
-    return replace(whole, iterations=PASSES * steps_per_epoch(rows, whole, 1))
+# How the targets of coresets.py are trained.
+TARGET = TrainingConfig(epochs=1, iterations=STEPS, batch_size=BATCH, learning_rate=RATE, augment=False)
 
 
 def accelerator() -> Accelerator:
@@ -83,9 +75,8 @@ def judge_images(options: argparse.Namespace, dataset: str, fraction: float, see
     data = data_of(options.data, dataset, 0.0)
     run = trajectories(path_of(options.runs, dataset, MODEL, 30, 0.0, seed))
     size = coreset_size(len(data.rows), fraction)
-    target = target_of(options.stage, size)
     # The targets' own quarter: with 500 steps it is above the tool's least.
-    training = replace(target, iterations=proxy_steps(target, len(data.rows)))
+    training = replace(TARGET, iterations=proxy_steps(TARGET, len(data.rows)))
     proxy = Proxy(MODEL, data.classes, training, stem="imagenet")
     candidates = with_others({DEFAULT_METHOD: by_method(DEFAULT_METHOD, run)}, run)
     seconds = sum(run.recipe["seconds"].values())
@@ -144,9 +135,9 @@ def judge_digits(options: argparse.Namespace, fraction: float, seed: int) -> dic
     return {"dataset": DIGITS, "fraction": fraction, "judged": found.to_dict(), "truth": truth}
 
 
-def truth_of(stage: str) -> dict[tuple, float]:
+def truth_of_images() -> dict[tuple, float]:
     """The test accuracy by dataset, fraction, seed and method."""
-    stored = json.loads(Path(__file__).with_name(f"coresets-{stage}.json").read_text())
+    stored = json.loads(Path(__file__).with_name("coresets-typical.json").read_text())
     return {
         (trial["dataset"], trial["fraction"], trial["seed"], trial["method"]): trial["accuracy"]
         for trial in stored["results"]
@@ -320,7 +311,6 @@ def markdown(cells: list[dict], groups: dict[str, dict], margins: list[dict], fi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", nargs="?", choices=["typical", "converged"], default="typical")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--partial", action="store_true", help="write the results that are there")
@@ -330,21 +320,19 @@ def main() -> None:
     torch.set_num_threads(1)
     work = {}
     for seed, dataset in itertools.product(SEEDS, options.datasets):
-        if dataset == DIGITS and options.stage != "typical":
-            continue
         for fraction in DIGIT_FRACTIONS if dataset == DIGITS else FRACTIONS:
             name = f"{dataset}+{fraction:g}+seed{seed}"
             if dataset == DIGITS:
                 work[name] = partial(judge_digits, options, fraction, seed)
             else:
                 work[name] = partial(judge_images, options, dataset, fraction, seed)
-    folder = options.runs / f"judge-{options.stage}"
+    folder = options.runs / "judged"
     if options.partial:
         there = [path for name in work if (path := folder / f"{name}.json").exists()]
         results = [json.loads(path.read_text()) for path in there]
     else:
         results = list(run_trials(folder, work, "judging").values())
-    cells = cells_of(results, truth_of(options.stage))
+    cells = cells_of(results, truth_of_images())
     errors = errors_of(cells)
     fitted = [cell for cell in cells if cell["fraction"] in CHOSEN_ON]
     others = [cell for cell in cells if cell["fraction"] not in CHOSEN_ON]
@@ -352,16 +340,14 @@ def main() -> None:
     parts |= {each: [cell for cell in cells if cell["dataset"] == each] for each in options.datasets}
     groups = {name: summary(part, errors) for name, part in parts.items() if part}
     margins, firsts = by_margin(cells), by_first(cells)
-    command = f"python benchmarks/judge.py {options.stage} --data DATA"
-    suffix = "" if options.stage == "typical" else f"-{options.stage}"
-    output = Path(__file__).with_name(f"judge{suffix}.json")
-    training = asdict(target_of(options.stage, 1)) if options.stage == "typical" else {"epochs": PASSES}
+    command = "python benchmarks/judge.py --data DATA"
+    output = Path(__file__).with_suffix(".json")
     missing = len(results) < len(work)
     left = f" {len(results)} of {len(work)} choices: the others were not judged yet." if missing else ""
     made = {
         "command": command,
         "note": left.strip() or None,
-        "target": training,
+        "target": asdict(TARGET),
         "standard errors": errors,
         "summary": groups,
         "margins": margins,

@@ -124,7 +124,7 @@ def test_a_judgement_is_plain_json_with_all_that_follows_from_it():
 
 @pytest.mark.parametrize(
     "epochs, rows, iterations, steps",
-    [(30, 9_000, None, 500), (20, 1_295, None, 105), (3, 1_295, None, 100), (1, 100, 800, 200), (1, 100, 80, 100)],
+    [(30, 9_000, None, 150), (20, 1_295, None, 105), (3, 1_295, None, 100), (1, 100, 500, 125), (1, 100, 80, 100)],
 )
 def test_steps_are_a_quarter_of_the_target_within_bounds(epochs, rows, iterations, steps):
     config = TrainingConfig(epochs=epochs, batch_size=64, iterations=iterations)
