@@ -74,15 +74,17 @@ def _regret(cells: dict, default: str, unseen: Sequence[str]) -> str:
         if default not in methods or RANDOM not in methods:
             continue
         difference, error, n = _difference(methods[default], methods[RANDOM])
-        mean = {name: statistics.mean(each.values()) for name, each in methods.items() if name != FULL}
-        best = max(mean, key=lambda name: mean[name])
-        regret = mean[best] - mean[default]
+        # Of the seeds that a method and the default both have.
+        gain = {name: _difference(each, methods[default])[0] for name, each in methods.items() if name != FULL}
+        best = max(gain, key=lambda name: gain[name])
+        regret = gain[best]
+        mean = {name: statistics.mean(methods[name].values()) for name in (RANDOM, default, best)}
         count += 1
         ahead += difference > 0
         if error is not None and difference < -_SURE * error:
             behind.append(f"{dataset} at {kept}")
         if regret > worst[1]:
-            worst = (f"{dataset} at {kept}, where {best} has {mean[best]:.1f}", regret)
+            worst = (f"{dataset} at {kept}, against {best}", regret)
         apart = plus_minus(difference, None, "+") + ("" if error is None else f" (s.e. {error:.1f})")
         name = f"*{dataset}*" if dataset.split(",")[0] in unseen else dataset
         lines.append(
