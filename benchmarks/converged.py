@@ -177,7 +177,10 @@ def right_by_class(data: Data, rows: np.ndarray, target: str, config: TrainingCo
         train_epoch(state, train, config, accelerator)
     buffer = LossBuffer(["correct"], len(data.test))
     model = plain_model(state, accelerator)
-    add = lambda at, losses, logits, labels: buffer.add(at, *per_sample_metrics(["correct"], logits, labels))  # noqa: E731
+
+    def add(at: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        buffer.add(at, *per_sample_metrics(["correct"], logits, labels))
+
     evaluate(model, data.test, accelerator, add, 512)
     correct = buffer.collect(None, 0, np.arange(len(data.test)))["correct"]
     accelerator.free_memory()

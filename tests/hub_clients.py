@@ -16,18 +16,27 @@ from hf_ltc.data.identity import dataset_identity
 CHECKPOINTS = 6
 
 
-def recorded(rows: Dataset, *, seed: int = 0, runs: int = 1, held: int = 30, ids: str | None = None, **recipe: Any):
+def recorded(
+    rows: Dataset,
+    *,
+    seed: int = 0,
+    runs: int = 1,
+    held: int = 30,
+    ids: str | None = None,
+    checkpoints: int = CHECKPOINTS,
+    **recipe: Any,
+):
     """A recording of a dataset as `record` gives it, with losses from a generator: no model is trained."""
     draw = np.random.default_rng(seed)
     labels = np.asarray(rows.with_format(None)["label"])
     order = draw.permutation(len(rows))
     held_out, kept = np.sort(order[:held]), np.sort(order[held:])
-    length = CHECKPOINTS * runs
-    fall = np.linspace(2, 0.2, CHECKPOINTS, dtype=np.float32).repeat(runs).reshape(CHECKPOINTS, runs).T.reshape(-1, 1)
+    length = checkpoints * runs
+    fall = np.linspace(2, 0.2, checkpoints, dtype=np.float32).repeat(runs).reshape(checkpoints, runs).T.reshape(-1, 1)
     losses = fall + draw.random((length, len(kept)), dtype=np.float32)
     losses[:, 3] = 1.0
     known: dict[str, Any] = {
-        "config": {"model": "resnet10t", "epochs": CHECKPOINTS - 1, "seed": seed, "losses": "training"},
+        "config": {"model": "resnet10t", "epochs": checkpoints - 1, "seed": seed, "losses": "training"},
         "dataset": {**dataset_identity(rows, "label"), "names": rows.features["label"].names},
         "training": {"image_size": 8, "validation_rows": held},
         "hardware": {"device": "cpu"},
@@ -42,8 +51,8 @@ def recorded(rows: Dataset, *, seed: int = 0, runs: int = 1, held: int = 30, ids
         validation_labels=labels[held_out],
         rows=kept,
         validation_rows=held_out,
-        epochs=np.tile(np.arange(CHECKPOINTS), runs),
-        lengths=(CHECKPOINTS,) * runs,
+        epochs=np.tile(np.arange(checkpoints), runs),
+        lengths=(checkpoints,) * runs,
         signals={"margin": draw.random((length, len(kept)), dtype=np.float32)},
         ids=None if ids is None else pa.array(np.asarray(rows[ids])[kept]),
         recipe=known,

@@ -13,7 +13,7 @@ from ..data.splits import evenly_spaced
 from ..utils.errors import InputError, require
 from .grey import unreadable
 from .image_files import GreyRange, open_image, rgb_image
-from .workers import received, sendable
+from .workers import Piped, received, sendable
 
 # Up to this side images are small: they are cached, resized as a whole and cropped with padding, as CIFAR's are.
 # Larger ones are cut from the image as stored, as ImageNet's are.
@@ -172,7 +172,7 @@ class StoredImages:
             # An error raised in a worker comes back wrapped in its traceback, so workers send the line instead.
             if problem is not None:
                 raise InputError(problem)
-            yield torch.as_tensor(pixels), torch.from_numpy(positions)
+            yield pixels, torch.from_numpy(positions)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class _Decoding:
     images: StoredImages
     cut: tuple[int, int] | None
 
-    def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor | np.ndarray, np.ndarray, str | None]:
+    def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor | Piped, np.ndarray, str | None]:
         images = self.images
         feature = images.dataset.features[images.column]
         # A column of bytes has none.
@@ -197,7 +197,7 @@ class _Decoding:
                     pixels[i] = _to_tensor(_random_cut(rgb_image(value, mode, images.grey_range), images.size, draw))
             except Exception as error:
                 row = positions[i] if images.numbers is None else images.numbers[positions[i]]
-                return pixels[:0].numpy(), positions, str(unreadable(int(row), images.column, value, error))
+                return pixels[:0], positions, str(unreadable(int(row), images.column, value, error))
         return sendable(pixels), positions, None
 
 

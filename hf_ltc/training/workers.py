@@ -2,45 +2,55 @@
 
 PyTorch's loader puts tensors into shared memory in a thread of the worker. Where /dev/shm is full, as Docker's 64 MB
 soon are, that thread fails, the batch is lost, and the loader waits for it forever.
-
-Pickles go through the pipe between a worker and the process that started it, as all that PyTorch's loader sends does.
-None is written to a file, and none is read from one.
 """
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import recursively_apply
 from torch.utils.data import DataLoader, get_worker_info
 
 from ..utils.errors import InputError, as_input_error, one_line
 
 
-def sendable(pixels: torch.Tensor) -> torch.Tensor | np.ndarray:
+def sendable(tensor: torch.Tensor) -> "torch.Tensor | Piped":
     """Moves a tensor into shared memory, where a worker sends it.
 
     Args:
-        pixels (`torch.Tensor`): On the CPU.
+        tensor (`torch.Tensor`): On the CPU.
 
     Returns:
-        `torch.Tensor` or `np.ndarray`: the tensor; an array, which goes through the pipe, where there is no room.
+        `torch.Tensor` or [`Piped`]: what goes through the pipe where there is no room; [`received`] opens it.
     """
     if get_worker_info() is None:
-        return pixels
+        return tensor
     try:
-        return pixels.share_memory_()
+        return tensor.share_memory_()
     except (RuntimeError, OSError):
-        return pixels.numpy()
+        # NumPy does not know all of the types.
+        content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return Piped(content, tensor.dtype, tensor.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Piped:
+    """A tensor on its way through the pipe: its bytes, uint8, its type and its shape."""
+
+    content: np.ndarray
+    dtype: torch.dtype
+    shape: torch.Size
+
+    def open(self) -> torch.Tensor:
+        return torch.from_numpy(self.content).view(self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
 class Sending:
-    """A collate function whose batches, of any kind, arrive in any case; [`received`] opens them.
+    """A collate function whose batches, tensors in lists, tuples and mappings, arrive in any case.
 
     Args:
         collate (`Callable`): The function.
@@ -49,25 +59,14 @@ class Sending:
     collate: Callable[[list[Any]], Any]
 
     def __call__(self, rows: list[Any]) -> Any:
-        batch = self.collate(rows)
-        if get_worker_info() is None:
-            return batch
-        try:
-            return _Packed(bytes(ForkingPickler.dumps(batch)))
-        except (RuntimeError, OSError):
-            return _Packed(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
-
-
-@dataclass(frozen=True)
-class _Packed:
-    content: bytes
+        return recursively_apply(sendable, self.collate(rows))
 
 
 def received(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader.
 
     Args:
-        loader (`torch.utils.data.DataLoader`): A loader whose batches [`Sending`] makes, or that does not need it.
+        loader (`torch.utils.data.DataLoader`): A loader whose batches are [`sendable`], by [`Sending`] or themselves.
 
     Raises:
         InputError: if the workers cannot be started.
@@ -76,7 +75,7 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
     with as_input_error(f"cannot start {loader.num_workers} worker processes", fix, OSError):
         batches = iter(loader)
     for batch in batches:
-        yield pickle.loads(batch.content) if isinstance(batch, _Packed) else batch
+        yield recursively_apply(Piped.open, batch, test_type=lambda each: isinstance(each, Piped))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hf_ltc.training.images import StoredImages
 from hf_ltc.training.workers import Sending, received, workers_watched
 from accelerate import PartialState
 from torch.utils.data import DataLoader
+from transformers import BatchFeature
 
 def png(row):
     file = io.BytesIO()
@@ -37,11 +38,14 @@ COLLATED = """
 def collate(part):
     # More than fits, in the containers and types that models take.
     x = torch.tensor([row["x"] for row in part], dtype=torch.bfloat16)
-    return {"x": x, "more": [torch.zeros(2**20), (torch.ones(3), "text")]}
+    turned = torch.zeros(2**10, 2**10, dtype=torch.bool).T
+    more = [torch.zeros(2**20), (torch.ones(3), "text"), turned, torch.tensor(7)]
+    return BatchFeature({"x": x, "more": more})
 
 class Model(torch.nn.Module):
     def forward(self, x, more):
         assert x.dtype == torch.bfloat16 and len(more[0]) == 2**20 and more[1][1] == "text"
+        assert more[2].dtype == torch.bool and more[2].shape == (2**10, 2**10) and more[3].item() == 7
         return torch.stack([x.float(), -x.float()], 1)
 
 def observe(positions, losses, logits, labels):
