@@ -2,29 +2,29 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import option
 from ..recipe import Recipe
-from ..utils import files
-from ..utils.errors import InputError
 from .command import (
+    AUDIT,
+    AUDITED,
     DATASET_HELP,
     LOSSES_HELP,
     VALIDATION_HELP,
     Command,
     Losses,
     Results,
+    check_output,
     recorded_split,
     recorded_validation,
+    save,
 )
 from .parsing import LocalPath, argument
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-AUDIT, TABLE = "audit", "audit.parquet"
 # Rows on screen.
 _SHOWN = 20
 # Characters of a class name on screen.
@@ -36,7 +36,7 @@ class Audit(Command):
     """Find rows whose label is probably wrong, and rows that contradict the validation samples."""
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record, with --signals margin predicted")
-    output: LocalPath | None = option(None, f"folder for the table, {TABLE}", metavar="FOLDER")
+    output: LocalPath | None = option(None, f"folder for the table, {AUDITED}", metavar="FOLDER")
     dataset: str | None = option(None, DATASET_HELP)
     validation_split: str | None = option(None, VALIDATION_HELP)
     fraction: float | None = option(None, "share of the rows to call label issues; estimated if not given")
@@ -53,7 +53,9 @@ class Audit(Command):
 
         run = Trajectories.load(self.run, losses=self.losses)
         recipe = Recipe.from_dict(run.recipe)
-        folder = None if self.output is None else _output(self.output, self.run)
+        folder = None
+        if self.output is not None:
+            folder = check_output(self.output, AUDIT, self.run, self.dataset or recipe.dataset.path)
         train = recorded_split(recipe.dataset, self.dataset)
         validation = recorded_validation(recipe, self.dataset, self.validation_split)
         table = audit(run, train, validation, fraction=self.fraction)
@@ -71,30 +73,11 @@ class Audit(Command):
         following: list[Command | str] = []
         if folder is not None:
             made = {"fraction": self.fraction, "rows": len(table), "kinds": counts}
-            with files.replacing(folder) as temporary:
-                temporary.mkdir()
-                table.to_parquet(temporary / TABLE)
-                files.write_json(temporary / files.RECIPE, {**run.recipe, AUDIT: made})
-            path = str(folder / TABLE)
-            text.append(f"In {self.output}: {TABLE}, one row for each row that was recorded.")
+            save(table, folder, {**run.recipe, AUDIT: made})
+            path = str(folder / AUDITED)
+            text.append(f"In {self.output}: {AUDITED}, one row for each row that was recorded.")
             following.append(f"import datasets; table = datasets.Dataset.from_parquet({path!r})")
         return Results(values, text, following)
-
-
-def _output(output: str, run: str) -> Path:
-    """A folder that is new, empty, or holds an earlier audit, which is replaced."""
-    path = files.local(output, "output").resolve()
-    if Path(files.expanded(run)).resolve().is_relative_to(path):
-        raise InputError(f"`output` {output!r} holds {run!r}, which is read: give another folder")
-    files.restore(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"`output` {output!r} is a file: give a folder")
-    strange = (
-        sorted(file.name for file in path.iterdir() if file.name not in (TABLE, files.RECIPE)) if path.exists() else []
-    )
-    if strange:
-        raise InputError(f"`output` {output!r} holds {strange[0]!r}: give a folder of its own to an audit")
-    return path
 
 
 def _as_text(table: "Dataset") -> str:

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Keys of what each command adds to the recipe beside the rows.
-SCORED, CORESET = "score", "coreset"
+SCORED, CORESET, AUDIT = "score", "coreset", "audit"
+# What an audit saves.
+AUDITED = "audit.parquet"
 # In that of a coreset what was compared.
 JUDGED = "judge"
-_SAVED = ("state.json", "dataset_info.json", files.RECIPE)
+_SAVED = ("state.json", "dataset_info.json", AUDITED, files.RECIPE)
 # Options of several commands.
 Losses = Literal["training", "evaluation"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
@@ -36,8 +38,8 @@ VALIDATION_HELP = "split of the validation samples, if it is not that of the tra
 BASELINE_NAMES = ", ".join(BASELINES)
 # Of benchmarks/judge.py.
 HOW_OFTEN = (
-    "It is advice: such models told the sign of a true difference in 85 of 96 comparisons of a benchmark (89%), and "
-    "models trained longer may tell another."
+    "It is advice: in a benchmark such models told the sign of a true difference in 85 of 96 comparisons (89%), and "
+    "were truly right to leave the default once of 7 times. Models trained longer may tell another."
 )
 _SELECTION_HELP = {
     "balance": "how classes share a coreset",
@@ -161,11 +163,11 @@ def beside(path: str, suffix: str) -> str:
 
 
 def check_output(output: str, kind: str, *inputs: str | None) -> Path:
-    """Checks that a command may save its dataset in a folder: it is new, empty, or what the same command saved.
+    """Checks that a command may save its rows in a folder: it is new, empty, or what the same command saved.
 
     Args:
         output (`str`): The folder.
-        kind (`str`): `SCORED` or `CORESET`.
+        kind (`str`): `SCORED`, `CORESET` or `AUDIT`.
         *inputs (`str`, *optional*): What the command reads, which is never replaced.
 
     Returns:
@@ -198,12 +200,15 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
 
 
 def save(dataset: "Dataset", path: Path, recipe: dict[str, Any]) -> None:
-    """Saves a dataset with its recipe; until all of it is on disk, the earlier one stays."""
+    """Saves a dataset with its recipe, an audit as one Parquet file; until all is on disk, the earlier one stays."""
     # Locked until it is in its place.
     with ExitStack() as held, files.replacing(path) as temporary:
         temporary.mkdir()
         held.enter_context(_held(temporary, str(path)))
-        dataset.save_to_disk(str(temporary))
+        if AUDIT in recipe:
+            dataset.to_parquet(str(temporary / AUDITED))
+        else:
+            dataset.save_to_disk(str(temporary))
         files.write_json(temporary / files.RECIPE, recipe)
 
 
@@ -214,10 +219,10 @@ def recipe_beside(folder: str | Path) -> dict[str, Any]:
 
 
 def _kind(path: Path) -> str | None:
-    if not (path / "state.json").is_file():
+    if not any((path / name).is_file() for name in ("state.json", AUDITED)):
         return None
     recipe = recipe_beside(path)
-    return next((kind for kind in (CORESET, SCORED) if kind in recipe), None)
+    return next((kind for kind in (AUDIT, CORESET, SCORED) if kind in recipe), None)
 
 
 def _unfinished(path: Path) -> list[Path]:

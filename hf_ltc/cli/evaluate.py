@@ -69,6 +69,7 @@ class Evaluate(Command):
     def _quick(self) -> Results:
         from ..evaluation.folder import JUDGEMENTS, check_free
         from ..evaluation.judge.rows import judge_fractions
+        from ..evaluation.methods import METHODS
         from ..trajectories.value import Trajectories
 
         usual = EvaluateConfig()
@@ -92,22 +93,29 @@ class Evaluate(Command):
         write_json(folder / JUDGEMENTS, values)
         text = [*map(str, found), HOW_OFTEN, f"In {folder}: {JUDGEMENTS}."]
         names = [each.name for each in found[0].candidates]
-        following: Evaluate | Push
+        following: list[Command | str] = []
         if recipe.config.model and has_test_rows(recipe.dataset, self.dataset):
             others = [name for name in names if name not in self.config.members]
             config = dataclasses.replace(self.config, models=[recipe.config.model], baselines=others)
-            following = dataclasses.replace(self, config=config, quick=False, judge_steps=None)
-        else:
-            following = Push(
-                run=path,
-                repo_id=repository_name(recipe.dataset),
-                fractions=list(self.config.fractions),
-                dataset=self.dataset,
-                private=True,
-                losses=self.losses,
-                balance=self.config.balance,
+            following.append(dataclasses.replace(self, config=config, quick=False, judge_steps=None))
+        elif {each.kept for each in found} == {names[0]}:
+            method = METHODS[names[0]]
+            following.append(
+                Push(
+                    run=path,
+                    repo_id=repository_name(recipe.dataset),
+                    fractions=list(self.config.fractions),
+                    dataset=self.dataset,
+                    private=True,
+                    variant=VariantOptions.of_variant(method.variant),
+                    losses=self.losses,
+                    balance=self.config.balance,
+                    typical=method.typical,
+                )
             )
-        return Results({"output_dir": str(folder), **values}, text, [following])
+        else:
+            text.append("To keep what is ahead: hf-ltc score this run, then hf-ltc select --judge.")
+        return Results({"output_dir": str(folder), **values}, text, following)
 
     def _evaluation(self) -> Results | None:
         from ..evaluation.evaluate import evaluate_coresets

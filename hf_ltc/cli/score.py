@@ -76,7 +76,7 @@ class Score(Command):
         variant = self.variant.given()
         scored = run.score(train, balance=self.balance, typical=self.typical, baselines=self.baseline, **variant)
         known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
-        each = scores_by_run(run, **variant)
+        each = scores_by_run(run.runs, run.rows, **variant)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
         hard = hard_first(ltc_scores(run, **variant), run)
@@ -264,12 +264,21 @@ class Select(Command):
         return scored, {**kept, **changed, **budget, "score_column": column}, judgement
 
     def _with_margins(self, scored: "Dataset", made: Mapping[str, Any]) -> "Dataset":
-        """The rows with their margins, if the run directory is where it was and has them."""
+        """The rows with their margins, if the run directory is where it was and still has the recording of them."""
+        import numpy as np
+
+        from ..data.columns import LOSS_TRAJECTORY
+        from ..trajectories.tables import by_epoch
         from ..trajectories.value import Trajectories
 
         with suppress(InputError):
-            run = Trajectories.load(str(made.get("run")), losses=_losses(made))
-            return run.attach(scored, ["margin"])
+            if "run" in made:
+                run = Trajectories.load(made["run"], losses=_losses(made))
+                with_margins = run.attach(scored, ["margin"])
+                rows = np.flatnonzero(run.positions(scored) >= 0)
+                one, other = (by_epoch(each.select(rows), LOSS_TRAJECTORY) for each in (scored, with_margins))
+                if np.array_equal(one, other, equal_nan=True):
+                    return with_margins
         return scored
 
     def _next(

@@ -219,10 +219,14 @@ def mean_probability(losses: np.ndarray) -> np.ndarray:
 
     Checkpoints of runs that did not record a row are NaN, and not counted.
     """
-    probability = np.exp(-losses)
-    means = probability.mean(axis=1, dtype=np.float64)
+    return recorded_mean(np.exp(-losses))
+
+
+def recorded_mean(values: np.ndarray) -> np.ndarray:
+    """The mean of each row's values, float64 `(N,)` of float32 `(N, L)`, over those that are not NaN."""
+    means = values.mean(axis=1, dtype=np.float64)
     if len(some := np.flatnonzero(np.isnan(means))):
-        part = probability[some]
+        part = values[some]
         with np.errstate(invalid="ignore"):
             means[some] = np.nansum(part, axis=1, dtype=np.float64) / np.count_nonzero(~np.isnan(part), axis=1)
     return means

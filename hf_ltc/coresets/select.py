@@ -17,7 +17,7 @@ from ..data.labels import class_names, find_label_column, read_labels
 from ..scores.mapped_batches import ARROW, on_host
 from ..scores.reliability import doubt_of_hard
 from ..utils.errors import InputError, LTCWarning
-from .choose import Coverage, Selection, choose, mean_probability, rank
+from .choose import Coverage, Selection, choose, mean_probability, rank, recorded_mean
 from .order import Balance, Keep
 
 _COLUMNS = ("score_column", "rank_column", "label_column")
@@ -305,7 +305,7 @@ def _warn_of_hard(dataset: Dataset, chosen: "_Chosen", labels: np.ndarray | None
         return
     # A choice without classes may be of rows that have none: all are one class then.
     labels = np.zeros(len(pool), dtype=np.int64) if labels is None else labels
-    losses = _of_trajectories(stored, lambda each: each.mean(axis=1, dtype=np.float64))
+    losses = _of_trajectories(stored, recorded_mean)
     if (doubt := doubt_of_hard(chosen.kept[pool], losses[pool], labels[pool])) is not None:
         warnings.warn(doubt, LTCWarning, stacklevel=4)
 

@@ -64,4 +64,4 @@ def hold_out(
 
 def evenly_spaced(n: int, count: int) -> np.ndarray:
     """At most `count` of the positions 0 to n - 1, the first and the last included: int64, increasing."""
-    return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
+    return np.arange(n) if n <= count else np.unique(np.linspace(0, n - 1, count).round().astype(np.int64))

@@ -144,12 +144,12 @@ def _same_rows(one: Identity, other: Identity) -> bool:
     return bool(one.content) and (one.rows, one.labels, one.content) == (other.rows, other.labels, other.content)
 
 
-def subset_size(data: EvaluatedDataset, fraction: float) -> int:
+def subset_size(labels: np.ndarray, fraction: float) -> int:
     """The number of rows of a budget, which must be enough for one of each class."""
-    size, classes = coreset_size(len(data.rows), fraction), len(np.unique(data.labels))
+    size, classes = coreset_size(len(labels), fraction), len(np.unique(labels))
     if size < classes:
         raise InputError(
-            f"`fractions` {fraction:g} of the {len(data.rows)} candidate rows is {size} rows, fewer than "
+            f"`fractions` {fraction:g} of the {len(labels)} candidate rows is {size} rows, fewer than "
             f"the {classes} classes: raise it"
         )
     return size

@@ -95,7 +95,7 @@ def evaluate_coresets(
     # Of the recordings as they are, before their rows are put into the order of the dataset.
     recordings = named_recordings(folder, _named(runs))
     data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
-    sizes = {fraction: subset_size(data, fraction) for fraction in config.fractions}
+    sizes = {fraction: subset_size(data.labels, fraction) for fraction in config.fractions}
     scored = score_all(methods, data.sources)
     settings = _settings(config, data, {name: source_of(name, *each) for name, each in recordings.items()})
     check_folder(folder, settings)

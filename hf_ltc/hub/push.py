@@ -259,7 +259,7 @@ def with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant:
             )
     recipe: dict[str, Any] = {**run.recipe, "reliability": None}
     if variant is not None and len(run.lengths) > 1:
-        each = scores_by_run(run, **variant)
+        each = scores_by_run(run.runs, run.rows, **variant)
         recipe["reliability"] = reliability_of(each, run.labels).to_dict()
     family = None if variant is None else Variant.from_dict(variant)
     return replace(entry, family=family, run=Recipe.from_dict(public_recipe(recipe)))

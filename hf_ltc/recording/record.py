@@ -102,7 +102,8 @@ def _check_rotation(config: RecordConfig, validation: Dataset | None) -> None:
             f"`rotate_validation` with `runs` {runs}: no other run records the rows that this one holds out, so raise "
             "`runs`, or leave it out"
         )
-    if share * runs > runs - 1:
+    # At the limit itself, where parts of a class are rounded, a row may be in all of them.
+    if share * runs > runs - 1 or (share > 0.5 and share * runs == runs - 1):
         raise InputError(
             f"`rotate_validation` with `validation_fraction` {share:g} and `runs` {runs} holds rows out of every run: "
             "lower `validation_fraction`, or raise `runs`"

@@ -102,20 +102,21 @@ def reliability_of(scores: Sequence[np.ndarray], labels: np.ndarray) -> Reliabil
     return Reliability(float(np.mean(pairs)), spearman_brown(float(np.mean(pairs)), len(scores)), len(scores), pairs)
 
 
-def scores_by_run(trajectories: RecordedColumns, **variant: Any) -> list[np.ndarray]:
+def scores_by_run(runs: Sequence[RecordedColumns], rows: np.ndarray, **variant: Any) -> list[np.ndarray]:
     """The scores of all rows by each of several runs.
 
     Args:
-        trajectories ([`Trajectories`]): The recording.
+        runs (`Sequence[Trajectories]`): The runs.
+        rows (`np.ndarray`): int64 `(N,)`, the row numbers of all of them, increasing.
         **variant: As for [`ltc_scores`].
 
     Returns:
         `list[np.ndarray]`: float32 `(N,)` each, NaN for rows that the run did not record.
     """
     found = []
-    for run in trajectories.runs:
-        scores = np.full(len(trajectories.rows), np.nan, dtype=np.float32)
-        scores[np.searchsorted(trajectories.rows, run.rows)] = ltc_scores(run, **variant)
+    for run in runs:
+        scores = np.full(len(rows), np.nan, dtype=np.float32)
+        scores[np.searchsorted(rows, run.rows)] = ltc_scores(run, **variant)
         found.append(scores)
     return found
 
@@ -212,7 +213,7 @@ def warn_of_scores(
         kept (`np.ndarray`): bool `(N,)`, a small coreset by these scores.
     """
     if len(runs) > 1:
-        found = reliability_of(scores_by_run(trajectories, **variant), trajectories.labels)
+        found = reliability_of(scores_by_run(runs, trajectories.rows, **variant), trajectories.labels)
         warn_of_reliability(found, stacklevel=3)
     else:
         say_unknown()

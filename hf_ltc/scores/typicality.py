@@ -45,9 +45,12 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
     """
     check_recorded(trajectories)
     found = _read(trajectories.losses, typical_spans(trajectories))
-    searched = evenly_spaced(len(found.dual), _SEARCHED)
-    best = _Found(found.probability[searched], found.dual[searched], found.chance[searched])
-    return _keys(found, _mean_of_best(best, trajectories))
+    _require_finite(found, trajectories)
+    searched = found
+    if (n := len(found.dual)) > _SEARCHED:
+        rows = evenly_spaced(n, _SEARCHED)
+        searched = _Found(found.probability[rows], found.dual[rows], found.chance[rows])
+    return _keys(found, _mean_of_best(searched))
 
 
 def typical_probability(trajectories: Recorded) -> float:
@@ -64,7 +67,8 @@ def typical_probability(trajectories: Recorded) -> float:
     check_recorded(trajectories)
     searched = evenly_spaced(trajectories.losses.shape[1], _SEARCHED)
     found = _read(trajectories.losses, typical_spans(trajectories), searched)
-    return _mean_of_best(found, trajectories)
+    _require_finite(found, trajectories)
+    return _mean_of_best(found)
 
 
 def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], probability: float) -> np.ndarray:
@@ -139,13 +143,15 @@ def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]],
     with np.errstate(all="ignore"):
         for start, trained, stop in spans:
             windows = _Windows(min(WINDOW, stop - trained), n)
-            absent = _absent(table[start]) if len(spans) > 1 else None
-            if absent is not None:
-                seen[absent] -= stop - start
-                runs[absent] -= 1
+            absent: np.ndarray | None = None
             for t in range(start, stop):
                 # Zero may have a sign.
                 losses = np.ascontiguousarray(table[t], dtype=np.float32) + np.float32(0)
+                if t == start and len(spans) > 1 and (missing := np.isnan(losses)).any():
+                    # Rows that this one of several runs did not record.
+                    absent = missing
+                    seen[absent] -= stop - start
+                    runs[absent] -= 1
                 if absent is None:
                     finite &= np.isfinite(losses)
                     hashed += losses.view(np.uint32) * factors[t]
@@ -162,12 +168,6 @@ def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]],
         found.probability[part] = np.where(finite, summed / seen, np.nan)
         found.dual[part] = dual / runs
     found.chance[part] = np.maximum(mixed(hashed), 2.0**-54)
-
-
-def _absent(losses: Any) -> np.ndarray | None:
-    """Which rows one of several runs did not record, by their losses at its first checkpoint, if there are any."""
-    absent = np.isnan(np.asarray(losses))
-    return absent if absent.any() else None
 
 
 class _Windows:
@@ -196,9 +196,12 @@ class _Windows:
             self.count += 1
 
 
-def _mean_of_best(found: _Found, trajectories: Recorded) -> float:
+def _require_finite(found: _Found, trajectories: Recorded) -> None:
     if not np.isfinite(found.probability).all():
         raise losses_not_finite(trajectories, trajectories.losses)
+
+
+def _mean_of_best(found: _Found) -> float:
     best = np.lexsort((-found.probability, -found.dual))[:_BEST]
     return float(found.probability[best].mean())
 

@@ -129,7 +129,11 @@ def per_sample_metrics(
             made.append((margin > 0).float())
         elif name == "predicted":
             # Classes that no row has may have no logit, and logits no class.
-            of_classes = logits if outputs is None else logits[:, outputs[outputs < logits.shape[1]]]
+            of_classes = logits
+            if outputs is not None:
+                # Without a mask as index, whose number of columns the device would be asked for.
+                there = logits[:, outputs.clamp(max=logits.shape[1] - 1)]
+                of_classes = there.masked_fill(outputs >= logits.shape[1], -torch.inf)
             made.append(of_classes.argmax(1))
         else:
             error = logits.softmax(1)

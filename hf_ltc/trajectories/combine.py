@@ -61,8 +61,9 @@ def _with_each_row(runs: Sequence["Trajectories"]) -> list["Trajectories"]:
     Their rows are those that one of them recorded, and all others recorded or held out.
     """
     rows = reduce(np.union1d, [run.rows for run in runs])
-    for run in runs:
-        rows = rows[np.isin(rows, np.union1d(run.rows, run.validation_rows))]
+    # Of several runs together, what one held out another recorded.
+    for one in (each for run in runs for each in (run.runs if len(run.lengths) > 1 else [run])):
+        rows = rows[np.isin(rows, np.union1d(one.rows, one.validation_rows))]
     held = reduce(np.union1d, [run.validation_rows for run in runs])
     places = [_places(run.rows, rows) for run in runs]
     held_places = [_places(run.validation_rows, held) for run in runs]

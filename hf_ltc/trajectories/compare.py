@@ -40,7 +40,7 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **variant: Any) -> 
         raise InputError(
             "reliability needs two runs or more of different seeds: record with `RecordConfig.runs` 2 or more"
         )
-    found = reliability_of(scores_by_run(together, **variant), together.labels)
+    found = reliability_of(scores_by_run(together.runs, together.rows, **variant), together.labels)
     warn_of_reliability(found)
     return found
 

@@ -140,9 +140,12 @@ class EpochTable(Sequence[np.ndarray]):
 
 def placed(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The last axis of float32 values at some places; NaN where the place is -1."""
-    found = np.full((*values.shape[:-1], len(places)), np.nan, dtype=np.float32)
-    known = places >= 0
-    found[..., known] = values[..., places[known]]
+    gone = places < 0
+    if gone.all():
+        return np.full((*values.shape[:-1], len(places)), np.nan, dtype=np.float32)
+    found = values[..., places].astype(np.float32, copy=False)
+    if gone.any():
+        found[..., gone] = np.nan
     return found
 
 

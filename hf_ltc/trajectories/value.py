@@ -303,11 +303,11 @@ class Trajectories(ExchangeMixin):
         """
         is_list = not isinstance(baselines, str) and len(set(baselines)) == len(baselines)
         require(is_list, "baselines", baselines, "a list of different names")
-        # Before the dataset is looked at: whether all that is asked for was recorded.
-        known = {f"{name}_score": scorers.baseline_scores(self, name) for name in baselines}
-        where = self.positions(dataset, id_column)
         # Read once, where it is on disk: the column needs it whole.
         run = dataclasses.replace(self, losses=np.asarray(self.losses))
+        # Before the dataset is looked at: whether all that is asked for was recorded.
+        known = {f"{name}_score": scorers.baseline_scores(run, name) for name in baselines}
+        where = self.positions(dataset, id_column)
         scores = ltc.ltc_scores(run, preset=preset, **variant)
         columns: dict[str, tuple[Any, object]] = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where)}
         known = {LTC_SCORE: scores, typicality_name(LTC_SCORE): typicality.ltc_typicality(run), **known}

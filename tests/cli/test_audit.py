@@ -75,12 +75,15 @@ def test_what_is_refused(place, tmp_path, capsys):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "recipe.json").write_text("{}")
     before = tree(tmp_path)
     output = ["--output", tmp_path / "found"]
     for line, message in [
         (["nothing"], "no run directory 'nothing'"),
-        ([place / "run", "--output", tmp_path / "taken"], f"--output '{tmp_path / 'taken'}' holds 'notes.txt'"),
-        ([place / "run", "--output", tmp_path / "file"], f"--output '{tmp_path / 'file'}' is a file"),
+        ([place / "run", "--output", tmp_path / "taken"], f"--output '{tmp_path / 'taken'}' exists already"),
+        ([place / "run", "--output", tmp_path / "file"], f"--output '{tmp_path / 'file'}' exists already"),
+        ([place / "run", "--output", tmp_path / "recipe"], f"--output '{tmp_path / 'recipe'}' exists already"),
         ([place / "run", "--output", place], f"--output '{place}' holds '{place / 'run'}', which is read"),
         ([place / "run", *output, "--fraction", "1.5"], "--fraction is 1.5: it must be inside (0, 1)"),
         ([place / "run", *output, "--dataset", place / "nowhere"], "nowhere"),

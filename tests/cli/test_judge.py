@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from tests.judging import recorded
 pytest_plugins = ["tests.hub_fixtures"]
 CANDIDATES = [DEFAULT_METHOD, *OTHERS]
 STEPS = ["--judge-steps", "3"]
+KEEP = "To keep what is ahead: hf-ltc score this run, then hf-ltc select --judge."
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +198,9 @@ def test_a_quick_evaluation_needs_no_test_rows(place, tmp_path, capsys, run):
     assert [each.startswith("Judged at ") for each in said[:2]] == [True, True]
     assert said[3] == f"In {tmp_path / 'out'}: judgements.json."
     if run == "no-test":
-        assert said[4] == f"Next: hf-ltc push {place / run} alone-ltc --fractions 0.2 0.4 --private"
+        kept = {each["kept"] for each in found["judgements"]}
+        push = f"Next: hf-ltc push {place / run} alone-ltc --fractions 0.2 0.4 --private --typical 0.1"
+        assert said[4] == (push if kept == {DEFAULT_METHOD} else KEEP)
         return
     # The same candidates, tested: in the same folder.
     expected = f"Next: hf-ltc evaluate {place / run} --models test_resnet --fractions 0.2 0.4 --baselines"
@@ -208,6 +213,31 @@ def test_a_quick_evaluation_needs_no_test_rows(place, tmp_path, capsys, run):
     succeeds(capsys, *line)
 
 
+def test_a_quick_evaluation_pushes_only_what_it_would_keep(place, tmp_path, capsys, best):
+    line = ["evaluate", place / "no-test", "--fractions", "0.2", "--quick", "--output-dir", tmp_path / "out"]
+    assert succeeds(capsys, *line).splitlines()[-1].endswith(" --private --typical 0.1")
+    best.name = "random"
+    assert succeeds(capsys, *line).splitlines()[-1] == KEEP
+    best.name, best.calls = DEFAULT_METHOD, 0
+    last = succeeds(capsys, *line, "--members", "das").splitlines()[-1]
+    assert last.endswith(" --private --weighting none --typical 0")
+
+
+def test_margins_of_another_recording_are_not_taken(place, tmp_path, capsys, best):
+    """A recording that was made anew in the folder of the one that was scored."""
+    shutil.copytree(place / "run", tmp_path / "run")
+    assert main(["score", str(tmp_path / "run"), "--output", str(tmp_path / "scored")]) == 0
+    capsys.readouterr()
+    line = ["select", tmp_path / "scored", "--fraction", "0.2", "--judge", *STEPS, "--output", tmp_path / "kept"]
+    names = [each["name"] for each in as_json(capsys, *line)["judge"]["candidates"]]
+    assert names == CANDIDATES
+    other = Trajectories.load(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    replace(other, losses=other.losses + 1).save(tmp_path / "run")
+    names = [each["name"] for each in as_json(capsys, *line)["judge"]["candidates"]]
+    assert names == [each for each in CANDIDATES if each != "ccs"]
+
+
 def test_bad_input_of_a_quick_evaluation(place, tmp_path, capsys, best):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").touch()
@@ -217,6 +247,7 @@ def test_bad_input_of_a_quick_evaluation(place, tmp_path, capsys, best):
         ([place / "run", *out, "--iterations", "5"], "--iterations 5 goes not with --quick"),
         ([place / "run", *out, "--no-augment"], "--augment False goes not with --quick"),
         ([place / "run", *out, "--members", "best"], "no method 'best'"),
+        ([place / "run", *out, "--fractions", "0.01"], "is 1 rows, fewer than the"),
         ([place / "run", place / "no-test", *out], "--quick takes one RUN, and 2 are given"),
         ([place / "run", "--quick", "--output-dir", tmp_path / "taken"], "holds other files and no evaluation.json"),
         ([place / "run", *out, "--fractions", "0.2", "1"], "all 120 candidate rows are kept"),

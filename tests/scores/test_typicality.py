@@ -155,8 +155,10 @@ def test_a_scorer_gives_any_kind_of_batch_both_columns():
         assert list(mapping[name]) == table[name].to_pylist() and mapping[name][4] is None
 
 
+@pytest.mark.parametrize("searched", [2**21, 3])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_losses_that_are_not_finite_are_named(value):
+def test_losses_that_are_not_finite_are_named(monkeypatch, value, searched):
+    monkeypatch.setattr(typicality, "_SEARCHED", searched)
     run = make_run(n=40, lengths=(12,))
     run.losses[7, 9] = value
     with pytest.raises(InputError, match=r"epoch 7 has 1 losses that are not finite \(rows 19\)"):

@@ -16,7 +16,7 @@ from hf_ltc.scores.reliability import within_class_spearman
 from hf_ltc.scores.scorers import BaselineScorer, LTCScorer, baseline_scores
 from hf_ltc.trajectories.compare import reliability, stability
 from hf_ltc.trajectories.value import Trajectories
-from hf_ltc.utils.errors import InputError
+from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.helpers import error_of, refused
 from tests.scores.recordings import VARIANTS, WEIGHED, directly, pearson
 from tests.trajectories.recordings import CLASSES, FLAT, ROWS, assert_equal, dataset, labels_of, make, rotated
@@ -301,7 +301,30 @@ def test_validation_losses_that_are_missing_in_part_or_of_a_whole_run_are_a_faul
     )
     losses[5:] = np.nan
     broken = dataclasses.replace(together, validation_losses=losses)
-    assert error_of(ltc_scores, broken)
+    assert "validation losses that are not finite" in error_of(ltc_scores, broken)
+    # The third of three halves is the first one again.
+    together = Trajectories.average(rotated(count=3, fraction=0.5))
+    losses = together.validation_losses.copy()
+    losses[10:] = np.nan
+    broken = dataclasses.replace(together, validation_losses=losses)
+    assert "run 2 has no validation losses" in error_of(ltc_scores, broken)
+
+
+def test_hard_rows_are_warned_of_whichever_run_held_them_out():
+    together = Trajectories.average(rotated(count=5))
+    scored = together.score(dataset(), typical=0, baselines=["mean_loss"])
+    with pytest.warns(LTCWarning, match="has the hardest ones"):
+        select_coreset(scored, fraction=0.15, score_column="mean_loss_score", typical=0)
+
+
+def test_rows_that_were_left_out_of_several_runs_stay_out():
+    each = rotated(count=3)
+    some = np.intersect1d(each[0].rows, each[1].rows)
+    part = Trajectories.average(each[:2]).take_rows(some[::2])
+    together = Trajectories.average([part, each[2]])
+    np.testing.assert_array_equal(together.rows, Trajectories.average([*part.runs, each[2]]).rows)
+    assert np.isin(together.rows, np.union1d(part.rows, each[2].rows)).all()
+    assert not np.isin(some[1::2], together.rows).any()
 
 
 @pytest.mark.parametrize(

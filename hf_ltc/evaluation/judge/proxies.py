@@ -1,6 +1,7 @@
 """Small models that are trained on several coresets, and the coreset that is kept by their accuracies.
 
-A coreset is judged by what it is for: a proxy, the source model for a quarter of the target's steps, is trained on it.
+A coreset is judged by what it is for: a proxy, the source model for at most a quarter of the target's steps and few in
+any case, is trained on it.
 All are tested on the same rows: the validation samples, and a fifth of each class that no coreset is chosen from.
 """
 

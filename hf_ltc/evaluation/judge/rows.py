@@ -24,7 +24,7 @@ from ...trajectories.value import Trajectories
 from ...utils.environment import usual_torch
 from ...utils.errors import InputError
 from ...utils.processes import rank
-from ..dataset import candidate_rows
+from ..dataset import candidate_rows, subset_size
 from ..sources import recording_seconds
 from ..target import own_accelerator
 from .choices import by_columns, by_method, if_there, with_others
@@ -217,7 +217,7 @@ def judge_fractions(
     labels = read_labels(train, label_column, recorded.names or class_names(train, label_column))
     _, aligned = candidate_rows(config, {"run": run}, train, labels)
     placed = aligned["run"]
-    sizes = [coreset_size(len(placed), fraction) for fraction in config.fractions]
+    sizes = [subset_size(placed.labels, fraction) for fraction in config.fractions]
     # All budgets before any model is trained.
     for size in sizes:
         check_size(size, len(placed))

@@ -15,8 +15,8 @@ from typing import Any
 # Chosen on digits, Fashion-MNIST and CIFAR-100, with two proxies (benchmarks/judge.py says how often the choice is
 # right): of the highest accuracy alone, luck takes back what the choice gains.
 MARGIN = 0.015
-# Standard errors above chance.
-_CLEARLY = 3.0
+# Standard errors: above the share of the most frequent class, and of a difference that is said to be no chance.
+_CLEARLY, _CHANCE = 3.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,12 @@ class Judgement:
                 f"{first.name} is kept as it is; train for more steps (`judge_steps`)"
             )
         elif kept is not first:
-            ahead = f"{100 * (kept.mean - first.mean):.1f} points"
-            said.append(f"{kept.name} is kept: it is ahead of {first.name} by {ahead}, more than {points}{noise}")
+            gap = kept.mean - first.mean
+            doubt = ", which may be chance" if self.error is not None and gap < _CHANCE * self.error else ""
+            said.append(
+                f"{kept.name} is kept: it is ahead of {first.name} by {100 * gap:.1f} points, more than {points}"
+                f"{noise}{doubt}"
+            )
         elif others := self.candidates[1:]:
             best = max(others, key=lambda each: each.mean)
             gap = 100 * (best.mean - first.mean)
