@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from data import SIZES
 from datasets import ClassLabel, Dataset, Features, Image
 from filelock import FileLock, Timeout
 from recordings import DATASETS, provenance
@@ -81,14 +82,14 @@ def out_of_fold(rows: Dataset, name: str, labels: np.ndarray, seed: int) -> np.n
     """Each row's probabilities by a model that was trained on the other folds, float32 (N, C)."""
     accelerator, classes = Accelerator(cpu=True), rows.features["label"].num_classes
     options = {"device": torch.device("cpu"), "channels_last": True, "cache": "always"}
-    images = image_batches(StoredImages(rows, "image", DATASETS[name]), labels, **options)
+    images = image_batches(StoredImages(rows, "image", SIZES[name]), labels, **options)
     fold = np.random.default_rng([seed, 7]).permutation(len(labels)) % FOLDS
     probabilities = np.full((len(labels), classes), np.nan, dtype=np.float32)
     for k in range(FOLDS):
         inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         config = TrainingConfig(epochs=EPOCHS, batch_size=BATCH, seed=seed)
         set_seed(seed)
-        model = create_model(MODEL, classes, DATASETS[name], stem=STEM)
+        model = create_model(MODEL, classes, SIZES[name], stem=STEM)
         decay = averaging_decay("averaged", None, steps_per_epoch(len(inside), config, 1))
         state = prepare_training(model, len(inside), config, accelerator, average_decay=decay, channels_last=True)
         train = images.take(inside)

@@ -119,6 +119,12 @@ class RecordConfig:
         "Per-sample metrics to record beside the loss: margin, correct, el2n for the baselines; predicted, the class "
         "that the model gives a row, for hf-ltc audit.",
     )
+    features: bool = option(
+        False,
+        "Keep what the source model's last layer sees of every row, at the weights of validation losses: for "
+        "near-duplicates in hf-ltc audit, and for maps. Of several `runs` those of the first. A finished run gets "
+        "them too.",
+    )
 
     validation_fraction: Part = option(0.1, "Without a validation split: the share of each class that is held out.")
     validation_per_class: Count = option(50, "Without a validation split: the most rows of a class that are held out.")
@@ -193,6 +199,8 @@ RESUME_MAY_CHANGE = frozenset(
     {
         *("output_dir", "num_workers", "cache_images", "cache_budget", "report_to", "runs", "allow_shared_rows"),
         "rotate_validation",
+        # They are made after all else, of a run that has ended too.
+        "features",
     }
 )
 

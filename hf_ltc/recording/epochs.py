@@ -1,16 +1,22 @@
-"""What is recorded of an epoch and when: by the training itself, and by passes over the rows before and after it."""
+"""What is recorded and when: by the training itself, and by passes over the rows, before and after each epoch and
+after the last."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from ..config import RecordConfig
-from ..training.forward import Batches, evaluate
+from ..training.forward import Batches, evaluate, features_of
 from ..training.metrics import per_sample_metrics
-from ..utils.processes import Processes
+from ..trajectories.features import write_features
+from ..utils import files
+from ..utils.processes import Processes, failing_together, progress_bar, stoppable, together
 from .recorder import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder
 
 # What is recorded of a row by the choice of `losses`.
@@ -81,3 +87,46 @@ class EpochPasses:
         if split == TRAIN:
             further = per_sample_metrics(self.config.signals, logits, labels, self.outputs)
         self.recorder.add(split, positions, losses, *further)
+
+
+def record_features(
+    folder: Path,
+    model: nn.Module,
+    batches: Mapping[str, Batches],
+    accelerator: Accelerator,
+    batch_size: int,
+    classes: int,
+) -> None:
+    """Writes the features of the rows and the validation samples beside a finished recording: both, or nothing.
+
+    Args:
+        folder (`Path`): The run directory.
+        model (`torch.nn.Module`): The source model, on the device.
+        batches (`Mapping[str, Batches]`): The rows and the validation samples.
+        accelerator (`accelerate.Accelerator`): The processes, all of which have to come here.
+        batch_size (`int`): Batch size per process.
+        classes (`int`): Number of logits.
+
+    Raises:
+        InputError: for a model without a last linear layer, and for features that float16 cannot hold.
+    """
+    started = time.perf_counter()
+    total = sum(len(each) for each in batches.values())
+    bar = progress_bar(accelerator, "features", "row", total, leave=False)
+    with failing_together(accelerator), stoppable(folder) as stop:
+
+        def each_batch(rows: int) -> None:
+            stop()
+            bar.update(rows * accelerator.num_processes)
+
+        found = {
+            split: features_of(model, each, accelerator, batch_size, classes, each_batch)
+            for split, each in batches.items()
+        }
+        with together(accelerator):
+            if accelerator.is_main_process:
+                recipe = files.read_json(folder / files.RECIPE)
+                seconds = {**recipe["seconds"], "features": round(time.perf_counter() - started, 2)}
+                files.write_json(folder / files.RECIPE, {**recipe, "seconds": seconds})
+                write_features(folder, found, recipe["run"])
+    bar.close()

@@ -70,7 +70,14 @@ def record(
     files.check_free(folder, run_dir.seed_folders)
     cached: dict[str, ImageBatches] = {}
     seeds = [
-        dataclasses.replace(config, seed=seed, runs=1, output_dir=str(folder / f"seed-{seed}"))
+        dataclasses.replace(
+            config,
+            seed=seed,
+            runs=1,
+            output_dir=str(folder / f"seed-{seed}"),
+            # What two models see cannot be compared: those of one are enough.
+            features=config.features and seed == config.seed,
+        )
         for seed in range(config.seed, config.seed + config.runs)
     ]
     for one in seeds:

@@ -25,11 +25,12 @@ from ..training.forward import averaging_decay
 from ..training.grey import recorded_grey_range
 from ..trajectories import run_dir
 from ..trajectories.compare import stability
+from ..trajectories.features import FEATURES
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.processes import failing_together, progress_bar, stoppable, together
-from .epochs import LOSS_NAMES, EpochPasses
+from .epochs import LOSS_NAMES, EpochPasses, record_features
 from .recorder import TRAIN, may_hold
 from .resume import CHECKPOINT, is_finished, resume, write_checkpoint
 from .rows import ImageRows
@@ -68,7 +69,8 @@ class SourceRun:
             is_finished(other, recipe, "seed")
         if run_dir.seed_folders(self.path):
             raise InputError(f"`output_dir` {str(self.path)!r} holds several runs: give `runs`, or another folder")
-        if is_finished(self.path, recipe):
+        finished = is_finished(self.path, recipe)
+        if finished and not self._lacks_features():
             return Trajectories.load(self.path)
         files.check_free(self.path, may_hold)
         if config.compile:
@@ -77,7 +79,10 @@ class SourceRun:
         set_seed(config.seed)
         # Made before anything is written, so that an unknown model leaves no run directory behind.
         classes, size = len(self.data.names), self.images.train.size
-        model = models.create_model(config.model, classes, size, stem=config.stem, pretrained=config.pretrained)
+        if finished:
+            model = models.load_model(self.path / _SOURCE_MODEL, averaged=self.decay is not None)
+        else:
+            model = models.create_model(config.model, classes, size, stem=config.stem, pretrained=config.pretrained)
         # Decoded before anything is written too, so that a bad image leaves none behind.
         paths = [path / files.RECIPE for path in (self.path, *others)]
         before = [Recipe.read(path) for path in paths if path.exists()]
@@ -87,6 +92,8 @@ class SourceRun:
         recorded = recorded_grey_range(before)
         recipe["training"] |= {"grey_range": self.batches[TRAIN].stored.grey_range} if recorded is None else recorded
         with self._alone():
+            if finished:
+                return self._with_features(model.to(accelerator.device))
             return self._run(model, recipe)
 
     def _run(self, model: nn.Module, recipe: dict[str, Any]) -> Trajectories:
@@ -116,8 +123,19 @@ class SourceRun:
                 self.recorder.publish(0, self.recorder.collect(0))
             self._train(state, passes, stop)
         trajectories = self._finish(state)
+        if self._lacks_features():
+            # Made last, so that nothing that was recorded depends on them.
+            trajectories = self._with_features(self._weights(state))
         loop.release(state, accelerator)
         return trajectories
+
+    def _lacks_features(self) -> bool:
+        return self.config.features and not (self.path / FEATURES).exists()
+
+    def _with_features(self, model: nn.Module) -> Trajectories:
+        batch_size, classes = self.config.eval_batch_size, len(self.data.names)
+        record_features(self.path, model, self.batches, self.accelerator, batch_size, classes)
+        return Trajectories.load(self.path)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Forward passes that losses are recorded from: with which weights, and on which process which rows."""
+"""Forward passes that losses and features are recorded from: with which weights, and on which process which rows."""
 
 import math
 import random
@@ -9,15 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather, gather_object
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
 from ..utils.errors import InputError
-from ..utils.processes import Processes
+from ..utils.processes import Processes, together
 from .workers import workers_watched
 
+# Rows that a process sends at once.
+_BLOCK = 2**14
 # Called with positions `(B,)`, float32 cross-entropy losses `(B,)` without label smoothing, float32 logits `(B, C)`
 # and labels `(B,)` of a forward pass, all detached and on the device.
 Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Any]
@@ -126,6 +128,123 @@ def logits_of(outputs: Any, classes: int) -> torch.Tensor:
             f"num_labels={classes}"
         )
     return logits.float()
+
+
+@contextmanager
+def classifier_inputs(model: nn.Module, classes: int) -> Iterator[Callable[[], torch.Tensor]]:
+    """Looks on while a classifier runs: what its last linear layer gets, penultimate features, `(B, D)`.
+
+    That is the same in all libraries, where names and methods differ: timm's `forward_head(..., pre_logits=True)`
+    gives it, and in transformers it is the pooled last hidden state. Of features with a place, in the image or in a
+    sequence, the mean is taken.
+
+    Args:
+        model (`torch.nn.Module`): The model.
+        classes (`int`): Its number of logits.
+
+    Yields:
+        `Callable[[], torch.Tensor]`: the features of the last forward pass.
+
+    Raises:
+        InputError: if no layer makes that many outputs.
+    """
+    heads = [module for module in model.modules() if _outputs(module) == classes]
+    if not heads:
+        raise InputError(
+            f"`features`: no linear layer of the model {type(model).__name__} makes {classes} logits, so that nobody "
+            "knows its features: choose another `model`, or record without `features`"
+        )
+    seen: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, given: Any) -> None:
+        # Of several layers with as many outputs the last one makes the logits.
+        seen[:] = given[:1]
+
+    def features() -> torch.Tensor:
+        (found,) = seen
+        if found.ndim == 4:
+            return found.mean((2, 3))
+        return found.mean(1) if found.ndim == 3 else found
+
+    hooks = [module.register_forward_pre_hook(keep) for module in heads]
+    try:
+        yield features
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _outputs(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return module.out_channels if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) else None
+
+
+def features_of(
+    model: nn.Module,
+    batches: Batches,
+    state: Processes,
+    batch_size: int,
+    classes: int,
+    each_batch: Callable[[int], Any] | None = None,
+) -> np.ndarray | None:
+    """The features of all rows by a model in evaluation mode, each process running it over its own part.
+
+    Args:
+        model (`torch.nn.Module`): The model, not wrapped for several processes.
+        batches ([`Batches`]): The rows, without augmentation.
+        state (`accelerate.Accelerator` or `PartialState`): The processes, all of which have to come here.
+        batch_size (`int`): Batch size per process.
+        classes (`int`): Number of logits.
+        each_batch (`Callable[[int], Any]`, *optional*): Called with the rows of each batch; it may raise to stop.
+
+    Returns:
+        `np.ndarray`: float16 `(N, D)` on the main process, `None` on all others.
+
+    Raises:
+        InputError: for a model without a last linear layer, and for features that float16 cannot hold.
+    """
+    parts: list[torch.Tensor] = []
+    with classifier_inputs(model, classes) as features:
+
+        def keep(positions: torch.Tensor, *_: torch.Tensor) -> None:
+            parts.append(features().to(torch.float16).cpu())
+            if each_batch is not None:
+                each_batch(len(positions))
+
+        # The rows come in their order: each process has its part of them, one after the other.
+        evaluate(model, batches, state, keep, batch_size)
+    found = _joined(parts, len(batches), state)
+    with together(state):
+        if found is not None and (bad := int((~torch.isfinite(found).all(1)).sum())):
+            raise InputError(
+                f"`features` of {bad} of {len(found)} rows are beyond {torch.finfo(torch.float16).max:g}, the most "
+                "that float16 holds: lower `learning_rate`, or record without `features`"
+            )
+    return None if found is None else found.numpy()
+
+
+def _joined(parts: list[torch.Tensor], rows: int, state: Processes) -> torch.Tensor | None:
+    """The parts of all processes, one below the other, on the main one."""
+    sizes = [len(part) for part in np.array_split(np.arange(rows), state.num_processes)]
+    width = parts[0].shape[1] if parts else 0
+    if state.num_processes > 1:
+        # A process without rows does not know it.
+        width = max(gather_object([width]))
+    mine = torch.zeros((max(sizes), width), dtype=torch.float16)
+    if parts:
+        torch.cat(parts, out=mine[: sizes[state.process_index]])
+    if state.num_processes == 1:
+        return mine
+    found = torch.empty((rows, width), dtype=torch.float16)
+    starts = np.cumsum([0, *sizes])
+    for first in range(0, len(mine), _BLOCK):
+        block = mine[first : first + _BLOCK].to(state.device)
+        each = gather(block).cpu().reshape(state.num_processes, len(block), width)
+        for start, size, part in zip(starts, sizes, each):
+            count = min(max(size - first, 0), len(block))
+            found[start + first : start + first + count] = part[:count]
+    return found if state.is_main_process else None
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def average(runs: Sequence["Trajectories"]) -> "Trajectories":
         lengths=tuple(length for run in aligned for length in run.lengths),
         signals={name: _stack([run.signals[name] for run in aligned]) for name in sorted(shared)},
         recipe=recipe,
+        features=next((run.features for run in runs if run.features is not None), None),
     )
 
 
@@ -166,6 +167,8 @@ def place_rows(run: "Trajectories", rows: np.ndarray, places: np.ndarray) -> "Tr
         rows=rows,
         signals={name: _columns(values, places) for name, values in run.signals.items()},
         ids=None if run.ids is None else run.ids.take(pa.array(places)),
+        # They are found by the numbers that rows had when they were recorded.
+        features=run.features if np.array_equal(rows, run.rows[places]) else None,
     )
 
 

@@ -21,13 +21,20 @@ class ExchangeMixin:
     Run directories, which recording writes, are [`Trajectories.load`] and [`Trajectories.save`].
     """
 
-    def to_dataset(self: RecordedColumns) -> DatasetDict:
+    def to_dataset(self: RecordedColumns, *, features: bool = False, projection: str | None = None) -> DatasetDict:
         """The trajectories as columns: splits `train` and `validation` with `row`, `label`, `loss_trajectory`, ....
+
+        Args:
+            features (`bool`, *optional*, defaults to `False`): As for [`Trajectories.attach`].
+            projection (`str`, *optional*): Likewise; both splits are on one map.
 
         Returns:
             `datasets.DatasetDict`: one row a sample, ids in a column `id` where there are any.
+
+        Raises:
+            InputError: if the features were not recorded.
         """
-        return tables.to_dataset(self)
+        return tables.to_dataset(self, features, projection)
 
     @classmethod
     def from_dataset(

@@ -27,6 +27,7 @@ from ..utils.files import (
     write_arrays,
     write_json,
 )
+from .features import RowFeatures
 
 FORMAT = 1
 ROWS = "rows.safetensors"
@@ -208,6 +209,7 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
         "ids": _read_ids(path),
         "recipe": values,
         "loss_name": name,
+        "features": RowFeatures.find(path, recipe.run, table["train_rows"], table["validation_rows"]),
     }
 
 
@@ -234,6 +236,8 @@ def write_run(run: RecordedColumns, folder: Path) -> None:
         arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
         arrays[VALIDATION_LOSS] = run.validation_losses[t]
         write_epoch(epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
+    if run.features is not None:
+        run.features.save(folder, recipe["run"], run.rows, run.validation_rows)
     write_json(folder / RECIPE, recipe)
 
 

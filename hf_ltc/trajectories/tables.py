@@ -15,6 +15,7 @@ from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
 from ..utils import files
 from ..utils.errors import InputError, one_line
+from .features import feature_columns, require_features
 
 # In the recipe of Parquet files: epochs, lengths, loss_name.
 LAYOUT = "layout"
@@ -50,8 +51,14 @@ def trajectory_column(table: Any, where: np.ndarray) -> Column:
     return pa.chunked_array(chunks, type=kind), List(Value("float32"))
 
 
-def to_dataset(run: RecordedColumns) -> DatasetDict:
-    """Splits `train` and `validation` with `row`, `label` and trajectories; ids in a column `id`."""
+def to_dataset(run: RecordedColumns, features: bool = False, projection: str | None = None) -> DatasetDict:
+    """Splits `train` and `validation` with `row`, `label` and trajectories; ids in a column `id`.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+        features (`bool`, *optional*, defaults to `False`): Add what the source model's last layer saw of each sample.
+        projection (`str`, *optional*): `"pca"` or `"umap"`: add `projection_x` and `projection_y`.
+    """
     names = Recipe.from_dict(run.recipe).dataset.names
     label = ClassLabel(names=names) if names else Value("int64")
     everything = np.arange(len(run.rows))
@@ -69,6 +76,14 @@ def to_dataset(run: RecordedColumns) -> DatasetDict:
         "label": (pa.array(run.validation_labels), label),
         LOSS_TRAJECTORY: trajectory_column(run.validation_losses, np.arange(len(run.validation_rows))),
     }
+    if features or projection:
+        found = require_features(run.features)
+        n = len(run.rows)
+        held = found.validation if (run.validation_rows < 0).any() else found.of(run.validation_rows)
+        both = np.concatenate([found.of(run.rows), held])
+        columns = feature_columns(both, np.ones(len(both), dtype=bool), features, projection)
+        train |= {name: (values[:n], kind) for name, (values, kind) in columns.items()}
+        validation |= {name: (values[n:], kind) for name, (values, kind) in columns.items()}
     return DatasetDict({"train": _dataset(train), "validation": _dataset(validation)})
 
 

@@ -29,6 +29,7 @@ from ..utils.files import local
 from . import combine, run_dir, tables
 from .align import row_places
 from .exchange import ExchangeMixin
+from .features import RowFeatures, feature_columns, require_features
 from .run_dir import LOSSES, write_rows
 
 
@@ -57,6 +58,9 @@ class Trajectories(ExchangeMixin):
         ids (`pyarrow.Array`, *optional*): `(N,)` unique ids of the rows, where the dataset has such a column.
         recipe (`dict`): How it was made: settings, dataset identity, versions, hardware, seconds.
         loss_name (`str`): Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
+        features ([`RowFeatures`], *optional*):
+            What the source model's last layer saw of each row (`RecordConfig.features`), by the row's number:
+            `features.of(rows)` is float16 `(n, D)`.
 
     Raises:
         InputError: for arrays whose shapes do not go together, and a recipe that cannot be checked against a dataset.
@@ -74,6 +78,7 @@ class Trajectories(ExchangeMixin):
     ids: Any = None
     recipe: dict[str, Any] = field(default_factory=dict)
     loss_name: str = LOSSES[0]
+    features: RowFeatures | None = None
 
     def __post_init__(self) -> None:
         # Refuses one in which what checks rely on is malformed.
@@ -148,7 +153,8 @@ class Trajectories(ExchangeMixin):
         files.check_free(path, lambda _: False)
         runs = self.runs
         for number, run in enumerate(runs):
-            run_dir.write_run(run, path if len(runs) == 1 else path / f"seed-{number}")
+            one = run if number == 0 else dataclasses.replace(run, features=None)
+            run_dir.write_run(one, path if len(runs) == 1 else path / f"seed-{number}")
         if len(runs) > 1:
             write_rows(path, self)
             files.write_json(path / files.RECIPE, run_dir.marked(self.recipe))
@@ -219,13 +225,27 @@ class Trajectories(ExchangeMixin):
         """
         return combine.take_rows(self, rows)
 
-    def attach(self, dataset: Dataset, signals: Sequence[str] = (), *, id_column: str | None = None) -> Dataset:
+    def attach(
+        self,
+        dataset: Dataset,
+        signals: Sequence[str] = (),
+        *,
+        features: bool = False,
+        projection: str | None = None,
+        id_column: str | None = None,
+    ) -> Dataset:
         """Adds the column `loss_trajectory` to the dataset it was recorded on; no row is rewritten.
 
         Args:
             dataset (`datasets.Dataset`):
                 The recorded dataset, in the recorded order; with recorded ids any part and order of it.
             signals (`Sequence[str]`, *optional*): Per-sample metrics to add, as `<name>_trajectory`.
+            features (`bool`, *optional*, defaults to `False`):
+                Add `features`, what the source model's last layer saw of each row (`RecordConfig.features`): lists of
+                D float32, of a fixed size if every row has them. Rows held out have them too, unless joined by id.
+            projection (`str`, *optional*):
+                `"pca"` or `"umap"`: add the two columns that Embedding Atlas draws a map by, `projection_x` and
+                `projection_y`, float32.
             id_column (`str`, *optional*): The column with the ids, if it is not the recorded one.
 
         Returns:
@@ -234,8 +254,9 @@ class Trajectories(ExchangeMixin):
 
         Raises:
             InputError: if it is another dataset, or was shuffled, filtered or relabelled, saying in what it differs;
-                if a per-sample metric was not recorded.
+                if a per-sample metric or the features were not recorded.
         """
+        wanted = require_features(self.features) if features or projection else None
         where = self.positions(dataset, id_column)
         added = {LOSS_TRAJECTORY: self.losses}
         for signal in signals:
@@ -245,7 +266,14 @@ class Trajectories(ExchangeMixin):
                     f"record with `RecordConfig.signals` {signal}"
                 )
             added[f"{signal}{TRAJECTORY_SUFFIX}"] = self.signals[signal]
-        return with_columns(dataset, {name: tables.trajectory_column(table, where) for name, table in added.items()})
+        columns = {name: tables.trajectory_column(table, where) for name, table in added.items()}
+        if wanted is not None:
+            numbers = np.where(where >= 0, self.rows[where], -1)
+            if self.ids is None:
+                held = self.validation_rows[self.validation_rows >= 0]
+                numbers[held] = held
+            columns |= feature_columns(wanted.of(numbers[numbers >= 0]), numbers >= 0, features, projection)
+        return with_columns(dataset, columns)
 
     def positions(
         self, dataset: Dataset, id_column: str | None = None, *, identity: Mapping[str, Any] | None = None
