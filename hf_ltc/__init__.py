@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .recording.recorder import TrajectoryRecorder as TrajectoryRecorder
     from .recording.trainer_callback import TrajectoryCallback as TrajectoryCallback
     from .report.audit import audit as audit
+    from .report.page.write import write_report as write_report
     from .scores.explain import explain as explain
     from .scores.explain import explain_validation as explain_validation
     from .scores.ltc import ltc_scores as ltc_scores
@@ -75,6 +76,7 @@ _MODULES = {
     "reliability": "trajectories.compare",
     "select_coreset": "coresets.select",
     "split_coreset": "coresets.select",
+    "write_report": "report.page.write",
 }
 __all__ = sorted(_MODULES)
 

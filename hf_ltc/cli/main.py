@@ -16,10 +16,11 @@ from .evaluate import Evaluate
 from .parsing import Parser, command_line, dashed, option_names, parsed
 from .push import Push
 from .record import Compare, Record
+from .report import Report
 from .score import Score, Select
 from .terminal import Output, heard_news, is_first, spelled
 
-COMMANDS: tuple[type[Command], ...] = (Record, Score, Select, Push, Evaluate, Compare, Audit, Demo)
+COMMANDS: tuple[type[Command], ...] = (Record, Score, Select, Push, Evaluate, Compare, Audit, Report, Demo)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -187,12 +187,21 @@ def _pool_text(entry: Entry) -> str:
 
 
 def recording_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """How a recording was made, as cells of a Markdown table."""
+    return [
+        (name, code(value, cell=True) if name == _AS_CODE else plain(value))
+        for name, value in recording_values(recipe)
+    ]
+
+
+def recording_values(recipe: Recipe) -> list[tuple[str, str]]:
+    """How a recording was made, as names and plain texts."""
     config, training, seconds = recipe.config, recipe.training, sum(recipe.seconds.values())
     seeds = recipe.seeds or ([] if config.seed is None else [config.seed])
     rate, batch = _in("peak learning rate {:g}", config.learning_rate), _in("batch size {}", config.batch_size)
     optimizer = [config.optimizer, rate, config.schedule, batch] if config.optimizer else []
     said: dict[str, Any] = {
-        _AS_CODE: code(config.model, cell=True) if config.model else None,
+        _AS_CODE: config.model,
         "parameters": _in("{:,}", recipe.parameters),
         "epochs": config.epochs,
         "image side": _in("{} pixels", training.image_size),
@@ -207,7 +216,7 @@ def recording_rows(recipe: Recipe) -> list[tuple[str, str]]:
         "seconds": f"{seconds:,.0f} on {recipe.hardware.device or 'unknown'}" if seconds else None,
         "versions": ", ".join(f"{name} {number}" for name, number in recipe.versions.items()),
     }
-    return [(name, str(value) if name == _AS_CODE else plain(value)) for name, value in said.items() if value]
+    return [(name, str(value)) for name, value in said.items() if value]
 
 
 def _in(text: str, value: float | None) -> str | None:

@@ -357,7 +357,7 @@ def texts(capsys, *arguments):
     return out
 
 
-COMMANDS = ["record", "score", "select", "push", "evaluate", "compare", "audit", "demo"]
+COMMANDS = ["record", "score", "select", "push", "evaluate", "compare", "audit", "report", "demo"]
 NEEDED_OPTIONS = {"record": "--dataset DATASET", "score": "--output SCORED", "select": "--output CORESET"}
 
 
@@ -686,6 +686,7 @@ NEEDED = {
     "evaluate": ["evaluate", "run"],
     "compare": ["compare", "run", "run"],
     "audit": ["audit", "run"],
+    "report": ["report", "run"],
     "demo": ["demo"],
 }
 

@@ -1,0 +1,1 @@
+"""One page that shows what a recording found, and which rows a budget keeps."""
