@@ -52,63 +52,46 @@ def uncertainty_odds(run: Trajectories) -> np.ndarray:
     found = product._read(run.losses, spans)
     probability = np.exp(-run.losses[spans[0][1] :].astype(np.float64))
     replaced = product._Found(found.probability, probability.std(axis=0) * (1 - found.probability), found.chance)
-    return product._keys(replaced, product._mean_of_best(replaced, run))
+    return product._keys(replaced, product._stages(replaced, run.labels))
 
 
-def _odds(run: Trajectories) -> tuple[np.ndarray, np.ndarray, float]:
-    """The logarithm of a row's odds with its chance, as a line in b, the second parameter of DUAL's Beta density; and
-    what b is for a coreset of no rows left out."""
+def _odds(run: Trajectories) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """The logarithm of a row's odds, as a line in b, the second parameter of DUAL's Beta density; the row's chance
+    (Gumbel noise); and what b is for a coreset of no rows left out."""
     found = product._read(run.losses, product.typical_spans(run))
-    p = np.clip(found.probability, 1e-7, 1 - 1e-7)
-    with np.errstate(divide="ignore"):
-        offset = np.log(found.dual) + 15 * np.log(p) - np.log1p(-p) - np.log(-np.log(found.chance))
-    return offset, np.log1p(-p) - np.log(p), 15 * (1 - product._mean_of_best(found, run))
+    return *product._odds(found), -np.log(-np.log(found.chance)), 15 * product._hardness(found)
 
 
 def odds_of(kept: float) -> Callable[[Trajectories], np.ndarray]:
     """Typicality with the odds of DUAL's coreset of another share."""
 
     def keys(run: Trajectories) -> np.ndarray:
-        offset, slope, most = _odds(run)
-        made = offset + most * (1 - (1 - kept) ** 4) * slope
+        offset, slope, chance, most = _odds(run)
+        made = offset + chance + most * (1 - (1 - kept) ** 4) * slope
         made[~np.isfinite(made)] = np.nan
         return made
 
     return keys
 
 
-def moving_odds(speed: float = 1.0, rows: int | None = None) -> Callable[[Trajectories], np.ndarray]:
-    """Typicality whose odds move with the budget: each pick is by those of the coreset that it completes, or of one
-    that is larger by a factor, up to those of a tenth; or they reach those of a tenth after some rows of a class."""
+def moving_over(rows: int) -> Callable[[Trajectories], np.ndarray]:
+    """Typicality whose odds move while another number of rows of a class is drawn."""
 
-    def keys_of(run: Trajectories) -> np.ndarray:
-        offset, slope, most = _odds(run)
-        keys = np.full(len(offset), np.nan)
-        for c in np.unique(run.labels):
-            own = np.flatnonzero((run.labels == c) & np.isfinite(offset))
-            free = np.ones(len(own), dtype=bool)
-            step = speed / len(own) if rows is None else 0.1 / rows
-            for number in range(max(1, round(0.1 * len(own)))):
-                b = most * (1 - (1 - min(0.1, step * (number + 1))) ** 4)
-                at = int(np.where(free, offset[own] + b * slope[own], -np.inf).argmax())
-                free[at] = False
-                keys[own[at]] = -number
-        return keys
+    def keys(run: Trajectories) -> np.ndarray:
+        found = product._read(run.losses, product.typical_spans(run))
+        return product._keys(found, product._stages(found, run.labels, rows))
 
-    return keys_of
+    return keys
 
 
 def van_der_corput(run: Trajectories) -> np.ndarray:
     """Typicality without chance: of each class the rows at 1/2, 1/4, 3/4, 1/8, ... of the cumulated odds."""
-    found = product._read(run.losses, product.typical_spans(run))
-    even = product._Found(found.probability, found.dual, np.full(len(found.dual), np.exp(-1)))
-    # With chance at 1/e there is no noise: the keys are the logarithms of the odds.
-    odds = np.exp(product._keys(even, product._mean_of_best(found, run)).astype(np.float64))
-    odds = np.nan_to_num(odds)
+    offset, slope, _, most = _odds(run)
+    odds = np.nan_to_num(np.exp(offset + most * (1 - 0.9**4) * slope))
     keys = np.full(len(odds), np.nan)
     for c in np.unique(run.labels):
         own = np.flatnonzero(run.labels == c)
-        own = own[np.argsort(found.probability[own], kind="stable")]
+        own = own[np.argsort(-slope[own], kind="stable")]
         cumulated = np.cumsum(odds[own]) / odds[own].sum()
         free = np.ones(len(own), dtype=bool)
         for number in range(max(1, len(own) // 10)):
@@ -203,14 +186,13 @@ VARIANTS: dict[str, Chooser] = {
     "typical, van der Corput": _typical(share=0.1, keys=van_der_corput),
     "typical, uncertainty": _typical(share=0.1, keys=uncertainty_odds),
 }
-# Odds of smaller coresets, which fall on easier rows.
-EASIER: dict[str, Chooser] = {
+# Odds that stay what they are while the coreset grows (those of a tenth were the default once), and slower ones.
+ODDS: dict[str, Chooser] = {
+    "typical, odds of 10%": _typical(share=0.1, keys=odds_of(0.1)),
     "typical, odds of 5%": _typical(share=0.1, keys=odds_of(0.05)),
     "typical, odds of 2%": _typical(share=0.1, keys=odds_of(0.02)),
     "typical, odds of 0.5%": _typical(share=0.1, keys=odds_of(0.005)),
-    "typical, moving odds": _typical(share=0.1, keys=moving_odds()),
-    "typical, moving odds x5": _typical(share=0.1, keys=moving_odds(5)),
-    "typical, odds moving over 50 rows": _typical(share=0.1, keys=moving_odds(rows=50)),
-    "typical, odds moving over 25 rows": _typical(share=0.1, keys=moving_odds(rows=25)),
+    "typical, odds moving over 25 rows": _typical(share=0.1, keys=moving_over(25)),
+    "typical, odds moving over 50 rows": _typical(share=0.1, keys=moving_over(50)),
 }
 OTHERS: dict[str, Chooser] = {"s2l": s2l, "moderate": moderate, "bws": bws}

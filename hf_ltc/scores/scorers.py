@@ -16,7 +16,7 @@ from .kernels import count_of, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
-from .typicality import typical_probability, typical_spans, typicality_of
+from .typicality import Stage, typical_spans, typical_stages, typicality_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class LTCScorer:
         trained (`tuple[int, ...]`, *optional*):
             The first checkpoint of each run after the untrained model, where uncertainty is the weight.
         spans (`tuple[tuple[int, int, int], ...]`, *optional*): As [`typical_spans`] gives them.
-        probability (`float`, *optional*): As [`typical_probability`] gives it; without it no typicality is added.
+        stages (`tuple[Stage, ...]`, *optional*): As [`typical_stages`] gives them; without, no typicality is added.
     """
 
     reference: np.ndarray
@@ -50,7 +50,7 @@ class LTCScorer:
     column: str = LTC_SCORE
     trained: tuple[int, ...] | None = None
     spans: tuple[tuple[int, int, int], ...] = ()
-    probability: float | None = None
+    stages: tuple[Stage, ...] = ()
 
     @classmethod
     def from_trajectories(
@@ -85,18 +85,16 @@ class LTCScorer:
         reference = np.concatenate(references(trajectories, **member))
         lengths = tuple(int(length) for length in trajectories.lengths)
         trained = first_trained(trajectories, member)
-        spans, probability = typical_spans(trajectories), typical_probability(trajectories)
+        spans, stages = typical_spans(trajectories), typical_stages(trajectories)
         if member["scope"] == "dataset":
-            return cls(
-                reference, lengths, member["of"], column=column, trained=trained, spans=spans, probability=probability
-            )
+            return cls(reference, lengths, member["of"], column=column, trained=trained, spans=spans, stages=stages)
         dataset = Recipe.from_dict(trajectories.recipe).dataset
         label_column = dataset.label_column or "label"
         stored = dataset.features.get(label_column)
         if isinstance(stored, Mapping):
             class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.names
         names = None if class_names is None else tuple(str(name) for name in class_names)
-        return cls(reference, lengths, member["of"], label_column, names, column, trained, spans, probability)
+        return cls(reference, lengths, member["of"], label_column, names, column, trained, spans, stages)
 
     def __call__(self, batch: Any) -> Any:
         """Scores the rows of a batch.
@@ -119,8 +117,8 @@ class LTCScorer:
         if not finite:
             raise rows.not_finite(LOSS_TRAJECTORY, self.lengths)
         columns = {self.column: scores}
-        if self.probability is not None:
-            columns[typicality_name(self.column)] = typicality_of(rows.values, self.spans, self.probability)
+        if self.stages:
+            columns[typicality_name(self.column)] = typicality_of(rows.values, self.spans, self.stages)
         return rows.with_columns(batch, columns)
 
     def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:

@@ -3,14 +3,20 @@
 A score that follows the validation losses puts the rows first that are learned as late as the average one. Where most
 rows are learned at once, these are the hardest ones, and a few of them teach a model less than random rows do. DUAL
 (Cho et al., ICML 2025, arXiv 2502.06905) draws a small coreset with odds that fit the data: nearly at random where
-most rows are easy, from a few of them where most are hard. The draw here has those odds. Its random numbers are hashes
-of the trajectories, so it is the same in any order of rows, batch, process or machine.
+most rows are easy, from a few of them where most are hard; and the fewer rows it draws, the easier they are. The draw
+here has those odds, which move while the coreset grows, so that its first rows alone are a coreset too.
+
+A draw without replacement whose odds move is a race: each row waits until an exponentially distributed amount of its
+odds has gone by. The random amounts are hashes of the trajectories, so the draw is the same in any order of rows,
+batch, process or machine.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +27,10 @@ from .protocol import Recorded, check_recorded, losses_not_finite
 
 # DUAL looks at epochs 1 to 30, and has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
 _CHECKPOINTS, _CONCENTRATION, _EXPONENT = 30, 15.0, 4.0
-# The odds are those of its coreset of a tenth, and depend on the ten rows of the highest DUAL score.
-_KEPT, _BEST = 0.1, 10
+# The odds depend on the ten rows of the highest DUAL score. They move from those of its smallest coreset to those of
+# its coreset of a tenth while the first 15 rows of an average class are drawn: that number was chosen on digits,
+# Fashion-MNIST and CIFAR-100 (benchmarks/converged.py).
+_BEST, _KEPT, _ROWS, _STEPS = 10, 0.1, 15, 5
 # At 0 and 1 a Beta density may have no finite value.
 _LEAST = 1e-7
 # Rows among which those of the highest DUAL score are looked for: all, or evenly spaced ones of a larger recording.
@@ -37,8 +45,9 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
         trajectories ([`Trajectories`]): The recording.
 
     Returns:
-        `np.ndarray`: float32 `(N,)`, the logarithm of the row's odds plus its share of chance (Gumbel noise): the rows
-        that are highest in it are a draw without replacement. NaN for rows without odds, whose trajectory is flat.
+        `np.ndarray`: float32 `(N,)`, less the logarithm of the time at which the row is drawn, where in a unit of time
+        the average row's odds go by once: the rows that are highest in it are a draw without replacement. NaN for rows
+        without odds, whose trajectory is flat.
 
     Raises:
         InputError: as [`ltc_scores`].
@@ -50,11 +59,25 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
     if (n := len(found.dual)) > _SEARCHED:
         rows = evenly_spaced(n, _SEARCHED)
         searched = _Found(found.probability[rows], found.dual[rows], found.chance[rows])
-    return _keys(found, _mean_of_best(searched))
+    return _keys(found, _stages(searched, trajectories.labels))
 
 
-def typical_probability(trajectories: Recorded) -> float:
-    """The mean probability of the rows that DUAL scores highest: all that typicality needs of the other rows.
+class Stage(NamedTuple):
+    """A stretch of the draw in which the odds stay the same.
+
+    Args:
+        start (`float`): The time at which it begins.
+        b (`float`): The second parameter of the odds' Beta density, whose first is 16 less b: low draws easy rows.
+        scale (`float`): The logarithm of the average row's odds.
+    """
+
+    start: float
+    b: float
+    scale: float
+
+
+def typical_stages(trajectories: Recorded) -> tuple[Stage, ...]:
+    """The odds while a coreset grows: all that typicality needs of the other rows.
 
     The losses are read once; in memory are those of 2 million rows at most.
 
@@ -62,27 +85,30 @@ def typical_probability(trajectories: Recorded) -> float:
         trajectories ([`Trajectories`]): The recording.
 
     Returns:
-        `float`: in [0, 1].
+        `tuple[Stage, ...]`: in the order of time; the last one has no end.
+
+    Raises:
+        InputError: as [`ltc_scores`].
     """
     check_recorded(trajectories)
     searched = evenly_spaced(trajectories.losses.shape[1], _SEARCHED)
     found = _read(trajectories.losses, typical_spans(trajectories), searched)
     _require_finite(found, trajectories)
-    return _mean_of_best(found)
+    return _stages(found, trajectories.labels)
 
 
-def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], probability: float) -> np.ndarray:
+def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Sequence[Stage]) -> np.ndarray:
     """The typicality of some rows of a recording.
 
     Args:
         table (`np.ndarray`): float32 `(L, N)`, their losses.
         spans (`Sequence[tuple[int, int, int]]`): Of each run, as [`typical_spans`] gives them.
-        probability (`float`): What [`typical_probability`] gives.
+        stages (`Sequence[Stage]`): As [`typical_stages`] gives them.
 
     Returns:
         `np.ndarray`: float32 `(N,)`, as [`ltc_typicality`] gives it.
     """
-    return _keys(_read(table, spans), probability)
+    return _keys(_read(table, spans), stages)
 
 
 def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:
@@ -201,17 +227,58 @@ def _require_finite(found: _Found, trajectories: Recorded) -> None:
         raise losses_not_finite(trajectories, trajectories.losses)
 
 
-def _mean_of_best(found: _Found) -> float:
+def _stages(found: _Found, labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
+    hardness = _hardness(found)
+    moving = rows * int(np.count_nonzero(np.bincount(labels))) / len(labels)
+    offset, slope = _odds(found)
+    stages = []
+    for step in range(_STEPS + 1):
+        kept = _KEPT * min(1, (step + 0.5) / _STEPS)
+        b = _CONCENTRATION * hardness * (1 - (1 - kept) ** _EXPONENT)
+        stages.append(Stage(moving * step / _STEPS, b, _log_mean(offset + b * slope)))
+    return tuple(stages)
+
+
+def _hardness(found: _Found) -> float:
+    """How improbable the labels of the rows are that DUAL scores highest."""
     best = np.lexsort((-found.probability, -found.dual))[:_BEST]
-    return float(found.probability[best].mean())
+    return 1 - float(found.probability[best].mean())
 
 
-def _keys(found: _Found, probability: float) -> np.ndarray:
-    b = _CONCENTRATION * (1 - probability) * (1 - (1 - _KEPT) ** _EXPONENT)
+def _odds(found: _Found) -> tuple[np.ndarray, np.ndarray]:
+    """The logarithm of the odds is the first of these plus b times the second."""
     inside = np.clip(found.probability, _LEAST, 1 - _LEAST)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        odds = np.log(found.dual)
-    odds += (_CONCENTRATION - b) * np.log(inside) + (b - 1) * np.log1p(-inside)
-    keys = (odds - np.log(-np.log(found.chance))).astype(np.float32)
+    easy, hard = np.log(inside), np.log1p(-inside)
+    with np.errstate(divide="ignore"):
+        return np.log(found.dual) + _CONCENTRATION * easy - hard, hard - easy
+
+
+def _log_mean(logarithms: np.ndarray) -> float:
+    """The logarithm of the mean of what these are the logarithms of, in any order the same."""
+    highest = float(logarithms.max(initial=-np.inf))
+    if not np.isfinite(highest):
+        return 0.0
+    # Whole numbers, whose sum does not depend on the order; of 2 million it stays below 2**62.
+    whole = np.rint(np.exp(logarithms - highest) * 2.0**40).astype(np.int64)
+    return highest + math.log(int(whole.sum()) / len(whole) / 2.0**40)
+
+
+def _keys(found: _Found, stages: Sequence[Stage]) -> np.ndarray:
+    offset, slope = _odds(found)
+    # How much of its own odds a row still waits for; it comes in the stage in which that much goes by.
+    left = -np.log(found.chance)
+    keys = np.full(len(left), np.nan)
+    waiting = np.ones(len(left), dtype=bool)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for stage, after in itertools.pairwise(stages):
+            passing = np.exp(offset + stage.b * slope - stage.scale) * (after.start - stage.start)
+            comes = waiting & (passing >= left)
+            keys[comes] = -np.log(stage.start + left[comes] / passing[comes] * (after.start - stage.start))
+            waiting &= ~comes
+            left -= passing
+        # Of rows that hardly have odds, the time may be larger than a number can be.
+        last = stages[-1]
+        more = np.log(left) - (offset + last.b * slope - last.scale)
+        keys[waiting] = -np.logaddexp(np.log(last.start), more)[waiting]
     keys[~np.isfinite(keys)] = np.nan
-    return keys
+    return keys.astype(np.float32)

@@ -6,20 +6,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features
+from scipy.special import logsumexp
 from scipy.stats import kstest, spearmanr
 
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores import typicality
 from hf_ltc.scores.baselines import dual
 from hf_ltc.scores.scorers import LTCScorer
-from hf_ltc.scores.typicality import ltc_typicality, typical_probability, typical_spans, typicality_of
+from hf_ltc.scores.typicality import ltc_typicality, typical_spans, typical_stages, typicality_of
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.scores.recordings import make_run
 
+STEPS, ROWS = 5, 15
 
-def by_the_letter(run):
-    """Log odds in double precision, from the sums of the papers."""
+
+def odds_by_the_letter(run):
+    """Of each stage its start and the log odds of all rows, in double precision, from the sums of the paper."""
     starts = np.cumsum([0, *run.lengths])
     each = []
     for start, stop in itertools.pairwise(starts):
@@ -28,54 +31,97 @@ def by_the_letter(run):
     score = np.mean(each, axis=0)
     p = np.exp(-run.losses.astype(np.float64)).mean(axis=0)
     m = p[np.argsort(-score, kind="stable")[:10]].mean()
-    b = 15 * (1 - m) * (1 - 0.9**4)
     p = np.clip(p, 1e-7, 1 - 1e-7)
-    return np.log(score) + (15 - b) * np.log(p) + (b - 1) * np.log(1 - p)
+    found = []
+    # The first 15 rows of an average class are drawn by odds that move to those of a coreset of a tenth.
+    for step in range(STEPS + 1):
+        kept = 0.1 * min(1, (step + 0.5) / STEPS)
+        b = 15 * (1 - m) * (1 - (1 - kept) ** 4)
+        odds = np.log(score) + (15 - b) * np.log(p) + (b - 1) * np.log(1 - p)
+        begins = ROWS * len(np.unique(run.labels)) / len(run.labels) * step / STEPS
+        found.append((begins, odds - logsumexp(odds) + np.log(len(odds))))
+    return found
+
+
+def went_by(run, keys):
+    """The odds of each row that went by until it was drawn."""
+    drawn, stages = np.exp(-keys.astype(np.float64)), odds_by_the_letter(run)
+    ends = [start for start, _ in stages[1:]] + [np.inf]
+    return sum(
+        np.exp(odds) * np.clip(np.minimum(drawn, end) - start, 0, None) for (start, odds), end in zip(stages, ends)
+    )
 
 
 def labeled(labels):
     return Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(num_classes=3)}))
 
 
-def noise_of(run):
-    return ltc_typicality(run).astype(np.float64) - by_the_letter(run)
-
-
 @pytest.mark.parametrize("lengths", [(41,), (31,), (12,), (11,), (3,), (21, 15), (4, 40, 3)])
 @pytest.mark.parametrize("first", [0, 1])
-def test_odds_are_those_of_dual_and_chance_is_gumbel(lengths, first):
+def test_a_row_is_drawn_when_an_exponential_share_of_its_odds_went_by(lengths, first):
     epochs = np.concatenate([np.arange(length) + first for length in lengths])
     run = make_run(n=3000, lengths=lengths, epochs=epochs)
-    noise = noise_of(run)
-    assert kstest(noise, "gumbel_r").pvalue > 0.001
+    keys = ltc_typicality(run)
+    waited = went_by(run, keys)
+    assert kstest(waited, "expon").pvalue > 0.001
     # Chance has nothing to do with the odds, nor with the neighboring row.
-    assert abs(spearmanr(noise, by_the_letter(run))[0]) < 0.06
-    assert abs(spearmanr(noise[1:], noise[:-1])[0]) < 0.06
+    for _, odds in odds_by_the_letter(run)[::2]:
+        assert abs(spearmanr(waited, odds)[0]) < 0.06
+    assert abs(spearmanr(waited[1:], waited[:-1])[0]) < 0.06
 
 
-def test_of_two_rows_one_comes_first_as_often_as_its_odds_say():
+def two_kinds(hard, n=8000, classes=3):
+    """Easy rows, and as many whose losses are higher by a factor."""
     draw = np.random.default_rng(0)
-    losses = np.exp(-np.linspace(0, 2, 12))[:, None] * np.repeat([1.0, 1.6], 4000) + draw.normal(0, 1e-3, (12, 8000))
-    run = make_run(n=8000, lengths=(12,), losses=losses.astype(np.float32))
-    odds, keys = by_the_letter(run), ltc_typicality(run)
-    easy, hard = slice(0, 4000), slice(4000, 8000)
-    expected = 1 / (1 + np.exp(odds[hard] - odds[easy]))
-    assert 0.02 < expected.mean() < 0.98
-    deviation = np.sqrt((expected * (1 - expected)).sum()) / 4000
-    assert (keys[easy] > keys[hard]).mean() == pytest.approx(expected.mean(), abs=4 * deviation)
+    losses = np.exp(-np.linspace(0, 2, 12))[:, None] * np.repeat([1.0, hard], n // 2) + draw.normal(0, 1e-3, (12, n))
+    return make_run(n=n, lengths=(12,), classes=classes, losses=losses.astype(np.float32))
+
+
+@pytest.mark.parametrize("part", [0, -1])
+def test_of_two_rows_one_comes_first_as_often_as_its_odds_say(part):
+    # Of many classes, so that many rows are drawn in each stage.
+    run = two_kinds(1.6, classes=500)
+    stages, keys = odds_by_the_letter(run), ltc_typicality(run)
+    # Where the first of the two is drawn by the odds of one stage.
+    easy, hard = keys[:4000], keys[4000:]
+    begins, ends = stages[part][0], stages[1][0] if part == 0 else np.inf
+    first = np.exp(-np.maximum(easy, hard).astype(np.float64))
+    inside = (first > begins) & (first < ends)
+    odds = stages[part][1]
+    expected = 1 / (1 + np.exp(odds[4000:] - odds[:4000]))[inside]
+    assert inside.sum() > 50 and 0.02 < expected.mean() < 0.98
+    deviation = np.sqrt((expected * (1 - expected)).sum()) / inside.sum()
+    assert (easy > hard)[inside].mean() == pytest.approx(expected.mean(), abs=4 * deviation)
+
+
+def test_rows_that_are_drawn_first_are_easier():
+    # 960 rows are 15 of each class.
+    run = two_kinds(1.5, n=16000, classes=64)
+    drawn = np.argsort(-ltc_typicality(run))
+    hard = [np.mean(part >= 8000) for part in np.split(drawn[:960], 6)]
+    assert spearmanr(hard, range(6))[0] > 0.7
+    assert hard[0] < hard[-1] - 0.02
+
+
+def test_as_many_rows_of_a_class_are_drawn_by_moving_odds_however_large_it_is():
+    starts = []
+    for n, classes in ((400, 2), (4000, 2), (4000, 40)):
+        run = make_run(n=n, lengths=(12,), classes=classes)
+        starts.append(typical_stages(run)[-1].start * n / classes)
+    assert starts == pytest.approx([ROWS] * 3)
 
 
 @pytest.mark.parametrize("lengths", [(12,), (9, 14)])
 def test_a_row_is_as_typical_in_any_order_batch_and_process(monkeypatch, tmp_path, lengths):
     run = make_run(n=500, lengths=lengths)
-    whole, spans, probability = ltc_typicality(run), typical_spans(run), typical_probability(run)
+    whole, spans, stages = ltc_typicality(run), typical_spans(run), typical_stages(run)
     assert whole.dtype == np.float32
     order = np.random.default_rng(1).permutation(500)
     shuffled = make_run(n=500, lengths=lengths, losses=run.losses[:, order])
     np.testing.assert_array_equal(ltc_typicality(shuffled), whole[order])
     for part in (slice(0, 1), slice(3, 20), slice(1, 500, 7)):
-        np.testing.assert_array_equal(typicality_of(run.losses[:, part], spans, probability), whole[part])
-    np.testing.assert_array_equal(typicality_of(np.asfortranarray(run.losses), spans, probability), whole)
+        np.testing.assert_array_equal(typicality_of(run.losses[:, part], spans, stages), whole[part])
+    np.testing.assert_array_equal(typicality_of(np.asfortranarray(run.losses), spans, stages), whole)
     monkeypatch.setattr(typicality, "_BLOCK", 64)
     monkeypatch.setattr(typicality, "count_threads", lambda losses: 3)
     np.testing.assert_array_equal(ltc_typicality(run), whole)
@@ -116,12 +162,16 @@ def test_of_many_rows_the_best_are_looked_for_among_evenly_spaced_ones(monkeypat
     if stored:
         value.save(tmp_path / "run")
         value = Trajectories.load(tmp_path / "run", mmap=True)
-    whole = typical_probability(value)
+    whole = typical_stages(value)
     monkeypatch.setattr(typicality, "_SEARCHED", 40)
     searched = np.unique(np.linspace(0, 99, 40).round().astype(int))
     part = make_run(n=40, lengths=(12,), losses=run.losses[:, searched])
-    assert typical_probability(value) == typical_probability(part) != whole
-    expected = typicality_of(run.losses, typical_spans(value), typical_probability(part))
+    # The odds are those of the rows among which is looked; when they move is a matter of all.
+    expected_stages = tuple(
+        each._replace(start=all_rows.start) for each, all_rows in zip(typical_stages(part), whole, strict=True)
+    )
+    assert typical_stages(value) == expected_stages != whole
+    expected = typicality_of(run.losses, typical_spans(value), expected_stages)
     np.testing.assert_array_equal(ltc_typicality(value), expected)
 
 
