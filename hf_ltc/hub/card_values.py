@@ -161,7 +161,7 @@ def _how(selection: Selection) -> str:
         whose = "all rows" if selection.balance == "none" else "each class"
         said.append(
             f"The first {100 * selection.typical:g}% of {whose} are typical rows, drawn with the odds of DUAL (arXiv "
-            "2502.06905); after them come the rows that score best."
+            "2502.06905), the easier ones first; after them come the rows that score best."
         )
     if selection.keep == "lowest":
         said.append("The lowest scores are kept.")

@@ -249,18 +249,20 @@ def _odds(found: _Found) -> tuple[np.ndarray, np.ndarray]:
     """The logarithm of the odds is the first of these plus b times the second."""
     inside = np.clip(found.probability, _LEAST, 1 - _LEAST)
     easy, hard = np.log(inside), np.log1p(-inside)
-    with np.errstate(divide="ignore"):
+    # Negative losses, which are not cross-entropies, may have a negative score: no odds.
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.log(found.dual) + _CONCENTRATION * easy - hard, hard - easy
 
 
 def _log_mean(logarithms: np.ndarray) -> float:
-    """The logarithm of the mean of what these are the logarithms of, in any order the same."""
-    highest = float(logarithms.max(initial=-np.inf))
-    if not np.isfinite(highest):
+    """The logarithm of the mean of what these are the logarithms of (NaN of 0), in any order the same."""
+    known = logarithms[np.isfinite(logarithms)]
+    if not len(known):
         return 0.0
+    highest = float(known.max())
     # Whole numbers, whose sum does not depend on the order; of 2 million it stays below 2**62.
-    whole = np.rint(np.exp(logarithms - highest) * 2.0**40).astype(np.int64)
-    return highest + math.log(int(whole.sum()) / len(whole) / 2.0**40)
+    whole = np.rint(np.exp(known - highest) * 2.0**40).astype(np.int64)
+    return highest + math.log(int(whole.sum()) / len(logarithms) / 2.0**40)
 
 
 def _keys(found: _Found, stages: Sequence[Stage]) -> np.ndarray:
