@@ -133,6 +133,9 @@ class Hub:
     def model(self, repo_id: str) -> Repo:
         return self.repos["model", repo_id]
 
+    def space(self, repo_id: str) -> Repo:
+        return self.repos["space", repo_id]
+
     def fail(
         self,
         method: str,
@@ -286,15 +289,14 @@ class _Handler(BaseHTTPRequestHandler):
             return lambda: self._send(400 if errors else 200, {"errors": errors, "warnings": []})
         if match := re.fullmatch(r"/blobs/([0-9a-f]{64})", self.url):
             return self._upload(match[1])
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.url):
-            return self._in_repo("dataset" if match[1] else "model", match[2], self._batch, write=True)
-        if match := re.fullmatch(r"/api/(dataset|model)s/([^/]+/[^/]+)(?:/(.*))?", self.url):
+        if match := re.fullmatch(r"/(?:(dataset|space)s/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.url):
+            return self._in_repo(match[1] or "model", match[2], self._batch, write=True)
+        if match := re.fullmatch(r"/api/(dataset|model|space)s/([^/]+/[^/]+)(?:/(.*))?", self.url):
             kind, name, rest = match[1], match[2], match[3] or ""
             write = rest.startswith(("preupload", "commit/", "branch/")) or self.method == "DELETE"
             return self._in_repo(kind, name, lambda repo: self._api(repo, name, rest), write=write)
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.url):
-            kind = "dataset" if match[1] else "model"
-            return self._in_repo(kind, match[2], lambda repo: self._resolve(repo, match[3], match[4]))
+        if match := re.fullmatch(r"/(?:(dataset|space)s/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.url):
+            return self._in_repo(match[1] or "model", match[2], lambda repo: self._resolve(repo, match[3], match[4]))
         return self._error(404)
 
     def _in_repo(
@@ -320,12 +322,16 @@ class _Handler(BaseHTTPRequestHandler):
         if owner != user and user not in self.hub.members.get(owner, []):
             return self._error(403, message=f"You don't have the rights to create a repository under {owner}")
         kind, name = asked.get("type", "model"), f"{owner}/{asked['name']}"
-        url = f"{self.hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        if (kind == "space") != ("sdk" in asked):
+            return self._error(400, message="a Space needs an SDK, and nothing else has one")
+        url = f"{self.hub.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{name}"
         if (kind, name) in self.hub.repos:
             return lambda: self._send(409, {"error": "You already created this repo", "url": url})
         private = asked.get("private") or asked.get("visibility") == "private"
         repo = self.hub.repos[kind, name] = Repo(private=bool(private))
-        repo.add_commit("main", {".gitattributes": b"*.parquet filter=lfs\n"}, "initial commit")
+        template = {"README.md": b"---\nsdk: static\n---\n", "index.html": b"Welcome", "style.css": b"body {}"}
+        files = {".gitattributes": b"*.parquet filter=lfs\n", **(template if kind == "space" else {})}
+        repo.add_commit("main", files, "initial commit")
         return self._ok({"url": url, "name": name, "id": name})
 
     def _upload(self, oid: str) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .command import (
     VariantOptions,
     recipe_beside,
     recorded_split,
+    recorded_validation,
     selection_option,
 )
 from .parsing import Flag, LocalPath, argument
@@ -61,6 +63,8 @@ class Push(Command):
     keep: Keep = selection_option("keep")
     license: str | None = option(None, "license of the rows; that of the source dataset if not given")
     evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, for the card", metavar="RESULTS")
+    report: Flag = option(False, "push the page of hf-ltc report too, with pictures for the card")
+    space: str | None = option(None, "make a static Space of this page", metavar="OWNER/NAME")
     private: Flag = option(False, "make a new repository private")
     source_model: str | None = option(None, "push the source model there too", metavar="REPO_ID")
     max_shard_size: str = option("500MB", "largest size of a Parquet file")
@@ -108,17 +112,20 @@ class Push(Command):
     def _push(self, drawn: Mapping[str, Any], judgement: Mapping[str, Any] | None) -> Results:
         from ..hub.push import push_coreset
         from ..hub.repository import check_repo_id
+        from ..hub.space import push_space
+        from ..report.page.facts import dataset_title
         from ..trajectories.on_hub import push_source_model, source_model_folder
         from ..trajectories.value import Trajectories
 
         # All names are checked before any work is done.
-        for name in ("repo_id", "source", "source_model"):
+        for name in ("repo_id", "source", "source_model", "space"):
             if (given := getattr(self, name)) is not None:
                 check_repo_id(given, name)
         if self.source_model is not None:
             source_model_folder(self.run)
         run = Trajectories.load(self.run, losses=self.losses)
-        source = Recipe.from_dict(run.recipe).dataset
+        recipe = Recipe.from_dict(run.recipe)
+        source = recipe.dataset
         scored = self._scored(run, source)
         if judgement is not None and self.score_column not in scored.column_names:
             scored = _with_scores_of(scored, run, judgement["kept"], judgement["seed"])
@@ -130,31 +137,43 @@ class Push(Command):
                 raise InputError("--held-out: the validation samples rotate over runs, so they are candidate rows too")
             splits["validation"] = scored.select(run.validation_rows)
         evaluation, pictures = self._evaluation(run, scored)
-        pushed = push_coreset(
-            scored,
-            self.repo_id,
-            self.fractions,
-            self.sizes,
-            trajectories=run,
-            scores_only=self.scores_only,
-            full=self.full,
-            with_trajectories=self.trajectories,
-            splits=splits,
-            pictures=[*sorted(Path(self.run).glob("*.png")), *pictures],
-            evaluation=evaluation,
-            source={"repo_id": self.source} if self.source else None,
-            dataset_name=self.dataset_name,
-            license=self.license,
-            private=self.private or None,
-            max_shard_size=self.max_shard_size,
-            score_column=self.score_column,
-            variant=self._variant(),
-            balance=self.balance,
-            keep=self.keep,
-            typical=self.typical,
-            judgement=judgement,
-            **drawn,
-        )
+        with tempfile.TemporaryDirectory(prefix="hf_ltc-") as folder:
+            page = self._page(run, recipe, scored, Path(folder))
+            if self.report:
+                pictures += sorted(Path(folder).glob("*.png"))
+            given = {picture.name for picture in pictures}
+            pictures += [picture for picture in sorted(Path(self.run).glob("*.png")) if picture.name not in given]
+            pushed = push_coreset(
+                scored,
+                self.repo_id,
+                self.fractions,
+                self.sizes,
+                trajectories=run,
+                scores_only=self.scores_only,
+                full=self.full,
+                with_trajectories=self.trajectories,
+                splits=splits,
+                pictures=pictures,
+                report=page if self.report else None,
+                evaluation=evaluation,
+                source={"repo_id": self.source} if self.source else None,
+                dataset_name=self.dataset_name,
+                license=self.license,
+                private=self.private or None,
+                max_shard_size=self.max_shard_size,
+                score_column=self.score_column,
+                variant=self._variant(),
+                balance=self.balance,
+                keep=self.keep,
+                typical=self.typical,
+                judgement=judgement,
+                **drawn,
+            )
+            # After the coreset, which may be refused.
+            space = None
+            if self.space is not None and page is not None:
+                title = dataset_title(recipe, self.dataset_name or self.source)
+                space = push_space(page, self.space, title=title, dataset=pushed.repo_id, private=self.private or None)
         values: dict[str, Any] = {
             "repo_id": pushed.repo_id,
             "url": pushed.url,
@@ -162,7 +181,9 @@ class Push(Command):
             "configs": list(pushed.configs),
         }
         text = [str(pushed)]
-        # Last, as the coreset may be refused.
+        if space is not None:
+            values["space"] = {"repo_id": space.repo_id, "url": space.url, "revision": space.revision}
+            text.append(str(space))
         if self.source_model:
             model = push_source_model(
                 self.run, self.source_model, dataset_name=self.dataset_name, private=self.private or None
@@ -170,6 +191,33 @@ class Push(Command):
             values["source_model"] = {"repo_id": model.repo_id, "url": model.url, "revision": model.revision}
             text.append(str(model))
         return Results(values, text, [self._loading(pushed, scored)])
+
+    def _page(self, run: "Trajectories", recipe: Recipe, scored: "Dataset", folder: Path) -> Path | None:
+        """The page of what is pushed, with its pictures, if one is asked for."""
+        from ..hub.cards import REPORT
+        from ..report.page.write import write_report
+
+        if not self.report and self.space is None:
+            return None
+        option = "report" if self.report else "space"
+        if self.score_column != "ltc_score":
+            raise InputError(
+                f"`{option}` shows the order by ltc_score, and `score_column` is {self.score_column!r}: leave one out"
+            )
+        if self.scores_only:
+            raise InputError(f"`{option}` shows rows, and `scores_only` pushes none: leave one of them out")
+        return write_report(
+            run,
+            scored,
+            folder / REPORT,
+            validation=recorded_validation(recipe, self.dataset),
+            evaluation=self.evaluation,
+            dataset_name=self.dataset_name or self.source,
+            balance=self.balance,
+            typical=self.typical,
+            pictures=self.report,
+            **(self._variant() or {}),
+        )
 
     def _scored(self, run: "Trajectories", source: Identity) -> "Dataset":
         from datasets import load_from_disk

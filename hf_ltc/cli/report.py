@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..config import option
 from ..coresets.order import Balance
@@ -21,7 +21,7 @@ from .command import (
     recorded_validation,
     selection_option,
 )
-from .parsing import LocalPath, argument
+from .parsing import Flag, LocalPath, argument
 from .push import Push, repository_name
 
 PAGE = "report.html"
@@ -41,6 +41,7 @@ class Report(Command):
     losses: Losses | None = option(None, LOSSES_HELP)
     balance: Balance = selection_option("balance")
     typical: float | None = selection_option("typical")
+    pictures: Flag = option(False, "write pictures (PNG) beside it, which hf-ltc push puts on the card")
     baseline: list[str] = option([], f"known scores to show beside: {BASELINE_NAMES}")
 
     PARAMETERS: ClassVar = {"path": "output", "validation": "validation_split", "baselines": "baseline"}
@@ -54,6 +55,7 @@ class Report(Command):
         recipe = Recipe.from_dict(run.recipe)
         file = check_page(self.output if self.output is not None else Path(self.run) / PAGE)
         train = recorded_split(recipe.dataset, self.dataset)
+        variant: dict[str, Any] = self.variant.given()
         write_report(
             run,
             train,
@@ -64,7 +66,8 @@ class Report(Command):
             balance=self.balance,
             typical=self.typical,
             baselines=self.baseline,
-            **self.variant.given(),
+            pictures=self.pictures,
+            **variant,
         )
         size = file.stat().st_size
         text = [f"Wrote {file} ({size / 1e6:.1f} MB): open it in a browser; it needs no network."]
@@ -75,6 +78,7 @@ class Report(Command):
             repo_id=repository_name(recipe.dataset),
             fractions=[0.1],
             dataset=self.dataset,
+            report=True,
             private=True,
             variant=self.variant,
             losses=self.losses,

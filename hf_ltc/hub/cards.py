@@ -22,6 +22,8 @@ from .tables import Table
 BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
 END = "<!-- hf_ltc: end -->"
 TAGS = ("coreset", "ltc")
+# The page of what was recorded, by the name that it has in a repository.
+REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
 # Keys of the metadata with an entry for each configuration.
@@ -40,6 +42,7 @@ def dataset_card(
     previous: Mapping[str, Any] | None = None,
     removed: Sequence[str] = (),
     pictures: Sequence[str] = (),
+    report: bool = False,
 ) -> str:
     """The card of a repository with coresets or trajectories.
 
@@ -53,6 +56,7 @@ def dataset_card(
         previous (`Mapping`, *optional*): The metadata that the last push generated.
         removed (`Sequence[str]`, *optional*): Configurations of ours that are deleted.
         pictures (`Sequence[str]`, *optional*): Paths of pictures in the repository.
+        report (`bool`, *optional*, defaults to `False`): Whether the page [`REPORT`] is in the repository.
 
     Returns:
         `str`: Markdown with its YAML head.
@@ -62,6 +66,7 @@ def dataset_card(
     """
     values = dataset_values(repo_id, recipe)
     values["pictures"] = [{"path": quote(path), "text": plain(Path(path).stem.replace("_", " "))} for path in pictures]
+    values["report"] = REPORT if report else None
     return _written("coreset_card.md", values, metadata, repo_id, existing, previous, removed)
 
 
@@ -106,6 +111,28 @@ def source_model_card(
     }
     metadata = model_metadata(recipe)
     return _written("source_model_card.md", values, metadata, place, existing, previous, ())
+
+
+def space_card(
+    title: str,
+    dataset: str | None,
+    *,
+    existing: str | None = None,
+) -> str:
+    """The card of a static Space that shows the page of a recording, whose head says what the Space is.
+
+    Args:
+        title (`str`): What the dataset is called.
+        dataset (`str`, *optional*): The repository with its coresets.
+        existing (`str`, *optional*): As for [`dataset_card`].
+
+    Returns:
+        `str`: Markdown with its YAML head.
+    """
+    known = {"datasets": [dataset]} if dataset else {}
+    metadata = {"title": title, "colorFrom": "blue", "colorTo": "green", "sdk": "static", "tags": list(TAGS), **known}
+    values = {"title": plain(title), "dataset": dataset}
+    return _written("space_card.md", values, metadata, title, existing, None, ())
 
 
 def model_metadata(recipe: Recipe) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def publish(
     *,
     metadata: Mapping[str, Any],
     pictures: Sequence[str | Path] = (),
+    report: str | Path | None = None,
     private: bool | None,
     max_shard_size: int | str,
 ) -> Pushed:
@@ -49,6 +50,7 @@ def publish(
             are deleted. Called again if someone else has pushed in the meantime.
         metadata (`Mapping`): Metadata of the card.
         pictures (`Sequence[str]`, *optional*): Picture files for the card.
+        report (`str`, *optional*): The page of [`write_report`], which the card names.
         private (`bool`, *optional*): Whether a new repository is private.
         max_shard_size (`int` or `str`): Size of a file at most.
 
@@ -78,6 +80,7 @@ def publish(
             def change(there: Repository) -> Change:
                 recipe, removed = described(there)
                 images = [CommitOperationAdd(f"{_IMAGES}/{Path(file).name}", str(file)) for file in pictures]
+                images += [] if report is None else [CommitOperationAdd(cards.REPORT, str(report))]
                 paths = {*there.files, *(image.path_in_repo for image in images)}
                 card = cards.dataset_card(
                     there.repo_id,
@@ -87,6 +90,7 @@ def publish(
                     previous=recipe.card,
                     removed=removed,
                     pictures=sorted(path for path in paths if path.startswith(f"{_IMAGES}/")),
+                    report=cards.REPORT in paths,
                 )
                 check_card(card, infos, there.repo_id)
                 sent = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}

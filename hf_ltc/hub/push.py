@@ -56,6 +56,7 @@ def push_coreset(
     with_trajectories: bool = False,
     splits: Mapping[str, Dataset] | None = None,
     pictures: Sequence[str | Path] = (),
+    report: str | Path | None = None,
     evaluation: Sequence[Mapping[str, Any]] = (),
     source: Mapping[str, Any] | None = None,
     dataset_name: str | None = None,
@@ -93,6 +94,7 @@ def push_coreset(
         splits (`Mapping[str, datasets.Dataset]`, *optional*): Further splits of every configuration with rows, e.g.
             `{"test": test}`.
         pictures (`Sequence[str]`, *optional*): Picture files for the card.
+        report (`str` or `Path`, *optional*): The page that [`write_report`] wrote, which becomes `report.html` there.
         evaluation (`Sequence[Mapping]`, *optional*): Accuracies of models trained on the rows, for the card's
             table: mappings of `rows` (which, in words), `number`, `model`, `accuracy` (a number in [0, 1] for each
             seed) and `protocol` (how they were trained, in words).
@@ -151,6 +153,10 @@ def push_coreset(
     for picture in pictures:
         if not Path(picture).is_file():
             raise InputError(f"no picture {str(picture)!r}: give files")
+    if report is not None and not Path(report).is_file():
+        raise InputError(f"no page {str(report)!r}: write one with write_report, or hf-ltc report")
+    if report is not None and scores_only:
+        raise InputError("`report` shows rows, and `scores_only` pushes none: leave one of them out")
     shown = [Path(picture).name for picture in pictures]
     if twice := [name for name in shown if shown.count(name) > 1]:
         raise InputError(f"two of `pictures` are called {twice[0]!r}: give them names of their own")
@@ -182,6 +188,7 @@ def push_coreset(
         describe,
         metadata=card_metadata(entry.dataset, carried, scored, license),
         pictures=pictures,
+        report=report,
         private=private,
         max_shard_size=max_shard_size,
     )

@@ -34,6 +34,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 CARD = "README.md"
+# Where repositories of each type are; models are at the root.
+_PLACES = {"dataset": "datasets/", "space": "spaces/"}
 _TRIES = 5
 _LONGEST = 8.0
 # Most seconds to wait when the Hub says how long it is busy.
@@ -88,7 +90,9 @@ def check_repo_id(repo_id: Any, name: str = "repo_id") -> None:
         raise InputError(f"`{name}` is {repo_id!r}: {_NO_NAME}")
 
 
-def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | None) -> Repository:
+def open_repository(
+    api: HfApi, repo_id: str, repo_type: str, private: bool | None, space_sdk: str | None = None
+) -> Repository:
     """Creates a repository if it does not exist, and reads what a push has to keep of it."""
     check_repo_id(repo_id)
     if "/" not in repo_id:
@@ -99,7 +103,7 @@ def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | No
         raise
     except RepositoryNotFoundError:
         # Someone else may create it at the same moment.
-        patiently(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        patiently(api.create_repo, repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True)
         info = patiently(api.repo_info, repo_id, repo_type=repo_type)
     if private and not info.private:
         raise InputError(
@@ -153,7 +157,7 @@ def _state(api: HfApi, info: Any, repo_type: str) -> Repository:
     files = tuple(sibling.rfilename for sibling in info.siblings or [])
     texts = read_texts(api, info.id, repo_type, info.sha, [name for name in (CARD, RECIPE) if name in files])
     recipe = RepositoryRecipe.read(texts[RECIPE], info.id) if RECIPE in texts else None
-    place = f"{'datasets/' if repo_type == 'dataset' else ''}{info.id}"
+    place = f"{_PLACES.get(repo_type, '')}{info.id}"
     return Repository(info.id, f"{api.endpoint}/{place}", info.sha, files, texts.get(CARD), recipe)
 
 

@@ -7,8 +7,9 @@ import os
 import re
 
 import numpy as np
+import PIL.Image
 import pytest
-from datasets import Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from hf_ltc import write_report as exported
 from hf_ltc.report.audit import audit
@@ -102,7 +103,8 @@ def test_no_path_no_token_and_no_user(rows, tmp_path):
 def test_hostile_names_cannot_leave_the_data(rows, tmp_path):
     odd = renamed(rows, HOSTILE)
     file = write_report(recorded(odd), odd, tmp_path / "page.html", dataset_name=HOSTILE[0])
-    assert data_of(file)["names"] == HOSTILE
+    # A name that is too long is cut, and of one that is empty there is something to see.
+    assert data_of(file)["names"] == [*HOSTILE[:-2], "n" * 199 + "…", "''"]
     text = plain(file)
     assert "<script>document" not in text and 'onerror="' not in text
     assert text.count("</script>") == 2
@@ -148,6 +150,33 @@ def test_large_images_become_small_ones_and_formats_do_not_matter(tmp_path):
     data = data_of(file)
     assert all(preview is not None for preview in data["previews"])
     assert file.stat().st_size < 15e6
+
+
+@pytest.mark.parametrize("letter", ["\u0634", "<", "'", "\U0001f600"])
+def test_texts_of_any_length_leave_the_page_below_its_limit(tmp_path, letter):
+    n = 5_000
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    texts = [f"{letter * 2_000} {row}" for row in range(n)]
+    rows = Dataset.from_dict({"text": texts, "label": np.arange(n) % 2}, features=features)
+    file = write_report(recorded(rows, (6,)), rows, tmp_path / "page.html")
+    assert file.stat().st_size < 15e6
+    shown = [text for text in data_of(file)["previews"] if text is not None]
+    assert all(text.startswith(letter) and text.endswith("…") for text in shown)
+    assert "Long texts are cut." in plain(file)
+
+
+def test_pictures(rows, tmp_path):
+    odd = renamed(rows, HOSTILE)
+    file = write_report(recorded(odd), odd, tmp_path / "page.html", pictures=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "data_map.png", "losses.png", "page.html", "rows_kept_and_dropped.png",
+    ]  # fmt: skip
+    for picture in file.parent.glob("*.png"):
+        with PIL.Image.open(picture) as image:
+            assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24)) > 20
+    texts = rows.remove_columns("image").add_column("text", ["one"] * len(rows))
+    write_report(recorded(texts), texts, tmp_path / "texts" / "page.html", pictures=True)
+    assert sorted(os.listdir(tmp_path / "texts")) == ["data_map.png", "losses.png", "page.html"]
 
 
 def test_the_page_is_replaced_and_nothing_else(rows, tmp_path):

@@ -16,9 +16,10 @@ from ...scores.scorers import baseline_scores
 from ...scores.typicality import ltc_typicality
 from ...training.image_files import GreyRange
 from ...trajectories.value import Trajectories
-from ..audit import KINDS, OK, audit
+from ..audit import ISSUE, KINDS, OK, audit
 from ..suspicion import conflicting
 from .numbers import (
+    Histograms,
     LossLines,
     RankingLines,
     class_means,
@@ -29,8 +30,11 @@ from .numbers import (
     ranking_lines,
     score_histograms,
 )
-from .previews import Previews, encodable, previews
+from .previews import Previews, clipped, encodable, previews
 from .rows import ClassRows, budget_sizes, class_rows, kept_counts, map_rows, suspect_rows
+
+# Characters of the name of a class.
+_LONGEST = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class Contents:
         numbers (`np.ndarray`): int64 `(S,)`, their numbers in the recorded dataset.
         previews ([`Previews`]): Their images or texts, by position among the rows shown.
         grid (`np.ndarray`): int64 `(E,)`, the epochs at which losses are drawn.
-        epochs (`int`): How many were recorded.
+        epochs, runs (`int`): How many were recorded.
         trajectories (`np.ndarray`): float32 `(E, S)`, their losses.
         validation, validation_classes (`np.ndarray`): Mean validation losses, `(E,)` and `(E, C)`.
         losses, ranking, histograms: As [`loss_lines`], [`ranking_lines`] and [`score_histograms`] give them.
@@ -90,11 +94,12 @@ class Contents:
     grid: np.ndarray
     epochs: int
     trajectories: np.ndarray
+    runs: int
     validation: np.ndarray
     validation_classes: np.ndarray
     losses: LossLines
     ranking: RankingLines
-    histograms: tuple[np.ndarray, np.ndarray, np.ndarray]
+    histograms: Histograms
     evaluation: Evaluation | None
 
     def __len__(self) -> int:
@@ -137,7 +142,7 @@ def gather(
     means, of_classes = class_means(run, len(names), grid)
     parts = {
         "kept": ranked.ranks < max(1, round(0.1 * len(run))),
-        "label issues": ranked.kinds == 0,
+        "label issues": ranked.kinds == KINDS.index(ISSUE),
         "conflicting": np.isfinite(ranked.conflicts),
     }
     return Contents(
@@ -156,6 +161,7 @@ def gather(
         previews=_by_position(made, at[shown]),
         grid=grid,
         epochs=len(np.unique(run.epochs)),
+        runs=len(run.lengths),
         trajectories=mean_over_runs(run, run.losses, shown, grid),
         validation=means,
         validation_classes=of_classes,
@@ -202,7 +208,7 @@ def _ranked(
 
 def _class_names(run: Trajectories, recipe: Recipe) -> list[str]:
     """The names of all classes, of those without one their number."""
-    names = [encodable(name) for name in recipe.dataset.names or []]
+    names = [clipped(encodable(name if name.strip() else repr(name)), _LONGEST) for name in recipe.dataset.names or []]
     count = 1 + max(int(labels.max(initial=-1)) for labels in (run.labels, run.validation_labels))
     return names + [str(number) for number in range(len(names), count)]
 

@@ -14,7 +14,7 @@ from ...scores.reliability import warn_of_scores, within_class_spearman
 from ...trajectories.value import Trajectories
 from ...utils.errors import LTCWarning
 from ...utils.public import public_recipe, without_paths
-from ..audit import KINDS
+from ..audit import KINDS, OK
 from .contents import Contents
 from .previews import encodable
 from .rows import BUDGETS
@@ -39,6 +39,9 @@ def recorded_facts(contents: Contents) -> list[tuple[str, str]]:
     preset = next((name for name, each in PRESETS.items() if each == contents.variant), None)
     choices = ", ".join(f"{name} {value}" for name, value in contents.variant.items())
     said = dict(recording_values(recipe))
+    if contents.ranking.last is not None:
+        # By the scores of this page.
+        said["reliability"] = f"{contents.ranking.last} Spearman correlation, within classes."
     said["score"] = f"{preset} ({choices})" if preset else choices
     said["order"] = f"best first; {_BALANCE[selection.balance]}"
     if selection.typical:
@@ -73,7 +76,7 @@ def left_out(contents: Contents) -> list[str]:
             f"Rows are shown of {len(contents.classes):,} of {classes:,} classes, those with the most suspects; all "
             "classes are counted."
         )
-    odd = np.count_nonzero(contents.ranked.kinds != len(KINDS) - 1)
+    odd = np.count_nonzero(contents.ranked.kinds != KINDS.index(OK))
     if len(contents.suspects) < odd:
         said.append(f"{len(contents.suspects):,} of {odd:,} suspects are listed; hf-ltc audit lists all.")
     if contents.losses.rows < n:

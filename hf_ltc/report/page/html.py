@@ -35,10 +35,10 @@ def page(contents: Contents, title: str, facts: list[tuple[str, str]], doubts: l
     """
     # What is marked as safe in the template is ours, or plotly's.
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     scripts = [_script(get_plotlyjs()), _script(_source(*_SCRIPTS))]
     ranked = contents.ranked
-    reliability = contents.recipe.reliability
+    reliability = np.nan if contents.ranking.last is None else contents.ranking.last.mean
     counts = np.bincount(ranked.kinds, minlength=len(KINDS)).tolist()
     return environment.get_template("page.html").render(
         title=title,
@@ -49,8 +49,8 @@ def page(contents: Contents, title: str, facts: list[tuple[str, str]], doubts: l
         scripts=scripts,
         rows=len(contents),
         classes=len(np.unique(ranked.labels)),
-        reliability=None if reliability.mean is None else f"{reliability.mean:.2f}",
-        runs=reliability.runs or 1,
+        reliability=None if np.isnan(reliability) else f"{reliability:.2f}",
+        runs=contents.runs,
         kinds=dict(zip(KINDS, counts)),
         conflicts=int(np.isfinite(ranked.conflicts).sum()),
         facts=facts,
@@ -64,7 +64,7 @@ def page(contents: Contents, title: str, facts: list[tuple[str, str]], doubts: l
 def page_data(contents: Contents) -> dict[str, Any]:
     """What the scripts read, as plain JSON values."""
     ranked, shown = contents.ranked, contents.shown
-    edges, every, kept = contents.histograms
+    histograms = contents.histograms
     largest = float(np.nanmax(contents.trajectories, initial=0)) or 1.0
     scaled = np.nan_to_num(np.rint(contents.trajectories.T * (_TOP / largest)), nan=_NONE)
     rows = {
@@ -99,9 +99,10 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "suspects": np.searchsorted(shown, contents.suspects).tolist(),
         "points": np.searchsorted(shown, contents.points).tolist(),
         "histogram": {
-            "edges": edges.tolist(),
-            "every": packed(every, _smallest(every)),
-            "kept": packed(kept, _smallest(kept)),
+            "edges": histograms.edges.tolist(),
+            "every": packed(histograms.every, _smallest(histograms.every)),
+            "kept": packed(histograms.kept, _smallest(histograms.kept)),
+            "lines": histograms.kept.shape[1],
         },
         "losses": {
             "mean": contents.losses.mean.tolist(),

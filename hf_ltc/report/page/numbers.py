@@ -9,7 +9,7 @@ import numpy as np
 from ...data.splits import evenly_spaced
 from ...scores.kernels import run_spans
 from ...scores.ltc import ltc_scores
-from ...scores.reliability import reliability_of, scores_by_run, within_class_spearman
+from ...scores.reliability import Reliability, reliability_of, scores_by_run, within_class_spearman
 from ...trajectories.value import Trajectories
 from ...utils.errors import InputError
 
@@ -17,6 +17,10 @@ from ...utils.errors import InputError
 _EPOCHS, _POINTS = 40, 12
 # Rows by which reliability and the spread of losses are drawn.
 _ROWS = 50_000
+# Bins of scores, the fewer the fewer rows a class has.
+_BINS = (16, 60)
+# Classes of which the page has what each budget keeps of each bin.
+_CLASSES = 200
 
 
 def epoch_grid(run: Trajectories) -> np.ndarray:
@@ -126,12 +130,13 @@ def loss_lines(run: Trajectories, grid: np.ndarray, parts: dict[str, np.ndarray]
 class RankingLines:
     """How the ranking settles: epochs `(P,)`, agreement with the last ranking, and of the runs with one another.
 
-    `reliability` is `None` for one run, which cannot tell it.
+    `reliability` and `last`, that of all epochs, are `None` for one run, which cannot tell it.
     """
 
     epochs: list[int]
     stability: list[float]
     reliability: list[float] | None
+    last: Reliability | None
     rows: int
 
 
@@ -144,27 +149,47 @@ def ranking_lines(run: Trajectories, variant: dict[str, Any]) -> RankingLines:
     """
     rows = run.rows[evenly_spaced(len(run), _ROWS)]
     part = run if len(rows) == len(run) else run.take_rows(rows)
-    final = ltc_scores(part, **variant)
+    final, last = ltc_scores(part, **variant), _agreement(part, variant)
     epochs = np.unique(run.epochs)
     found: list[tuple[int, float, float]] = []
     for epoch in epochs[evenly_spaced(len(epochs), _POINTS)].tolist():
         try:
             early = part.truncate(epoch)
             stable = within_class_spearman(ltc_scores(early, **variant), final, part.labels)
-            agreed = np.nan
-            if len(part.lengths) > 1:
-                agreed = reliability_of(scores_by_run(early.runs, early.rows, **variant), part.labels).one
+            agreed = _agreement(early, variant)
         # Of so few epochs there are no differences yet, or validation losses that do not move.
         except InputError:
             continue
-        found.append((epoch, stable, agreed))
+        found.append((epoch, stable, np.nan if agreed is None else agreed.one))
     shown, stability, reliability = (list(column) for column in zip(*found)) if found else ([], [], [])
-    return RankingLines(shown, stability, reliability if len(part.lengths) > 1 else None, len(rows))
+    return RankingLines(shown, stability, None if last is None else reliability, last, len(rows))
+
+
+def _agreement(run: Trajectories, variant: dict[str, Any]) -> Reliability | None:
+    if len(run.lengths) < 2:
+        return None
+    return reliability_of(scores_by_run(run.runs, run.rows, **variant), run.labels)
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """How scores are distributed.
+
+    Args:
+        edges (`np.ndarray`): `(bins + 1,)`.
+        every (`np.ndarray`): int64 `(C + 1, bins)`, the rows of each class, and last those of all.
+        kept (`np.ndarray`): int64 `(B, C + 1, bins)`, those of them that each budget keeps; of many classes only
+            `(B, 1, bins)`, those of all.
+    """
+
+    edges: np.ndarray
+    every: np.ndarray
+    kept: np.ndarray
 
 
 def score_histograms(
-    scores: np.ndarray, labels: np.ndarray, ranks: np.ndarray, sizes: Sequence[int], classes: int, bins: int = 60
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores: np.ndarray, labels: np.ndarray, ranks: np.ndarray, sizes: Sequence[int], classes: int
+) -> Histograms:
     """How scores are distributed in each class, and which part of them is kept.
 
     Args:
@@ -173,16 +198,18 @@ def score_histograms(
         ranks (`np.ndarray`): int `(N,)`, of the coreset order.
         sizes (`Sequence[int]`): Of B coresets.
         classes (`int`): C.
-        bins (`int`, *optional*, defaults to `60`): How many bins.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: the edges, `(bins + 1,)`, the rows in each bin, int64
-        `(C, bins)`, and those of them that are kept, `(B, C, bins)`.
     """
     known = np.isfinite(scores)
+    bins = int(np.clip(round(2 * np.sqrt(len(scores) / classes)), *_BINS))
     edges = np.histogram_bin_edges(scores[known] if known.any() else np.zeros(1), bins)
     place = np.clip(np.searchsorted(edges, scores[known], side="right") - 1, 0, bins - 1)
     cell = labels[known] * bins + place
-    every = np.bincount(cell, minlength=classes * bins)
-    kept = [np.bincount(cell[ranks[known] < size], minlength=classes * bins) for size in sizes]
-    return edges, every.reshape(classes, bins), np.stack(kept).reshape(len(sizes), classes, bins)
+
+    def counted(chosen: np.ndarray) -> np.ndarray:
+        counts = np.bincount(cell[chosen], minlength=classes * bins).reshape(classes, bins)
+        return np.vstack([counts, counts.sum(axis=0)])
+
+    kept = [counted(ranks[known] < size) for size in sizes]
+    if classes > _CLASSES:
+        kept = [counts[-1:] for counts in kept]
+    return Histograms(edges, counted(np.ones(len(cell), dtype=bool)), np.stack(kept))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from datasets import Dataset, Image, Value
+from jinja2.utils import htmlsafe_json_dumps
 
 from ...data.columns import read_column
 from ...data.inputs import require_dataset
@@ -17,14 +18,15 @@ from ...data.splits import evenly_spaced
 from ...recipe import Identity
 from ...training.image_files import GreyRange, open_image, rgb_image
 
-# Bytes of all images of a page, and the part of them that those shown at once may take; the rest is for the data map.
+# Bytes of all previews of a page, and the part of them for images of the rows shown; the rest is for the data map.
 _BYTES, _PART = 5_200_000, 0.75
 _SIDES = (160, 128, 96, 80, 64, 48, 32)
 _TRIED = 48
 # Images up to this side are kept as they are, to the pixel.
 _TINY = 16
 _QUALITY = 78
-_CHARACTERS = 400
+# Of a text as many as leave room for those of all rows.
+_CHARACTERS = (400, 250, 150, 90, 50)
 _CHUNK = 256
 
 
@@ -71,17 +73,7 @@ def previews(
         return Previews("none", {})
     if isinstance(dataset.features[columns[0]], Image) or columns[0] == recorded.image_column:
         return _images(dataset, columns[0], np.unique(needed), wanted, grey_range)
-    rows = np.union1d(needed, wanted)
-    texts, cut = [], False
-    for column in columns:
-        texts.append(["" if text is None else text for text in read_column(dataset.select(rows), column).to_pylist()])
-    shown = {}
-    for row, parts in zip(rows.tolist(), zip(*texts)):
-        text = "\n".join(parts)
-        cut = cut or len(text) > _CHARACTERS
-        text = text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS - 1]}…"
-        shown[row] = encodable(text)
-    return Previews("text", shown, cut=cut)
+    return _texts(dataset, columns, np.union1d(needed, wanted))
 
 
 def _columns(dataset: Dataset, recorded: Identity) -> list[str]:
@@ -94,6 +86,18 @@ def _columns(dataset: Dataset, recorded: Identity) -> list[str]:
     return images[:1] or [
         name for name, feature in features.items() if isinstance(feature, Value) and "string" in feature.dtype
     ]
+
+
+def _texts(dataset: Dataset, columns: list[str], rows: np.ndarray) -> Previews:
+    part = dataset.select(rows)
+    texts = zip(*(["" if text is None else text for text in read_column(part, name).to_pylist()] for name in columns))
+    whole = [encodable("\n".join(each)) for each in texts]
+    shown = whole
+    for most in _CHARACTERS:
+        shown = [clipped(text, most) for text in whole]
+        if sum(len(htmlsafe_json_dumps(text, ensure_ascii=False).encode()) for text in shown) <= _BYTES:
+            break
+    return Previews("text", dict(zip(rows.tolist(), shown)), cut=shown != whole)
 
 
 def _images(
@@ -145,6 +149,11 @@ def _thumbnail(value: Any, side: int, mode: str | None, grey_range: GreyRange | 
     file = io.BytesIO()
     image.save(file, "WEBP", quality=_QUALITY, lossless=max(image.size) <= _TINY)
     return file.getvalue()
+
+
+def clipped(text: str, most: int) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def encodable(text: str) -> str:

@@ -17,6 +17,7 @@ from ...utils.files import local
 from .contents import gather
 from .facts import dataset_title, doubts, left_out, recorded_facts
 from .html import GENERATOR, page
+from .pictures import write_pictures
 
 _HEAD = 1024
 
@@ -33,6 +34,7 @@ def write_report(
     balance: Balance = "class",
     typical: float | None = None,
     baselines: Sequence[str] = (),
+    pictures: bool = False,
     id_column: str | None = None,
     **variant: Any,
 ) -> Path:
@@ -59,6 +61,8 @@ def write_report(
         balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
         typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
         baselines (`Sequence[str]`, *optional*): Known scores to show beside, as for [`baseline_scores`].
+        pictures (`bool`, *optional*, defaults to `False`):
+            Write pictures beside it too: `rows_kept_and_dropped.png`, `data_map.png` and `losses.png`.
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
         **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
@@ -96,6 +100,8 @@ def write_report(
     )
     with files.replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+    if pictures:
+        write_pictures(contents, file.parent)
     return file
 
 

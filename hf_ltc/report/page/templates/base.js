@@ -21,7 +21,10 @@ const trajectories = unpacked(data.trajectories);
 const validationClasses = unpacked(data.validationClasses);
 const classes = new Map(data.classes.map((one) => [one.number, one]));
 const present = data.total.map((_, number) => number).filter((number) => data.total[number] > 0);
-const OK = data.kinds.length - 1;
+const OK = data.kinds.indexOf('ok');
+// Of what the audit finds the name that styles know.
+const MARKS = data.kinds.map((kind) => kind.replace(/ /g, '-'));
+const markOf = (place) => MARKS[rows.kind[place]];
 
 // What the controls say: which stop of the budget, and which class, -1 for all.
 const state = { budget: Math.max(0, data.budgets.indexOf(0.1)), number: -1, color: 'score', kinds: new Set() };

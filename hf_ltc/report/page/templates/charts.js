@@ -3,6 +3,9 @@ const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false };
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif';
 // More classes than these have no room for their names, or for a line of their own.
 const NAMED = 25;
+// And more than these have none for a strip.
+const STRIPS = 300;
+const FINE = matchMedia('(pointer: fine)');
 const BINS = data.histogram.edges.length - 1;
 const histogram = { every: unpacked(data.histogram.every), kept: unpacked(data.histogram.kept) };
 
@@ -24,7 +27,7 @@ function layout(extra) {
   return {
     paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: { family: FONT, size: 13, color: c.text },
     margin: { l: 50, r: 12, t: 10, b: 46 }, hovermode: 'closest', dragmode: false,
-    legend: { orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom', font: { size: 13 }, traceorder: 'normal' },
+    legend: { orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom', font: { size: 12 }, traceorder: 'normal' },
     hoverlabel: { bgcolor: c.surface, bordercolor: c.line, font: { color: c.text, family: FONT } },
     ...extra,
     xaxis: { ...axis, ...extra.xaxis },
@@ -62,46 +65,57 @@ function keptChart(target) {
 // A line of hills, one for each class, of which the part that is kept is filled.
 function scoresChart(target) {
   const c = colors();
-  const numbers = shownClasses();
-  const { edges } = data.histogram;
+  const { edges, lines } = data.histogram;
+  const all = data.names.length;
+  const numbers = shownClasses().length > STRIPS ? [all] : [...shownClasses()];
+  const title = (number, most) => (number === all ? 'all classes' : drawn(nameOf(number), most));
   const middle = edges.slice(1).map((edge, i) => (edge + edges[i]) / 2);
-  const of = (counts, offset, number) => Array.from(counts.subarray(offset + number * BINS, offset + (number + 1) * BINS));
+  const line = (counts, at) => Array.from(counts.subarray(at * BINS, (at + 1) * BINS));
+  // Of many classes what is kept is on the page for all together only.
+  const keptOf = (number) => {
+    if (lines > 1) return line(histogram.kept, state.budget * lines + number);
+    return number === all ? line(histogram.kept, state.budget) : null;
+  };
   if (numbers.length > NAMED) {
+    const mean = (number) => {
+      const counts = line(histogram.every, number);
+      return counts.reduce((sum, count, i) => sum + count * middle[i], 0) / Math.max(1, counts.reduce((sum, count) => sum + count, 0));
+    };
+    numbers.sort((one, other) => mean(other) - mean(one));
     const z = numbers.map((number) => {
-      const counts = of(histogram.every, 0, number);
+      const counts = line(histogram.every, number);
       const most = Math.max(1, ...counts);
       return counts.map((count) => count / most);
     });
-    const y = numbers.map((_, i) => i);
     target.style.height = `${Math.min(900, 140 + 7 * numbers.length)}px`;
     Plotly.react(target, [{
-      type: 'heatmap', x: middle, y, z, colorscale: [[0, c.surface], [1, c.kept]], showscale: false,
-      text: numbers.map((number) => middle.map(() => drawn(nameOf(number), 40))), hovertemplate: '%{text}<br>score %{x:.2f}<extra></extra>',
+      type: 'heatmap', x: middle, y: numbers.map((_, i) => i), z, colorscale: [[0, c.surface], [1, c.kept]], showscale: false,
+      text: numbers.map((number) => middle.map(() => title(number, 40))), hovertemplate: '%{text}<br>score %{x:.2f}<extra></extra>',
     }], layout({
       xaxis: { title: { text: 'score' } },
-      yaxis: { showgrid: false, tickvals: [], title: { text: `${numbers.length} classes, darker where scores are frequent` }, autorange: 'reversed' },
+      yaxis: { showgrid: false, tickvals: [], title: { text: `${numbers.length} classes by mean score` }, autorange: 'reversed' },
     }), CONFIG);
     return;
   }
   const traces = [];
-  const offset = state.budget * data.names.length * BINS;
   numbers.forEach((number, i) => {
     const base = -i;
-    const every = of(histogram.every, 0, number);
-    const kept = of(histogram.kept, offset, number);
+    const every = line(histogram.every, number);
+    const kept = keptOf(number);
     const most = Math.max(1, ...every) / 0.92;
     const floor = { x: middle, y: middle.map(() => base), mode: 'lines', line: { width: 0 }, hoverinfo: 'skip', showlegend: false };
-    const hill = (counts, color, title) => ({
+    const hill = (counts, color, part) => ({
       x: middle, y: counts.map((count) => base + count / most), mode: 'lines', fill: 'tonexty', fillcolor: color,
-      line: { color, width: 0, shape: 'hvh' }, name: title, showlegend: i === 0,
-      text: counts.map((count) => `${drawn(nameOf(number), 40)}: ${whole(count)} ${title}`), hoverinfo: 'text',
+      line: { color, width: 0, shape: 'hvh' }, name: part, showlegend: i === 0,
+      text: counts.map((count) => `${title(number, 40)}: ${whole(count)} ${part}`), hoverinfo: 'text',
     });
-    traces.push(floor, hill(every, faded(c.dropped, 0.8), 'all rows'), floor, hill(kept, faded(c.kept, 0.9), 'kept'));
+    traces.push(floor, hill(every, faded(c.dropped, 0.8), 'all rows'));
+    if (kept !== null) traces.push(floor, hill(kept, faded(c.kept, 0.9), 'kept'));
   });
-  target.style.height = `${numbers.length === 1 ? 300 : 120 + 38 * numbers.length}px`;
+  target.style.height = `${120 + numbers.length * Math.max(38, Math.min(180, Math.round(400 / numbers.length)))}px`;
   Plotly.react(target, traces, layout({
     xaxis: { title: { text: 'score' } },
-    yaxis: { tickvals: numbers.map((_, i) => -i), ticktext: numbers.map((number) => drawn(nameOf(number), 18)), range: [-numbers.length + 0.9, 1.05], zeroline: false },
+    yaxis: { tickvals: numbers.map((_, i) => -i), ticktext: numbers.map((number) => title(number, 18)), range: [-numbers.length + 0.9, 1.05], zeroline: false },
   }), CONFIG);
 }
 
@@ -127,15 +141,16 @@ function mapChart(target) {
     const parts = [['dropped', (place) => !isKept(place), c.dropped], ['kept', isKept, c.kept]];
     traces = parts.map(([title, test, color]) => points(places.filter(test), { name: title, marker: { color } }));
   } else {
-    const shades = [c.issue, c.shared, c.conflict, c.ambiguous, c.dropped];
+    const shades = { 'label issue': c.issue, 'shared with validation': c.shared, conflicting: c.conflict, 'near-duplicate': c.duplicate, ambiguous: c.ambiguous };
     traces = [...data.kinds.keys()].reverse().map((kind) => points(
-      places.filter((place) => rows.kind[place] === kind), { name: data.kinds[kind], marker: { color: shades[kind] } },
+      places.filter((place) => rows.kind[place] === kind), { name: data.kinds[kind], marker: { color: shades[data.kinds[kind]] ?? c.dropped } },
     ));
   }
   Plotly.react(target, traces, layout({
-    showlegend: state.color !== 'score',
-    xaxis: { title: { text: 'variability of the label’s probability' }, rangemode: 'tozero' },
-    yaxis: { title: { text: 'mean probability of the label' }, range: [-0.03, 1.03] },
+    // Zoomed by dragging where that does not scroll the page.
+    showlegend: state.color !== 'score', dragmode: FINE.matches ? 'zoom' : false, uirevision: state.number,
+    xaxis: { title: { text: 'variability of the label’s probability' }, rangemode: 'tozero', fixedrange: !FINE.matches },
+    yaxis: { title: { text: 'mean probability of the label' }, range: [-0.03, 1.03], fixedrange: !FINE.matches },
   }), CONFIG).then(() => {
     if (target.dataset.heard) return;
     target.dataset.heard = 'yes';
@@ -149,7 +164,7 @@ function lossesChart(target) {
   const c = colors();
   const { epochs, losses, validation } = data;
   const shades = { kept: c.kept, 'label issues': c.issue, conflicting: c.conflict };
-  const titles = { kept: 'kept at 10%', 'label issues': 'label issues', conflicting: 'conflicting rows' };
+  const titles = { kept: 'kept at 10%', 'label issues': 'label issues', conflicting: 'conflicting' };
   const line = (y, title, color, extra = {}) => ({
     x: epochs, y, name: title, mode: 'lines', line: { color, width: 2.5, ...extra }, hovertemplate: '%{y:.2f}',
   });
@@ -175,7 +190,7 @@ function rankingChart(target) {
   const traces = [line(stability, 'stability: with the last ranking', c.muted, 'dot')];
   if (reliability !== null) traces.push(line(reliability, 'reliability: of one run with another', c.kept, 'solid'));
   Plotly.react(target, traces, layout({
-    hovermode: 'x unified', xaxis: { title: { text: 'epochs used' } },
+    hovermode: 'x unified', showlegend: true, xaxis: { title: { text: 'epochs used' } },
     yaxis: { title: { text: 'Spearman, within classes' }, range: [Math.min(0, ...stability, ...(reliability ?? [])) - 0.06, 1.06] },
   }), CONFIG);
   table('ranking-table', ['epochs used', 'stability', ...(reliability === null ? [] : ['reliability'])],

@@ -1,6 +1,8 @@
 
 const CLASSES = 10;
 const SUSPECTS = 24;
+// Texts take more room than images.
+const TEXTS = 5;
 const GROUPS = [
   ['first', 'First kept'], ['kept', 'Last kept'], ['dropped', 'First dropped'], ['worst', 'Last of all'], ['conflicting', 'Conflicting'],
 ];
@@ -19,15 +21,16 @@ function picture(place, alt) {
 function thumb(place, list) {
   const preview = data.previews[place];
   const onclick = () => openRow(place, list);
-  if (preview === null) return el('button', { type: 'button', class: 'thumb blank', 'aria-label': described(place), onclick }, whole(rows.row[place]));
+  if (preview === null) return el('button', { type: 'button', class: `thumb blank ${markOf(place)}`, 'aria-label': described(place), onclick }, whole(rows.row[place]));
   if (data.preview === 'text') {
-    return el('button', { type: 'button', class: 'thumb text', title: described(place), onclick }, el('bdi', { dir: 'auto' }, preview));
+    return el('button', { type: 'button', class: `thumb text ${markOf(place)}`, title: described(place), onclick }, el('bdi', { dir: 'auto' }, preview));
   }
-  return el('button', { type: 'button', class: 'thumb', title: described(place), onclick }, picture(place, described(place)));
+  return el('button', { type: 'button', class: `thumb ${markOf(place)}`, title: described(place), onclick }, picture(place, described(place)));
 }
 
 function group(one, [name, title]) {
-  const list = name === 'kept' || name === 'dropped' ? one[name][state.budget] : one[name];
+  const every = name === 'kept' || name === 'dropped' ? one[name][state.budget] : one[name];
+  const list = data.preview === 'text' ? every.slice(0, TEXTS) : every;
   const thumbs = list.length > 0 ? list.map((place) => thumb(place, list)) : [el('span', { class: 'none' }, 'none')];
   return el('div', { class: `group ${name}`, role: 'group', 'aria-label': title, 'data-group': name },
     el('h4', { 'aria-hidden': 'true' }, title), el('div', { class: 'thumbs' }, ...thumbs));
@@ -71,7 +74,7 @@ function suspect(place, list) {
     differs ? el('span', { class: 'suggested' }, el('span', { class: 'hidden' }, 'suggested label '), '→ ', bdi(nameOf(suggested), 40)) : null,
     el('small', {}, `row ${whole(rows.row[place])} · ${data.kinds[kind]}`),
   ];
-  return el('button', { type: 'button', class: `suspect k${kind}`, onclick: () => openRow(place, list) }, view, el('span', {}, ...words.filter(Boolean)));
+  return el('button', { type: 'button', class: `suspect ${markOf(place)}`, onclick: () => openRow(place, list) }, view, el('span', {}, ...words.filter(Boolean)));
 }
 
 function drawSuspects() {
@@ -95,7 +98,7 @@ function drawKinds() {
       shown.suspects = SUSPECTS;
       drawSuspects();
     } });
-    byId('kinds').append(el('label', { class: `k${kind}` }, box, title, el('b', {}, whole(counts[kind]))));
+    byId('kinds').append(el('label', { class: MARKS[kind] }, box, title, el('b', {}, whole(counts[kind]))));
   });
 }
 

@@ -1,0 +1,63 @@
+"""A static Space that shows the page of a recording."""
+
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from ..utils.errors import InputError
+from . import cards
+from .commits import Change, commit
+from .repository import CARD, Pushed, Repository, check_repo_id, explained, hub_api, open_repository, patiently
+
+_PAGE, _SDK = "index.html", "static"
+# What the Hub puts into a new static Space beside a page, for that.
+_TEMPLATE = ("style.css",)
+
+
+def push_space(
+    page: str | Path,
+    repo_id: str,
+    *,
+    title: str,
+    dataset: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+) -> Pushed:
+    """Pushes the page of a recording to a static Space, in one commit.
+
+    Args:
+        page (`str` or `Path`): What [`write_report`] wrote.
+        repo_id (`str`): The Space, `OWNER/NAME`; made if it is not there.
+        title (`str`): What it is called.
+        dataset (`str`, *optional*): The dataset repository with the coresets, to which the Space is linked.
+        private (`bool`, *optional*): Whether a new Space is private.
+        token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+    Returns:
+        [`Pushed`]
+
+    Raises:
+        InputError: for a Space that shows something else, and as [`push_coreset`].
+    """
+    check_repo_id(repo_id, "space")
+    api = hub_api(token)
+
+    def change(there: Repository) -> Change:
+        ours = there.card is not None and cards.BEGIN in there.card
+        if not ours and not _is_new(api, there):
+            raise InputError(f"the Space {there.repo_id!r} shows something else: give another one, or delete it")
+        return Change(
+            texts={CARD: cards.space_card(title, dataset, existing=there.card if ours else None)},
+            message="Page of a recording",
+            pictures=(CommitOperationAdd(_PAGE, str(page)),),
+            removed=() if ours else tuple(path for path in _TEMPLATE if path in there.files),
+        )
+
+    with explained(repo_id, "push to"):
+        there = open_repository(api, repo_id, "space", private, space_sdk=_SDK)
+        return commit(api, there, "space", [], change, (_PAGE,), ["a page"])
+
+
+def _is_new(api: HfApi, there: Repository) -> bool:
+    """Whether a Space has nothing but what the Hub puts into it when it is made."""
+    return len(patiently(api.list_repo_commits, there.repo_id, repo_type="space")) == 1
