@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .recording.record import record as record
     from .recording.recorder import TrajectoryRecorder as TrajectoryRecorder
     from .recording.trainer_callback import TrajectoryCallback as TrajectoryCallback
+    from .report.apply import apply_audit as apply_audit
+    from .report.apply import undo_audit as undo_audit
     from .report.audit import audit as audit
     from .report.page.write import write_report as write_report
     from .scores.explain import explain as explain
@@ -52,6 +54,7 @@ _MODULES = {
     "Trajectories": "trajectories.value",
     "TrajectoryCallback": "recording.trainer_callback",
     "TrajectoryRecorder": "recording.recorder",
+    "apply_audit": "report.apply",
     "audit": "report.audit",
     "baseline_scores": "scores.scorers",
     "coreset_bounds": "coresets.ray_data",
@@ -76,6 +79,7 @@ _MODULES = {
     "reliability": "trajectories.compare",
     "select_coreset": "coresets.select",
     "split_coreset": "coresets.select",
+    "undo_audit": "report.apply",
     "write_report": "report.page.write",
 }
 __all__ = sorted(_MODULES)

@@ -1,30 +1,38 @@
 """The command `audit`: the rows of a recorded dataset that are worth a look."""
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..config import option
+from ..config import DataConfig, RecordConfig, option
 from ..recipe import Recipe
+from ..report.duplicates import SIMILARITY
+from ..utils.errors import InputError
 from .command import (
+    APPLIED,
     AUDIT,
     AUDITED,
+    CHANGES,
     DATASET_HELP,
     LOSSES_HELP,
     VALIDATION_HELP,
     Command,
     Losses,
     Results,
+    beside,
     check_output,
     recorded_split,
     recorded_validation,
     save,
 )
 from .parsing import LocalPath, argument
+from .record import Record
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+Kind = Literal["label issue", "shared with validation", "near-duplicate", "conflicting", "ambiguous"]
 # Rows on screen.
 _SHOWN = 20
 # Characters of a class name on screen.
@@ -33,13 +41,20 @@ _LONGEST = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(Command):
-    """Find rows whose label is probably wrong, and rows that contradict the validation samples."""
+    """Find rows whose label is probably wrong, near-duplicates, and rows that contradict the validation samples."""
 
-    run: LocalPath = argument("RUN", "run directory of hf-ltc record, with --signals margin predicted")
+    run: LocalPath = argument("RUN", "run directory of hf-ltc record, with --signals margin predicted --features")
     output: LocalPath | None = option(None, f"folder for the table, {AUDITED}", metavar="FOLDER")
     dataset: str | None = option(None, DATASET_HELP)
     validation_split: str | None = option(None, VALIDATION_HELP)
     fraction: float | None = option(None, "share of the rows to call label issues; estimated if not given")
+    similarity: float = option(SIMILARITY, "least cosine of the features of near-duplicates")
+    apply: Literal["drop", "relabel"] | None = option(
+        None,
+        f"save a new dataset without these rows, or with the labels suggested for them, and {CHANGES}, by which "
+        "hf_ltc.undo_audit takes it back",
+    )
+    kinds: list[Kind] = option([], "kinds of rows that `apply` changes; label issue if not given")
     losses: Losses | None = option(None, LOSSES_HELP)
 
     PARAMETERS: ClassVar = {"validation": "validation_split"}
@@ -47,10 +62,16 @@ class Audit(Command):
 
     def execute(self) -> Results:
         import numpy as np
+        import pyarrow.compute as pc
 
-        from ..report.audit import KINDS, audit
+        from ..report.apply import apply_audit
+        from ..report.audit import ISSUE, KINDS, audit
         from ..trajectories.value import Trajectories
 
+        if self.apply is not None and self.output is None:
+            raise InputError(f"`apply` {self.apply!r} makes a new dataset: give a folder for it with `output`")
+        if self.kinds and self.apply is None:
+            raise InputError(f"`kinds` {self.kinds[0]!r} goes with `apply`: give that, or leave it out")
         run = Trajectories.load(self.run, losses=self.losses)
         recipe = Recipe.from_dict(run.recipe)
         folder = None
@@ -58,7 +79,7 @@ class Audit(Command):
             folder = check_output(self.output, AUDIT, self.run, self.dataset or recipe.dataset.path)
         train = recorded_split(recipe.dataset, self.dataset)
         validation = recorded_validation(recipe, self.dataset, self.validation_split)
-        table = audit(run, train, validation, fraction=self.fraction)
+        table = audit(run, train, validation, fraction=self.fraction, similarity=self.similarity)
         counted = Counter(table["kind"][:])
         counts = {kind: counted[kind] for kind in KINDS}
         worst = table.select(np.argsort(table["label_quality"][:], kind="stable")[:_SHOWN])
@@ -70,14 +91,49 @@ class Audit(Command):
         ]
         if table.data.column("suggested_label").null_count == len(table):
             text.append("No label is suggested: record with `RecordConfig.signals` predicted for that.")
+        if run.features is None:
+            text.append(
+                "No near-duplicates are looked for: record with `RecordConfig.features` for that, which adds to a "
+                "finished run what it lacks."
+            )
+        else:
+            values["near_duplicate_groups"] = pc.count_distinct(table.data["near_duplicate_group"]).as_py()
+            text.append(f"Near-duplicates are in {values['near_duplicate_groups']:,} groups.")
         following: list[Command | str] = []
         if folder is not None:
-            made = {"fraction": self.fraction, "rows": len(table), "kinds": counts}
-            save(table, folder, {**run.recipe, AUDIT: made})
+            made: dict[str, Any] = {
+                "fraction": self.fraction,
+                "similarity": self.similarity,
+                "rows": len(table),
+                "kinds": counts,
+            }
+            applied = None
+            if self.apply is not None:
+                kinds = list[str](self.kinds) or [ISSUE]
+                applied = apply_audit(run, train, table, self.apply, kinds=kinds)
+                made |= {"apply": self.apply, "apply_kinds": kinds, "changed": len(applied.changes)}
+                values["changed"] = len(applied.changes)
+            save(table, folder, {**run.recipe, AUDIT: made}, applied)
             path = str(folder / AUDITED)
             text.append(f"In {self.output}: {AUDITED}, one row for each row that was recorded.")
             following.append(f"import datasets; table = datasets.Dataset.from_parquet({path!r})")
+            if applied is not None:
+                done = "dropped" if self.apply == "drop" else "relabelled"
+                text.append(
+                    f"{len(applied.changes):,} rows were {done} ({', '.join(kinds)}): {APPLIED} is the new dataset, "
+                    f"and {CHANGES} the list of them."
+                )
+                following += _recorded_again(recipe, folder / APPLIED, beside(self.run, f"-{self.apply}"))
         return Results(values, text, following)
+
+
+def _recorded_again(recipe: Recipe, dataset: Path, output: str) -> list[Command | str]:
+    """The command that records the new dataset as the old one was, if hf-ltc record did that."""
+    if recipe.config.model is None or recipe.training.image_size is None:
+        return []
+    names = {each.name for each in fields(RecordConfig)}
+    config = {name: value for name, value in recipe.config.to_dict().items() if name in names}
+    return [Record(data=DataConfig(dataset=str(dataset)), config=RecordConfig(**{**config, "output_dir": output}))]
 
 
 def _as_text(table: "Dataset") -> str:
@@ -92,7 +148,9 @@ def _as_text(table: "Dataset") -> str:
         ]
     if "id" in frame:
         frame["id"] = [_shown(each) for each in frame["id"]]
-    return frame.drop(columns="is_label_issue").to_string(index=False, float_format="{:.4f}".format)
+    return frame.drop(columns=["is_label_issue", "near_duplicate_group"]).to_string(
+        index=False, float_format="{:.4f}".format
+    )
 
 
 def _shown(name: Any) -> str:

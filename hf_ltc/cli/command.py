@@ -23,13 +23,15 @@ from ..utils.files import expanded, local
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..report.apply import Applied
+
 # Keys of what each command adds to the recipe beside the rows.
 SCORED, CORESET, AUDIT = "score", "coreset", "audit"
-# What an audit saves.
-AUDITED = "audit.parquet"
+# What an audit saves, and, put to use, the new dataset and the list of its changes.
+AUDITED, APPLIED, CHANGES = "audit.parquet", "dataset", "changes.parquet"
 # In that of a coreset what was compared.
 JUDGED = "judge"
-_SAVED = ("state.json", "dataset_info.json", AUDITED, files.RECIPE)
+_SAVED = ("state.json", "dataset_info.json", AUDITED, CHANGES, files.RECIPE)
 # Options of several commands.
 Losses = Literal["training", "evaluation"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
@@ -191,7 +193,8 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
     if not path.is_dir() or _kind(path) != kind:
         raise InputError(f"`output` {output!r} exists already: give another folder, or delete it")
     # The caches of `datasets` are Arrow files too.
-    strange = sorted(file.name for file in path.iterdir() if file.name not in _SAVED and file.suffix != ".arrow")
+    there = [file for file in path.rglob("*") if file != path / APPLIED or not file.is_dir()]
+    strange = sorted(file.name for file in there if file.name not in _SAVED and file.suffix != ".arrow")
     if strange:
         raise InputError(
             f"`output` {output!r} holds {strange[0]!r} beside an earlier result: give another folder, or delete it"
@@ -199,14 +202,18 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
     return path
 
 
-def save(dataset: "Dataset", path: Path, recipe: dict[str, Any]) -> None:
-    """Saves a dataset with its recipe, an audit as one Parquet file; until all is on disk, the earlier one stays."""
+def save(dataset: "Dataset", path: Path, recipe: dict[str, Any], applied: "Applied | None" = None) -> None:
+    """Saves a dataset with its recipe, an audit as one Parquet file, with what was made by it; until all is on disk,
+    the earlier one stays."""
     # Locked until it is in its place.
     with ExitStack() as held, files.replacing(path) as temporary:
         temporary.mkdir()
         held.enter_context(_held(temporary, str(path)))
         if AUDIT in recipe:
             dataset.to_parquet(str(temporary / AUDITED))
+            if applied is not None:
+                applied.dataset.save_to_disk(str(temporary / APPLIED))
+                applied.changes.to_parquet(str(temporary / CHANGES))
         else:
             dataset.save_to_disk(str(temporary))
         files.write_json(temporary / files.RECIPE, recipe)

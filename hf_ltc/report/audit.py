@@ -1,4 +1,4 @@
-"""Which rows of a recorded dataset are worth a look: wrong labels, rows that contradict others, shared rows."""
+"""Which rows of a recorded dataset are worth a look: wrong labels, copies, rows that contradict others."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from ..data.shared_rows import input_columns, shared_rows
 from ..recipe import Recipe
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError, require
+from .duplicates import SIMILARITY, near_duplicates
 from .suspicion import (
     PREDICTED,
     conflicting,
@@ -20,7 +21,9 @@ from .suspicion import (
 )
 
 OK, ISSUE, AMBIGUOUS, CONFLICTING, SHARED = "ok", "label issue", "ambiguous", "conflicting", "shared with validation"
-KINDS = (ISSUE, SHARED, CONFLICTING, AMBIGUOUS, OK)
+DUPLICATE = "near-duplicate"
+# The first that is true of a row is its kind.
+KINDS = (ISSUE, SHARED, DUPLICATE, CONFLICTING, AMBIGUOUS, OK)
 # Given its label in at least a quarter of the late epochs, and in at most three.
 _UNDECIDED = (0.25, 0.75)
 
@@ -31,12 +34,13 @@ def audit(
     validation: Dataset | None = None,
     *,
     fraction: float | None = None,
+    similarity: float = SIMILARITY,
     id_column: str | None = None,
 ) -> Dataset:
     """Tells for every recorded row whether its label is probably wrong, and what else is odd about it.
 
     ```python
-    config = RecordConfig(signals=["margin", "predicted"], ...)
+    config = RecordConfig(signals=["margin", "predicted"], features=True, ...)
     table = audit(record(config, train), train)
     worst = table.sort("label_quality").select(range(100))
     ```
@@ -51,10 +55,13 @@ def audit(
       [`wrong_label_quality`] ranks them; 0 for the row whose label is most probably wrong;
     - `is_label_issue`, bool: whether it is called wrong: it is one of the rows with the lowest quality, as many as
       have losses that rise where the validation losses fall (see [`wrong_label_count`]), or as `fraction` says;
+    - `near_duplicate_group`, int64: the number, from 0, of the group of rows that are nearly the same to the source
+      model (see [`near_duplicates`]); null for the others, and for all if the features were not recorded
+      (`RecordConfig.features`);
     - `kind`, string: the first of these that is true of it: `label issue`; `shared with validation`, its image or text
-      is that of a validation sample; `conflicting`, its losses go against those of the validation samples (see
-      [`conflicting`]); `ambiguous`, the model gives it its label in a quarter to three quarters of the late epochs; or
-      `ok`.
+      is that of a validation sample; `near-duplicate`; `conflicting`, its losses go against those of the validation
+      samples (see [`conflicting`]); `ambiguous`, the model gives it its label in a quarter to three quarters of the
+      late epochs; or `ok`.
 
     `label_quality` and `is_label_issue` are called so by cleanlab, and mean the same.
 
@@ -64,6 +71,7 @@ def audit(
             The recorded dataset. Without it no row is compared with the validation samples.
         validation (`datasets.Dataset`, *optional*): The validation samples, where they are a split of their own.
         fraction (`float`, *optional*): Share of the rows to call label issues, inside (0, 1).
+        similarity (`float`, *optional*, defaults to `0.83`): As for [`near_duplicates`].
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
 
     Returns:
@@ -73,6 +81,7 @@ def audit(
         InputError: for another dataset than the recorded one, and as [`ltc_scores`].
     """
     require(fraction is None or 0 < fraction < 1, "fraction", fraction, "inside (0, 1)")
+    require(0 < similarity < 1, "similarity", similarity, "inside (0, 1)")
     shared = np.zeros(len(trajectories), dtype=bool)
     if dataset is not None:
         shared = _shared(trajectories, dataset, validation, id_column)
@@ -90,7 +99,10 @@ def audit(
     issues[np.argsort(quality, kind="stable")[:count]] = True
     given = correct_share(trajectories, votes)
     undecided = (given >= _UNDECIDED[0]) & (given <= _UNDECIDED[1])
-    kinds = np.select([issues, shared, conflicting(trajectories), undecided], KINDS[:-1], OK)
+    group = np.full(len(trajectories), -1)
+    if trajectories.features is not None:
+        group = near_duplicates(trajectories.features.of(trajectories.rows), similarity)
+    kinds = np.select([issues, shared, group >= 0, conflicting(trajectories), undecided], KINDS[:-1], OK)
     label = ClassLabel(names=names) if names else Value("int64")
     columns: dict[str, tuple[Any, Any]] = {
         "row": (pa.array(trajectories.rows), Value("int64")),
@@ -99,6 +111,7 @@ def audit(
         "suggested_label": (pa.array(winner, mask=winner < 0), label),
         "label_quality": (pa.array(quality, pa.float32()), Value("float32")),
         "is_label_issue": (pa.array(issues), Value("bool")),
+        "near_duplicate_group": (pa.array(group, mask=group < 0), Value("int64")),
         "kind": (pa.array(kinds.tolist(), pa.string()), Value("string")),
     }
     features = Features({name: feature for name, (_, feature) in columns.items()})

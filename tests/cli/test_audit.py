@@ -1,6 +1,7 @@
 """hf-ltc audit: what it prints and writes, also of hostile names."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -59,13 +60,27 @@ def test_without_an_output_nothing_is_written(place, tmp_path, capsys, monkeypat
     before = tree(place)
     said = succeeds(capsys, "audit", place / "plain")
     assert "No label is suggested: record with --signals predicted for that." in said
+    assert "No near-duplicates are looked for: record with --features for that, which adds to a finished run" in said
     assert list(tmp_path.iterdir()) == [] and tree(place) == before
+
+
+def test_near_duplicates_once_a_finished_run_has_features(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    line = ["record", "--dataset", place / "data", *RECORD, *SIGNALS, "--features", "--output-dir", tmp_path / "run"]
+    succeeds(capsys, *line)
+    said = succeeds(capsys, "audit", tmp_path / "run", "--similarity", "0.5")
+    found = as_json(capsys, "audit", tmp_path / "run", "--similarity", "0.5")
+    assert found["kinds"]["near-duplicate"] > 0
+    assert f"Near-duplicates are in {found['near_duplicate_groups']:,} groups." in said
+    assert "record with" not in said
+    assert as_json(capsys, "audit", tmp_path / "run", "--similarity", "0.99")["kinds"]["near-duplicate"] == 0
 
 
 def test_hostile_names_are_text(place, capsys):
     said = succeeds(capsys, "audit", place / "odd")
     lines = said.splitlines()
-    assert len(lines) == 1 + 1 + 1 + 20
+    # A count, two headings, the rows, and what was not recorded.
+    assert len(lines) == 1 + 2 + 20 + 1
     assert all(line.isprintable() for line in lines) and max(map(len, lines)) < 140
     names = {each for row in as_json(capsys, "audit", place / "odd")["worst"] for each in (row["label"],)}
     assert names <= set(range(10))
@@ -86,6 +101,7 @@ def test_what_is_refused(place, tmp_path, capsys):
         ([place / "run", "--output", tmp_path / "recipe"], f"--output '{tmp_path / 'recipe'}' exists already"),
         ([place / "run", "--output", place], f"--output '{place}' holds '{place / 'run'}', which is read"),
         ([place / "run", *output, "--fraction", "1.5"], "--fraction is 1.5: it must be inside (0, 1)"),
+        ([place / "run", *output, "--similarity", "0"], "--similarity is 0.0: it must be inside (0, 1)"),
         ([place / "run", *output, "--dataset", place / "nowhere"], "nowhere"),
         ([place / "run", *output, "--dataset", place / "hostile"], "column 'label' has 10 classes with other names"),
         ([place / "run", *output, "--validation-split", "none"], "none"),

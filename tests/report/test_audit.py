@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, Value, concatenate_datasets
 from sklearn.metrics import roc_auc_score
 
 from hf_ltc import audit as exported
 from hf_ltc.cli.demo import digits
 from hf_ltc.config import RecordConfig
 from hf_ltc.recording.record import record
-from hf_ltc.report.audit import AMBIGUOUS, CONFLICTING, ISSUE, KINDS, OK, SHARED, audit
+from hf_ltc.report.audit import AMBIGUOUS, CONFLICTING, DUPLICATE, ISSUE, KINDS, OK, SHARED, audit
+from hf_ltc.report.duplicates import near_duplicates
 from hf_ltc.report.suspicion import conflicting, correct_share, late_votes, wrong_label_count, wrong_label_quality
 from hf_ltc.trajectories.value import Trajectories
 from tests.helpers import error_of
@@ -36,6 +37,7 @@ def test_the_table(lengths, ids):
         "suggested_label": ClassLabel(names=NAMES),
         "label_quality": Value("float32"),
         "is_label_issue": Value("bool"),
+        "near_duplicate_group": Value("int64"),
         "kind": Value("string"),
     }
     assert table["row"][:] == run.rows.tolist()
@@ -52,6 +54,8 @@ def test_the_table(lengths, ids):
     for row, kind in enumerate(table["kind"][:]):
         wanted = ISSUE if issues[row] else CONFLICTING if against[row] else None
         assert kind == (wanted or (AMBIGUOUS if 0.25 <= share[row] <= 0.75 else OK))
+    # Without features nobody knows.
+    assert table["near_duplicate_group"][:] == [None] * len(run)
     assert exported is audit
 
 
@@ -118,6 +122,8 @@ def test_rows_with_the_image_of_a_sample_of_another_split():
 
 def test_bad_input_is_named():
     run = make(lengths=(12,))
+    for name in ("fraction", "similarity"):
+        assert error_of(audit, run, **{name: 1.0}) == f"`{name}` is 1.0: it must be inside (0, 1)"
     for fraction in (0, 1, -0.5, 2):
         assert error_of(audit, run, fraction=fraction) == f"`fraction` is {fraction!r}: it must be inside (0, 1)"
     assert "is not the recorded one" in error_of(audit, run, dataset(seed=5))
@@ -165,6 +171,34 @@ def test_wrong_labels_of_real_images_are_found(noisy):
     suggested = np.array(table["suggested_label"][:])
     assert (suggested == true[row])[wrong].mean() > 0.5
     assert set(table["kind"][:]) <= set(KINDS)
+
+
+def test_copies_of_real_images_are_found(tmp_path):
+    train = digits()[0].shuffle(seed=1).select(range(150))
+    rows = concatenate_datasets([train, train.select(range(0, 150, 10))]).flatten_indices()
+    config = RecordConfig(
+        model="test_resnet",
+        epochs=3,
+        batch_size=32,
+        learning_rate=0.02,
+        features=True,
+        runs=2,
+        rotate_validation=True,
+        output_dir=str(tmp_path / "run"),
+    )
+    run = record(config, rows)
+    table = audit(run, rows, fraction=0.01)
+    group = table.to_pandas()["near_duplicate_group"]
+    assert run.rows.tolist() == list(range(165))
+    for copy, original in zip(range(150, 165), range(0, 150, 10)):
+        assert group[copy] == group[original] >= 0
+    for each in table:
+        rest = (ISSUE, SHARED)
+        assert (each["kind"] == DUPLICATE) == (each["near_duplicate_group"] is not None and each["kind"] not in rest)
+    found = near_duplicates(run.features.of(run.rows))
+    assert group.fillna(-1).tolist() == found.tolist()
+    strict = audit(run, rows, similarity=0.9999)
+    assert 30 <= sum(each is not None for each in strict["near_duplicate_group"]) <= (found >= 0).sum()
 
 
 def test_the_table_joins_the_dataset(noisy, tmp_path):
