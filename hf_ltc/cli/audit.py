@@ -48,7 +48,7 @@ class Audit(Command):
     dataset: str | None = option(None, DATASET_HELP)
     validation_split: str | None = option(None, VALIDATION_HELP)
     fraction: float | None = option(None, "share of the rows to call label issues; estimated if not given")
-    similarity: float = option(SIMILARITY, "least cosine of the features of near-duplicates")
+    similarity: float = option(SIMILARITY, "least similarity of near-duplicates, inside (0, 1)")
     apply: Literal["drop", "relabel"] | None = option(
         None,
         f"save a new dataset without these rows, or with the labels suggested for them, and {CHANGES}, by which "

@@ -71,7 +71,7 @@ def audit(
             The recorded dataset. Without it no row is compared with the validation samples.
         validation (`datasets.Dataset`, *optional*): The validation samples, where they are a split of their own.
         fraction (`float`, *optional*): Share of the rows to call label issues, inside (0, 1).
-        similarity (`float`, *optional*, defaults to `0.83`): As for [`near_duplicates`].
+        similarity (`float`, *optional*, defaults to `0.5`): As for [`near_duplicates`].
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
 
     Returns:

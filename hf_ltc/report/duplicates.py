@@ -2,8 +2,8 @@
 
 import numpy as np
 
-# Chosen by benchmarks/duplicates.py.
-SIMILARITY = 0.83
+# Chosen by benchmarks/duplicates.py: the least similarity, and the cosine from which rows are the same anyway.
+SIMILARITY, _SAME = 0.5, 0.95
 # Of each row so many others are looked at; of more that are alike, each is near one of the first.
 _NEIGHBORS = 10
 # The share of the variance whose directions count: the others, as of units that are never active, are rounding.
@@ -17,12 +17,15 @@ def near_duplicates(features: np.ndarray, similarity: float = SIMILARITY) -> np.
 
     Rows are compared by the cosine of their whitened features: centered, and with the same variance in all directions
     (Jégou and Chum, ECCV 2012), without which rows of one class are all alike to the model that tells classes apart.
-    Labels do not count, so that copies with different labels are found. All pairs are compared, by scikit-learn's
-    search for neighbors, in memory that grows with the rows.
+    It is measured against what is usual where the rows are: twice the cosine, less the mean cosine of either row with
+    its ten nearest neighbors (CSLS: Conneau et al., arXiv 1710.04087). Rows with a cosine of 0.95 are near-duplicates
+    anyway: of those with many copies the nearest neighbors are copies too. Labels do not count, so that copies with
+    different labels are found. All pairs are compared, by scikit-learn's search for neighbors, in memory that grows
+    with the rows.
 
     Args:
         features (`np.ndarray`): `(N, D)`.
-        similarity (`float`, *optional*, defaults to `0.83`): The least cosine of near-duplicates, inside (0, 1).
+        similarity (`float`, *optional*, defaults to `0.5`): The least similarity of near-duplicates, inside (0, 1).
     """
     count = len(features)
     if count < 2 or (features == features[0]).all():
@@ -30,17 +33,12 @@ def near_duplicates(features: np.ndarray, similarity: float = SIMILARITY) -> np.
         return np.full(count, -1)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
-    from sklearn.neighbors import NearestNeighbors
 
-    vectors = _whitened(features)
-    # Of unit vectors, whose distances tell their cosines, and are found faster.
-    search = NearestNeighbors(n_neighbors=min(_NEIGHBORS + 1, count), algorithm="brute").fit(vectors)
-    found = []
-    for left in range(0, count, _BLOCK):
-        distances, places = search.kneighbors(vectors[left : left + _BLOCK])
-        near = distances**2 <= 2 - 2 * similarity
-        found.append((left + np.nonzero(near)[0], places[near]))
-    one, other = (np.concatenate(ends) for ends in zip(*found))
+    cosines, places = _nearest(_whitened(features))
+    usual = cosines.mean(axis=1)
+    scaled = 2 * cosines - usual[:, None] - usual[places]
+    near = (scaled >= similarity) | (cosines >= max(_SAME, similarity))
+    one, other = np.nonzero(near)[0], places[near]
     pairs = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(count, count))
     _, group = connected_components(pairs, directed=False)
     alone = np.bincount(group)[group] == 1
@@ -63,3 +61,22 @@ def _whitened(features: np.ndarray) -> np.ndarray:
         length = np.linalg.norm(part, axis=1, keepdims=True)
         vectors[left : left + _BLOCK] = part / np.maximum(length, np.finfo(np.float32).tiny)
     return vectors
+
+
+def _nearest(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cosines of each unit vector with its nearest ones, float32 `(N, k)`, and where these are, int64."""
+    from sklearn.neighbors import NearestNeighbors
+
+    count = len(vectors)
+    wanted = min(_NEIGHBORS, count - 1)
+    # By distance, which of unit vectors tells the cosine, and is faster.
+    search = NearestNeighbors(n_neighbors=wanted + 1, algorithm="brute").fit(vectors)
+    cosines, places = np.empty((count, wanted), dtype=np.float32), np.empty((count, wanted), dtype=np.int64)
+    for left in range(0, count, _BLOCK):
+        distances, found = search.kneighbors(vectors[left : left + _BLOCK])
+        # Each is its own neighbor, if it has not so many copies that it is not among them.
+        own = found == left + np.arange(len(found))[:, None]
+        own[~own.any(axis=1), -1] = True
+        cosines[left : left + _BLOCK] = (1 - distances**2 / 2)[~own].reshape(-1, wanted)
+        places[left : left + _BLOCK] = found[~own].reshape(-1, wanted)
+    return cosines, places

@@ -6,7 +6,7 @@ import pytest
 from hf_ltc.report.duplicates import near_duplicates
 
 
-def classes(count, size=24, spread=0.3, seed=0):
+def classes(count, size=64, spread=0.3, seed=0):
     """Features of rows of four classes, as a model that tells these apart sees them."""
     draw = np.random.default_rng(seed)
     centers = draw.normal(size=(4, size)) * 3
@@ -18,11 +18,11 @@ def test_copies_are_found_and_rows_of_one_class_are_not():
     draw = np.random.default_rng(1)
     originals = draw.permutation(900)[:50]
     copies = np.arange(950, 1_000)
-    rows[copies] = rows[originals] + (0.02 * draw.normal(size=(50, 24))).astype(np.float16)
+    rows[copies] = rows[originals] + (0.02 * draw.normal(size=(50, 64))).astype(np.float16)
     found = near_duplicates(rows)
     # To the model all rows of a class are alike.
     unit = rows.astype(np.float32) / np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True)
-    assert ((unit @ unit.T)[np.arange(0, 900, 4)[:, None], np.arange(0, 900, 4)] > 0.83).all()
+    assert ((unit @ unit.T)[np.arange(0, 900, 4)[:, None], np.arange(0, 900, 4)] > 0.9).all()
     np.testing.assert_array_equal(found[copies], found[originals])
     assert sorted(np.flatnonzero(found >= 0)) == sorted([*originals, *copies])
     # Numbered by their first rows.
@@ -31,11 +31,10 @@ def test_copies_are_found_and_rows_of_one_class_are_not():
 
 
 def test_more_copies_than_neighbors_are_one_group():
-    rows = classes(300)
-    rows[40:240] = rows[40]
+    rows = classes(1_000)
+    rows[40:80] = rows[40]
     found = near_duplicates(rows)
-    assert (found[40:240] == found[40]).all() and found[40] >= 0
-    assert (np.delete(found, np.arange(40, 240)) == -1).all()
+    assert (found[40:80] == 0).all() and (found >= 0).sum() == 40
 
 
 def test_over_the_borders_of_blocks(monkeypatch):
@@ -51,7 +50,7 @@ def test_over_the_borders_of_blocks(monkeypatch):
 def test_a_higher_similarity_finds_fewer():
     rows = classes(400)
     rows[200:] = rows[:200] + (np.linspace(0, 0.5, 200)[:, None] * classes(200, spread=1, seed=2)).astype(np.float16)
-    counts = [(near_duplicates(rows, similarity) >= 0).sum() for similarity in (0.5, 0.83, 0.95, 0.999)]
+    counts = [(near_duplicates(rows, similarity) >= 0).sum() for similarity in (0.2, 0.5, 0.8, 0.999)]
     assert counts == sorted(counts, reverse=True) and counts[-1] < counts[0]
 
 
