@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .scores.scorers import LTCScorer as LTCScorer
     from .scores.scorers import baseline_scores as baseline_scores
     from .scores.typicality import ltc_typicality as ltc_typicality
+    from .training.inputs import load_encoder as load_encoder
     from .training.models import load_model as load_model
     from .trajectories.compare import reliability as reliability
     from .trajectories.on_hub import push_source_model as push_source_model
@@ -67,6 +68,7 @@ _MODULES = {
     "explain_validation": "scores.explain",
     "in_coreset": "coresets.select",
     "load_coreset": "hub.load",
+    "load_encoder": "training.inputs",
     "load_model": "training.models",
     "load_split": "data.load",
     "ltc_scores": "scores.ltc",

@@ -93,11 +93,17 @@ class RecordConfig:
         InputError: for a value outside its range, naming the parameter.
     """
 
-    model: str = option("resnet18", "Source model: a timm name, or transformers:ID_OR_FOLDER_OR_CONFIG.")
+    model: str | None = option(
+        None,
+        "Source model: a timm name, or embedding_bag for texts, or transformers:ID_OR_FOLDER_OR_CONFIG; if not given "
+        "resnet18 for images and embedding_bag for texts.",
+    )
     epochs: Count = option(30, "Training epochs, T. Losses are recorded at 0 (untrained) and after each of them.")
     output_dir: str = option("runs/ltc", "The run directory. The same command resumes an interrupted run in it.")
 
     image_column: str | None = option(None, "Column with the images; found by its feature type if not given.")
+    text_column: str | None = option(None, "Column with the texts, where rows are texts and not images.")
+    text_pair_column: str | None = option(None, "Column with the second texts, where rows are pairs of texts.")
     label_column: str | None = option(None, "Column with the class labels; found by its feature type if not given.")
     id_column: str | None = option(
         None, "Column with a unique id for each row, to attach by id instead of by position."
@@ -133,14 +139,22 @@ class RecordConfig:
         False, "With several `runs`: each holds other rows out, so that every row is recorded and may be chosen."
     )
     allow_shared_rows: bool = option(
-        False, "Take a validation split with images of train rows too: where many rows share one, as blank tiles."
+        False, "Take a validation split with rows of train too: where many rows are alike by nature, as blank tiles."
     )
 
     batch_size: Count = option(128, "Batch size per process. The batches of an epoch differ by one row at most.")
     eval_batch_size: Count = option(512, "Batch size per process of evaluation and validation losses.")
-    optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum 0.9, or AdamW.")
-    learning_rate: Amount = option(0.1, "Peak learning rate. For AdamW use about 1e-3.")
-    weight_decay: Amount = option(5e-4, "Weight decay.")
+    optimizer: Literal["sgd", "adamw"] | None = option(
+        None, "SGD with Nesterov momentum 0.9, or AdamW; SGD for images and AdamW for texts if not given."
+    )
+    learning_rate: Amount | None = option(
+        None,
+        "Peak learning rate; if not given 0.1 for SGD, 1e-3 for AdamW on images, and on texts 1e-2 for embedding_bag, "
+        "5e-4 for transformers, 5e-5 for pretrained ones.",
+    )
+    weight_decay: Amount | None = option(
+        None, "Weight decay; if not given 5e-4 for images, 0 for embedding_bag and 0.01 for transformers on texts."
+    )
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = option(
         "one-cycle", "Learning rate schedule; step is the papers': x0.1 at 1/2 and 3/4 of the epochs."
     )
@@ -160,7 +174,10 @@ class RecordConfig:
     )
     pretrained: bool = option(False, "Start from pretrained weights, if there are any.")
     image_size: Side | None = option(None, "Side of the square images; found from the data if not given.")
-    augment: bool = option(True, "Random crops and horizontal flips while training.")
+    max_length: Count | None = option(
+        None, "Tokens of a text that a model gets; if not given as many as it can take, 512 at most."
+    )
+    augment: bool = option(True, "Random crops and horizontal flips of images while training.")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Autocast of the forward pass; losses stay float32.")
     channels_last: bool = option(False, "Use the channels-last memory format.")
     compile: bool = option(False, "Use torch.compile.")
@@ -224,7 +241,10 @@ class EvaluateConfig:
         InputError: for a value outside its range, naming the parameter.
     """
 
-    models: Annotated[Names, _NOT_EMPTY] = option(["resnet18"], "Target models: as `RecordConfig.model`, one or more.")
+    models: Annotated[Names, _NOT_EMPTY] | None = option(
+        None,
+        "Target models: as `RecordConfig.model`, one or more; resnet18, or embedding_bag for texts, if not given.",
+    )
     fractions: Annotated[list[Share], _different("numbers"), _NOT_EMPTY] = option(
         [0.1, 0.3], "Budgets, as shares of the candidate rows, in (0, 1]."
     )
@@ -247,9 +267,11 @@ class EvaluateConfig:
     test_split: str = option("test", "Split that models are tested on: rows that no recording has seen.")
     allow_shared_rows: bool = option(
         False,
-        "Take test rows whose images are in the recorded dataset too: where many rows share one, as blank tiles.",
+        "Take test rows that are in the recorded dataset too: where many rows are alike by nature, as blank tiles.",
     )
     image_column: str | None = option(None, "Column with the images; as recorded if not given.")
+    text_column: str | None = option(None, "Column with the texts; as recorded if not given.")
+    text_pair_column: str | None = option(None, "Column with the second texts of pairs; as recorded if not given.")
     label_column: str | None = option(None, "Column with the class labels; as recorded if not given.")
     id_column: str | None = option(None, "Column with the ids, for rows recorded by id; as recorded if not given.")
     balance: Literal["class", "proportional", "none"] = option(
@@ -266,8 +288,12 @@ class EvaluateConfig:
     optimizer: Literal["auto", "sgd", "adamw"] = option(
         "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto takes AdamW for models without batch norm."
     )
-    learning_rate: Amount | None = option(None, "Peak learning rate; 0.1 for SGD and 1e-3 for AdamW if not given.")
-    weight_decay: Amount | None = option(None, "Weight decay; 5e-4 for SGD and 0.05 for AdamW if not given.")
+    learning_rate: Amount | None = option(
+        None, "Peak learning rate; if not given 0.1 for SGD and 1e-3 for AdamW, and on texts as in `RecordConfig`."
+    )
+    weight_decay: Amount | None = option(
+        None, "Weight decay; if not given 5e-4 for SGD and 0.05 for AdamW, and on texts as in `RecordConfig`."
+    )
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = _like_record("schedule")
     label_smoothing: Rate = option(0.0, "Label smoothing of the training objective.")
     augment: bool = _like_record("augment")
@@ -276,6 +302,7 @@ class EvaluateConfig:
     )
     pretrained: bool = _like_record("pretrained")
     image_size: Side | None = _like_record("image_size")
+    max_length: Count | None = _like_record("max_length")
     mixed_precision: Literal["no", "fp16", "bf16"] = _like_record("mixed_precision")
     channels_last: bool = _like_record("channels_last")
 
@@ -302,7 +329,8 @@ class EvaluateConfig:
 EVALUATION_MAY_ADD = frozenset(
     {
         *("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir", "test_split"),
-        *("allow_shared_rows", "image_column", "label_column", "id_column", "image_size", "epochs", "iterations"),
+        *("allow_shared_rows", "image_column", "text_column", "text_pair_column", "label_column", "id_column"),
+        *("image_size", "epochs", "iterations"),
         *("cache_images", "cache_budget", "num_workers"),
     }
 )

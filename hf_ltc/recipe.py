@@ -139,6 +139,8 @@ class Identity(Section):
     features: Values = field(default_factory=dict)
     label_column: str | None = None
     image_column: str | None = None
+    text_column: str | None = None
+    text_pair_column: str | None = None
     id_column: str | None = None
     classes: int | None = None
     class_names: str | None = None
@@ -182,6 +184,8 @@ class Training(Description):
     processes: int | None = None
     image_size: int | None = None
     grey_range: list[float] | None = None
+    max_length: int | None = None
+    truncated: int | None = None
     validation_rows: int | None = None
 
 

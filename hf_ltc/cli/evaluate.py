@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # Settings of an evaluation that --quick heeds.
 _QUICK = {
     *("fractions", "members", "balance", "seed", "output_dir", "image_column", "label_column", "id_column"),
+    *("text_column", "text_pair_column"),
     *("test_split", "allow_shared_rows"),
 }
 

@@ -301,7 +301,12 @@ class Select(Command):
                 losses=losses,
             )
         methods = methods_of(made["family"], typical) if is_variant else []
-        if methods and recipe.config.model and source.image_column and has_test_rows(source, dataset):
+        if (
+            methods
+            and recipe.config.model
+            and (source.image_column or source.text_column)
+            and has_test_rows(source, dataset)
+        ):
             config = EvaluateConfig(
                 models=[recipe.config.model],
                 # An evaluation refuses budgets that have no row of some class.

@@ -1,12 +1,13 @@
-"""The columns with images and labels, and the classes of rows, read without decoding an image."""
+"""The columns with images, texts and labels, and the classes of rows, read without decoding an image."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Image, Value
+from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
 from ..utils.errors import InputError, listed
 from .columns import read_column
@@ -46,6 +47,79 @@ def find_image_column(dataset: Dataset, name: str | None = None) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class InputColumns:
+    """The columns that models get their inputs from: one of images, or one of texts, or two of pairs of texts."""
+
+    image: str | None = None
+    text: str | None = None
+    text_pair: str | None = None
+
+    @classmethod
+    def of(cls, named: Any) -> Self:
+        """Those that settings or a recipe name, as `image_column`, `text_column` and `text_pair_column`."""
+        return cls(named.image_column, named.text_column, named.text_pair_column)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.image, self.text, self.text_pair) if name is not None]
+
+    def told(self) -> dict[str, str]:
+        """For a recipe: what [`of`] reads."""
+        named = {"image_column": self.image, "text_column": self.text, "text_pair_column": self.text_pair}
+        return {key: name for key, name in named.items() if name is not None}
+
+
+def find_input_columns(dataset: Dataset, named: InputColumns | None = None) -> InputColumns:
+    """Finds the columns that models get their inputs from.
+
+    Images are found by the type of their feature. Texts have to be named, since a column of strings may hold anything.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        named ([`InputColumns`], *optional*): Those that the caller knows.
+
+    Raises:
+        InputError: if there is no such column, or it holds something else; if images and texts are named.
+    """
+    named = named or InputColumns()
+    texts = [column for column, feature in dataset.features.items() if _is_text(feature)]
+    if named.text is None:
+        if named.text_pair is not None:
+            raise InputError(f"`text_pair_column` {named.text_pair!r} has second texts: give `text_column` too")
+        known = any(isinstance(feature, Image) or _may_be_images(feature) for feature in dataset.features.values())
+        if named.image is None and texts and not known:
+            raise InputError(
+                "no column of type Image in the dataset: name the one that holds the texts with `text_column`"
+                f"{_candidates(texts)}, or cast a column of image files with dataset.cast_column(NAME, "
+                "datasets.Image())"
+            )
+        return InputColumns(image=find_image_column(dataset, named.image))
+    if named.image is not None:
+        raise InputError(
+            f"`image_column` {named.image!r} and `text_column` {named.text!r} are both given: a model takes images or "
+            "texts, so leave one out"
+        )
+    for option, name in (("`text_column`", named.text), ("`text_pair_column`", named.text_pair)):
+        if name is None:
+            continue
+        _require_column(dataset, name, option)
+        if name not in texts:
+            raise InputError(
+                f"column {name!r} holds {_shown(dataset.features[name])}, not texts: choose another {option}"
+                f"{_candidates(texts)}"
+            )
+    if named.text == named.text_pair:
+        raise InputError(f"`text_column` and `text_pair_column` are both {named.text!r}: give two columns, or one")
+    return named
+
+
+def same_columns(dataset: Dataset, columns: InputColumns) -> InputColumns:
+    """The columns of another split: of the same names, or its one column of images."""
+    renamed = columns.image is not None and columns.image not in dataset.column_names
+    return find_input_columns(dataset, InputColumns() if renamed else columns)
+
+
 def find_label_column(dataset: Dataset, name: str | None = None) -> str:
     """Finds the column with the class labels, by its feature type `ClassLabel`.
 
@@ -71,6 +145,11 @@ def find_label_column(dataset: Dataset, name: str | None = None) -> str:
             )
         return _only_one(dataset, found, "label", "ClassLabel")
     _require_column(dataset, name, "`label_column`")
+    if isinstance(dataset.features[name], List | LargeList):
+        raise InputError(
+            f"column {name!r} holds lists of labels: losses are recorded of one class a row, and no multi-label "
+            f"column; choose another `label_column`{_candidates(found)}"
+        )
     if name not in found and not _is_castable(dataset.features[name]):
         raise InputError(
             f"column {name!r} holds {_shown(dataset.features[name])}, not class labels: choose another "
@@ -153,10 +232,12 @@ def _may_be_images(feature: Any) -> bool:
     return isinstance(content, Value) and "binary" in content.dtype
 
 
+def _is_text(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
 def _is_castable(feature: Any) -> bool:
-    return isinstance(feature, Value) and (
-        feature.dtype in ("string", "large_string", "bool") or "int" in feature.dtype
-    )
+    return _is_text(feature) or (isinstance(feature, Value) and (feature.dtype == "bool" or "int" in feature.dtype))
 
 
 def _distinct(values: pa.ChunkedArray) -> list[Any]:

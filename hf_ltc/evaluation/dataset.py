@@ -11,10 +11,18 @@ from ..config import EvaluateConfig
 from ..coresets.choose import coreset_size
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
-from ..data.labels import class_names, find_image_column, find_label_column, read_labels
+from ..data.labels import (
+    InputColumns,
+    class_names,
+    find_input_columns,
+    find_label_column,
+    read_labels,
+    same_columns,
+)
 from ..data.shared_rows import shared_rows
 from ..recipe import Identity, Recipe
 from ..training.images import image_size
+from ..training.inputs import check_settings
 from ..trajectories.combine import place_rows
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
@@ -29,13 +37,13 @@ class EvaluatedDataset:
 
     train: Dataset
     test: Dataset
-    image_column: str
-    test_image_column: str
+    columns: InputColumns
+    test_columns: InputColumns
     names: list[str]
     rows: np.ndarray
     labels: np.ndarray
     test_labels: np.ndarray
-    size: int
+    size: int | None
     train_identity: dict[str, Any]
     test_identity: dict[str, Any]
     sources: dict[str, Trajectories]
@@ -57,16 +65,18 @@ def evaluated_dataset(
         if name != "validation" or dataset is not None:
             require_dataset(dataset, name)
     recorded = Recipe.from_dict(next(iter(runs.values())).recipe).dataset
-    image_column = find_image_column(train, config.image_column or recorded.image_column)
+    asked = InputColumns.of(config)
+    columns = find_input_columns(train, asked if asked.names else InputColumns.of(recorded))
+    check_settings(config, columns)
     label_column = find_label_column(train, config.label_column or recorded.label_column)
     names = list(recorded.names or class_names(train, label_column))
     labels = read_labels(train, label_column, names)
     rows, sources = candidate_rows(config, runs, train, labels)
     try:
-        test_image = find_image_column(test, _if_there(test, image_column))
+        test_columns = same_columns(test, columns)
         test_label = find_label_column(test, _if_there(test, label_column))
         test_labels = read_labels(test, test_label, names)
-        test_identity = dataset_identity(test, test_label, test_image)
+        test_identity = dataset_identity(test, test_label, test_columns.image)
     except InputError as error:
         raise InputError(f"test rows: {error}") from error
     for name, run in runs.items():
@@ -85,25 +95,25 @@ def evaluated_dataset(
                 )
     for what, other in (("the recorded dataset", train), ("the validation samples", validation)):
         if other is not None and not config.allow_shared_rows:
-            other_image = find_image_column(other, _if_there(other, image_column))
-            found, _, looked_for = shared_rows(test, other, [(test_image, other_image)])
+            compared = zip(test_columns.names, same_columns(other, columns).names)
+            found, _, looked_for = shared_rows(test, other, list(compared))
             share = len(found) / max(1, looked_for)
             if share > _SHARED:
                 raise InputError(
                     f"{share:.0%} of the test rows are in {what} too, so they would test what was learned by heart: "
-                    "give other `test` rows, or `allow_shared_rows` if these are images that many rows share"
+                    "give other `test` rows, or `allow_shared_rows` if these are such as many rows share"
                 )
     return EvaluatedDataset(
         train=train.with_format(None).select(rows),
         test=test.with_format(None),
-        image_column=image_column,
-        test_image_column=test_image,
+        columns=columns,
+        test_columns=test_columns,
         names=names,
         rows=rows,
         labels=labels[rows],
         test_labels=test_labels,
-        size=image_size(train, image_column, config.image_size),
-        train_identity=dataset_identity(train, label_column, image_column),
+        size=None if columns.image is None else image_size(train, columns.image, config.image_size),
+        train_identity=dataset_identity(train, label_column, columns.image),
         test_identity=test_identity,
         sources=sources,
     )

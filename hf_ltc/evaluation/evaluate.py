@@ -20,11 +20,11 @@ from ..config import EVALUATION_MAY_ADD, EvaluateConfig, require_config
 from ..data.identity import WHERE
 from ..recipe import Recipe
 from ..scores.protocol import require_recorded
-from ..training import models
-from ..training.batches import ImageBatches, paired_batches
 from ..training.grey import grey_range_of
-from ..training.images import StoredImages
+from ..training.inputs import Batches, Form, create_classifier, input_batches, stored_inputs, usual_model
 from ..training.loop import TrainingConfig, steps_per_epoch
+from ..training.text.encoders import text_encoder
+from ..training.text.models import usual_rates
 from ..training.workers import workers_watched
 from ..trajectories.value import Trajectories
 from ..utils import files
@@ -95,6 +95,8 @@ def evaluate_coresets(
     # Of the recordings as they are, before their rows are put into the order of the dataset.
     recordings = named_recordings(folder, _named(runs))
     data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
+    if config.models is None:
+        config = dataclasses.replace(config, models=[usual_model(data.columns)])
     sizes = {fraction: subset_size(data.labels, fraction) for fraction in config.fractions}
     scored = score_all(methods, data.sources)
     settings = _settings(config, data, {name: source_of(name, *each) for name, each in recordings.items()})
@@ -109,21 +111,25 @@ def evaluate_coresets(
         )
     process, processes = rank()
     with heard(process), stoppable(folder, "models") as stop:
+        form = cache(partial(_form, config, data))
+        # Of images once for all models, of texts for each encoder.
+        batches: Any = cache(partial(_batches, config, data, here.device))
         bench = _Bench(
             config=config,
             data=data,
             scored=scored,
-            training=cache(partial(_training, config, data)),
-            images=cache(partial(_images, config, data, here.device)),
+            form=form,
+            training=cache(lambda model: _training(config, data, model, form(model))),
+            batches=batches,
             accelerators=accelerators,
             stop=stop,
         )
-        # Before anything is written, so that an unknown model or a bad image leaves no folder behind.
+        # Before anything is written, so that an unknown model or a bad row leaves no folder behind.
         left = [trial for name, trial in trials.items() if not (folder / _TRIALS / f"{name}.json").exists()]
         for trial in left:
             bench.training(trial.model)
-        if left:
-            bench.images()
+        for trial in left:
+            bench.batches(form(trial.model))
         claim(folder, settings, list(trials))
         work = {name: partial(_train_trial, bench, trial) for name, trial in trials.items()}
         run_trials(folder / _TRIALS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
@@ -172,8 +178,9 @@ class _Bench:
     config: EvaluateConfig
     data: EvaluatedDataset
     scored: Scores
+    form: Callable[[str], Form]
     training: Callable[[str], dict[str, Any]]
-    images: Callable[[], tuple[ImageBatches, ImageBatches]]
+    batches: Callable[[Form], list[Batches]]
     accelerators: Callable[[], Accelerator]
     stop: Callable[[], None]
 
@@ -205,7 +212,7 @@ def _trials(
     """In the order in which they are trained: every choice of rows and model once before any has its second seed."""
     trials = []
     for seed in range(config.seed, config.seed + config.seeds):
-        for model in config.models:
+        for model in config.models or []:
             if config.full:
                 trials.append(Trial(model, FULL, seed, len(data.rows)))
             for fraction, size in sizes.items():
@@ -215,12 +222,18 @@ def _trials(
     return trials
 
 
-def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str) -> dict[str, Any]:
+def _form(config: EvaluateConfig, data: EvaluatedDataset, model: str) -> Form:
+    return text_encoder(model, config.max_length) if data.size is None else data.size
+
+
+def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str, form: Form) -> dict[str, Any]:
     """Checks that a model can be made, and decides how models of its kind are trained."""
-    model = models.create_model(name, len(data.names), data.size, stem=config.stem, pretrained=config.pretrained)
+    model = create_classifier(name, len(data.names), form, stem=config.stem, pretrained=config.pretrained)
     normed = any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in model.modules())
     optimizer = ("sgd" if normed else "adamw") if config.optimizer == "auto" else config.optimizer
     rate, decay = _RATES[optimizer]
+    if data.size is None and optimizer == "adamw":
+        rate, decay = usual_rates(name, config.pretrained)
     return {
         "optimizer": optimizer,
         "learning_rate": rate if config.learning_rate is None else config.learning_rate,
@@ -228,13 +241,14 @@ def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str) -> dict
     }
 
 
-def _images(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device) -> tuple[ImageBatches, ImageBatches]:
+def _batches(config: EvaluateConfig, data: EvaluatedDataset, device: torch.device, form: Form) -> list[Batches]:
+    parts = [(data.train, data.columns, data.rows), (data.test, data.test_columns, None)]
     recipes = [Recipe.from_dict(run.recipe) for run in data.sources.values()]
-    parts = [(data.train, data.image_column, data.rows), (data.test, data.test_image_column, None)]
-    grey_range = grey_range_of(recipes, parts)
-    train = StoredImages(data.train, data.image_column, data.size, data.rows, grey_range)
-    test = StoredImages(data.test, data.test_image_column, data.size, grey_range=grey_range)
-    return paired_batches(config, device, (train, data.labels), (test, data.test_labels), "test rows")
+    grey_range = grey_range_of(
+        recipes, [(rows, columns.image, each) for rows, columns, each in parts if columns.image]
+    )
+    train, test = (stored_inputs(rows, columns, form, each, grey_range) for rows, columns, each in parts)
+    return input_batches(config, device, (train, data.labels), (test, data.test_labels), "test rows")
 
 
 def _steps(config: EvaluateConfig, rows: int) -> int | None:
@@ -258,7 +272,8 @@ def _settings(
         "iterations": _steps(config, len(data.rows)),
         "epochs": config.epochs if config.protocol == "epochs" else None,
         "image_size": data.size,
-        "image_column": data.image_column,
+        "image_column": data.columns.image,
+        **data.columns.told(),
         "pool": {"rows": len(data.rows), "digest": hashlib.sha256(data.rows.astype("<i8").tobytes()).hexdigest()},
         "train": mark(data.train_identity),
         "test": mark(data.test_identity),
@@ -269,7 +284,7 @@ def _settings(
 
 def _train_trial(bench: _Bench, trial: Trial) -> dict[str, Any]:
     config, data = bench.config, bench.data
-    (train, test), training = bench.images(), bench.training(trial.model)
+    (train, test), training = bench.batches(bench.form(trial.model)), bench.training(trial.model)
     started = time.perf_counter()
     rows = _chosen(bench, trial)
     chosen = time.perf_counter()

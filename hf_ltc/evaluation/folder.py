@@ -111,6 +111,7 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
     told = {
         **wanted["config"],
         **{name: wanted[name] for name in ("iterations", "epochs", "image_size", "image_column")},
+        **{name: wanted.get(name) for name in ("text_column", "text_pair_column")},
     }
     was = {**stored["config"], **stored}
     differ = [

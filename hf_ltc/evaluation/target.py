@@ -9,9 +9,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from ..training import models
-from ..training.batches import ImageBatches
 from ..training.forward import evaluate
+from ..training.inputs import Batches, create_classifier, form_of
 from ..training.loop import TrainingConfig, plain_model, prepare_training, release, train_epoch, training_epochs
 from ..training.metrics import LossBuffer, per_sample_metrics
 from ..utils.errors import InputError, one_line
@@ -41,8 +40,8 @@ def own_accelerator(mixed_precision: str, given: Accelerator | None = None) -> A
 
 def train_on(
     model: str,
-    train: ImageBatches,
-    test: ImageBatches | Sequence[ImageBatches],
+    train: Batches,
+    test: Batches | Sequence[Batches],
     classes: int,
     config: TrainingConfig,
     accelerator: Accelerator,
@@ -54,14 +53,14 @@ def train_on(
     """Trains a model from scratch and tests it after the last step.
 
     Args:
-        model (`str`): As for [`create_model`].
-        train ([`ImageBatches`]): Rows to train on.
-        test ([`ImageBatches`] or `Sequence[ImageBatches]`): Rows to test on; several parts count as one.
+        model (`str`): As for [`create_classifier`].
+        train ([`Batches`]): Rows to train on.
+        test ([`Batches`] or `Sequence[Batches]`): Rows to test on; several parts count as one.
         classes (`int`): Number of classes.
         config ([`TrainingConfig`]): How it is trained.
         accelerator (`accelerate.Accelerator`): The processes.
-        stem (`str`, *optional*, defaults to `"auto"`): As for [`create_model`].
-        pretrained (`bool`, *optional*, defaults to `False`): As for [`create_model`].
+        stem (`str`, *optional*, defaults to `"auto"`): As for [`create_classifier`].
+        pretrained (`bool`, *optional*, defaults to `False`): As for [`create_classifier`].
         each_step (`Callable[[], Any]`, *optional*): As for [`train_epoch`].
 
     Returns:
@@ -71,12 +70,12 @@ def train_on(
         InputError: if the model diverged.
     """
     set_seed(config.seed)
-    network = models.create_model(model, classes, train.size, stem=stem, pretrained=pretrained)
+    network = create_classifier(model, classes, form_of(train.stored), stem=stem, pretrained=pretrained)
     channels_last = train.channels_last
     state = prepare_training(network, len(train), config, accelerator, channels_last=channels_last)
     for _ in range(training_epochs(len(train), config, accelerator.num_processes)):
         train_epoch(state, train, config, accelerator, each_step=each_step)
-    tests = [test] if isinstance(test, ImageBatches) else test
+    tests = test if isinstance(test, Sequence) else [test]
     each = [accuracy(plain_model(state, accelerator), part, accelerator, each_step) for part in tests]
     found = each[0] if len(each) == 1 else float(np.average(each, weights=[len(part) for part in tests]))
     if math.isnan(found):
@@ -90,7 +89,7 @@ def train_on(
 
 def accuracy(
     model: torch.nn.Module,
-    batches: ImageBatches,
+    batches: Batches,
     accelerator: Accelerator,
     each_step: Callable[[], Any] | None = None,
 ) -> float:
@@ -98,7 +97,7 @@ def accuracy(
 
     Args:
         model (`torch.nn.Module`): A classifier.
-        batches ([`ImageBatches`]): The rows.
+        batches ([`Batches`]): The rows.
         accelerator (`accelerate.Accelerator`): The processes.
         each_step (`Callable[[], Any]`, *optional*): Called after every forward pass; it may raise to stop.
 

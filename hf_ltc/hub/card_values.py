@@ -205,6 +205,8 @@ def recording_values(recipe: Recipe) -> list[tuple[str, str]]:
         "parameters": _in("{:,}", recipe.parameters),
         "epochs": config.epochs,
         "image side": _in("{} pixels", training.image_size),
+        "tokens of a text": _in("{} at most", training.max_length),
+        "texts longer than that": _in("{:,} (their ends were not read)", training.truncated),
         "losses of rows": _LOSSES.get(config.losses or ""),
         "weights for validation losses": _WEIGHTS.get(config.weights or ""),
         "validation samples": _in(

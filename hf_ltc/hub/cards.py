@@ -102,6 +102,8 @@ def source_model_card(
         "validation_loss": None if recipe.validation_loss is None else f"{recipe.validation_loss:.3f}",
         "averaged": averaged,
         "side": settings.get("image_size"),
+        "max_length": settings.get("max_length"),
+        "is_pair": recipe.dataset.text_pair_column is not None,
         "classes": settings.get("num_classes"),
         "limits": [
             "It was trained for its losses, on the candidate rows: validation samples were held out.",
@@ -138,7 +140,12 @@ def space_card(
 def model_metadata(recipe: Recipe) -> dict[str, Any]:
     """The metadata of a source model's card."""
     known = {"datasets": [recipe.dataset.repo_id]} if recipe.dataset.repo_id else {}
-    return {"pipeline_tag": "image-classification", "library_name": "hf_ltc", "tags": list(TAGS), **known}
+    task = _task(recipe.dataset.text_column is None)
+    return {"pipeline_tag": task, "library_name": "hf_ltc", "tags": list(TAGS), **known}
+
+
+def _task(is_image: bool) -> str:
+    return "image-classification" if is_image else "text-classification"
 
 
 def config_names(card: str, repo_id: str) -> set[str]:
@@ -173,7 +180,7 @@ def card_metadata(
         metadata["license"] = license
     if "task_categories" not in metadata and scored is not None:
         images = any(isinstance(feature, Image) for feature in scored.features.values())
-        metadata["task_categories"] = ["image-classification" if images else "text-classification"]
+        metadata["task_categories"] = [_task(images and identity.text_column is None)]
     if identity.repo_id is not None:
         metadata["source_datasets"] = [identity.repo_id]
     return {**metadata, "tags": list(TAGS)}

@@ -70,7 +70,7 @@ def describe_scored(
     identity = dataset_identity(ranked.select_columns(columns), label_column)
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
-    known = (*ORIGIN, "image_column", "id_column")
+    known = (*ORIGIN, "image_column", "text_column", "text_pair_column", "id_column")
     identity |= {name: value for name, value in recorded.to_dict().items() if name in known and value is not None}
     entry = Entry(
         score_column=score_column,

@@ -14,7 +14,7 @@ from datasets import Dataset
 from ..config import RecordConfig, require_config
 from ..recipe import Config, Recipe, SeedReliability
 from ..scores.reliability import say_unknown
-from ..training.batches import ImageBatches
+from ..training.inputs import Batches
 from ..training.workers import workers_watched
 from ..trajectories import run_dir
 from ..trajectories.compare import reliability
@@ -23,7 +23,7 @@ from ..utils import files
 from ..utils.environment import usual_torch
 from ..utils.errors import InputError, one_line
 from ..utils.processes import together
-from .rows import image_rows
+from .rows import source_rows
 from .source_run import SourceRun
 
 
@@ -44,7 +44,7 @@ def record(
 
     Args:
         config ([`RecordConfig`]): The settings.
-        train (`datasets.Dataset`): Rows with an image and a class label.
+        train (`datasets.Dataset`): Rows with an image or a text (or two) and a class label.
         validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
         source (`Mapping[str, Any]`, *optional*):
             Where the dataset comes from (`repo_id`, `config`, `split`, `revision`), for the recipe.
@@ -58,7 +58,8 @@ def record(
     """
     require_config(config, RecordConfig)
     _check_rotation(config, validation)
-    data = image_rows(config, train, validation, source)
+    data = source_rows(config, train, validation, source)
+    config = data.config
     if config.runs == 1:
         recorded = SourceRun(config, data, accelerator or _accelerator(config), {}).run()
         if PartialState().is_main_process:
@@ -68,7 +69,7 @@ def record(
     if (folder / run_dir.TRAJECTORIES).exists():
         raise InputError(f"`output_dir` {str(folder)!r} holds a single run: give another one for `runs` {config.runs}")
     files.check_free(folder, run_dir.seed_folders)
-    cached: dict[str, ImageBatches] = {}
+    cached: dict[str, Batches] = {}
     seeds = [
         dataclasses.replace(
             config,
@@ -82,8 +83,8 @@ def record(
     ]
     for one in seeds:
         if config.rotate_validation and one.seed != config.seed:
-            # Other rows, and other means of their pixels: decoded again, so that no run's images stay in memory.
-            data = image_rows(one, train, validation, source)
+            # Other rows, and other means of their pixels: read again, so that no run's inputs stay in memory.
+            data = source_rows(one, train, validation, source)
             cached.clear()
         # A gradient scaler of one seed is none of the next one's, hence an accelerator each.
         SourceRun(one, data, accelerator or _accelerator(one), cached).run(run_dir.seed_folders(folder))

@@ -17,14 +17,25 @@ from ..config import RecordConfig
 from ..data.columns import read_column
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
-from ..data.labels import class_names, find_image_column, find_label_column, read_labels
+from ..data.labels import InputColumns, class_names, find_input_columns, find_label_column, read_labels
 from ..data.shared_rows import check_apart, input_columns
 from ..data.splits import hold_out
 from ..recipe import TURN, Recipe
-from ..training.batches import LABELS, Collate, CollatedBatches, ImageBatches, accepted_columns, paired_batches
+from ..training.batches import LABELS, Collate, CollatedBatches, accepted_columns
 from ..training.grey import find_grey_range, recorded_grey_range
-from ..training.image_files import GreyRange
-from ..training.images import StoredImages, image_size
+from ..training.images import StoredImages
+from ..training.inputs import (
+    Batches,
+    Form,
+    Stored,
+    form_of,
+    form_told,
+    input_batches,
+    input_form,
+    settled,
+    stored_inputs,
+)
+from ..training.text.tokens import TokenBatches
 from ..utils.environment import hardware, versions
 from ..utils.errors import InputError
 from ..utils.processes import Processes, progress_bar
@@ -83,15 +94,24 @@ class RecordedRows:
 
 
 @dataclass(frozen=True)
-class ImageRows:
-    """Recorded rows, with the images of the candidate rows and of the validation samples."""
+class SourceRows:
+    """Recorded rows, with what a source model gets of them: images or texts.
 
+    `config` is that of the recording, with what was not given as it is for these inputs.
+    """
+
+    config: RecordConfig
     recorded: RecordedRows
-    train: StoredImages
-    validation: StoredImages
+    train: Stored
+    validation: Stored
 
-    def batches(self, config: RecordConfig, state: Accelerator, recipes: Sequence[Recipe]) -> dict[str, ImageBatches]:
-        """Reads the images, or what is needed to stream them.
+    @property
+    def form(self) -> Form:
+        """What the source model is fitted to."""
+        return form_of(self.train)
+
+    def batches(self, config: RecordConfig, state: Accelerator, recipes: Sequence[Recipe]) -> dict[str, Batches]:
+        """Reads the inputs, or what is needed to stream them.
 
         Args:
             config ([`RecordConfig`]): The settings.
@@ -99,29 +119,52 @@ class ImageRows:
             recipes (`Sequence[Recipe]`): Of recordings of the same rows, for the range of deep images.
 
         Returns:
-            `dict[str, ImageBatches]`: the rows and the validation samples.
+            `dict[str, Batches]`: the rows and the validation samples.
 
         Raises:
-            InputError: for an image that cannot be decoded, naming the row.
+            InputError: for an image that cannot be decoded or a text without words, naming the row.
         """
-        rows = self.recorded
+        rows, train, validation = self.recorded, self.train, self.validation
+        total = len(rows.train) + len(rows.validation)
+        is_image = isinstance(train, StoredImages)
         # Images are looked through for their range, and read.
-        total = 2 * (len(rows.train) + len(rows.validation))
-        with progress_bar(state, "decoding images", "image", total, leave=False) as bar:
-            grey_range = self._grey_range(recipes, bar.update)
-            train, validation = (replace(each, grey_range=grey_range) for each in (self.train, self.validation))
+        what = ("decoding images", "image", 2 * total) if is_image else ("encoding texts", "text", total)
+        with progress_bar(state, *what, leave=False) as bar:
+            if isinstance(train, StoredImages) and isinstance(validation, StoredImages):
+                train, validation = self._in_one_range(train, validation, recipes, bar.update)
             pair = (train, rows.labels), (validation, rows.validation_labels)
-            made = paired_batches(config, state.device, *pair, "validation samples", bar.update)
+            made = input_batches(config, state.device, *pair, "validation samples", bar.update)
         return dict(zip((TRAIN, VALIDATION), made))
 
-    def _grey_range(self, recipes: Sequence[Recipe], progress: Callable[[int], Any]) -> GreyRange | None:
-        """The range of deep images: that of a recording that is there already, of this seed or another."""
+    def _in_one_range(
+        self,
+        train: StoredImages,
+        validation: StoredImages,
+        recipes: Sequence[Recipe],
+        progress: Callable[[int], Any],
+    ) -> tuple[StoredImages, StoredImages]:
+        """With the range of deep images: that of a recording that is there already, of this seed or another."""
         if (recorded := recorded_grey_range(recipes)) is not None:
-            return recorded.get("grey_range")
-        train, validation = ((each.dataset, each.column, each.numbers) for each in (self.train, self.validation))
-        # Rows held out are of the same column. Those of another split only say what the train rows leave open.
-        parts = [[train], [validation]] if self.recorded.validation_rows is None else [[train, validation]]
-        return next((found for part in parts if (found := find_grey_range(part, progress)) is not None), None)
+            found = recorded.get("grey_range")
+        else:
+            one, other = ((each.dataset, each.column, each.numbers) for each in (train, validation))
+            # Rows held out are of the same column. Those of another split only say what the train rows leave open.
+            parts = [[one], [other]] if self.recorded.validation_rows is None else [[one, other]]
+            found = next((found for part in parts if (found := find_grey_range(part, progress)) is not None), None)
+        return replace(train, grey_range=found), replace(validation, grey_range=found)
+
+    def told(self) -> dict[str, Any]:
+        """What a recipe says of the inputs before they are read."""
+        return form_told(self.form)
+
+
+def told_when_read(batches: Mapping[str, Batches], recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """What a recipe says of inputs that were read: the range of deep images, or how many texts were cut."""
+    train = batches[TRAIN]
+    if isinstance(train, TokenBatches):
+        return {"truncated": train.tokens.truncated}
+    recorded = recorded_grey_range(recipes)
+    return {"grey_range": train.stored.grey_range} if recorded is None else recorded
 
 
 @dataclass(frozen=True)
@@ -152,9 +195,9 @@ class InputRows:
         }
 
 
-def image_rows(
+def source_rows(
     config: RecordConfig, train: Dataset, validation: Dataset | None, source: Mapping[str, Any] | None = None
-) -> ImageRows:
+) -> SourceRows:
     """Finds the columns, reads the labels and holds validation samples out; nothing is decoded.
 
     Args:
@@ -169,20 +212,26 @@ def image_rows(
     _require(train, validation)
     where = dict(source or {})
     validation_split = where.pop("validation_split", None)
-    label, column = find_label_column(train, config.label_column), find_image_column(train, config.image_column)
-    size = image_size(train, column, config.image_size)
-    # Images are read as they are stored.
-    part, other, other_column = _Part(train.with_format(None), label, column, where), None, column
+    named = InputColumns.of(config)
+    label, columns = find_label_column(train, config.label_column), find_input_columns(train, named)
+    if label in columns.names:
+        raise InputError(f"column {label!r} is to be the input and the label: choose another `label_column`")
+    config = settled(config, columns)
+    assert config.model is not None
+    form = input_form(config, train, columns, config.model)
+    # Inputs are read as they are stored.
+    part, other, other_columns = _Part(train.with_format(None), label, columns.image, where), None, columns
     if validation is not None:
         other_label = find_label_column(validation, config.label_column)
-        other_column = find_image_column(validation, config.image_column)
-        other = _Part(validation, other_label, other_column, {"split": validation_split})
-    rows = _recorded_rows(part, other, [(other_column, column)], config)
-    rows.identity["image_column"] = column
-    return ImageRows(
+        other_columns = find_input_columns(validation, named)
+        other = _Part(validation, other_label, other_columns.image, {"split": validation_split})
+    rows = _recorded_rows(part, other, list(zip(other_columns.names, columns.names)), config)
+    rows.identity.update(columns.told())
+    return SourceRows(
+        config,
         rows,
-        StoredImages(rows.train, column, size, rows.rows),
-        StoredImages(rows.validation, other_column, size, rows.validation_rows),
+        stored_inputs(rows.train, columns, form, rows.rows),
+        stored_inputs(rows.validation, other_columns, form, rows.validation_rows),
     )
 
 

@@ -20,9 +20,8 @@ from ..config import RecordConfig
 from ..hub import cards
 from ..recipe import Recipe
 from ..training import loop, models
-from ..training.batches import ImageBatches
 from ..training.forward import averaging_decay
-from ..training.grey import recorded_grey_range
+from ..training.inputs import Batches, create_classifier, save_encoder, saved_settings
 from ..trajectories import run_dir
 from ..trajectories.compare import stability
 from ..trajectories.features import FEATURES
@@ -33,7 +32,7 @@ from ..utils.processes import failing_together, progress_bar, stoppable, togethe
 from .epochs import LOSS_NAMES, EpochPasses, record_features
 from .recorder import TRAIN, may_hold
 from .resume import CHECKPOINT, is_finished, resume, write_checkpoint
-from .rows import ImageRows
+from .rows import SourceRows, told_when_read
 
 logger = logging.getLogger(__name__)
 _SOURCE_MODEL = "source_model"
@@ -44,11 +43,11 @@ class SourceRun:
     """One seed, in one run directory."""
 
     def __init__(
-        self, config: RecordConfig, data: ImageRows, accelerator: Accelerator, batches: dict[str, ImageBatches]
+        self, config: RecordConfig, data: SourceRows, accelerator: Accelerator, batches: dict[str, Batches]
     ) -> None:
-        self.config, self.images, self.data, self.accelerator = config, data, data.recorded, accelerator
+        self.config, self.inputs, self.data, self.accelerator = config, data, data.recorded, accelerator
         self.path = Path(config.output_dir)
-        # Of all seeds, decoded by the first.
+        # Of all seeds, read by the first.
         self.batches = batches
         self.seconds: dict[str, float] = {}
         self.stability = math.nan
@@ -78,19 +77,19 @@ class SourceRun:
                 loop.check_compile(accelerator.device)
         set_seed(config.seed)
         # Made before anything is written, so that an unknown model leaves no run directory behind.
-        classes, size = len(self.data.names), self.images.train.size
         if finished:
             model = models.load_model(self.path / _SOURCE_MODEL, averaged=self.decay is not None)
         else:
-            model = models.create_model(config.model, classes, size, stem=config.stem, pretrained=config.pretrained)
-        # Decoded before anything is written too, so that a bad image leaves none behind.
+            model = create_classifier(
+                config.model, len(self.data.names), self.inputs.form, stem=config.stem, pretrained=config.pretrained
+            )
+        # Read before anything is written too, so that a bad image leaves none behind.
         paths = [path / files.RECIPE for path in (self.path, *others)]
         before = [Recipe.read(path) for path in paths if path.exists()]
         with together(accelerator), self._timed("decoding"):
             if not self.batches:
-                self.batches.update(self.images.batches(config, accelerator, before))
-        recorded = recorded_grey_range(before)
-        recipe["training"] |= {"grey_range": self.batches[TRAIN].stored.grey_range} if recorded is None else recorded
+                self.batches.update(self.inputs.batches(config, accelerator, before))
+        recipe["training"] |= told_when_read(self.batches, before)
         with self._alone():
             if finished:
                 return self._with_features(model.to(accelerator.device))
@@ -242,7 +241,7 @@ class SourceRun:
                 "processes": self.accelerator.num_processes,
                 "steps_per_epoch": self.steps,
                 "average_decay": self.decay,
-                "image_size": self.images.train.size,
+                **self.inputs.told(),
                 **self.data.sizes,
             },
         }
@@ -277,14 +276,9 @@ class SourceRun:
         settings = {
             "name": config.model,
             "num_classes": len(self.data.names),
-            "image_size": self.images.train.size,
-            "stem": config.stem,
             "classes": self.data.names,
-            "mean": self.batches[TRAIN].mean.tolist(),
-            "std": self.batches[TRAIN].std.tolist(),
+            **saved_settings(self.batches[TRAIN], config.stem),
         }
-        if (grey_range := self.batches[TRAIN].stored.grey_range) is not None:
-            settings["grey_range"] = list(grey_range)
         averaged = state.averaged and state.averaged.module
         final = self.path / _SOURCE_MODEL
         last = float(np.mean(Trajectories.load(self.path, mmap=True).validation_losses[-1]))
@@ -294,6 +288,7 @@ class SourceRun:
         with files.replacing(final) as temporary:
             temporary.mkdir()
             models.save_model(temporary, model, settings, averaged)
+            save_encoder(temporary, self.inputs.form)
             (temporary / "README.md").write_text(card, encoding="utf-8")
 
     @contextmanager

@@ -78,6 +78,10 @@ class ImageBatches:
             pixels=None if self.pixels is None else self.pixels[where.to(self.pixels.device)],
         )
 
+    @property
+    def lengths(self) -> None:
+        """All images are as large."""
+
     def __call__(
         self, index_batches: Iterable[np.ndarray], *, augmented: tuple[int, int] | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -177,24 +181,27 @@ def paired_batches(
     config: RecordConfig | EvaluateConfig,
     device: torch.device,
     train: tuple[images.StoredImages, np.ndarray],
-    other: tuple[images.StoredImages, np.ndarray],
+    other: tuple[images.StoredImages, np.ndarray] | None = None,
+    *,
     what: str,
     progress: Callable[[int], Any] | None = None,
-) -> tuple[ImageBatches, ImageBatches]:
+) -> list[ImageBatches]:
     """Prepares train rows, and other rows that a model is not trained on: within one memory budget, scaled alike.
 
     Args:
         config ([`RecordConfig`] or [`EvaluateConfig`]): How images are read.
         device (`torch.device`): Where batches go.
         train (`tuple[StoredImages, np.ndarray]`): The images and labels of the train rows.
-        other (`tuple[StoredImages, np.ndarray]`): Those of the others.
+        other (`tuple[StoredImages, np.ndarray]`, *optional*): Those of the others, if there are any.
         what (`str`): What the others are, for messages.
         progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
 
     Raises:
         InputError: for an image that cannot be decoded, naming the row.
     """
-    share = config.cache_budget * len(train[1]) / (len(train[1]) + len(other[1]))
+    share = config.cache_budget
+    if other is not None:
+        share *= len(train[1]) / (len(train[1]) + len(other[1]))
     options: dict[str, Any] = {
         "device": device,
         "cache": config.cache_images,
@@ -203,9 +210,11 @@ def paired_batches(
         "progress": progress,
     }
     made = image_batches(*train, cache_budget=share, **options)
+    if other is None:
+        return [made]
     options |= {"statistics": (made.mean.tolist(), made.std.tolist()), "cache_budget": config.cache_budget - share}
     try:
-        return made, image_batches(*other, **options)
+        return [made, image_batches(*other, **options)]
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
 
@@ -248,6 +257,10 @@ class CollatedBatches:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def lengths(self) -> None:
+        """Only the collator knows."""
 
     def __call__(self, index_batches: Iterable[np.ndarray]) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
         """Gives the batches asked for: inputs of the model, without labels; labels and positions, int64 `(B,)`."""

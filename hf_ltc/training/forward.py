@@ -35,9 +35,22 @@ class Batches(Protocol):
     @property
     def labels(self) -> torch.Tensor: ...
 
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """How long each row's input is, int64 `(N,)`, where rows of a batch are filled up to the longest of them."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __call__(self, index_batches: Iterable[np.ndarray], /) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]: ...
+
+
+class TrainBatches(Batches, Protocol):
+    """Rows that a model is trained on, which may be changed at random: by `augmented`, seed and epoch."""
+
+    def __call__(
+        self, index_batches: Iterable[np.ndarray], /, *, augmented: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]: ...
 
 
 class AveragedWeights(AveragedModel):
@@ -90,6 +103,9 @@ def evaluate(model: nn.Module, batches: Batches, state: Processes, observe: Obse
         InputError: if the model does not return logits, or not one row of them for each row.
     """
     mine = np.array_split(np.arange(len(batches), dtype=np.int64), state.num_processes)[state.process_index]
+    if batches.lengths is not None:
+        # Rows of like length together.
+        mine = mine[np.argsort(batches.lengths[mine], kind="stable")]
     if not len(mine):
         return
     classes = int(batches.labels.max()) + 1
@@ -98,7 +114,7 @@ def evaluate(model: nn.Module, batches: Batches, state: Processes, observe: Obse
     with _random_state_kept(state.device):
         for inputs, labels, positions in batches(np.array_split(mine, math.ceil(len(mine) / batch_size))):
             with state.autocast() if isinstance(state, Accelerator) else nullcontext():
-                outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+                outputs = model_outputs(model, inputs)
             logits = logits_of(outputs, classes)
             if len(logits) != len(positions):
                 raise InputError(
@@ -107,6 +123,11 @@ def evaluate(model: nn.Module, batches: Batches, state: Processes, observe: Obse
             observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
     for module, training in modes:
         module.training = training
+
+
+def model_outputs(model: nn.Module, inputs: Any) -> Any:
+    """What a model makes of a batch: of a tensor, or of a mapping of its parameters."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
 
 def logits_of(outputs: Any, classes: int) -> torch.Tensor:
@@ -204,15 +225,15 @@ def features_of(
     Raises:
         InputError: for a model without a last linear layer, and for features that float16 cannot hold.
     """
-    parts: list[torch.Tensor] = []
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     with classifier_inputs(model, classes) as features:
 
         def keep(positions: torch.Tensor, *_: torch.Tensor) -> None:
-            parts.append(features().to(torch.float16).cpu())
+            parts.append((positions.cpu(), features().to(torch.float16).cpu()))
             if each_batch is not None:
                 each_batch(len(positions))
 
-        # The rows come in their order: each process has its part of them, one after the other.
+        # Each process has its part of the rows, one after the other, of which it may choose the order.
         evaluate(model, batches, state, keep, batch_size)
     found = _joined(parts, len(batches), state)
     with together(state):
@@ -224,20 +245,20 @@ def features_of(
     return None if found is None else found.numpy()
 
 
-def _joined(parts: list[torch.Tensor], rows: int, state: Processes) -> torch.Tensor | None:
-    """The parts of all processes, one below the other, on the main one."""
+def _joined(parts: list[tuple[torch.Tensor, torch.Tensor]], rows: int, state: Processes) -> torch.Tensor | None:
+    """The parts of all processes, each with the positions of its rows, in the order of the rows, on the main one."""
     sizes = [len(part) for part in np.array_split(np.arange(rows), state.num_processes)]
-    width = parts[0].shape[1] if parts else 0
+    width = parts[0][1].shape[1] if parts else 0
     if state.num_processes > 1:
         # A process without rows does not know it.
         width = max(gather_object([width]))
     mine = torch.zeros((max(sizes), width), dtype=torch.float16)
-    if parts:
-        torch.cat(parts, out=mine[: sizes[state.process_index]])
+    starts = np.cumsum([0, *sizes])
+    for positions, features in parts:
+        mine[positions - starts[state.process_index]] = features
     if state.num_processes == 1:
         return mine
     found = torch.empty((rows, width), dtype=torch.float16)
-    starts = np.cumsum([0, *sizes])
     for first in range(0, len(mine), _BLOCK):
         block = mine[first : first + _BLOCK].to(state.device)
         each = gather(block).cpu().reshape(state.num_processes, len(block), width)

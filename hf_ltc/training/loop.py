@@ -17,13 +17,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ..utils.errors import InputError, one_line
-from .batches import ImageBatches
-from .forward import AveragedWeights, Observer, share_buffers
+from .forward import AveragedWeights, Observer, TrainBatches, model_outputs, share_buffers
 from .models import own_weights
 
 # A batch norm needs two values a channel, which one row of 1x1 features would not give it.
 _LEAST_ROWS = 2
 _MOMENTUM = 0.9
+# Steps among which rows change places so that each has rows of like length, as in transformers' Trainer.
+_WINDOW = 50
 # The papers' schedule: a tenth of the rate from half of the epochs on, a hundredth from three quarters on.
 _STEP_MILESTONES = (0.5, 0.75)
 _STEP_FACTOR = 0.1
@@ -158,7 +159,12 @@ def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: i
 
 
 def epoch_shares(
-    rows: int, config: TrainingConfig, epoch: int, process: int = 0, processes: int = 1
+    rows: int,
+    config: TrainingConfig,
+    epoch: int,
+    process: int = 0,
+    processes: int = 1,
+    lengths: np.ndarray | None = None,
 ) -> Iterator[list[tuple[np.ndarray, int, int]]]:
     """The positions that one process trains on, step by step.
 
@@ -171,13 +177,17 @@ def epoch_shares(
         epoch (`int`): The epoch.
         process (`int`, *optional*, defaults to `0`): This process.
         processes (`int`, *optional*, defaults to `1`): Their number.
+        lengths (`np.ndarray`, *optional*): int64 `(N,)`, how long each row's input is: the rows of a step are of like
+            length then, by changes of places within every 50 steps.
 
     Yields:
         `list[tuple[np.ndarray, int, int]]`: for one step the forward passes: positions, int64; how many of them count;
         rows of the whole step on all processes.
     """
-    order = np.random.default_rng([config.seed, epoch, 1]).permutation(rows).astype(np.int64)
-    for step in np.array_split(order, steps_per_epoch(rows, config, processes)):
+    draw = np.random.default_rng([config.seed, epoch, 1])
+    order = draw.permutation(rows).astype(np.int64)
+    steps = np.array_split(order, steps_per_epoch(rows, config, processes))
+    for step in steps if lengths is None else _of_like_length(steps, lengths, draw):
         share = np.array_split(step, processes)[process]
         # An empty forward pass still has to take part in the processes' collectives, hence one part at least.
         parts = np.array_split(share, max(1, min(config.gradient_accumulation_steps, len(share) // _LEAST_ROWS)))
@@ -186,13 +196,23 @@ def epoch_shares(
         yield [(_padded(part, step), len(part), len(step)) for part in parts]
 
 
+def _of_like_length(steps: list[np.ndarray], lengths: np.ndarray, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    for first in range(0, len(steps), _WINDOW):
+        window = steps[first : first + _WINDOW]
+        rows = np.concatenate(window)
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        alike = np.split(rows, np.cumsum([len(step) for step in window])[:-1])
+        # Or steps would come from short to long.
+        yield from (alike[number] for number in draw.permutation(len(alike)))
+
+
 def _padded(part: np.ndarray, step: np.ndarray) -> np.ndarray:
     return part if len(part) >= _LEAST_ROWS else np.concatenate([part, np.resize(step, _LEAST_ROWS - len(part))])
 
 
 def train_epoch(
     state: TrainingState,
-    batches: ImageBatches,
+    batches: TrainBatches,
     config: TrainingConfig,
     accelerator: Accelerator,
     observe: Observer | None = None,
@@ -202,7 +222,7 @@ def train_epoch(
 
     Args:
         state ([`TrainingState`]): The model; its `epoch` is raised by one.
-        batches ([`ImageBatches`]): The train rows.
+        batches ([`TrainBatches`]): The train rows.
         config ([`TrainingConfig`]): How it is trained.
         accelerator (`accelerate.Accelerator`): The processes and their devices.
         observe (`Callable`, *optional*):
@@ -213,7 +233,8 @@ def train_epoch(
     epoch = state.epoch + 1
     # Dropout and the like draw from the global generator: seeded here, an epoch can be run again from its start.
     set_seed(int(np.random.SeedSequence([config.seed, epoch, accelerator.process_index]).generate_state(1)[0]))
-    shares = epoch_shares(len(batches), config, epoch, accelerator.process_index, accelerator.num_processes)
+    mine = (accelerator.process_index, accelerator.num_processes)
+    shares = epoch_shares(len(batches), config, epoch, *mine, lengths=batches.lengths)
     left = None
     if config.iterations is not None:
         # The epochs before saw all rows.
@@ -221,7 +242,7 @@ def train_epoch(
         left = max(0, config.iterations - before)
     steps = list(itertools.islice(shares, left))
     state.model.train()
-    pixels = batches(
+    inputs_of = batches(
         (positions for step in steps for positions, _, _ in step),
         augmented=(config.seed, epoch) if config.augment else None,
     )
@@ -229,11 +250,11 @@ def train_epoch(
         if each_step is not None:
             each_step()
         for number, (_, count, total) in enumerate(step):
-            images, labels, positions = next(pixels)
+            inputs, labels, positions = next(inputs_of)
             last = number == len(step) - 1
             with accelerator.no_sync(state.model) if not last else nullcontext():
                 with accelerator.autocast():
-                    logits = state.model(images)
+                    logits = model_outputs(state.model, inputs)
                 logits = logits.float()
                 objective = cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
                 # The processes' gradients are averaged: weighted so, their mean is that of all rows of the step.

@@ -1,10 +1,9 @@
-"""Source and target models by name, fitted to the size of the images."""
+"""Models of images by name, fitted to their size; models of images and of texts saved and loaded again."""
 
 import difflib
 import json
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,11 @@ from torch import nn
 
 from ..utils.errors import InputError, as_input_error
 from ..utils.files import expanded
+from .text.encoders import EMBEDDING_BAG
+from .text.models import saved_text_model
+from .transformers_models import TRANSFORMERS, Logits, made, model_config, model_place
 
-TRANSFORMERS = "transformers:"
+_KIND = "image classifier"
 # Up to here a stem that quarters the image before the first block leaves too little of it.
 _SMALL_SIDE = 64
 # Patches a side of a small image: of models that keep them, and of those that halve them three times.
@@ -71,7 +73,7 @@ def create_model(
     """
     small = stem == "small" or (stem == "auto" and image_size <= _SMALL_SIDE)
     if name.startswith(TRANSFORMERS):
-        model = _transformers_model(name.removeprefix(TRANSFORMERS), num_classes, image_size, small, pretrained)
+        model = _transformers_model(name, num_classes, image_size, small, pretrained)
     else:
         model = _timm_model(name, num_classes, image_size, small, pretrained)
     what = f"`model` {name!r} does not take images of {image_size}x{image_size} pixels"
@@ -88,7 +90,7 @@ def _timm_model(name: str, num_classes: int, image_size: int, small: bool, pretr
     options: dict[str, Any] = {}
     elsewhere = name.startswith(("hf-hub:", "local-dir:"))
     known = name if elsewhere else _timm_name(name)
-    with _made(name, "cannot be made", pretrained):
+    with made(name, "cannot be made", pretrained):
         if not elsewhere:
             config = timm.get_pretrained_cfg(known)
             if config is not None and config.fixed_input_size:
@@ -122,6 +124,8 @@ def _timm_name(name: str) -> str:
     for known in (name, *(name + suffix for suffix in _SUFFIXES), _FAMILIES.get(name, name)):
         if timm.is_model(known.split(".")[0]):
             return known
+    if name == EMBEDDING_BAG:
+        raise InputError(f"`model` {name!r} takes texts, not images: give a timm model, or name a `text_column`")
     near = difflib.get_close_matches(name, timm.list_models(), n=_SUGGESTIONS, cutoff=0.4)
     raise InputError(
         f"`model` {name!r} is no timm model: {'did you mean ' + ', '.join(near) if near else 'choose one'} of "
@@ -191,24 +195,17 @@ def _unstrided(old: nn.Conv2d) -> nn.Conv2d:
 
 
 def _transformers_model(name: str, num_classes: int, image_size: int, small: bool, pretrained: bool) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
 
-    path = Path(expanded(name))
-    what, fix = TRANSFORMERS + name, "give the Hub id, the folder or the config.json of an image classifier"
-    if not name or (not path.exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)):
-        raise InputError(f"`model` {what!r}: no such folder or file {name!r}: {fix}")
-    place = str(path) if path.exists() else name
-    with as_input_error(f"`model` {what!r} cannot be read", fix):
-        config = AutoConfig.from_pretrained(place, num_labels=num_classes)
-    # Of configurations without it some classes cannot be found.
-    config.architectures = config.architectures or []
+    config = model_config(name, _KIND, num_labels=num_classes)
     settings = config.to_dict()
     if "image_size" in settings:
         config.image_size = image_size
     if isinstance(settings.get("patch_size"), int):
         _fit_patches(config, image_size, small)
-    with _made(what, "is no image classifier", pretrained):
+    with made(name, f"is no {_KIND}", pretrained):
         if pretrained:
+            place = model_place(name, _KIND)
             model = AutoModelForImageClassification.from_pretrained(place, config=config, ignore_mismatched_sizes=True)
         else:
             model = AutoModelForImageClassification.from_config(config)
@@ -227,24 +224,13 @@ def _fit_patches(config: Any, image_size: int, small: bool) -> None:
         config.window_size = min(config.window_size, math.ceil(image_size / config.patch_size / 2**halvings))
 
 
-class Logits(nn.Module):
-    """A transformers model that returns its logits alone, as timm's models do."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values=pixels).logits
-
-
 def save_model(folder: Path, model: nn.Module, settings: dict[str, Any], averaged: nn.Module | None = None) -> None:
     """Writes weights and the settings that make the model again, for [`load_model`].
 
     Args:
         folder (`Path`): An existing folder.
         model (`torch.nn.Module`): The model.
-        settings (`dict`): What [`create_model`] was called with, plain JSON values.
+        settings (`dict`): What [`create_model`] or [`create_text_model`] was called with, plain JSON values.
         averaged (`torch.nn.Module`, *optional*): The same model with averaged weights.
     """
     if isinstance(model, Logits):
@@ -275,13 +261,16 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
     with as_input_error(what, "restore it", (OSError, ValueError, SafetensorError)):
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(path)
+    architecture = settings.get(_ARCHITECTURE)
     what = f"the weights {str(path)!r} do not fit the model of config.json"
     with as_input_error(what, "restore both", (KeyError, RuntimeError)):
-        if _ARCHITECTURE in settings:
+        if "max_length" in settings:
+            model = saved_text_model(settings, architecture)
+        elif architecture is not None:
             from transformers import AutoConfig, AutoModelForImageClassification
 
-            config = AutoConfig.for_model(**settings[_ARCHITECTURE])
-            model: nn.Module = Logits(AutoModelForImageClassification.from_config(config))
+            config = AutoConfig.for_model(**architecture)
+            model = Logits(AutoModelForImageClassification.from_config(config))
         else:
             model = create_model(**{key: settings[key] for key in ("name", "num_classes", "image_size", "stem")})
         model.load_state_dict(all_weights(model, weights))
@@ -304,11 +293,3 @@ def all_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[s
         if there := [name for name in names if name in weights]:
             found |= {name: weights[there[0]] for name in names if name not in weights}
     return found
-
-
-def _made(name: str, refused: str, pretrained: bool) -> AbstractContextManager[None]:
-    """Explains why a model cannot be made: with pretrained weights it is those that are missing."""
-    if pretrained:
-        fix = "check the name and the network, or train from scratch without `pretrained`"
-        return as_input_error(f"pretrained weights of `model` {name!r} cannot be had", fix)
-    return as_input_error(f"`model` {name!r} {refused}", "choose another")

@@ -114,6 +114,13 @@ def push_source_model(
     settings = public_recipe(read_json(model / "config.json"))
     weights = sorted(model.glob("*.safetensors"))
     averaged = any(path.name.startswith("averaged") for path in weights)
+    # Of a model of texts. The settings of its tokenizer may name the folder that it was taken from.
+    tokenizer = {
+        f"tokenizer/{path.name}": as_json(public_recipe(read_json(path)))
+        if path.name == "tokenizer_config.json"
+        else path.read_text(encoding="utf-8")
+        for path in (model / "tokenizer").glob("*.json")
+    }
     api = hub_api(token)
 
     def change(there: Repository) -> Change:
@@ -122,7 +129,7 @@ def push_source_model(
             there.repo_id, recipe, settings, averaged=averaged, existing=there.card, previous=previous
         )
         whole = RepositoryRecipe(run=recipe, card=cards.model_metadata(recipe))
-        texts = {"config.json": as_json(settings), RECIPE: whole.to_json(), CARD: card}
+        texts = {"config.json": as_json(settings), RECIPE: whole.to_json(), CARD: card, **tokenizer}
         gone = tuple(path for path in _WEIGHTS if path in set(there.files) - {weight.name for weight in weights})
         return Change(texts, "Source model", removed=gone)
 

@@ -11,7 +11,8 @@ from .files import finite
 # Settings that only say where and how fast things ran.
 _PRIVATE = {"output_dir", "report_to", "num_workers", "cache_images", "cache_budget", "eval_batch_size"}
 # What is said of the data themselves: names of columns and classes may look like anything.
-_DATA = {"names", "features", "content", "label_column", "image_column", "id_column"}
+_COLUMNS = {"label_column", "image_column", "text_column", "text_pair_column", "id_column"}
+_DATA = {"names", "features", "content", *_COLUMNS}
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 # An absolute path inside a text; not the path of a URL, whose slashes follow a colon, a slash or a word.
 _PATH = re.compile(r"(?<![\w/.:~\\])(?:~|[A-Za-z]:)?[\\/](?:[^\s'\"\\/,;]+[\\/])+([^\s'\"\\/,;]*)")

@@ -12,7 +12,7 @@ from torch import nn
 from hf_ltc import RecordConfig, TrajectoryCallback, record, record_checkpoints
 from hf_ltc.data.columns import read_column
 from hf_ltc.data.shared_rows import check_apart, shared_rows
-from hf_ltc.recording.rows import image_rows, input_rows
+from hf_ltc.recording.rows import input_rows, source_rows
 from hf_ltc.utils.errors import InputError
 
 IMAGES = [("image", "image")]
@@ -143,11 +143,11 @@ def test_rows_of_train_that_are_alike_are_no_fault_of_a_hold_out(small):
         {"image": read_column(tile, "image").to_pylist(), "label": [0, 1] * 20},
         Features({"image": Image(), "label": ClassLabel(num_classes=2)}),
     )
-    assert len(image_rows(RecordConfig(epochs=2), tiles, None).recorded.validation) == 4
+    assert len(source_rows(RecordConfig(epochs=2), tiles, None).recorded.validation) == 4
     with pytest.raises(InputError, match=r"10 of 10 .*sample 2 is row 0, \.\.\.\).*as blank tiles are"):
-        image_rows(RecordConfig(epochs=2), tiles, tiles.select(range(10)))
+        source_rows(RecordConfig(epochs=2), tiles, tiles.select(range(10)))
     allowed = RecordConfig(epochs=2, allow_shared_rows=True)
-    assert len(image_rows(allowed, tiles, tiles.select(range(10))).recorded.validation) == 10
+    assert len(source_rows(allowed, tiles, tiles.select(range(10))).recorded.validation) == 10
 
 
 def test_many_are_looked_for_among_some(monkeypatch, small):

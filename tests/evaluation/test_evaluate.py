@@ -374,7 +374,7 @@ def test_a_process_that_fails_says_so(small, run, tmp_path, monkeypatch, caplog,
     for name, value in {"RANK": process, "LOCAL_RANK": process, "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     said = ["process 1: row 7 cannot be read"] if process == "1" else []
-    for name, folder in (("paired_batches", "images"), ("train_on", "cells")):
+    for name, folder in (("input_batches", "images"), ("train_on", "cells")):
         with monkeypatch.context() as failing:
             failing.setattr(evaluate, name, fail)
             with pytest.raises(InputError, match="row 7 cannot be read"):

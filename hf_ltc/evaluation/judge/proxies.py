@@ -13,7 +13,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from ...data.splits import hold_out
-from ...training.batches import ImageBatches
+from ...training.inputs import Batches
 from ...training.loop import TrainingConfig, steps_per_epoch
 from ...utils.errors import InputError, require
 from ...utils.processes import progress_bar
@@ -36,11 +36,11 @@ class Proxy:
     """The models that are trained on each coreset.
 
     Args:
-        model (`str`): As for [`create_model`].
+        model (`str`): As for [`create_classifier`].
         classes (`int`): Number of classes.
         training ([`TrainingConfig`]): How they are trained: `iterations` are the steps; each has a seed of its own.
-        stem (`str`, *optional*, defaults to `"auto"`): As for [`create_model`].
-        pretrained (`bool`, *optional*, defaults to `False`): As for [`create_model`].
+        stem (`str`, *optional*, defaults to `"auto"`): As for [`create_classifier`].
+        pretrained (`bool`, *optional*, defaults to `False`): As for [`create_classifier`].
     """
 
     model: str
@@ -68,8 +68,8 @@ def judge(
     candidates: Mapping[str, Choose],
     size: int,
     proxy: Proxy,
-    pool: ImageBatches,
-    validation: ImageBatches | None = None,
+    pool: Batches,
+    validation: Batches | None = None,
     *,
     accelerators: Callable[[], Accelerator] = Accelerator,
     proxies: int = PROXIES,
@@ -83,8 +83,8 @@ def judge(
         candidates (`Mapping[str, Choose]`): How each chooses rows, by name, in order of preference.
         size (`int`): Rows of the coresets that are compared.
         proxy ([`Proxy`]): The models.
-        pool ([`ImageBatches`]): The candidate rows.
-        validation ([`ImageBatches`], *optional*): Further rows that no coreset has, to test on.
+        pool ([`Batches`]): The candidate rows.
+        validation ([`Batches`], *optional*): Further rows that no coreset has, to test on.
         accelerators (`Callable`, *optional*): Makes the `accelerate.Accelerator` of each model, of this process alone.
         proxies (`int`, *optional*, defaults to `2`): Models for each candidate, with seeds `seed`, `seed + 1`, ...
         margin (`float`, *optional*, defaults to `0.015`): As for [`preferred`].

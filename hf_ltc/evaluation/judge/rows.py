@@ -13,12 +13,18 @@ from ...config import EvaluateConfig, RecordConfig
 from ...coresets.choose import Selection, coreset_size
 from ...coresets.select import read_scores
 from ...data.inputs import require_dataset
-from ...data.labels import class_names, find_image_column, find_label_column, read_labels
+from ...data.labels import (
+    InputColumns,
+    class_names,
+    find_label_column,
+    read_labels,
+    same_columns,
+)
 from ...recipe import Recipe
-from ...training.batches import ImageBatches, image_batches, paired_batches
 from ...training.grey import grey_range_of
-from ...training.images import StoredImages
+from ...training.inputs import Batches, Form, input_batches, stored_inputs
 from ...training.loop import TrainingConfig
+from ...training.text.encoders import text_encoder
 from ...training.workers import workers_watched
 from ...trajectories.value import Trajectories
 from ...utils.environment import usual_torch
@@ -34,21 +40,21 @@ from .verdict import MARGIN, Judgement
 
 @dataclass(frozen=True, eq=False)
 class JudgedRows:
-    """A recorded dataset, of which coresets of any number of budgets are compared; images are read once.
+    """A recorded dataset, of which coresets of any number of budgets are compared; its rows are read once.
 
     Args:
         run ([`Trajectories`]): The candidate rows.
         proxy ([`Proxy`]): The source model, trained as for the recording, but for fewer steps.
-        pool ([`ImageBatches`]): Their images.
-        validation ([`ImageBatches`], *optional*): The validation samples, as far as they are at hand.
+        pool ([`Batches`]): Their images or texts.
+        validation ([`Batches`], *optional*): The validation samples, as far as they are at hand.
         mixed_precision (`str`): As recorded.
         accelerator (`accelerate.Accelerator`, *optional*): The one to take.
     """
 
     run: Trajectories
     proxy: Proxy
-    pool: ImageBatches
-    validation: ImageBatches | None
+    pool: Batches
+    validation: Batches | None
     mixed_precision: str
     accelerator: Accelerator | None = None
 
@@ -88,20 +94,20 @@ def judged_rows(
     judge_steps: int | None = None,
     accelerator: Accelerator | None = None,
 ) -> JudgedRows:
-    """Reads the images of a recorded dataset, and how its source model was trained.
+    """Reads the rows of a recorded dataset, and how its source model was trained.
 
     Args:
         run ([`Trajectories`]): The recording, whose `rows` are positions in `train`.
         train (`datasets.Dataset`): The recorded dataset. Its other rows, those held out, are validation samples.
         validation (`datasets.Dataset`, *optional*): Further validation samples, those of another split.
-        image_column, label_column (`str`, *optional*): Columns of both; as recorded if not given.
+        image_column, label_column (`str`, *optional*): Columns of both; as recorded if not given, as those of texts.
         judge_steps (`int`, *optional*): Steps of each proxy; if not given, [`proxy_steps`] of a target that is trained
             for as many epochs and in batches as large as the source model was.
         accelerator (`accelerate.Accelerator`, *optional*): Of this process alone.
 
     Raises:
-        InputError: for a dataset without images or readable labels, for a recording that does not say how its source
-            model was trained, and on several processes.
+        InputError: for a dataset without the recorded columns or readable labels, for a recording that does not say
+            how its source model was trained, and on several processes.
     """
     require_dataset(train, "train")
     processes = rank()[1] if accelerator is None else accelerator.num_processes
@@ -111,35 +117,33 @@ def judged_rows(
         )
     recipe = Recipe.from_dict(run.recipe)
     config = _recorded_config(recipe)
-    image_column = find_image_column(train, if_there(train, image_column or recipe.dataset.image_column))
+    named = InputColumns(image=image_column) if image_column is not None else InputColumns.of(recipe.dataset)
+    columns = same_columns(train, named)
     label_column = find_label_column(train, label_column or if_there(train, recipe.dataset.label_column))
     names = list(recipe.dataset.names or class_names(train, label_column))
     held = np.setdiff1d(np.arange(len(train)), run.rows)
-    parts = [(train.with_format(None).select(run.rows), image_column, run.rows)]
+    parts = [(train.with_format(None).select(run.rows), columns, run.rows)]
     labels = [read_labels(parts[0][0], label_column, names)]
     if len(held):
         validation = train.select(held)
     if validation is not None:
-        column = find_image_column(validation, if_there(validation, image_column))
-        parts.append((validation.with_format(None), column, held if len(held) else np.arange(len(validation))))
+        others = same_columns(validation, columns)
+        parts.append((validation.with_format(None), others, held if len(held) else np.arange(len(validation))))
         column = find_label_column(validation, if_there(validation, label_column))
         labels.append(read_labels(validation, column, names))
-    size, grey_range = recipe.training.image_size, grey_range_of([recipe], parts)
-    assert size is not None
-    stored = [StoredImages(*part[:2], size, part[2], grey_range) for part in parts]
+    grey_range = grey_range_of([recipe], [(rows, each.image, where) for rows, each, where in parts if each.image])
+    form = _form(recipe, config)
+    stored = [stored_inputs(rows, each, form, where, grey_range) for rows, each, where in parts]
     device = own_accelerator(config.mixed_precision, accelerator).device
-    if validation is None:
-        options: dict[str, Any] = {"cache": config.cache_images, "num_workers": config.num_workers}
-        options |= {"cache_budget": config.cache_budget, "channels_last": config.channels_last}
-        pool, others = image_batches(stored[0], labels[0], device=device, **options), None
-    else:
-        given, held_out = zip(stored, labels)
-        pool, others = paired_batches(config, device, given, held_out, "validation rows")
+    given = list(zip(stored, labels))
+    made = input_batches(config, device, given[0], given[1] if len(given) > 1 else None, "validation rows")
+    pool, other = made[0], made[1] if len(made) > 1 else None
     training = _training(config, recipe)
     steps = proxy_steps(training, len(run)) if judge_steps is None else judge_steps
     training = replace(training, iterations=steps)
+    assert config.model is not None
     proxy = Proxy(config.model, len(names), training, config.stem, config.pretrained)
-    return JudgedRows(run, proxy, pool, others, config.mixed_precision, accelerator)
+    return JudgedRows(run, proxy, pool, other, config.mixed_precision, accelerator)
 
 
 def judge_coresets(
@@ -178,7 +182,7 @@ def judge_coresets(
     options: dict[str, Any] = {"judge_steps": judge_steps, "accelerator": accelerator}
     scores, _ = read_scores(scored, score_column)
     able = ~(scores[run.rows] < 0) if selection.exclude_negative else np.ones(len(run), dtype=bool)
-    # Before images are read.
+    # Before rows are read.
     size = coreset_size(int(np.count_nonzero(able)), selection.fraction, selection.size)
     check_size(size, len(run))
     own = {name or score_column: by_columns(scored, run.rows, run.labels, selection, score_column)}
@@ -237,13 +241,21 @@ def judge_fractions(
 
 def _recorded_config(recipe: Recipe) -> RecordConfig:
     """The settings of the recording."""
-    if recipe.config.model is None or recipe.training.image_size is None:
+    if recipe.config.model is None or (recipe.training.image_size or recipe.training.max_length) is None:
         raise InputError(
             "coresets are judged by models that are trained as the source model was, and the recipe does not say how: "
             "record and score the dataset with hf-ltc record and hf-ltc score"
         )
     names = {each.name for each in fields(RecordConfig)}
     return RecordConfig(**{name: value for name, value in recipe.config.to_dict().items() if name in names})
+
+
+def _form(recipe: Recipe, config: RecordConfig) -> Form:
+    """What the source model was fitted to."""
+    if recipe.training.image_size is not None:
+        return recipe.training.image_size
+    assert config.model is not None
+    return text_encoder(config.model, recipe.training.max_length)
 
 
 def _training(config: RecordConfig, recipe: Recipe) -> TrainingConfig:
