@@ -101,7 +101,7 @@ def evaluated_dataset(
             if share > _SHARED:
                 raise InputError(
                     f"{share:.0%} of the test rows are in {what} too, so they would test what was learned by heart: "
-                    "give other `test` rows, or `allow_shared_rows` if these are such as many rows share"
+                    "give other `test` rows, or `allow_shared_rows` where rows are alike by nature"
                 )
     return EvaluatedDataset(
         train=train.with_format(None).select(rows),

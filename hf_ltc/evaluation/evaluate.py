@@ -20,11 +20,11 @@ from ..config import EVALUATION_MAY_ADD, EvaluateConfig, require_config
 from ..data.identity import WHERE
 from ..recipe import Recipe
 from ..scores.protocol import require_recorded
-from ..training.grey import grey_range_of
 from ..training.inputs import Batches, Form, create_classifier, input_batches, stored_inputs, usual_model
 from ..training.loop import TrainingConfig, steps_per_epoch
+from ..training.pixels.grey import grey_range_of
+from ..training.text.classifiers import usual_rates
 from ..training.text.encoders import text_encoder
-from ..training.text.models import usual_rates
 from ..training.workers import workers_watched
 from ..trajectories.value import Trajectories
 from ..utils import files

@@ -22,7 +22,6 @@ from ..data.shared_rows import check_apart, input_columns
 from ..data.splits import hold_out
 from ..recipe import TURN, Recipe
 from ..training.batches import LABELS, Collate, CollatedBatches, accepted_columns
-from ..training.grey import find_grey_range, recorded_grey_range
 from ..training.images import StoredImages
 from ..training.inputs import (
     Batches,
@@ -35,6 +34,7 @@ from ..training.inputs import (
     settled,
     stored_inputs,
 )
+from ..training.pixels.grey import find_grey_range, recorded_grey_range
 from ..training.text.tokens import TokenBatches
 from ..utils.environment import hardware, versions
 from ..utils.errors import InputError

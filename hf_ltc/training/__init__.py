@@ -1,1 +1,1 @@
-"""Images, batches, models and the training loop. Imports data, utils and the configuration."""
+"""Images, texts, batches, models and the training loop. Imports data, utils and the configuration."""

@@ -11,8 +11,8 @@ from datasets import Dataset, Image
 
 from ..data.splits import evenly_spaced
 from ..utils.errors import InputError, require
-from .grey import unreadable
-from .image_files import GreyRange, open_image, rgb_image
+from .pixels.grey import unreadable
+from .pixels.image_files import GreyRange, open_image, rgb_image
 from .workers import Piped, received, sendable
 
 # Up to this side images are small: they are cached, resized as a whole and cropped with padding, as CIFAR's are.

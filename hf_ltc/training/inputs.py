@@ -17,10 +17,10 @@ from ..utils.errors import InputError, LTCWarning
 from ..utils.files import expanded, read_json
 from . import batches, models
 from .batches import ImageBatches
-from .image_files import GreyRange
 from .images import StoredImages, image_size
+from .pixels.image_files import GreyRange
+from .text.classifiers import create_text_model, usual_rates
 from .text.encoders import EMBEDDING_BAG, Encoder, padded, saved_encoder, text_encoder
-from .text.models import create_text_model, usual_rates
 from .text.tokens import StoredTexts, TokenBatches, token_batches
 
 # The inputs of some rows as stored, and in batches.

@@ -15,8 +15,8 @@ from torch import nn
 
 from ..utils.errors import InputError, as_input_error
 from ..utils.files import expanded
+from .text.classifiers import saved_text_model
 from .text.encoders import EMBEDDING_BAG
-from .text.models import saved_text_model
 from .transformers_models import TRANSFORMERS, Logits, made, model_config, model_place
 
 _KIND = "image classifier"

@@ -11,6 +11,7 @@ from datasets import load_from_disk
 
 from hf_ltc import RecordConfig, Trajectories, record
 from hf_ltc.evaluation.methods import DEFAULT_METHOD
+from tests.texts import docstrings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -54,6 +55,34 @@ def test_record_alone_and_launched(small, tmp_path):
     np.testing.assert_allclose(two.validation_losses, one.validation_losses, atol=1e-4, rtol=1e-4)
     assert np.ptp(one.losses.mean(axis=1)) > 0.01
     assert two.recipe["training"]["processes"] == 2
+
+
+def test_texts_alone_and_launched(tmp_path):
+    rows = docstrings(120)
+    rows.save_to_disk(str(tmp_path / "data"))
+    line = f"--dataset {tmp_path / 'data'} --text-column text --epochs 3 --max-length 20"
+    script = [str(EXAMPLES / "record_text.py"), *line.split()]
+    alone = subprocess.run(
+        [sys.executable, *script, "--batch-size", "32", "--output-dir", str(tmp_path / "one")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, first, last = alone.stdout.splitlines()[-3:]
+    kept = len(load_from_disk(str(tmp_path / "one-30pct")))
+    assert said.startswith(f"Kept {kept} of {len(rows) - 12} texts") and not said.endswith("(0 were cut)")
+    assert first.startswith("first: ") and last.startswith("last: ")
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
+        + ["--batch-size", "16", "--output-dir", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ACCELERATE_USE_CPU": "1"},
+    )
+    assert launched.returncode == 0, launched.stderr
+    assert launched.stdout.count("Kept ") == 1
+    one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
+    np.testing.assert_allclose(two.losses, one.losses, atol=1e-4, rtol=1e-4)
 
 
 def test_evaluate_says_what_the_cells_say(small, tmp_path):

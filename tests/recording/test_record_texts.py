@@ -41,13 +41,15 @@ def bert(rows, tmp_path_factory):
 def run(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded") / "run"
     return record(
-        settings(folder, epochs=8, losses="both", weights="raw", signals=["predicted", "margin"]), rows
+        settings(folder, epochs=8, losses="both", weights="raw", signals=["predicted"], features=True), rows
     ), folder
 
 
 def test_losses_are_those_of_the_saved_model(rows, run, bert, tmp_path):
     pair = {"text_column": "name", "text_pair_column": "text"}
-    config = settings(tmp_path / "run", model=bert, losses="evaluation", weights="raw", max_length=30, **pair)
+    config = settings(
+        tmp_path / "run", model=bert, losses="evaluation", weights="raw", max_length=30, features=True, **pair
+    )
     with pytest.warns(LTCWarning, match=r"\d+ of 240 texts of column 'name' and 'text' are longer than 30 tokens"):
         recorded = record(config, rows)
     for made, folder, columns in ((run[0], run[1], ["text"]), (recorded, tmp_path / "run", ["name", "text"])):
@@ -61,12 +63,10 @@ def test_losses_are_those_of_the_saved_model(rows, run, bert, tmp_path):
         np.testing.assert_allclose(made.validation_losses[-1], losses[made.validation_rows], atol=1e-5)
         # Untrained models know nothing, and trained ones do.
         assert made.losses[0].mean() == pytest.approx(np.log(4), abs=0.3)
-        seen = made.features
-        last = getattr(model, "model", model)
-        head = last.classifier if folder != run[1] else last.head
-        torch.testing.assert_close(
-            head(torch.from_numpy(seen).float()), logits[torch.from_numpy(made.rows)], atol=0.02, rtol=0.02
-        )
+        head = model.head if made is run[0] else model.model.classifier
+        with torch.no_grad():
+            again = head(torch.from_numpy(made.features.of(made.rows)).float())
+        torch.testing.assert_close(again, logits[torch.from_numpy(made.rows)], atol=0.02, rtol=0.02)
     assert run[0].losses[-1].mean() < 0.9
     training = recorded.recipe["training"]
     assert training["max_length"] == 30 and 0 < training["truncated"] < 240 and "image_size" not in training

@@ -18,8 +18,8 @@ from hf_ltc.data.splits import hold_out
 from hf_ltc.recipe import Recipe
 from hf_ltc.training import batches
 from hf_ltc.training.batches import image_batches
-from hf_ltc.training.grey import find_grey_range, recorded_grey_range
 from hf_ltc.training.images import StoredImages
+from hf_ltc.training.pixels.grey import find_grey_range, recorded_grey_range
 from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.helpers import encoded
 

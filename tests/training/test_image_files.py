@@ -14,8 +14,8 @@ from datasets import Image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_ltc.training.image_files import may_be_deep, open_image, rgb_image
 from hf_ltc.training.images import decode_image
+from hf_ltc.training.pixels.image_files import may_be_deep, open_image, rgb_image
 from tests.helpers import encoded, error_of
 from tests.training.pictures import array_of, cache_images, photo, rows_of
 

@@ -14,8 +14,8 @@ from hf_ltc.data.labels import read_labels
 from hf_ltc.training.inputs import load_encoder
 from hf_ltc.training.loop import TrainingConfig, epoch_shares, steps_per_epoch
 from hf_ltc.training.models import create_model, load_model, save_model
+from hf_ltc.training.text.classifiers import create_text_model
 from hf_ltc.training.text.encoders import WordHashes, text_encoder
-from hf_ltc.training.text.models import create_text_model
 from hf_ltc.training.text.tokens import StoredTexts, token_batches
 from tests.helpers import error_of
 from tests.texts import CONFIGS, docstrings, save_source, save_tokenizer

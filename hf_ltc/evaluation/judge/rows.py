@@ -21,9 +21,9 @@ from ...data.labels import (
     same_columns,
 )
 from ...recipe import Recipe
-from ...training.grey import grey_range_of
 from ...training.inputs import Batches, Form, input_batches, stored_inputs
 from ...training.loop import TrainingConfig
+from ...training.pixels.grey import grey_range_of
 from ...training.text.encoders import text_encoder
 from ...training.workers import workers_watched
 from ...trajectories.value import Trajectories

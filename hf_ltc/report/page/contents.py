@@ -14,7 +14,7 @@ from ...recipe import Recipe
 from ...scores.ltc import ltc_scores, score_variant
 from ...scores.scorers import baseline_scores
 from ...scores.typicality import ltc_typicality
-from ...training.image_files import GreyRange
+from ...training.pixels.image_files import GreyRange
 from ...trajectories.value import Trajectories
 from ..audit import ISSUE, KINDS, OK, audit
 from ..suspicion import conflicting

@@ -16,7 +16,7 @@ from ...data.inputs import require_dataset
 from ...data.shared_rows import input_columns
 from ...data.splits import evenly_spaced
 from ...recipe import Identity
-from ...training.image_files import GreyRange, open_image, rgb_image
+from ...training.pixels.image_files import GreyRange, open_image, rgb_image
 
 # Bytes of all previews of a page, and the part of them for images of the rows shown; the rest is for the data map.
 _BYTES, _PART = 5_200_000, 0.75

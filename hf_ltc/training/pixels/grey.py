@@ -11,8 +11,8 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.utils.file_utils import xopen
 
-from ..recipe import Recipe
-from ..utils.errors import InputError, LTCWarning, one_line
+from ...recipe import Recipe
+from ...utils.errors import InputError, LTCWarning, one_line
 from .image_files import HEAD, GreyRange, deep_pixels, may_be_deep, quiet
 
 # A dataset, its image column, and row numbers for messages: the positions if there are none.

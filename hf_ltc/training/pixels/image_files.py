@@ -12,7 +12,7 @@ import PIL.Image
 import torch
 from torchvision.io import ImageReadMode, decode_png
 
-from ..data.columns import encoded_image
+from ...data.columns import encoded_image
 
 # The pixel values that become 0 and 255.
 GreyRange = tuple[float, float]
