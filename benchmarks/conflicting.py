@@ -1,7 +1,7 @@
 """What are the rows good for that contradict the validation samples? Left out, relabelled, or weighted down.
 
     python benchmarks/audit.py --data DATA --only recordings --kinds symmetric --noise 0 0.2 --seeds 0 1 2    # first
-    python benchmarks/conflicting.py --data DATA [--runs runs/audit] [--seeds 0 1 2] [--partial]
+    python benchmarks/conflicting.py --data DATA [--runs runs/audit] [--seeds 0 1 2] [--ways kept ...] [--partial]
 
 A dataset is recorded as audit.py does it, with its labels as they are and with 20% of them replaced by another class,
 among the validation samples too. Of the candidate rows, two equally large sets are looked at: those whose losses have
@@ -82,9 +82,9 @@ class Trial:
         return f"{self.dataset}+noise{self.noise:g}+{self.way.replace(' ', '-')}+seed{self.seed}"
 
 
-def trials_of(seeds: list[int]) -> list[Trial]:
+def trials_of(seeds: list[int], ways: list[str]) -> list[Trial]:
     settings = [(dataset, noise) for noise in reversed(NOISE) for dataset in DATASETS]
-    return [Trial(*setting, way, seed) for seed in seeds for setting in settings for way in WAYS]
+    return [Trial(*setting, way, seed) for seed in seeds for setting in settings for way in ways]
 
 
 @lru_cache(maxsize=2)
@@ -232,13 +232,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/audit"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--partial", action="store_true", help="write the results that are there")
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
     output, folder = Path(__file__).with_suffix(".json"), options.runs / "conflicting"
     folder.mkdir(parents=True, exist_ok=True)
-    asked = {trial.name: trial for trial in trials_of(options.seeds)}
+    asked = {trial.name: trial for trial in trials_of(options.seeds, options.ways)}
     for each in json.loads(output.read_text())["results"] if output.exists() else []:
         path = folder / f"{Trial(each['dataset'], each['noise'], each['way'], each['seed']).name}.json"
         if not path.exists():

@@ -153,7 +153,7 @@ def projected(features: np.ndarray, method: str = "pca") -> np.ndarray:
     Args:
         features (`np.ndarray`): `(n, D)`.
         method (`str`, *optional*, defaults to `"pca"`): `"pca"`, of 32,768 rows if there are more, or `"umap"`,
-            which takes about a minute for 10,000 rows and needs the package umap-learn.
+            which takes about a minute for 5,000 rows and needs the package umap-learn.
 
     Returns:
         `np.ndarray`: float32 `(n, 2)`.
@@ -169,7 +169,9 @@ def projected(features: np.ndarray, method: str = "pca") -> np.ndarray:
             from umap import UMAP
         except ImportError as error:
             raise InputError("`projection` 'umap' needs a package: pip install umap-learn, or give 'pca'") from error
-        return np.asarray(UMAP(metric="cosine", random_state=0).fit_transform(features.astype(np.float32)), np.float32)
+        # Of one process, without which the same rows would give another map.
+        umap = UMAP(metric="cosine", random_state=0, n_jobs=1)
+        return np.asarray(umap.fit_transform(features.astype(np.float32)), np.float32)
     from sklearn.decomposition import PCA
 
     some = features[np.unique(np.linspace(0, len(features) - 1, _FITTED).astype(np.int64))].astype(np.float32)
