@@ -99,37 +99,33 @@ class Audit(Command):
         else:
             values["near_duplicate_groups"] = pc.count_distinct(table.data["near_duplicate_group"]).as_py()
             text.append(f"Near-duplicates are in {values['near_duplicate_groups']:,} groups.")
-        following: list[Command | str] = []
-        if folder is not None:
-            made: dict[str, Any] = {
-                "fraction": self.fraction,
-                "similarity": self.similarity,
-                "rows": len(table),
-                "kinds": counts,
-            }
-            applied = None
-            if self.apply is not None:
-                kinds = list[str](self.kinds) or [ISSUE]
-                applied = apply_audit(run, train, table, self.apply, kinds=kinds)
-                made |= {"apply": self.apply, "apply_kinds": kinds, "changed": len(applied.changes)}
-                values["changed"] = len(applied.changes)
-            save(table, folder, {**run.recipe, AUDIT: made}, applied)
-            path = str(folder / AUDITED)
-            text.append(f"In {self.output}: {AUDITED}, one row for each row that was recorded.")
-            following.append(f"import datasets; table = datasets.Dataset.from_parquet({path!r})")
-            if applied is not None:
-                done = "dropped" if self.apply == "drop" else "relabelled"
-                text.append(
-                    f"{len(applied.changes):,} rows were {done} ({', '.join(kinds)}): {APPLIED} is the new dataset, "
-                    f"and {CHANGES} the list of them."
-                )
-                following += _recorded_again(recipe, folder / APPLIED, beside(self.run, f"-{self.apply}"))
+        if folder is None:
+            return Results(values, text)
+        made: dict[str, Any] = {"fraction": self.fraction, "similarity": self.similarity, "rows": len(table)}
+        text.append(f"In {self.output}: {AUDITED}, one row for each row that was recorded.")
+        following: list[Command | str] = [
+            f"import datasets; table = datasets.Dataset.from_parquet({str(folder / AUDITED)!r})"
+        ]
+        applied = None
+        if self.apply is not None:
+            kinds: list[str] = [*self.kinds] or [ISSUE]
+            applied = apply_audit(run, train, table, self.apply, kinds=kinds)
+            made |= {"apply": self.apply, "apply_kinds": kinds, "changed": len(applied.changes)}
+            values["changed"] = len(applied.changes)
+            done = "dropped" if self.apply == "drop" else "relabelled"
+            text.append(
+                f"{len(applied.changes):,} rows were {done} ({', '.join(kinds)}): {APPLIED} is the new dataset, "
+                f"and {CHANGES} the list of them."
+            )
+            following += _recorded_again(recipe, folder / APPLIED, beside(self.run, f"-{self.apply}"))
+        save(table, folder, {**run.recipe, AUDIT: {**made, "kinds": counts}}, applied)
         return Results(values, text, following)
 
 
 def _recorded_again(recipe: Recipe, dataset: Path, output: str) -> list[Command | str]:
-    """The command that records the new dataset as the old one was, if hf-ltc record did that."""
-    if recipe.config.model is None or recipe.training.image_size is None:
+    """The command that records the new dataset as the old one was, if hf-ltc record did that with rows held out."""
+    is_split = recipe.validation.split is not None
+    if recipe.config.model is None or recipe.training.image_size is None or is_split:
         return []
     names = {each.name for each in fields(RecordConfig)}
     config = {name: value for name, value in recipe.config.to_dict().items() if name in names}

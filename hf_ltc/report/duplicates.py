@@ -1,6 +1,7 @@
 """Rows that are nearly the same as others, by the features of the source model: arrays in, arrays out."""
 
 import numpy as np
+from tqdm.auto import tqdm
 
 # Chosen by benchmarks/duplicates.py: the least similarity, and the cosine from which rows are the same anyway.
 SIMILARITY, _SAME = 0.5, 0.95
@@ -72,7 +73,8 @@ def _nearest(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # By distance, which of unit vectors tells the cosine, and is faster.
     search = NearestNeighbors(n_neighbors=wanted + 1, algorithm="brute").fit(vectors)
     cosines, places = np.empty((count, wanted), dtype=np.float32), np.empty((count, wanted), dtype=np.int64)
-    for left in range(0, count, _BLOCK):
+    blocks = range(0, count, _BLOCK)
+    for left in tqdm(blocks, desc="near-duplicates", unit="block", leave=False, disable=None):
         distances, found = search.kneighbors(vectors[left : left + _BLOCK])
         # Each is its own neighbor, if it has not so many copies that it is not among them.
         own = found == left + np.arange(len(found))[:, None]
