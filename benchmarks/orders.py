@@ -62,6 +62,12 @@ def _odds(run: Trajectories) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]
     return *product._odds(found), -np.log(-np.log(found.chance)), 15 * product._hardness(found)
 
 
+def even_odds(run: Trajectories) -> np.ndarray:
+    """Typicality of chance alone: random rows."""
+    _, _, chance, _ = _odds(run)
+    return chance
+
+
 def odds_of(kept: float) -> Callable[[Trajectories], np.ndarray]:
     """Typicality with the odds of DUAL's coreset of another share."""
 
@@ -186,12 +192,13 @@ VARIANTS: dict[str, Chooser] = {
     "typical, van der Corput": _typical(share=0.1, keys=van_der_corput),
     "typical, uncertainty": _typical(share=0.1, keys=uncertainty_odds),
 }
-# Odds that stay what they are while the coreset grows (those of a tenth were the default once), and slower ones.
+# Odds that stay what they are while the coreset grows (those of a tenth were the default once), slower ones, and none.
 ODDS: dict[str, Chooser] = {
     "typical, odds of 10%": _typical(share=0.1, keys=odds_of(0.1)),
     "typical, odds of 5%": _typical(share=0.1, keys=odds_of(0.05)),
     "typical, odds of 2%": _typical(share=0.1, keys=odds_of(0.02)),
     "typical, odds of 0.5%": _typical(share=0.1, keys=odds_of(0.005)),
+    "typical, even odds": _typical(share=0.1, keys=even_odds),
     "typical, odds moving over 25 rows": _typical(share=0.1, keys=moving_over(25)),
     "typical, odds moving over 50 rows": _typical(share=0.1, keys=moving_over(50)),
 }
