@@ -256,7 +256,7 @@ class EvaluateConfig:
     baselines: Names = option(
         ["random"],
         "What they are compared with: random, mean_loss, final_loss, aum, el2n, forgetting, dyn_unc, tdds, dual, ccs, "
-        "dual_beta. Some need `RecordConfig.signals`.",
+        "s2l, dual_beta. Some need `RecordConfig.signals`.",
     )
     full: bool = option(True, "Train on all candidate rows too.")
     seeds: Count = option(3, "Models trained on each choice of rows, with seeds seed, seed + 1, ...")

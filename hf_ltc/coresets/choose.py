@@ -9,9 +9,10 @@ import numpy as np
 
 from ..utils.errors import InputError
 from .order import TYPICAL, Balance, Keep, coreset_order, require_choice, require_share, turns
-from .sampling import beta_drawn, stratified
+from .sampling import beta_drawn, clustered, stratified
 
-Coverage = Literal["stratified", "beta"]
+Coverage = Literal["stratified", "beta", "clusters"]
+ClusterOrder = Literal["random", "best"]
 _BUDGET = ("fraction", "size")
 
 
@@ -22,7 +23,8 @@ class Selection:
     Args:
         fraction (`float`, *optional*): Share in (0, 1] of the candidate rows.
         size (`int`, *optional*): Or the rows to keep.
-        balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed, typical:
+        balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed, typical, clusters,
+        cluster_order:
             As for [`select_coreset`].
 
     Raises:
@@ -40,11 +42,16 @@ class Selection:
     beta_exponent: float = 4.0
     seed: int = 0
     typical: float | None = None
+    clusters: int = 100
+    cluster_order: ClusterOrder = "random"
 
     def __post_init__(self) -> None:
         require_choice("balance", self.balance, get_args(Balance))
         require_choice("keep", self.keep, get_args(Keep))
         require_choice("coverage", self.coverage, (None, *get_args(Coverage)))
+        require_choice("cluster_order", self.cluster_order, get_args(ClusterOrder))
+        if self.clusters < 1:
+            raise InputError(f"`clusters` is {self.clusters!r}: it must be 1 or more")
         if not 0 <= self.cut < 1:
             raise InputError(f"`cut` is {self.cut!r}: it must be in [0, 1)")
         if self.beta_exponent <= 0:
@@ -100,6 +107,7 @@ def choose(
     candidates: np.ndarray | None = None,
     typicality: np.ndarray | None = None,
     probability: np.ndarray | None = None,
+    clusters: np.ndarray | None = None,
     ranks: np.ndarray | None = None,
 ) -> np.ndarray:
     """Chooses the rows that a selection keeps.
@@ -111,6 +119,7 @@ def choose(
         candidates (`np.ndarray`, *optional*): bool `(N,)`, which rows may be chosen; all if not given.
         typicality (`np.ndarray`, *optional*): float `(N,)`, of [`ltc_typicality`]; NaN for rows that are not typical.
         probability (`np.ndarray`, *optional*): float64 `(N,)`, for `coverage="beta"`: [`mean_probability`].
+        clusters (`np.ndarray`, *optional*): int `(N,)`, for `coverage="clusters"`: [`like_trajectories`].
         ranks (`np.ndarray`, *optional*): The ranks from [`rank`], if they are known.
 
     Returns:
@@ -127,6 +136,8 @@ def choose(
         raise InputError("`balance` and `min_per_class` need the labels: give them, or balance='none' and no minimum")
     if probability is None and selection.coverage == "beta":
         raise InputError("coverage 'beta' needs the probabilities of the rows: give mean_probability(losses)")
+    if clusters is None and selection.coverage == "clusters":
+        raise InputError("coverage 'clusters' needs the clusters of the rows: give like_trajectories(losses)")
     if selection.coverage is not None:
         # Rows are drawn by the score, whichever come first in the order.
         candidates = candidates if ranks is None else ranks >= 0
@@ -147,6 +158,8 @@ def choose(
         taken = stratified(scores[order], classes, taken, selection.cut, draw)
     elif probability is not None and selection.coverage == "beta":
         taken = beta_drawn(scores[order], classes, taken, probability[order], selection.beta_exponent, draw)
+    elif clusters is not None and selection.coverage == "clusters":
+        taken = clustered(clusters[order], classes, taken, selection.cluster_order == "best", draw)
     kept = np.zeros(len(scores), dtype=bool)
     kept[order[taken]] = True
     return kept

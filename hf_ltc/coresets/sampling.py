@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from ..utils.errors import InputError, some_rows
 from .order import class_groups, turns
 
 _STRATA = 50
+# Rows of a step of k-means, and clusters of a group at least.
+_BATCH, _FEWEST = 4096, 2
 
 
 def stratified(
@@ -71,4 +74,51 @@ def beta_drawn(
     budgets = np.bincount(classes[taken], minlength=classes.max(initial=0) + 1)
     drawn = np.zeros(len(scores), dtype=bool)
     drawn[order[turns(classes[order]) < budgets[classes[order]]]] = True
+    return drawn
+
+
+def like_trajectories(losses: np.ndarray, groups: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Clusters of rows whose losses run alike, by k-means within each group.
+
+    Args:
+        losses (`np.ndarray`): float `(N, L)`, the trajectories.
+        groups (`np.ndarray`): int `(N,)`, such as the classes: no cluster has rows of two groups.
+        clusters (`int`): In all; each group has as many as its share of the rows, and two at least.
+        seed (`int`): Of the first centers.
+
+    Returns:
+        `np.ndarray`: int64 `(N,)`, the number of each row's cluster.
+
+    Raises:
+        InputError: for losses that are not finite.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    if len(bad := np.flatnonzero(~np.isfinite(losses).all(axis=1))):
+        raise InputError(
+            f"coverage 'clusters' needs finite losses, and {len(bad):,} of {len(losses):,} rows have others (rows "
+            f"{some_rows(bad)}): leave these rows out; recordings whose validation samples rotate have no losses of "
+            "them in some runs"
+        )
+    found, first = np.zeros(len(losses), dtype=np.int64), 0
+    for own in class_groups(groups):
+        count = min(len(own), max(_FEWEST, round(clusters * len(own) / len(losses))))
+        made = MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed, compute_labels=False)
+        rows = np.ascontiguousarray(losses[own], dtype=np.float32)
+        found[own] = first + made.fit(rows).predict(rows)
+        first += count
+    return found
+
+
+def clustered(
+    cluster: np.ndarray, classes: np.ndarray, taken: np.ndarray, best_first: bool, draw: np.random.Generator
+) -> np.ndarray:
+    """Rows drawn cluster by cluster, as many of each class as `taken` has; rows are given in coreset order."""
+    drawn = np.zeros(len(cluster), dtype=bool)
+    place = np.arange(len(cluster)) if best_first else draw.permutation(len(cluster))
+    for own in class_groups(classes):
+        numbers = np.unique(cluster[own], return_inverse=True)[1].reshape(-1)
+        share = _equal_shares(np.bincount(numbers), int(np.count_nonzero(taken[own])))
+        order = np.lexsort((place[own], numbers))
+        drawn[own[order[turns(numbers[order]) < share[numbers[order]]]]] = True
     return drawn

@@ -17,8 +17,9 @@ from ..data.labels import class_names, find_label_column, read_labels
 from ..scores.mapped_batches import ARROW, on_host
 from ..scores.reliability import doubt_of_hard
 from ..utils.errors import InputError, LTCWarning
-from .choose import Coverage, Selection, choose, mean_probability, rank, recorded_mean
+from .choose import ClusterOrder, Coverage, Selection, choose, mean_probability, rank, recorded_mean
 from .order import Balance, Keep
+from .sampling import like_trajectories
 
 _COLUMNS = ("score_column", "rank_column", "label_column")
 
@@ -118,6 +119,8 @@ def select_coreset(
     beta_exponent: float = 4.0,
     seed: int = 0,
     typical: float | None = None,
+    clusters: int = 100,
+    cluster_order: ClusterOrder = "random",
 ) -> Dataset:
     """Keeps the coreset of a budget: the first rows of the coreset order, or rows drawn from all over the scores.
 
@@ -133,6 +136,9 @@ def select_coreset(
       `loss_trajectory`; b = 15 (1 - m) (1 - r ** `beta_exponent`), where r is the share of rows left out and m is the
       mean probability of the ten rows with the highest scores. The paper has exponents of 5.5, 4 and 11 for CIFAR-10,
       CIFAR-100 and ImageNet. Rows with a score of 0 or less have no odds and are drawn after all others.
+    - `"clusters"` (S2L, Yang et al. 2024, arXiv 2403.07384): rows are clustered by k-means on `loss_trajectory`, in
+      each class as many clusters as its share of `clusters` (with `balance="none"` in all rows at once, as in the
+      paper). All clusters give equally many rows, and what the smallest lack comes from the larger ones.
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
@@ -146,12 +152,15 @@ def select_coreset(
         exclude_negative (`bool`, *optional*, defaults to `False`): As for [`rank_coreset`].
         min_per_class (`int`, *optional*, defaults to `0`):
             Rows that each class keeps at least, or all of them if it has fewer; the rest of the budget goes by rank.
-        coverage (`str`, *optional*): `"stratified"` or `"beta"`.
+        coverage (`str`, *optional*): `"stratified"`, `"beta"` or `"clusters"`.
         cut (`float`, *optional*, defaults to `0.1`):
             For `"stratified"`: the share of each class to leave out, in [0, 1), or less where the budget needs more.
         beta_exponent (`float`, *optional*, defaults to `4.0`): For `"beta"`: how fast easier rows gain odds.
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
         typical (`float`, *optional*): As for [`rank_coreset`]; `coverage` draws rows by the score, whatever is given.
+        clusters (`int`, *optional*, defaults to `100`): For `"clusters"`: how many there are.
+        cluster_order (`str`, *optional*, defaults to `"random"`):
+            For `"clusters"`: which rows of a cluster are kept, `"random"` ones or the `"best"` by the score.
 
     Returns:
         `datasets.Dataset`: the rows kept, in the order of the dataset, in its format. Their rank is that of
@@ -165,7 +174,19 @@ def select_coreset(
         InputError: for a budget or an option out of range, and as [`rank_coreset`].
     """
     selection = Selection(
-        fraction, size, balance, keep, exclude_negative, min_per_class, coverage, cut, beta_exponent, seed, typical
+        fraction,
+        size,
+        balance,
+        keep,
+        exclude_negative,
+        min_per_class,
+        coverage,
+        cut,
+        beta_exponent,
+        seed,
+        typical,
+        clusters,
+        cluster_order,
     )
     chosen = _choose(dataset, selection, score_column, rank_column, label_column)
     return chosen.ranked.select(np.flatnonzero(chosen.kept))
@@ -217,7 +238,8 @@ def _choose(
     labels = _read_classes(dataset, label_column) if selection.needs_labels else None
     ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
     probability = read_probability(dataset) if selection.coverage == "beta" else None
-    kept = choose(scores, labels, selection, probability=probability, ranks=ranks)
+    clusters = read_clusters(dataset, ranks >= 0, labels, selection) if selection.coverage == "clusters" else None
+    kept = choose(scores, labels, selection, probability=probability, clusters=clusters, ranks=ranks)
     rank_column = rank_column or rank_name(score_column)
     chosen = _Chosen(_with_ranks(dataset, rank_column, ranks), scores, recorded, kept)
     if selection.typical is None and _has_other_order(dataset, rank_column, ranks, scores):
@@ -271,13 +293,29 @@ def read_typicality(dataset: Dataset, score_column: str, selection: Selection) -
 
 def read_probability(dataset: Dataset) -> np.ndarray:
     """Mean over epochs of the probability of the true class, float64 `(N,)`; NaN for rows without a trajectory."""
+    return _of_trajectories(_read_trajectories(dataset, "beta"), mean_probability)
+
+
+def read_clusters(
+    dataset: Dataset, candidates: np.ndarray, labels: np.ndarray | None, selection: Selection
+) -> np.ndarray:
+    """The cluster of each row's trajectory, int64 `(N,)`; -1 for rows that are no candidates, bool `(N,)`."""
+    stored = _read_trajectories(dataset, "clusters").filter(pa.array(candidates))
+    losses = stored.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(stored), -1)
+    groups = np.zeros(len(stored), dtype=np.int64) if labels is None else labels[candidates]
+    clusters = np.full(len(candidates), -1, dtype=np.int64)
+    clusters[candidates] = like_trajectories(losses, groups, selection.clusters, selection.seed)
+    return clusters
+
+
+def _read_trajectories(dataset: Dataset, coverage: str) -> pa.ChunkedArray:
     if LOSS_TRAJECTORY not in dataset.column_names:
-        raise InputError(f"coverage 'beta' needs the column {LOSS_TRAJECTORY!r}: run.attach(dataset) adds it")
+        raise InputError(f"coverage {coverage!r} needs the column {LOSS_TRAJECTORY!r}: run.attach(dataset) adds it")
     stored = read_column(dataset, LOSS_TRAJECTORY)
     if len(lengths := _lengths(stored)) > 1:
         shown = ", ".join(map(str, lengths))
         raise InputError(f"column {LOSS_TRAJECTORY!r} has lists of different lengths ({shown}): attach one recording")
-    return _of_trajectories(stored, mean_probability)
+    return stored
 
 
 def _lengths(trajectories: pa.ChunkedArray) -> list[int]:

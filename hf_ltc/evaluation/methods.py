@@ -8,6 +8,7 @@ import numpy as np
 
 from ..coresets.choose import Coverage, Selection, choose, mean_probability, rank
 from ..coresets.order import TYPICAL, Balance, Keep
+from ..coresets.sampling import like_trajectories
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.scorers import baseline_scores
@@ -62,6 +63,8 @@ def _methods() -> dict[str, Method]:
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")
+    # S2L (Yang et al. 2024), within classes where these are balanced.
+    made["s2l"] = Method(baseline=RANDOM, coverage="clusters")
     made["dual_beta"] = Method(baseline="dual", keep=BASELINES["dual"].keeps, coverage="beta")
     return made
 
@@ -69,7 +72,7 @@ def _methods() -> dict[str, Method]:
 DEFAULT_METHOD = f"{_TYPICAL}{DEFAULT_PRESET}"
 METHODS: dict[str, Method] = _methods()
 """The presets, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, both with typical rows first as
-`typical-NAME`, the baselines, `ccs`, `dual_beta`."""
+`typical-NAME`, the baselines, `ccs`, `s2l`, `dual_beta`."""
 
 
 def find_method(name: str) -> Method:
@@ -169,7 +172,13 @@ def chosen_rows(
         scores = method_scores(name, run, seed)
     selection = replace(method.selection(balance, min_per_class, seed), size=size)
     typicality = ltc_typicality(run) if method.typical else None
+    losses = np.ascontiguousarray(np.asarray(run.losses).T) if method.coverage in ("beta", "clusters") else None
     # All recorded rows are candidates, those without a score too: their trajectory is flat.
-    drawn = mean_probability(np.ascontiguousarray(np.asarray(run.losses).T)) if method.coverage == "beta" else None
-    kept = choose(scores, run.labels, selection, candidates=candidates, typicality=typicality, probability=drawn)
+    drawn = {}
+    if losses is not None and method.coverage == "beta":
+        drawn["probability"] = mean_probability(losses)
+    elif losses is not None:
+        groups = run.labels if selection.needs_labels else np.zeros(len(run), dtype=np.int64)
+        drawn["clusters"] = like_trajectories(losses, groups, selection.clusters, seed)
+    kept = choose(scores, run.labels, selection, candidates=candidates, typicality=typicality, **drawn)
     return np.flatnonzero(kept)

@@ -171,6 +171,12 @@ def _how(selection: Selection) -> str:
         said.append(f"Each class keeps {selection.min_per_class} rows at least.")
     if selection.coverage == "stratified":
         said.append(f"Rows are drawn from strata of equal score width, the last {selection.cut:.0%} left out.")
+    elif selection.coverage == "clusters":
+        within = "at random" if selection.cluster_order == "random" else "best score first"
+        said.append(
+            f"Rows are drawn, {within}, from {selection.clusters} clusters of trajectories that run alike, from all "
+            "equally many."
+        )
     elif selection.coverage == "beta":
         said.append(f"Rows are drawn by score and a Beta density (exponent {selection.beta_exponent:g}).")
     else:

@@ -134,8 +134,8 @@ def coreset_tables(
         )
         if not scores_only:
             tables.append(Table(name, "train", coreset, name))
-    # Beta sampling draws by the trajectories, so that loading another budget needs them.
-    with_trajectories = with_trajectories or selection.coverage == "beta"
+    # These draw by the trajectories, so that loading another budget needs them.
+    with_trajectories = with_trajectories or selection.coverage in ("beta", "clusters")
     plain = ranked.with_format(None)
     scores = scores_table(plain, label, score, rank, entry.id_column, with_trajectories)
     tables.append(Table(entry.scores, "train", scores, entry.scores))

@@ -31,6 +31,8 @@ OPTIONS = st.fixed_dictionaries(
         "beta_exponent": st.sampled_from([4.0, 11.0]),
         "seed": st.integers(0, 3),
         "typical": st.sampled_from([None, 0, 0.1, 0.5]),
+        "clusters": st.sampled_from([2, 100]),
+        "cluster_order": st.sampled_from(["random", "best"]),
     }
 ).filter(goes_together)
 

@@ -1,11 +1,14 @@
-"""Coresets drawn from all scores, stratified or by Beta weights, against the papers."""
+"""Coresets drawn from all scores, stratified, by Beta weights or by clusters, against the papers."""
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 
+from hf_ltc.coresets.choose import Selection, choose
+from hf_ltc.coresets.sampling import like_trajectories
 from hf_ltc.coresets.select import rank_coreset, select_coreset
 from tests.coresets.scored import many_rows, values
+from tests.helpers import error_of
 
 
 def ccs_budgets(counts, budget):
@@ -106,3 +109,70 @@ def test_rows_without_odds_are_drawn_last():
     likely = ~held & ~flat & (scores > 0)
     coreset = select_coreset(dataset, size=int(likely.sum()), balance="none", coverage="beta")
     assert values(coreset, "number") == np.flatnonzero(likely).tolist()
+
+
+def bundles(counts, epochs=6, seed=0):
+    """Trajectories in bundles far from each other, with the number of each row's bundle."""
+    draw = np.random.default_rng(seed)
+    bundle = draw.permutation(np.repeat(np.arange(len(counts)), counts))
+    centers = 10 * draw.normal(size=(len(counts), epochs))
+    return (centers[bundle] + 0.01 * draw.normal(size=(len(bundle), epochs))).astype(np.float32), bundle
+
+
+def in_bundles(counts, labels=None, **columns):
+    losses, bundle = bundles(counts)
+    values = {"loss_trajectory": losses.tolist(), "bundle": bundle, "ltc_score": np.linspace(1, 0, len(bundle))}
+    classes = np.zeros(len(bundle), dtype=int) if labels is None else labels(bundle)
+    features = Features(
+        loss_trajectory=List(Value("float32")),
+        bundle=Value("int64"),
+        ltc_score=Value("float32"),
+        label=ClassLabel(num_classes=2),
+    )
+    return Dataset.from_dict({**values, "label": classes, **columns}, features=features)
+
+
+@pytest.mark.parametrize("size", [10, 60, 150, 329])
+def test_clusters_give_equally_many_rows_the_smallest_first(size):
+    counts = [3, 5, 20, 40, 60, 202]
+    rows = in_bundles(counts)
+    options = {"balance": "none", "coverage": "clusters", "clusters": 6, "size": size}
+    kept = select_coreset(rows, seed=2, **options)
+    assert np.bincount(values(kept, "bundle"), minlength=6).tolist() == ccs_budgets(counts, size)
+    assert values(kept, "bundle") == values(select_coreset(rows, seed=2, **options), "bundle")
+    best = select_coreset(rows, cluster_order="best", **options)
+    scores, bundle = np.array(values(rows, "ltc_score")), np.array(values(rows, "bundle"))
+    for number, share in enumerate(ccs_budgets(counts, size)):
+        own = np.sort(scores[bundle == number])[::-1][:share]
+        found = np.array(values(best, "ltc_score"))[np.array(values(best, "bundle")) == number]
+        assert np.sort(found)[::-1].tolist() == own.tolist()
+    if 6 < size < 300:
+        other = select_coreset(rows, seed=3, **options)
+        assert values(other, "ltc_score") != values(kept, "ltc_score") != values(best, "ltc_score")
+
+
+def test_clusters_are_within_classes_that_share_the_budget():
+    rows = in_bundles([30, 30, 30, 210], lambda bundle: (bundle == 3).astype(int))
+    kept = select_coreset(rows, size=60, coverage="clusters", clusters=10)
+    # 90 and 210 rows: three clusters and seven.
+    assert np.bincount(values(kept, "label")).tolist() == [30, 30]
+    assert np.bincount(values(kept, "bundle"))[:3].tolist() == [10, 10, 10]
+    losses, bundle = bundles([30, 30, 30, 210])
+    found = like_trajectories(losses, (bundle == 3).astype(int), 10, 0)
+    assert len(np.unique(found[bundle < 3])) == 3 and len(np.unique(found)) == 10
+
+
+def test_rows_that_cannot_be_clustered_are_refused():
+    rows = in_bundles([20, 20])
+    assert "needs the column 'loss_trajectory'" in error_of(
+        select_coreset, rows.remove_columns("loss_trajectory"), size=5, balance="none", coverage="clusters"
+    )
+    losses, bundle = bundles([20, 20])
+    losses[7, 2] = np.nan
+    message = error_of(like_trajectories, losses, bundle, 4, 0)
+    assert "needs finite losses, and 1 of 40 rows have others (rows 7)" in message
+    assert "`clusters` is 0" in error_of(select_coreset, rows, size=5, coverage="clusters", clusters=0)
+    assert "`cluster_order`" in error_of(select_coreset, rows, size=5, coverage="clusters", cluster_order="first")
+    scores, labels = np.zeros(4), np.zeros(4, dtype=int)
+    message = error_of(choose, scores, labels, Selection(size=2, coverage="clusters"))
+    assert "give like_trajectories(losses)" in message

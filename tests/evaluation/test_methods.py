@@ -50,12 +50,12 @@ def dealt(scores, labels, size, lowest=False):
     return sorted(kept[:size])
 
 
-def test_the_names_are_the_family_the_baselines_and_two_that_draw():
+def test_the_names_are_the_family_the_baselines_and_three_that_draw():
     members = [f"{of}-{a}-{s}" for of in ("differences", "levels") for a in ("correlations", "losses")
                for s in ("dataset", "class")]  # fmt: skip
     members += [f"{member}-uncertainty" for member in members]
     typical = {f"typical-{name}" for name in (*PRESETS, *members)}
-    assert METHODS.keys() == {*PRESETS, *members, *typical, *BASELINES, "ccs", "dual_beta"}
+    assert METHODS.keys() == {*PRESETS, *members, *typical, *BASELINES, "ccs", "s2l", "dual_beta"}
     assert EvaluateConfig().members == [DEFAULT_METHOD]
     assert {name for name, method in METHODS.items() if method.keep == "lowest"} == {"mean_loss", "final_loss"}
 

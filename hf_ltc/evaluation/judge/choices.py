@@ -11,7 +11,7 @@ from datasets import Dataset, Value
 
 from ...coresets.choose import Selection, choose
 from ...coresets.order import Balance
-from ...coresets.select import decided, read_probability, read_scores, read_typicality
+from ...coresets.select import decided, read_clusters, read_probability, read_scores, read_typicality
 from ...data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, read_column, with_columns
 from ...data.inputs import require_dataset
 from ...data.labels import class_names, find_label_column, read_labels
@@ -75,8 +75,14 @@ def by_columns(scored: Dataset, rows: np.ndarray, labels: np.ndarray, selection:
     selection = decided(scored, column, selection)
     typicality = read_typicality(scored, column, selection)
     probability = read_probability(scored) if selection.coverage == "beta" else None
+    clusters = None
+    if selection.coverage == "clusters":
+        candidates, classes = np.zeros(len(scored), dtype=bool), np.zeros(len(scored), dtype=np.int64)
+        candidates[rows], classes[rows] = True, labels if selection.needs_labels else 0
+        clusters = read_clusters(scored, candidates, classes, selection)
     scores = scores[rows]
-    parts = [None if each is None else each[rows] for each in (typicality, probability)]
+    known = {"typicality": typicality, "probability": probability, "clusters": clusters}
+    parts = {name: each[rows] for name, each in known.items() if each is not None}
 
     def chosen(among: np.ndarray, size: int, seed: int) -> np.ndarray:
         candidates = np.zeros(len(rows), dtype=bool)
@@ -85,7 +91,7 @@ def by_columns(scored: Dataset, rows: np.ndarray, labels: np.ndarray, selection:
             size = min(size, int(np.count_nonzero(candidates & ~(scores < 0))))
         least = selection.min_per_class * len(among) // len(rows)
         options = replace(selection, fraction=None, size=size, min_per_class=least, seed=seed)
-        kept = choose(scores, labels, options, candidates=candidates, typicality=parts[0], probability=parts[1])
+        kept = choose(scores, labels, options, candidates=candidates, **parts)
         return np.flatnonzero(kept)
 
     return chosen
