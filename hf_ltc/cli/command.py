@@ -46,7 +46,7 @@ HOW_OFTEN = (
 _SELECTION_HELP = {
     "balance": "how classes share a coreset",
     "keep": "which scores are kept",
-    "coverage": "sample over the whole range of scores",
+    "coverage": "sample over the whole range of scores, or over clusters of trajectories (S2L)",
     "min_per_class": "least number of rows of each class",
     "exclude_negative": "never choose rows with a negative score",
     "seed": "seed of the sampling of --coverage",
