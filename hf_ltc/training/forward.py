@@ -157,7 +157,7 @@ def classifier_inputs(model: nn.Module, classes: int) -> Iterator[Callable[[], t
 
     That is the same in all libraries, where names and methods differ: timm's `forward_head(..., pre_logits=True)`
     gives it, and in transformers it is the pooled last hidden state. Of features with a place, in the image or in a
-    sequence, the mean is taken.
+    sequence, the mean is taken; of a text without what fills it up.
 
     Args:
         model (`torch.nn.Module`): The model.
@@ -176,6 +176,10 @@ def classifier_inputs(model: nn.Module, classes: int) -> Iterator[Callable[[], t
             "knows its features: choose another `model`, or record without `features`"
         )
     seen: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
+
+    def keep_mask(_: nn.Module, __: Any, named: Mapping[str, Any]) -> None:
+        masks[:] = [named["attention_mask"]] if "attention_mask" in named else []
 
     def keep(_: nn.Module, given: Any) -> None:
         # Of several layers with as many outputs the last one makes the logits.
@@ -185,9 +189,13 @@ def classifier_inputs(model: nn.Module, classes: int) -> Iterator[Callable[[], t
         (found,) = seen
         if found.ndim == 4:
             return found.mean((2, 3))
+        if found.ndim == 3 and masks and masks[0].shape == found.shape[:2]:
+            weights = masks[0].unsqueeze(2).to(found.dtype)
+            return (found * weights).sum(1) / weights.sum(1)
         return found.mean(1) if found.ndim == 3 else found
 
     hooks = [module.register_forward_pre_hook(keep) for module in heads]
+    hooks.append(model.register_forward_pre_hook(keep_mask, with_kwargs=True))
     try:
         yield features
     finally:

@@ -7,10 +7,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoTokenizer, ViTConfig
 
 from hf_ltc.data.labels import read_labels
+from hf_ltc.training.forward import features_of
 from hf_ltc.training.inputs import load_encoder
 from hf_ltc.training.loop import TrainingConfig, epoch_shares, steps_per_epoch
 from hf_ltc.training.models import create_model, load_model, save_model
@@ -54,6 +56,17 @@ def test_padding_changes_no_loss(rows, sources, kind, columns):
         alone = torch.cat([model(**one) for one, _, _ in batches(np.arange(len(rows))[:, None])])
     assert positions.tolist() == list(range(len(rows))) and together.std() > 0.01
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["embedding_bag", *CONFIGS])
+def test_padding_changes_no_features(rows, sources, kind):
+    name = sources.get(kind, kind)
+    batches = batches_of(rows, name, max_length=40)
+    torch.manual_seed(0)
+    model = create_text_model(name, CLASSES, batches.stored.encoder)
+    together, alone = (features_of(model, batches, PartialState(), size, CLASSES) for size in (len(rows), 1))
+    assert together.std() > 0.01
+    np.testing.assert_allclose(alone, together, atol=2e-3, rtol=2e-3)
 
 
 def test_ids_are_those_of_the_tokenizer_and_the_rest_is_counted(rows, sources):
