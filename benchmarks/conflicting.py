@@ -256,7 +256,8 @@ def main() -> None:
     target += "crops and flips, tested after the last step"
     protocol = {"target": target, "share of rows weighted down in an epoch": SHARE}
     write_json(output, {"command": command, "protocol": protocol, "note": note, **provenance(), "results": results})
-    text = f"Made by `{command}`; conflicting.py says how. {note}.\n\n{report(results)}\n"
+    paired = "Gains are over the rows kept with the same seed, ± their deviation over seeds where there are several."
+    text = f"Made by `{command}`; conflicting.py says how. {note}. {paired}\n\n{report(results)}\n"
     output.with_suffix(".md").write_text(text)
 
 
