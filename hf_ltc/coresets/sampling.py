@@ -1,5 +1,7 @@
 """Sampling of rows over the whole range of scores, where the best rows alone would be too much alike."""
 
+import warnings
+
 import numpy as np
 
 from ..utils.errors import InputError, some_rows
@@ -92,7 +94,8 @@ def like_trajectories(losses: np.ndarray, groups: np.ndarray, clusters: int, see
     Raises:
         InputError: for losses that are not finite.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     if len(bad := np.flatnonzero(~np.isfinite(losses).all(axis=1))):
         raise InputError(
@@ -103,9 +106,13 @@ def like_trajectories(losses: np.ndarray, groups: np.ndarray, clusters: int, see
     found, first = np.zeros(len(losses), dtype=np.int64), 0
     for own in class_groups(groups):
         count = min(len(own), max(_FEWEST, round(clusters * len(own) / len(losses))))
-        made = MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed, compute_labels=False)
-        rows = np.ascontiguousarray(losses[own], dtype=np.float32)
-        found[own] = first + made.fit(rows).predict(rows)
+        options = {"n_clusters": count, "n_init": 1, "random_state": seed}
+        # Of few rows the usual steps, which see all of them, are done sooner than steps that see a part.
+        made = KMeans(**options) if len(own) <= _BATCH else MiniBatchKMeans(batch_size=_BATCH, **options)
+        with warnings.catch_warnings():
+            # Rows that are all alike make fewer clusters, which is fine.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found[own] = first + made.fit_predict(np.ascontiguousarray(losses[own], dtype=np.float32))
         first += count
     return found
 

@@ -162,6 +162,15 @@ def test_clusters_are_within_classes_that_share_the_budget():
     assert len(np.unique(found[bundle < 3])) == 3 and len(np.unique(found)) == 10
 
 
+def test_rows_that_are_all_alike_are_clustered_too():
+    losses = np.ones((9, 4), dtype=np.float32)
+    assert np.unique(like_trajectories(losses, np.zeros(9, dtype=int), 3, 0)).tolist() == [0]
+    # Of more rows than a step of k-means on parts of them takes.
+    losses, bundle = bundles([500, 1500, 4000])
+    found = like_trajectories(losses, np.zeros(len(bundle), dtype=int), 3, 0)
+    assert len({*zip(found.tolist(), bundle.tolist())}) == 3
+
+
 def test_rows_that_cannot_be_clustered_are_refused():
     rows = in_bundles([20, 20])
     assert "needs the column 'loss_trajectory'" in error_of(
