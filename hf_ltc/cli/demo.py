@@ -10,6 +10,7 @@ from ..config import EvaluateConfig, RecordConfig, option
 from ..recipe import Recipe
 from .command import Command, Results
 from .parsing import LocalPath
+from .report import PAGE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,6 +80,7 @@ def run_demo(
     from ..evaluation.evaluate import evaluate_coresets
     from ..evaluation.methods import DEFAULT_METHOD, FULL, RANDOM
     from ..recording.record import record
+    from ..report.page.write import write_report
     from ..scores.reliability import Reliability
 
     started = time.perf_counter()
@@ -91,6 +93,8 @@ def run_demo(
         batch_size=_BATCH,
         learning_rate=_RATE,
         runs=_RUNS,
+        # For the page: which label the model gives each row.
+        signals=["margin", "predicted"],
         augment=False,
         output_dir=output_dir,
     )
@@ -107,6 +111,9 @@ def run_demo(
     )
     run = record(config, train)
     evaluation = evaluate_coresets(evaluated, run, train, test)
+    page = write_report(
+        run, train, os.path.join(output_dir, PAGE), evaluation=evaluation, dataset_name="scikit-learn's digits"
+    )
     names = {FULL: "full data", DEFAULT_METHOD: "coreset", RANDOM: "random subset"}
     measured = {
         names[row["method"]] + (f", {row['fraction']:.0%}" if row["fraction"] is not None else ""): row
@@ -119,6 +126,7 @@ def run_demo(
         "test_rows": len(test),
         "reliability": reliability,
         "choices": {name: {key: row[key] for key in ("rows", "accuracy")} for name, row in measured.items()},
+        "page": str(page),
         "seconds": time.perf_counter() - started,
     }
     lines = [
@@ -133,8 +141,9 @@ def run_demo(
         lines.append(f"{name:<24}{found['rows']:>8,}{found['mean']:>10.1%}{found['deviation'] or 0:>11.1%}")
     lines += [
         "",
-        f"It took {result['seconds']:.0f} s; the run directory is {output_dir}. Next, with a dataset of yours (a Hub "
-        "id, a folder of images or of Parquet files):",
+        f"It took {result['seconds']:.0f} s; the run directory is {output_dir}.",
+        f"Open {page} in a browser: it shows the rows that are kept, dropped, and worth a look.",
+        "Next, with a dataset of yours (a Hub id, a folder of images or of Parquet files):",
         "  hf-ltc record --dataset DATASET --epochs 30 --runs 2 --output-dir runs/mine",
         "  hf-ltc score runs/mine --output scored",
         "  hf-ltc select scored --fraction 0.1 --output coreset",

@@ -22,8 +22,9 @@ from .command import (
     recorded_split,
     recorded_validation,
 )
-from .parsing import Flag, LocalPath, argument
+from .parsing import Flag, LocalPath, argument, command_line
 from .push import Push, repository_name
+from .report import Report
 from .terminal import is_first
 
 if TYPE_CHECKING:
@@ -151,7 +152,16 @@ class Evaluate(Command):
             balance=config.balance,
             typical=methods[0].typical if methods else None,
         )
-        text = [markdown(evaluation), f"In {folder}: {', '.join(made)}."]
+        seeing = Report(
+            run=self.runs[0],
+            dataset=self.dataset,
+            evaluation=str(Path(folder) / RESULTS),
+            variant=pushing.variant,
+            losses=self.losses,
+            balance=config.balance,
+            typical=pushing.typical,
+        )
+        text = [markdown(evaluation), f"In {folder}: {', '.join(made)}.", f"To see it: {command_line(seeing)}"]
         return Results({"output_dir": folder, **evaluation.to_dict()}, text, [pushing])
 
     def _named_runs(self) -> "dict[str, Trajectories]":

@@ -34,6 +34,9 @@ def test_the_demo_says_what_it_measured(tmp_path, capsys, monkeypatch):
         (line,) = [line for line in said.splitlines() if line.startswith(name)]
         assert line.split()[-3:] == [f"{choice['rows']:,}", f"{mean:.1%}", f"{deviation:.1%}"]
     assert "hf-ltc record" in said
+    page = tmp_path / "run" / "report.html"
+    assert f"Open {page} in a browser" in said and found["page"] == str(page)
+    assert "<title>scikit-learn&#39;s digits" in page.read_text("utf-8")
     assert "hardest" not in warned
     assert found["choices"]["coreset, 20%"]["rows"] == found["choices"]["random subset, 20%"]["rows"]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import pytest
@@ -41,6 +42,11 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     assert f"In {folder}: results.json, results.md, accuracy.png." in said
     pushing = f"Next: hf-ltc push {tmp_path / 'run'} data-ltc --fractions 0.2 --evaluation {folder}/results.json"
     assert pushing in said
+    (seeing,) = [
+        line.removeprefix("To see it: hf-ltc ") for line in said.splitlines() if line.startswith("To see it: ")
+    ]
+    succeeds(capsys, *shlex.split(seeing))
+    assert "What the rows are worth" in (tmp_path / "run" / "report.html").read_text("utf-8")
     assert [trial["method"] for trial in found.trials] == ["full", DEFAULT_METHOD, "random"]
     # The same again trains nothing; more methods, as JSON, train theirs.
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
