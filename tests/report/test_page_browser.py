@@ -56,7 +56,7 @@ def test_all_of_it_is_drawn(browser, place, width, scheme):
         for name in ("kept", "map", "scores", "losses", "ranking", "accuracy-0", "accuracy-1"):
             drawn(page, name)
         assert page.locator("#map .points path").count() == len(place[1])
-        assert page.locator("#accuracy .gtitle").all_text_contents()[1].strip("\u2068\u2069") == "<b>vgg</b>"
+        assert page.locator("#accuracy h3").all_text_contents() == ["resnet18", "<b>vgg</b>"]
         # Nothing is wider than the screen.
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 26)"
@@ -127,7 +127,8 @@ def test_filters(browser, place):
 
 
 def test_a_row_that_is_chosen(browser, place):
-    with opened(browser, place[0] / "digits.html") as here:
+    folder, run = place
+    with opened(browser, folder / "digits.html") as here:
         page = here.page
         first = page.locator("article[data-class='4'] [data-group='first'] button")
         alt = first.first.locator("img").get_attribute("alt")
@@ -170,6 +171,13 @@ def test_a_row_that_is_chosen(browser, place):
         page.locator("#map .points path").nth(5).click(force=True)
         assert page.get_by_role("dialog").locator("img").count() == 1
         page.get_by_role("button", name="Close").click()
+        page.get_by_label("Row number").fill(str(run.rows[77]))
+        page.keyboard.press("Enter")
+        assert page.locator("#row-title").inner_text() == f"Row {run.rows[77]}"
+        page.keyboard.press("Escape")
+        page.get_by_label("Row number").fill("99999")
+        page.get_by_role("button", name="Show", exact=True).click()
+        assert page.locator("#not-found").inner_text() == "That row is not on this page."
         page.locator("#suspects button").first.click()
         assert "label issue" in page.locator("#row-facts").inner_text()
 

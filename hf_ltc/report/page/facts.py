@@ -41,7 +41,7 @@ def recorded_facts(contents: Contents) -> list[tuple[str, str]]:
     said = dict(recording_values(recipe))
     if contents.ranking.last is not None:
         # By the scores of this page.
-        said["reliability"] = f"{contents.ranking.last} Spearman correlation, within classes."
+        said["reliability"] = f"{contents.ranking.last} (Spearman, in classes)".removeprefix("Reliability ")
     said["score"] = f"{preset} ({choices})" if preset else choices
     said["order"] = f"best first; {_BALANCE[selection.balance]}"
     if selection.typical:

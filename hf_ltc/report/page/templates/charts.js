@@ -205,7 +205,8 @@ function accuracyPanels() {
   models.forEach((model, number) => {
     const id = `accuracy-${number}`;
     const label = `Line chart: accuracy over budget of ${apart(clipped(model, 60))}`;
-    byId('accuracy').append(el('div', { class: 'chart', id, role: 'img', 'aria-label': label }));
+    const title = el('h3', {}, bdi(model, 60));
+    byId('accuracy').append(el('div', {}, title, el('div', { class: 'chart', id, role: 'img', 'aria-label': label })));
     chart(id, (target) => accuracyChart(target, model, methods));
   });
   const spread = (one) => (one.deviation === null ? '' : ` ± ${(100 * one.deviation).toFixed(1)}`);
@@ -234,9 +235,7 @@ function accuracyChart(target, model, methods) {
     traces.push({ x: ends, y: ends.map(() => 100 * full.mean), name: 'full data', mode: 'lines', line: { color: c.validation, width: 1.5, dash: 'dot' }, hovertemplate: '%{y:.1f}%' });
   }
   Plotly.react(target, traces, layout({
-    title: { text: drawn(model, 34), font: { size: 14 }, x: 0.02, y: 0.98 }, margin: { l: 50, r: 12, t: 36, b: 46 },
     xaxis: { title: { text: 'rows kept (%)' }, tickvals: budgets }, yaxis: { title: { text: 'test accuracy (%)' } },
-    legend: { orientation: 'h', x: 0, y: -0.24, yanchor: 'top', font: { size: 12 } },
   }), CONFIG);
 }
 

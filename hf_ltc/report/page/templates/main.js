@@ -36,8 +36,18 @@ function setUpControls() {
     state.color = byId('color').value;
     redraw('map');
   });
+  byId('find-row').addEventListener('click', findRow);
+  byId('find').addEventListener('keydown', (event) => { if (event.key === 'Enter') findRow(); });
   byId('more-classes').addEventListener('click', () => { shown.classes += CLASSES; drawGallery(); });
   byId('more-suspects').addEventListener('click', () => { shown.suspects += SUSPECTS; drawSuspects(); });
+}
+
+// The way to a point of the map without a mouse.
+function findRow() {
+  const asked = byId('find').value;
+  const place = asked === '' ? -1 : rows.row.indexOf(Number(asked));
+  byId('not-found').textContent = place < 0 ? 'That row is not on this page.' : '';
+  if (place >= 0) openRow(place, data.points);
 }
 
 function setUpRow() {
