@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from hf_ltc.evaluation.results import Evaluation
 from hf_ltc.report.page.rows import BUDGETS, budget_sizes
 from hf_ltc.report.page.write import write_report
+from hf_ltc.trajectories.features import RowFeatures, write_features
 from tests.report.chromium import opened, running_browser
 from tests.report.pages import HOSTILE, recorded, renamed
 
@@ -173,7 +175,7 @@ def test_a_row_that_is_chosen(browser, place):
         page.get_by_role("button", name="Close").click()
         page.get_by_label("Row number").fill(str(run.rows[77]))
         page.keyboard.press("Enter")
-        assert page.locator("#row-title").inner_text() == f"Row {run.rows[77]}"
+        assert page.get_by_role("dialog").locator("#row-title").inner_text() == f"Row {run.rows[77]}"
         page.keyboard.press("Escape")
         page.get_by_label("Row number").fill("99999")
         page.get_by_role("button", name="Show", exact=True).click()
@@ -210,6 +212,33 @@ def test_texts_in_place_of_images(browser, place):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         page.locator("#gallery .thumb").first.click()
         assert page.locator("#row-view .text").evaluate("text => text.textContent") == shown[0]
+
+
+def test_near_duplicates_are_shown_beside_a_row(browser, tmp_path, digit_rows):
+    rows = digit_rows[0].select(range(300)).flatten_indices()
+    run = recorded(rows, (8,))
+    random = np.random.default_rng(0)
+    seen = random.normal(size=(len(run), 16)).astype(np.float16)
+    seen[[20, 30]] = seen[10]
+    write_features(tmp_path, {"train": seen, "validation": seen[: len(run.validation_rows)]}, "mine")
+    found = RowFeatures.find(tmp_path, "mine", run.rows, run.validation_rows)
+    write_report(dataclasses.replace(run, features=found), rows, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as here:
+        page = here.page
+        page.get_by_label("Row number").fill(str(run.rows[10]))
+        page.keyboard.press("Enter")
+        alike = page.locator("#row-alike img")
+        titles = [f"Row {run.rows[place]}, " for place in (20, 30)]
+        assert [each.get_attribute("alt").startswith(title) for each, title in zip(alike.all(), titles)] == [
+            True,
+            True,
+        ]
+        alike.first.click()
+        assert page.locator("#row-title").inner_text() == f"Row {run.rows[20]}"
+        page.keyboard.press("Escape")
+        page.get_by_label("Row number").fill(str(run.rows[11]))
+        page.keyboard.press("Enter")
+        assert page.locator("#row-alike").is_hidden()
 
 
 def test_one_run_without_predictions(browser, tmp_path, digit_rows):

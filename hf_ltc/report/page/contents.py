@@ -33,6 +33,8 @@ from .numbers import (
 from .previews import Previews, clipped, encodable, previews
 from .rows import ClassRows, budget_sizes, class_rows, kept_counts, map_rows, suspect_rows
 
+# Rows that are shown since one that is listed is nearly the same.
+_ALIKE = 500
 # Characters of the name of a class.
 _LONGEST = 200
 
@@ -46,6 +48,7 @@ class Ranked:
     scores: np.ndarray  # NaN where there is none
     ranks: np.ndarray
     kinds: np.ndarray  # as numbers of KINDS
+    groups: np.ndarray  # of near-duplicates, -1 where a row is in none
     quality: np.ndarray
     probability: np.ndarray
     variability: np.ndarray
@@ -133,7 +136,9 @@ def gather(
     classes = class_rows(labels, ranked.ranks, ranked.scores, ranked.conflicts, odd)
     suspects = suspect_rows(ranked.kinds, ranked.quality, labels, KINDS.index(OK))
     points = map_rows(len(run))
-    needed = np.unique(np.concatenate([suspects, *(each.all for each in classes)])).astype(np.int64)
+    alike = np.isin(ranked.groups, ranked.groups[suspects]) & (ranked.groups >= 0)
+    chosen = [suspects, np.flatnonzero(alike)[:_ALIKE], *(each.all for each in classes)]
+    needed = np.unique(np.concatenate(chosen)).astype(np.int64)
     shown = np.union1d(needed, points)
     at = np.full(len(run), -1)
     at[where[where >= 0]] = np.flatnonzero(where >= 0)
@@ -198,6 +203,7 @@ def _ranked(
         scores=scores,
         ranks=ranks,
         kinds=table["kind"].map(numbers).to_numpy(dtype=np.int64),
+        groups=table["near_duplicate_group"].fillna(-1).to_numpy(dtype=np.int64),
         quality=table["label_quality"].to_numpy(dtype=np.float64),
         probability=probability,
         variability=variability,

@@ -73,6 +73,7 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "suggested": packed(ranked.suggested[shown], "i4"),
         "score": packed(ranked.scores[shown], "f4"),
         "rank": packed(ranked.ranks[shown], "u4"),
+        "group": packed(ranked.groups[shown], "i4"),
         "kind": packed(ranked.kinds[shown], "u1"),
         "quality": packed(ranked.quality[shown], "f4"),
         "probability": packed(ranked.probability[shown], "f4"),

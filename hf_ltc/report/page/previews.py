@@ -78,8 +78,9 @@ def previews(
 
 def _columns(dataset: Dataset, recorded: Identity) -> list[str]:
     """The column with the images, or those with texts."""
-    if recorded.image_column in dataset.column_names:
-        return [str(recorded.image_column)]
+    named = (recorded.image_column, recorded.text_column, recorded.text_pair_column)
+    if there := [str(name) for name in named if name in dataset.column_names]:
+        return there
     found = [name for name, _ in input_columns(dataset, dataset, recorded.label_column, recorded.id_column)]
     features = {name: dataset.features[name] for name in found}
     images = [name for name, feature in features.items() if isinstance(feature, Image)]

@@ -37,7 +37,12 @@ function setUpControls() {
     redraw('map');
   });
   byId('find-row').addEventListener('click', findRow);
-  byId('find').addEventListener('keydown', (event) => { if (event.key === 'Enter') findRow(); });
+  byId('find').addEventListener('keydown', (event) => {
+    if (event.key !== 'Enter') return;
+    // Or it would go on to the button of the row that has the focus then, and close it.
+    event.preventDefault();
+    findRow();
+  });
   byId('more-classes').addEventListener('click', () => { shown.classes += CLASSES; drawGallery(); });
   byId('more-suspects').addEventListener('click', () => { shown.suspects += SUSPECTS; drawSuspects(); });
 }

@@ -5,7 +5,8 @@ const SUSPECTS = 24;
 const TEXTS = 5;
 const GROUPS = [
   ['first', 'First kept'], ['kept', 'Last kept'], ['dropped', 'First dropped'], ['worst', 'Last of all'], ['conflicting', 'Conflicting'],
-];
+  // Where no row is conflicting, its place is for the others.
+].filter(([name]) => name !== 'conflicting' || data.classes.some((one) => one.conflicting.length > 0));
 const shown = { classes: CLASSES, suspects: SUSPECTS };
 
 function described(place) {
@@ -41,6 +42,7 @@ const keptText = (number) => `${whole(data.kept[state.budget][number])} of ${who
 function drawGallery() {
   const wanted = state.number < 0 ? data.classes : data.classes.filter((one) => one.number === state.number);
   const some = wanted.slice(0, shown.classes);
+  byId('gallery').style.setProperty('--groups', GROUPS.length);
   byId('gallery').replaceChildren(...some.map((one) => el('article', { class: 'one', 'data-class': one.number },
     el('div', { class: 'one-head' }, el('h3', {}, bdi(nameOf(one.number))), el('span', { class: 'count' }, keptText(one.number))),
     el('div', { class: 'groups' }, ...GROUPS.map((each) => group(one, each))))));
@@ -70,7 +72,7 @@ function suspect(place, list) {
   else if (data.preview === 'image') view = picture(place, '');
   const words = [
     data.preview === 'text' && preview !== null ? el('span', { class: 'quoted', dir: 'auto' }, preview) : null,
-    el('span', { class: `given${differs ? ' wrong' : ''}` }, el('span', { class: 'hidden' }, 'given label '), bdi(nameOf(label), 40)),
+    el('span', { class: `given${differs && data.kinds[kind] === 'label issue' ? ' wrong' : ''}` }, el('span', { class: 'hidden' }, 'given label '), bdi(nameOf(label), 40)),
     differs ? el('span', { class: 'suggested' }, el('span', { class: 'hidden' }, 'suggested label '), '→ ', bdi(nameOf(suggested), 40)) : null,
     el('small', {}, `row ${whole(rows.row[place])} · ${data.kinds[kind]}`),
   ];
@@ -117,6 +119,12 @@ function step(by) {
   if (next !== undefined) openRow(next, open.list);
 }
 
+// Other rows of its group of near-duplicates, as far as they are on this page.
+function mates(place) {
+  if (rows.group[place] < 0) return [];
+  return [...rows.group.keys()].filter((other) => other !== place && rows.group[other] === rows.group[place]);
+}
+
 function drawRow() {
   const { place, list } = open;
   const at = list.indexOf(place);
@@ -142,6 +150,9 @@ function drawRow() {
   ];
   byId('row-facts').replaceChildren(...facts.filter(([, value]) => value !== null)
     .flatMap(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
+  const alike = mates(place);
+  byId('row-alike').hidden = alike.length === 0;
+  byId('row-alike').replaceChildren(el('h3', {}, 'Near-duplicates'), el('div', { class: 'thumbs' }, ...alike.slice(0, 8).map((other) => thumb(other, [place, ...alike]))));
   byId('row-before').disabled = at <= 0;
   byId('row-after').disabled = at >= list.length - 1;
   byId('row-place').textContent = list.length > 1 ? `${whole(at + 1)} of ${whole(list.length)}` : '';
