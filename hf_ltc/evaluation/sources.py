@@ -13,7 +13,7 @@ from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError
 from .dataset import EvaluatedDataset
-from .methods import RANDOM, kept_early, method_scores
+from .methods import RANDOM, find_method, kept_early, method_scores
 from .pictures import RESULTS
 from .results import Evaluation
 
@@ -92,6 +92,11 @@ def methods_told(data: EvaluatedDataset, scored: Scores, trials: Sequence[Mappin
                     # Of another call, whose recording had a per-sample metric that this one has not.
                     continue
             scores, seconds = scored[source, method]
+            if find_method(method).baseline == RANDOM:
+                # Chance orders the rows of a cluster: there is nothing to agree on.
+                nothing = {"reliability": None, **dict.fromkeys(_KNOWN)}
+                found.append({"method": method, "source": source, "seconds": seconds, **nothing})
+                continue
             first = kept_early(method, run, scores)
             each = [method_scores(method, one) for one in runs]
             told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds}

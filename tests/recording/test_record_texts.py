@@ -203,7 +203,11 @@ def test_the_command_records_scores_and_evaluates_texts(rows, tmp_path, capsys, 
     found = command(
         *("evaluate", run_folder, "--models", "embedding_bag", bert, "--fractions", "0.3", "--seeds", "1"),
         *("--epochs", "2", "--max-length", "40", "--no-full"),
+        *("--baselines", "random", "s2l"),
     )
+    # Chance orders the rows of a cluster, and agrees with nothing.
+    (told,) = (method for method in found["methods"] if method["method"] == "s2l")
+    assert told["reliability"] is None and told["mean_loss"] is None
     assert {row["model"] for row in found["cells"]} == {"embedding_bag", bert}
     assert {row["training"]["learning_rate"] for row in found["cells"]} == {1e-2, 5e-4}
     assert "evaluation.json" in names(tmp_path / "run" / "evaluation")
