@@ -153,7 +153,9 @@ class RecordConfig:
         "5e-4 for transformers, 5e-5 for pretrained ones.",
     )
     weight_decay: Amount | None = option(
-        None, "Weight decay; if not given 5e-4 for images, 0 for embedding_bag and 0.01 for transformers on texts."
+        None,
+        "Weight decay; if not given 5e-4 for images and for SGD; with AdamW on texts 0 for embedding_bag and 0.01 for "
+        "transformers.",
     )
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = option(
         "one-cycle", "Learning rate schedule; step is the papers': x0.1 at 1/2 and 3/4 of the epochs."

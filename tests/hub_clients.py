@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
 from hf_ltc import InputError, Trajectories, load_coreset, push_coreset
 from hf_ltc.data.identity import dataset_identity
+from hf_ltc.trajectories.on_hub import push_source_model
 
 CHECKPOINTS = 6
 
@@ -73,6 +74,10 @@ def without_paths(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def push(scored: Dataset, repo_id: str, *arguments: Any, **options: Any) -> str:
     return push_coreset(scored, repo_id, *arguments, **options).revision
+
+
+def push_model(run: str, repo_id: str) -> str:
+    return push_source_model(run, repo_id).revision
 
 
 def push_rows(rows: Dataset | DatasetDict, repo_id: str, **options: Any) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,18 +25,23 @@ _CACHED = re.compile(
 
 
 def dataset_identity(
-    dataset: Dataset, label_column: str, image_column: str | None = None, **where: Any
+    dataset: Dataset,
+    label_column: str,
+    image_column: str | None = None,
+    text_columns: Sequence[str] = (),
+    **where: Any,
 ) -> dict[str, Any]:
     """What tells this dataset from another one: rows, features, labels in row order, and bytes of some rows.
 
     The bytes are those of the encoded images of evenly spaced rows (of their files, where a row holds only a path), or
-    of the other columns in a dataset without images. Nothing is decoded, and besides the labels at most 128 rows are
-    read.
+    of the other columns in a dataset without images; where texts are named, of these alone. Nothing is decoded, and
+    besides the labels at most 128 rows are read.
 
     Args:
         dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
         label_column (`str`): The column with the class labels.
         image_column (`str`, *optional*): A column of images whose type is not `Image`.
+        text_columns (`Sequence[str]`, *optional*): The columns of texts that models read, where they read texts.
         **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
 
     Returns:
@@ -52,7 +57,7 @@ def dataset_identity(
         **_label_digests(dataset, label_column),
         "content": {
             column: _content_digest(dataset, column, column == image_column)
-            for column in _content_columns(dataset, label_column, image_column)
+            for column in sorted(text_columns) or _content_columns(dataset, label_column, image_column)
         },
         **_origin(dataset),
         **{key: value for key, value in where.items() if value is not None},

@@ -64,6 +64,10 @@ class InputColumns:
     def names(self) -> list[str]:
         return [name for name in (self.image, self.text, self.text_pair) if name is not None]
 
+    @property
+    def texts(self) -> list[str]:
+        return [name for name in (self.text, self.text_pair) if name is not None]
+
     def told(self) -> dict[str, str]:
         """For a recipe: what [`of`] reads."""
         named = {"image_column": self.image, "text_column": self.text, "text_pair_column": self.text_pair}

@@ -76,7 +76,7 @@ def evaluated_dataset(
         test_columns = same_columns(test, columns)
         test_label = find_label_column(test, _if_there(test, label_column))
         test_labels = read_labels(test, test_label, names)
-        test_identity = dataset_identity(test, test_label, test_columns.image)
+        test_identity = dataset_identity(test, test_label, test_columns.image, test_columns.texts)
     except InputError as error:
         raise InputError(f"test rows: {error}") from error
     for name, run in runs.items():
@@ -113,7 +113,7 @@ def evaluated_dataset(
         labels=labels[rows],
         test_labels=test_labels,
         size=None if columns.image is None else image_size(train, columns.image, config.image_size),
-        train_identity=dataset_identity(train, label_column, columns.image),
+        train_identity=dataset_identity(train, label_column, columns.image, columns.texts),
         test_identity=test_identity,
         sources=sources,
     )

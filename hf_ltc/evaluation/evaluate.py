@@ -223,7 +223,11 @@ def _trials(
 
 
 def _form(config: EvaluateConfig, data: EvaluatedDataset, model: str) -> Form:
-    return text_encoder(model, config.max_length) if data.size is None else data.size
+    return (
+        text_encoder(model, config.max_length, pair=data.columns.text_pair is not None)
+        if data.size is None
+        else data.size
+    )
 
 
 def _training(config: EvaluateConfig, data: EvaluatedDataset, name: str, form: Form) -> dict[str, Any]:

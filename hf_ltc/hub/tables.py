@@ -26,7 +26,7 @@ from ..data.columns import (
 )
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
-from ..data.labels import find_label_column, read_labels
+from ..data.labels import InputColumns, find_label_column, read_labels
 from ..recipe import Identity
 from ..utils.errors import InputError
 from .repository_recipe import ORIGIN, Coreset, Entry, Summary, budget_name, config_name, scorer_name
@@ -67,7 +67,8 @@ def describe_scored(
             "the options that rank_coreset was given, or remove the column"
         )
     columns = user_columns(ranked, score_column, rank_column)
-    identity = dataset_identity(ranked.select_columns(columns), label_column)
+    texts = [name for name in InputColumns.of(recorded).texts if name in columns]
+    identity = dataset_identity(ranked.select_columns(columns), label_column, text_columns=texts)
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
     known = (*ORIGIN, "image_column", "text_column", "text_pair_column", "id_column")
@@ -113,6 +114,7 @@ def coreset_tables(
     columns = [*user_columns(ranked, score, rank), *added]
     tables = []
     configs: dict[str, Coreset] = {}
+    texts = [name for name in InputColumns.of(entry.dataset).texts if name in columns]
     for fraction, size in dict.fromkeys([*((f, None) for f in fractions), *((None, s) for s in sizes)]):
         name = budget_name(scorer, fraction, size)
         if name in configs:
@@ -122,7 +124,7 @@ def coreset_tables(
             coreset, ranked, score_column=score, label_column=label, exclude_negative=selection.exclude_negative
         )
         coreset = coreset.with_format(None).select_columns(columns)
-        identity = dataset_identity(coreset.remove_columns(added), label)
+        identity = dataset_identity(coreset.remove_columns(added), label, text_columns=texts)
         configs[name] = Coreset(
             fraction=fraction,
             size=len(coreset),

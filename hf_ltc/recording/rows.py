@@ -220,11 +220,11 @@ def source_rows(
     assert config.model is not None
     form = input_form(config, train, columns, config.model)
     # Inputs are read as they are stored.
-    part, other, other_columns = _Part(train.with_format(None), label, columns.image, where), None, columns
+    part, other, other_columns = _Part(train.with_format(None), label, columns, where), None, columns
     if validation is not None:
         other_label = find_label_column(validation, config.label_column)
         other_columns = find_input_columns(validation, named)
-        other = _Part(validation, other_label, other_columns.image, {"split": validation_split})
+        other = _Part(validation, other_label, other_columns, {"split": validation_split})
     rows = _recorded_rows(part, other, list(zip(other_columns.names, columns.names)), config)
     rows.identity.update(columns.told())
     return SourceRows(
@@ -265,11 +265,11 @@ class _Part:
 
     dataset: Dataset
     label: str
-    image: str | None = None
+    columns: InputColumns = InputColumns()
     where: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        return dataset_identity(self.dataset, self.label, self.image, **self.where)
+        return dataset_identity(self.dataset, self.label, self.columns.image, self.columns.texts, **self.where)
 
 
 def _require(train: Dataset, validation: Dataset | None) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 
+from ..data.labels import InputColumns
 from ..data.shared_rows import input_columns, shared_rows
 from ..recipe import Recipe
 from ..trajectories.value import Trajectories
@@ -130,7 +131,9 @@ def _shared(run: Trajectories, dataset: Dataset, validation: Dataset | None, id_
         places = np.searchsorted(run.rows, rows)
         places = places[at[places] >= 0]
         mine = dataset.select(at[places])
-        columns = input_columns(mine, samples, recorded.label_column, id_column or recorded.id_column)
+        columns = [(name, name) for name in InputColumns.of(recorded).names]
+        if not columns or not {name for name, _ in columns} <= {*mine.column_names} & {*samples.column_names}:
+            columns = input_columns(mine, samples, recorded.label_column, id_column or recorded.id_column)
         # Of many rows not all are looked for: those that are found from the other side are the first of their kind.
         found[places[shared_rows(mine, samples, columns)[0]]] = True
         found[places[shared_rows(samples, mine, columns)[1]]] = True

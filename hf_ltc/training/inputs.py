@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from ..config import EvaluateConfig, RecordConfig
 from ..data.labels import InputColumns
-from ..utils.errors import InputError, LTCWarning
+from ..utils.errors import InputError, LTCWarning, some_rows
 from ..utils.files import expanded, read_json
 from . import batches, models
 from .batches import ImageBatches
@@ -88,7 +88,7 @@ def input_form(
     """
     if columns.image is not None:
         return image_size(dataset, columns.image, config.image_size)
-    return text_encoder(model, config.max_length)
+    return text_encoder(model, config.max_length, pair=columns.text_pair is not None)
 
 
 def form_told(form: Form) -> dict[str, Any]:
@@ -205,7 +205,8 @@ def load_encoder(folder: str | Path) -> Callable[..., dict[str, torch.Tensor]]:
         `attention_mask`, int64 `(B, L)`, by name.
 
     Raises:
-        InputError: for a folder without a model of texts.
+        InputError: for a folder without a model of texts; what it gives raises it for a string in place of a list, and
+            for texts in which there is nothing.
     """
     place = Path(expanded(folder))
     settings = read_json(place / "config.json")
@@ -215,7 +216,16 @@ def load_encoder(folder: str | Path) -> Callable[..., dict[str, torch.Tensor]]:
 
 
 def _encoded(encoder: Encoder, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+    for name, given in (("texts", texts), ("pairs", pairs)):
+        # Its letters would be taken for texts.
+        if isinstance(given, str):
+            raise InputError(f"`{name}` is the string {given!r}: give a list of strings")
+    if not len(texts):
+        raise InputError("`texts` is empty: give at least one text")
     found = encoder.encode(texts, pairs)
+    if empty := [number for number, ids in enumerate(found.ids) if not ids]:
+        said = f"{len(empty)} of {len(found.ids)} texts have no words or signs"
+        raise InputError(f"{said} (numbers {some_rows(empty)}): leave them out")
     return padded(found.ids, found.types, encoder.padding)
 
 

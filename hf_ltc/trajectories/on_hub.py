@@ -35,6 +35,7 @@ from .run_dir import read_run
 from .tables import to_dataset
 
 _WEIGHTS = ("model.safetensors", "averaged_model.safetensors")
+_TOKENIZER = "tokenizer/"
 
 
 def push_trajectories(
@@ -114,13 +115,7 @@ def push_source_model(
     settings = public_recipe(read_json(model / "config.json"))
     weights = sorted(model.glob("*.safetensors"))
     averaged = any(path.name.startswith("averaged") for path in weights)
-    # Of a model of texts. The settings of its tokenizer may name the folder that it was taken from.
-    tokenizer = {
-        f"tokenizer/{path.name}": as_json(public_recipe(read_json(path)))
-        if path.name == "tokenizer_config.json"
-        else path.read_text(encoding="utf-8")
-        for path in (model / "tokenizer").glob("*.json")
-    }
+    tokenizer = sorted(path for path in (model / _TOKENIZER).rglob("*") if path.is_file())
     api = hub_api(token)
 
     def change(there: Repository) -> Change:
@@ -129,14 +124,23 @@ def push_source_model(
             there.repo_id, recipe, settings, averaged=averaged, existing=there.card, previous=previous
         )
         whole = RepositoryRecipe(run=recipe, card=cards.model_metadata(recipe))
-        texts = {"config.json": as_json(settings), RECIPE: whole.to_json(), CARD: card, **tokenizer}
-        gone = tuple(path for path in _WEIGHTS if path in set(there.files) - {weight.name for weight in weights})
+        texts = {"config.json": as_json(settings), RECIPE: whole.to_json(), CARD: card}
+        sent = {addition.path_in_repo for addition in additions}
+        gone = tuple(
+            path for path in there.files if (path in _WEIGHTS or path.startswith(_TOKENIZER)) and path not in sent
+        )
         return Change(texts, "Source model", removed=gone)
 
     with explained(repo_id, "push to"):
         there = open_repository(api, repo_id, "model", private)
         additions = [CommitOperationAdd(path.name, str(path)) for path in weights]
-        return commit(api, there, "model", additions, change, _WEIGHTS, ["source model"])
+        additions += [CommitOperationAdd(path.relative_to(model).as_posix(), _public_file(path)) for path in tokenizer]
+        return commit(api, there, "model", additions, change, (*_WEIGHTS, _TOKENIZER), ["source model"])
+
+
+def _public_file(path: Path) -> str | bytes:
+    """A file of a tokenizer, of which the settings may name the folder that it was taken from."""
+    return as_json(public_recipe(read_json(path))).encode() if path.name == "tokenizer_config.json" else str(path)
 
 
 def source_model_folder(run: str | Path) -> Path:

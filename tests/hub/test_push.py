@@ -16,8 +16,10 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, Value, load_dataset
 from huggingface_hub import ModelCard, snapshot_download
+from safetensors.torch import save_file
+from transformers import BertweetTokenizer
 
-from hf_ltc import InputError, Trajectories, push_coreset, select_coreset
+from hf_ltc import InputError, Trajectories, load_encoder, push_coreset, select_coreset
 from hf_ltc.cli.main import main
 from hf_ltc.coresets.choose import Selection
 from hf_ltc.data import identity
@@ -144,6 +146,39 @@ def _check_source_model(hub: Hub, client: Client, tmp_path: Path, revision: str)
     assert f"load_model({folder}, averaged=True)" in beside
     assert 'load_model(snapshot_download("me/digits-ltc-source"), averaged=True)' in card
     assert str(tmp_path) not in card + repo.files["recipe.json"].decode() + repo.files["config.json"].decode()
+
+
+def _encoded(repo_id: str, folder: str, texts: list[str]) -> list[list[int]]:
+    return load_encoder(snapshot_download(repo_id, local_dir=folder))(texts)["input_ids"].tolist()
+
+
+def test_a_model_of_texts_is_pushed_with_all_files_of_its_tokenizer(
+    hub: Hub, client: Client, small: DatasetDict, tmp_path: Path
+):
+    do.recorded(small["train"]).save(tmp_path / "run")
+    model = tmp_path / "run" / "source_model"
+    model.mkdir()
+    save_file({"weight": torch.zeros(1)}, model / "model.safetensors")
+    settings = {"name": "transformers:vinai/bertweet", "num_classes": 2, "max_length": 9, "vocabulary": 7}
+    (model / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "vocab.txt").write_text("ab 3\r\n@@c 2\n")
+    (tmp_path / "bpe.codes").write_text("#version: 0.2\na b</w> 3\n")
+    slow = BertweetTokenizer(str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes"), name_or_path=str(tmp_path))
+    slow.save_pretrained(model / "tokenizer")
+    files = {f"tokenizer/{name}" for name in os.listdir(model / "tokenizer")}
+    assert files > {"tokenizer/vocab.txt", "tokenizer/bpe.codes"}
+    client(do.push_model, str(tmp_path / "run"), "me/texts")
+    pushed = hub.model("me/texts").files
+    assert {path for path in pushed if path.startswith("tokenizer/")} == files
+    assert str(tmp_path) not in pushed["tokenizer/tokenizer_config.json"].decode()
+    texts = ["ab xyz", "ab"]
+    expected = load_encoder(model)(texts)["input_ids"].tolist()
+    assert client(_encoded, "me/texts", str(tmp_path / "down"), texts) == expected
+    # Of a later model with other files none of these is left.
+    (model / "tokenizer" / "bpe.codes").unlink()
+    client(do.push_model, str(tmp_path / "run"), "me/texts")
+    pushed = hub.model("me/texts").files
+    assert {path for path in pushed if path.startswith("tokenizer/")} == files - {"tokenizer/bpe.codes"}
 
 
 def test_scores_of_another_kind_are_pushed(hub: Hub, client: Client, small: DatasetDict, tmp_path: Path):

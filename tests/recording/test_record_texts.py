@@ -4,19 +4,33 @@ import json
 import os
 import signal
 import warnings
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, List, Value
+from datasets import ClassLabel, Dataset, Image, List, Value
 from torch.nn.functional import cross_entropy
 
-from hf_ltc import LTCScorer, Trajectories, audit, load_encoder, load_model, rank_coreset, select_coreset
+from hf_ltc import (
+    LTCScorer,
+    Trajectories,
+    audit,
+    dataset_identity,
+    load_encoder,
+    load_model,
+    rank_coreset,
+    select_coreset,
+)
 from hf_ltc.cli.main import main
 from hf_ltc.config import RecordConfig
+from hf_ltc.data.labels import InputColumns
+from hf_ltc.recipe import Recipe
 from hf_ltc.recording.record import record
+from hf_ltc.report.page.previews import clipped, previews
+from hf_ltc.training.inputs import settled
 from hf_ltc.utils.errors import LTCWarning
-from tests.helpers import error_of, names
+from tests.helpers import encoded, error_of, names
 from tests.processes import finish, start
 from tests.recording.runs import record_from_disk, snapshot, wait_for
 from tests.texts import docstrings, save_source
@@ -181,6 +195,39 @@ def test_labels_may_be_strings_and_samples_of_another_split(tmp_path, rows):
     assert "the dataset is not the recorded one" in error_of(
         recorded.attach, train.map(lambda row: {'the "text"': row['the "text"'].upper()})
     )
+
+
+def test_what_is_told_of_texts_beside_images_is_of_the_texts(rows, tmp_path):
+    """Where a dataset has images and other strings too: its identity, its page and its audit."""
+    files = [{"bytes": encoded(np.full((8, 8), row, np.uint8)), "path": None} for row in range(len(rows))]
+    both = rows.add_column("image", files, feature=Image())
+    recorded = record(settings(tmp_path / "run", validation_fraction=0.2), both)
+    assert list(recorded.recipe["dataset"]["content"]) == ["text"]
+    recorded.attach(both.remove_columns(["image", "name"]))
+    assert "'text' differs on the rows compared" in error_of(
+        recorded.attach, both.map(lambda row: {"text": row["text"].upper()})
+    )
+    shown = previews(both, Recipe.from_dict(recorded.recipe).dataset, np.arange(3), np.arange(3))
+    assert shown.kind == "text" and shown.values[0] == clipped(both[0]["text"], 400)
+    # A train row with the text of a validation sample, under another name.
+    texts, row = list(both["text"]), int(recorded.rows[5])
+    texts[row] = texts[int(recorded.validation_rows[0])]
+    copied = both.remove_columns("text").add_column("text", texts)
+    identity = dataset_identity(copied, "label", text_columns=["text"])
+    recipe = {**recorded.recipe, "dataset": {**recorded.recipe["dataset"], **identity}}
+    kinds = audit(replace(recorded, recipe=recipe), copied, fraction=0.001)["kind"]
+    assert kinds[5] == "shared with validation"
+
+
+def test_the_least_tokens_of_a_pair(rows, bert, tmp_path):
+    config = settings(tmp_path / "run", model=bert, text_column="name", text_pair_column="text", max_length=3)
+    assert "puts 3 tokens around a pair of texts: raise it" in error_of(record, config, rows)
+
+
+def test_the_weight_decay_is_as_its_help_says():
+    told = next(each.metadata["help"] for each in fields(RecordConfig) if each.name == "weight_decay")
+    assert "5e-4 for images and for SGD" in told
+    assert settled(RecordConfig(text_column="text", optimizer="sgd"), InputColumns(text="text")).weight_decay == 5e-4
 
 
 def test_the_command_records_scores_and_evaluates_texts(rows, tmp_path, capsys, bert):

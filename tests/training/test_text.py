@@ -17,7 +17,7 @@ from hf_ltc.training.inputs import load_encoder
 from hf_ltc.training.loop import TrainingConfig, epoch_shares, steps_per_epoch
 from hf_ltc.training.models import create_model, load_model, save_model
 from hf_ltc.training.text.classifiers import create_text_model
-from hf_ltc.training.text.encoders import WordHashes, text_encoder
+from hf_ltc.training.text.encoders import _WORD, WordHashes, text_encoder
 from hf_ltc.training.text.tokens import StoredTexts, token_batches
 from tests.helpers import error_of
 from tests.texts import CONFIGS, docstrings, save_source, save_tokenizer
@@ -106,6 +106,21 @@ def test_word_hashes_are_of_words_and_of_two_in_a_row():
     assert min(pair) > 0 and max(pair) < hashes.vocabulary
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ㅋㅋㅋ 재밌다", ["ㅋㅋㅋ", "재밌다"]),
+        ("ㄅㄆ ㈱", ["ㄅㄆ", "㈱"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("ที่นี่ 1", ["ที่นี่", "1"]),
+        ("cafe\u0301s \u0301", ["cafe\u0301s", "\u0301"]),
+        ("a豈b か\u3099", ["a", "豈", "b", "か\u3099"]),
+    ],
+)
+def test_words_of_any_script_are_whole(text, words):
+    assert _WORD.findall(text) == words
+
+
 def test_rows_that_are_taken_share_the_buffer(rows):
     view = rows.shuffle(seed=1).with_format("torch")
     batches = batches_of(view, "embedding_bag")
@@ -154,6 +169,13 @@ def test_models_that_take_no_texts_are_refused(rows, sources, tmp_path):
     message = error_of(text_encoder, f"transformers:{tmp_path / 'bare'}")
     assert "has no padding token" in message and "tokenizer.pad_token = tokenizer.eos_token" in message
     assert "`max_length` is 65, but `model`" in error_of(text_encoder, sources["bert"], 65)
+    for pair, least in ((False, 3), (True, 4)):
+        said = error_of(text_encoder, sources["bert"], least - 1, pair=pair)
+        assert said.startswith(f"`max_length` is {least - 1}, but the tokenizer of `model` ")
+        assert said.endswith(f" puts {least - 1} tokens around a {'pair of texts' if pair else 'text'}: raise it")
+        encoder = text_encoder(sources["bert"], least, pair=pair)
+        found = encoder.encode(["what is it"], ["what is it"] if pair else None)
+        assert list(map(len, found.ids)) == [least] and found.truncated == 1
     encoder = text_encoder("embedding_bag")
     assert "there are no weights of it" in error_of(create_text_model, "embedding_bag", 2, encoder, pretrained=True)
     assert "`model` 'embedding_bag' takes texts, not images" in error_of(create_model, "embedding_bag", 2, 32)
@@ -197,6 +219,12 @@ def test_a_saved_model_reads_texts_again(rows, sources, tmp_path, kind):
     texts = list(rows["text"][:9])
     assert torch.equal(again(**encode(texts)), model(**inputs))
     assert encode(texts, texts)["input_ids"].shape[1] > 0
+    assert error_of(encode, "hello you") == "`texts` is the string 'hello you': give a list of strings"
+    assert error_of(encode, ["a"], "b") == "`pairs` is the string 'b': give a list of strings"
+    assert error_of(encode, []) == "`texts` is empty: give at least one text"
+    if kind == "embedding_bag":
+        said = error_of(encode, ["a", "", " "])
+        assert said == "2 of 3 texts have no words or signs (numbers 1, 2): leave them out"
 
 
 @pytest.mark.parametrize("processes", [1, 3])

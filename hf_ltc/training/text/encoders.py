@@ -1,6 +1,7 @@
 """What turns texts into token ids: the tokenizer of a model, or hashes of words and of pairs of words."""
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,11 @@ EMBEDDING_BAG = "embedding_bag"
 TOKENIZER = "tokenizer"
 # Most tokens of a text if it is not said how many: beyond this memory grows faster than models learn.
 _USUAL_LENGTH = 512
-# Words, single signs, and of scripts that put no spaces between words single characters.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u9fff]+|[^\w\s]")
+# Of scripts that put no spaces between words, single characters; words; and single signs. What is put on a letter, as
+# vowels in Hindi and accents that are characters of their own, is no letter to `re`, and belongs to it.
+_SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_MARK = "".join(letter for letter in map(chr, range(0x300, 0x20000)) if unicodedata.category(letter)[0] == "M")
+_WORD = re.compile(rf"[{_SINGLE}][{_MARK}]*|[^\W{_SINGLE}]+(?:[{_MARK}]+[^\W{_SINGLE}]*)*|[^\w\s]")
 # Beside the ids of padding.
 _HASHES = 2**15
 # Models that count positions from behind the id of their padding.
@@ -139,17 +143,18 @@ class TokenizerEncoder:
         self.tokenizer.save_pretrained(folder / TOKENIZER)
 
 
-def text_encoder(model: str, max_length: int | None = None) -> Encoder:
+def text_encoder(model: str, max_length: int | None = None, *, pair: bool = False) -> Encoder:
     """The encoder of a model of texts.
 
     Args:
         model (`str`): `embedding_bag`, or `transformers:` with a Hub id, a folder or a config file beside which the
             tokenizer is.
         max_length (`int`, *optional*): Tokens of a text; if not given as many as the model takes, at most 512.
+        pair (`bool`, *optional*, defaults to `False`): Whether pairs of texts are encoded.
 
     Raises:
         InputError: for a model of images or an unknown one, without a tokenizer, whose tokenizer has no padding token,
-            or that takes fewer tokens.
+            or that takes fewer tokens; for a length that leaves no room for a text.
     """
     if model == EMBEDDING_BAG:
         return WordHashes(max_length or _USUAL_LENGTH)
@@ -178,7 +183,13 @@ def text_encoder(model: str, max_length: int | None = None) -> Encoder:
     most = _positions(config, tokenizer)
     if max_length is not None and max_length > most:
         raise InputError(f"`max_length` is {max_length}, but `model` {model!r} takes {most} tokens: lower it")
-    return TokenizerEncoder(tokenizer, max_length or min(most, _USUAL_LENGTH))
+    length, around = max_length or min(most, _USUAL_LENGTH), tokenizer.num_special_tokens_to_add(pair)
+    if length <= around:
+        raise InputError(
+            f"`max_length` is {length}, but the tokenizer of `model` {model!r} puts {around} tokens around a "
+            f"{'pair of texts' if pair else 'text'}: raise it"
+        )
+    return TokenizerEncoder(tokenizer, length)
 
 
 def saved_encoder(folder: Path, settings: dict[str, Any]) -> Encoder:
