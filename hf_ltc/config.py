@@ -9,6 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from .recipe import Recipe
 from .utils.errors import InputError, require
 from .utils.files import expanded, local
 
@@ -389,3 +390,11 @@ def require_config(config: Any, kind: type) -> None:
     """
     if not isinstance(config, kind):
         raise InputError(f"`config` is a {type(config).__name__}: give {kind.__name__}(...)")
+
+
+def recorded_config(recipe: Recipe) -> RecordConfig | None:
+    """The settings of a recording of images or texts, or `None` if its recipe does not say how to record it again."""
+    if recipe.config.model is None or (recipe.training.image_size or recipe.training.max_length) is None:
+        return None
+    names = {each.name for each in dataclasses.fields(RecordConfig)}
+    return RecordConfig(**{name: value for name, value in recipe.config.to_dict().items() if name in names})

@@ -1,11 +1,11 @@
 """The command `audit`: the rows of a recorded dataset that are worth a look."""
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..config import DataConfig, RecordConfig, option
+from ..config import DataConfig, option, recorded_config
 from ..recipe import Recipe
 from ..report.duplicates import SIMILARITY
 from ..utils.errors import InputError
@@ -124,12 +124,10 @@ class Audit(Command):
 
 def _recorded_again(recipe: Recipe, dataset: Path, output: str) -> list[Command | str]:
     """The command that records the new dataset as the old one was, if hf-ltc record did that with rows held out."""
-    is_split = recipe.validation.split is not None
-    if recipe.config.model is None or recipe.training.image_size is None or is_split:
+    config = recorded_config(recipe)
+    if config is None or recipe.validation.split is not None:
         return []
-    names = {each.name for each in fields(RecordConfig)}
-    config = {name: value for name, value in recipe.config.to_dict().items() if name in names}
-    return [Record(data=DataConfig(dataset=str(dataset)), config=RecordConfig(**{**config, "output_dir": output}))]
+    return [Record(data=DataConfig(dataset=str(dataset)), config=replace(config, output_dir=output))]
 
 
 def _as_text(table: "Dataset") -> str:

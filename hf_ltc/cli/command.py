@@ -199,6 +199,11 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
         raise InputError(
             f"`output` {output!r} holds {strange[0]!r} beside an earlier result: give another folder, or delete it"
         )
+    if (path / CHANGES).exists():
+        raise InputError(
+            f"`output` {output!r} holds a dataset that an earlier audit made, and {CHANGES}, by which that is taken "
+            "back: give another folder, or delete it"
+        )
     return path
 
 

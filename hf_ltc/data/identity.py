@@ -16,6 +16,8 @@ from .labels import class_names, find_label_column, read_labels
 from .splits import evenly_spaced
 
 _SAMPLED_ROWS = 128
+# Rows that are read at once where all are.
+_COMPARED = 1024
 # Where a dataset is kept, which does not make it another one.
 WHERE = frozenset({"repo_id", "config", "split", "revision", "path"})
 # load_dataset keeps a dataset of the Hub in OWNER___NAME/CONFIG/VERSION/REVISION/FILE; what map made is cache-*.
@@ -141,6 +143,28 @@ def check_identity(
     raise InputError(f"the dataset is not the recorded one: {problem}: {fix}")
 
 
+def same_rows(one: Dataset, other: Dataset, label_column: str) -> bool:
+    """Whether two datasets of the same columns have the same rows, all of them compared as [`dataset_identity`] does.
+
+    Columns of lists and the like count only in a dataset that has neither images nor texts.
+
+    Args:
+        one, other (`datasets.Dataset`): The datasets.
+        label_column (`str`): The column with the class labels.
+    """
+    if len(one) != len(other):
+        return False
+    plain = {name for name, feature in one.features.items() if isinstance(feature, ClassLabel | Image | Value)}
+    columns = sorted(plain | {*_content_columns(one, label_column, None)})
+    for left in range(0, len(one), _COMPARED):
+        rows = np.arange(left, min(left + _COMPARED, len(one)))
+        if any(
+            _content_digest(one, name, False, rows) != _content_digest(other, name, False, rows) for name in columns
+        ):
+            return False
+    return True
+
+
 def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:
     names = class_names(dataset, label_column)
     labels = read_labels(dataset, label_column)
@@ -161,8 +185,8 @@ def _content_columns(dataset: Dataset, label_column: str, image_column: str | No
     return sorted(images or texts or columns)
 
 
-def _content_digest(dataset: Dataset, column: str, images: bool) -> str:
-    rows = evenly_spaced(len(dataset), _SAMPLED_ROWS)
+def _content_digest(dataset: Dataset, column: str, images: bool, rows: np.ndarray | None = None) -> str:
+    rows = evenly_spaced(len(dataset), _SAMPLED_ROWS) if rows is None else rows
     values = read_column(dataset.with_format(None).select(rows), column)
     # One after another: as Python's bytes all of them would be held once more.
     return _digest(_content(value.as_py(), column, int(row), images) for row, value in zip(rows, values))

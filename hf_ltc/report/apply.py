@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from ..data.columns import read_column, with_columns
+from ..data.identity import same_rows
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
 from ..recipe import Recipe
@@ -60,8 +61,8 @@ def apply_audit(
         dataset (`datasets.Dataset`): The recorded dataset.
         table (`datasets.Dataset`): What [`audit`] made of both, or some of its rows.
         how (`str`):
-            `"drop"` leaves the rows out, of each group of near-duplicates all but the first; `"relabel"` gives them
-            the suggested label, where there is another one than they have.
+            `"drop"` leaves the rows out, of each group of near-duplicates all but the one with the highest
+            `label_quality`; `"relabel"` gives them the suggested label, where there is another one than they have.
         kinds (`Sequence[str]`, *optional*, defaults to `("label issue",)`): Which kinds of rows.
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
 
@@ -78,17 +79,19 @@ def apply_audit(
     require(is_list, "kinds", kinds, f"a list of {', '.join(known)}")
     frame = (
         table.with_format(None)
-        .select_columns(["row", "label", "suggested_label", "near_duplicate_group", "kind"])
+        .select_columns(["row", "label", "suggested_label", "label_quality", "near_duplicate_group", "kind"])
         .to_pandas()
     )
     if how == "relabel" and len(frame) and frame["suggested_label"].isna().all():
         raise InputError("no label is suggested: record with `RecordConfig.signals` predicted, or drop the rows")
     chosen = frame["kind"].isin(list(kinds))
     if how == "drop":
-        # Of each group one stays, of those that are not dropped for another reason the first.
+        # Of each group one stays, of those that are not dropped for another reason the one whose label is most
+        # probably right, and of equals the first.
         rest = frame[~chosen | (frame["kind"] == DUPLICATE)]
-        first = rest.index[~rest.duplicated("near_duplicate_group")]
-        chosen &= (frame["kind"] != DUPLICATE) | ~frame.index.isin(first)
+        rest = rest.sort_values("label_quality", ascending=False, kind="stable")
+        best = rest.index[~rest.duplicated("near_duplicate_group")]
+        chosen &= (frame["kind"] != DUPLICATE) | ~frame.index.isin(best)
     else:
         chosen &= frame["suggested_label"].notna() & (frame["suggested_label"] != frame["label"])
     frame = frame[chosen]
@@ -116,7 +119,8 @@ def undo_audit(
     Args:
         dataset (`datasets.Dataset`): The dataset that it made, with its rows in their order.
         changes (`datasets.Dataset`): Its list of changes: of labels all or some, of dropped rows all.
-        source (`datasets.Dataset`, *optional*): The dataset that rows were dropped from, which has them.
+        source (`datasets.Dataset`, *optional*):
+            The dataset that rows were dropped from, which has them. All rows of both are read, to compare them.
         label_column (`str`, *optional*): Column with the labels; found by its feature type if not given.
 
     Returns:
@@ -129,12 +133,13 @@ def undo_audit(
     if missing := [name for name in _COLUMNS if name not in changes.column_names]:
         raise InputError(f"`changes` has no column {missing[0]!r}: give the list that `apply_audit` made")
     rows = np.asarray(read_column(changes, "row"), dtype=np.int64)
+    old = np.asarray(read_column(changes, "old_label"), dtype=np.int64)
     dropped = read_column(changes, "new_label").null_count
     if not len(rows):
         return dataset
+    names, column = changes.features["old_label"].names, find_label_column(dataset, label_column)
     if not dropped:
-        names, column = changes.features["old_label"].names, find_label_column(dataset, label_column)
-        new, old = (np.asarray(read_column(changes, name), dtype=np.int64) for name in ("new_label", "old_label"))
+        new = np.asarray(read_column(changes, "new_label"), dtype=np.int64)
         if rows.max() >= len(dataset) or (read_labels(dataset, column, names)[rows] != new).any():
             raise InputError("`changes` is of another dataset: not all rows have the labels that it gave them")
         return _relabelled(dataset, column, rows, old, names)
@@ -147,8 +152,12 @@ def undo_audit(
             f"`changes` is of another dataset: {len(dataset):,} rows and {len(rows):,} dropped ones are not the "
             f"{len(source):,} of `source`, or have other columns"
         )
+    kept = np.setdiff1d(np.arange(len(source)), rows)
+    is_other = len(kept) != len(dataset) or (read_labels(source, column, names)[rows] != old).any()
+    if is_other or not same_rows(dataset, source.select(kept), column):
+        raise InputError("`changes` is of another dataset: `dataset` has not the rows of `source` that it left there")
     order = np.empty(len(source), dtype=np.int64)
-    order[np.setdiff1d(np.arange(len(source)), rows)] = np.arange(len(dataset))
+    order[kept] = np.arange(len(dataset))
     order[rows] = len(dataset) + np.arange(len(rows))
     return concatenate_datasets([dataset, source.select(rows)]).select(order)
 
@@ -170,6 +179,14 @@ def _relabelled(dataset: Dataset, column: str, rows: np.ndarray, new: np.ndarray
     """The dataset with other labels in some rows, its columns in their order."""
     feature = dataset.features[column]
     values = read_column(dataset, column).combine_chunks()
+    if isinstance(feature, ClassLabel):
+        # Its names may be in another order than the recorded classes, or fewer.
+        own = {name: number for number, name in enumerate(feature.names)}
+        if unknown := [names[number] for number in np.unique(new) if names[number] not in own]:
+            raise InputError(
+                f"column {column!r} has no class {unknown[0]!r}, a label to be given: cast it to a ClassLabel that has"
+            )
+        new = np.array([own.get(name, -1) for name in names], dtype=np.int64)[new]
     numbers: Any = pa.array(new) if isinstance(feature, ClassLabel) else pa.array(list(names)).take(pa.array(new))
     mask = np.zeros(len(dataset), dtype=bool)
     mask[rows] = True

@@ -36,6 +36,7 @@ def audit(
     *,
     fraction: float | None = None,
     similarity: float = SIMILARITY,
+    duplicates: bool = True,
     id_column: str | None = None,
 ) -> Dataset:
     """Tells for every recorded row whether its label is probably wrong, and what else is odd about it.
@@ -73,6 +74,9 @@ def audit(
         validation (`datasets.Dataset`, *optional*): The validation samples, where they are a split of their own.
         fraction (`float`, *optional*): Share of the rows to call label issues, inside (0, 1).
         similarity (`float`, *optional*, defaults to `0.5`): As for [`near_duplicates`].
+        duplicates (`bool`, *optional*, defaults to `True`):
+            Whether near-duplicates are looked for, if features were recorded. The time grows with the square of the
+            rows.
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
 
     Returns:
@@ -101,7 +105,7 @@ def audit(
     given = correct_share(trajectories, votes)
     undecided = (given >= _UNDECIDED[0]) & (given <= _UNDECIDED[1])
     group = np.full(len(trajectories), -1)
-    if trajectories.features is not None:
+    if duplicates and trajectories.features is not None:
         group = near_duplicates(trajectories.features.of(trajectories.rows), similarity)
     kinds = np.select([issues, shared, group >= 0, conflicting(trajectories), undecided], KINDS[:-1], OK)
     label = ClassLabel(names=names) if names else Value("int64")

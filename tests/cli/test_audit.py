@@ -1,6 +1,7 @@
 """hf-ltc audit: what it prints and writes, also of hostile names."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from hf_ltc.cli.main import main
 from hf_ltc.report.audit import KINDS, audit
 from hf_ltc.trajectories.value import Trajectories
 from tests.cli.test_main import RECORD, as_json, refused, succeeds, tree
+from tests.texts import docstrings
 
 SIGNALS = ["--signals", "margin", "predicted"]
 # What would end the line, color the terminal, or turn the text around.
@@ -74,6 +76,21 @@ def test_near_duplicates_once_a_finished_run_has_features(place, tmp_path, capsy
     assert f"Near-duplicates are in {found['near_duplicate_groups']:,} groups." in said
     assert "record with" not in said
     assert as_json(capsys, "audit", tmp_path / "run", "--similarity", "0.99")["kinds"]["near-duplicate"] == 0
+
+
+def test_the_new_texts_are_recorded_as_the_old_ones_were(tmp_path, capsys):
+    docstrings(80).save_to_disk(tmp_path / "data")
+    line = ["record", "--dataset", tmp_path / "data", "--text-column", "text", "--epochs", "3", "--max-length", "20"]
+    succeeds(capsys, *line, "--output-dir", tmp_path / "run")
+    output = tmp_path / "found"
+    said = succeeds(capsys, "audit", tmp_path / "run", "--output", output, "--apply", "drop", "--fraction", "0.2")
+    (again,) = (each for each in said.splitlines() if "hf-ltc record" in each)
+    words = shlex.split(again[again.index("hf-ltc record") :])[1:]
+    assert words[words.index("--dataset") + 1] == str(output / "dataset")
+    succeeds(capsys, *words)
+    old, new = (Trajectories.load(tmp_path / name) for name in ("run", "run-drop"))
+    assert new.recipe["training"]["max_length"] == old.recipe["training"]["max_length"] == 20
+    assert new.recipe["dataset"]["rows"] == len(load_from_disk(output / "dataset")) < 80
 
 
 def test_hostile_names_are_text(place, capsys):

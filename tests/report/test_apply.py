@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, Value, load_from_disk
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_from_disk
 
 from hf_ltc import apply_audit as exported
 from hf_ltc.cli.demo import digits
@@ -86,6 +86,71 @@ def test_rows_are_relabelled_and_get_their_labels_back(text, order):
     assert same(applied.dataset.remove_columns("label"), data.remove_columns("label"))
 
 
+def test_a_dataset_whose_classes_are_in_another_order():
+    run, recorded, table = audited(ids=True)
+    names = [NAMES[2], NAMES[0], NAMES[1], "dog"]
+    numbers = [names.index(NAMES[label]) for label in labels_of(recorded)]
+    data = recorded.remove_columns("label").add_column("label", numbers, feature=ClassLabel(names=names))
+    assert read_labels(data, "label", NAMES).tolist() == labels_of(recorded).tolist()
+    applied, wanted = (apply_audit(run, each, table, "relabel") for each in (data, recorded))
+    assert len(applied.changes) > 3 and applied.dataset.features == data.features
+    assert read_labels(applied.dataset, "label", NAMES).tolist() == labels_of(wanted.dataset).tolist()
+    assert same(undo_audit(applied.dataset, applied.changes), data)
+    # A class that it has no number for.
+    pair = data.filter(lambda label: label < 2, input_columns="label")
+    numbers = [1 - label for label in pair["label"]]
+    pair = pair.remove_columns("label").add_column("label", numbers, feature=ClassLabel(names=[NAMES[0], NAMES[2]]))
+    there = table.filter(lambda key: key in set(pair["key"]), input_columns="id")
+    said = error_of(apply_audit, run, pair, there, "relabel")
+    assert said.startswith("column 'label' has no class 'bee', a label to be given: cast it to a ClassLabel that has")
+
+
+def test_changes_of_other_dropped_rows_are_refused():
+    run, data, table = audited()
+    applied = apply_audit(run, data, table, "drop")
+    rows, labels = np.array(applied.changes["row"][:]), labels_of(data)
+    # Another row of the same class; and of a dataset with copies one that differs by its id alone.
+    place = next(row for row in range(ROWS) if row not in rows and labels[row] == labels[rows[0]])
+    copied = data.add_column("copy", np.arange(ROWS)).select([*range(ROWS), 0])
+    copied = copied.remove_columns("copy").add_column("copy", np.arange(ROWS + 1))
+    other, one, copy = (applied.changes.to_pandas() for _ in range(3))
+    other.loc[0, "row"] = place
+    one, copy = one[:1].assign(row=0, old_label=labels[0]), copy[:1].assign(row=ROWS, old_label=labels[0])
+    one, copy, other = (
+        Dataset.from_pandas(each, features=applied.changes.features, preserve_index=False)
+        for each in (one, copy, other)
+    )
+    without = copied.select(range(ROWS))
+    assert same(undo_audit(without, copy, copied), copied)
+    for kept, changes, source in ((applied.dataset, other, data), (without, one, copied)):
+        said = error_of(undo_audit, kept, changes, source)
+        assert said.startswith("`changes` is of another dataset: `dataset` has not the rows of `source` that it left")
+    # Labels that these rows do not have.
+    wrong = applied.changes.map(
+        lambda row: {"old_label": (row["old_label"] + 1) % 3}, features=applied.changes.features
+    )
+    assert "has not the rows" in error_of(undo_audit, applied.dataset, wrong, data)
+
+
+def test_images_in_files_are_compared_with_those_that_were_saved(tmp_path):
+    rows = digits()[0].select(range(20)).cast_column("image", Image(decode=False))
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number, value in enumerate(rows["image"][:]):
+        (folder / f"{number:02d}.png").write_bytes(value["bytes"])
+    paths = [str(folder / f"{number:02d}.png") for number in range(20)]
+    label = rows.features["label"]
+    data = Dataset.from_dict(
+        {"image": paths, "label": rows["label"][:]}, features=Features({"image": Image(), "label": label})
+    )
+    data.select(range(1, 20)).save_to_disk(tmp_path / "kept")
+    features = Features({"row": Value("int64"), "old_label": label, "new_label": label, "reason": Value("string")})
+    made = {"row": [0], "old_label": data["label"][:1], "new_label": [None], "reason": [ISSUE]}
+    changes = Dataset.from_dict(made, features=features)
+    whole = undo_audit(load_from_disk(tmp_path / "kept"), changes, data)
+    assert whole["label"][:] == data["label"][:] and whole[0]["image"] == data[0]["image"]
+
+
 def test_labels_of_integers_and_booleans_keep_their_type():
     data = dataset()
     for kind, names in (("int32", ["3", "7", "9"]), ("bool", ["False", "True"])):
@@ -110,12 +175,14 @@ def test_of_near_duplicates_one_stays():
         "row": run.rows[:6],
         "label": run.labels[:6],
         "suggested_label": [None] * 6,
+        "label_quality": [0.9, 0.5, 0.5, 0.1, 0.3, 0.7],
         "near_duplicate_group": groups,
         "kind": kinds,
     }
     table = Dataset.from_dict(made)
     rows = run.rows.tolist()
-    for asked, dropped in (([DUPLICATE], [2, 4, 5]), ([DUPLICATE, ISSUE], [2, 3, 5]), ([ISSUE], [3])):
+    # The one whose label is most probably right, and of equals the first.
+    for asked, dropped in (([DUPLICATE], [2, 4]), ([DUPLICATE, ISSUE], [2, 3, 4]), ([ISSUE], [3])):
         assert apply_audit(run, data, table, "drop", kinds=asked).changes["row"][:] == [rows[i] for i in dropped]
 
 
@@ -176,13 +243,17 @@ def test_by_the_command_on_real_images(tmp_path, capsys, how):
     assert same(undo_audit(applied, changes, source, label_column="parity"), source)
     assert json.loads((output / "recipe.json").read_text())["audit"]["apply"] == how
     assert pd.read_parquet(output / "changes.parquet").columns.tolist() == ["row", "old_label", "new_label", "reason"]
-    # The new dataset can be recorded as it is, and the folder replaced.
+    # The new dataset can be recorded as it is, and the folder with the way back stays.
+    for asked in (line[:4], line):
+        assert main(asked) == 2
+        said = capsys.readouterr().err
+        assert f"--output '{output}' holds a dataset that an earlier audit made, and changes.parquet" in said
+    assert load_from_disk(output / "dataset")[:]["label"] == applied["label"][:]
+    line[3] = str(tmp_path / "more")
     assert main([*line, "--kinds", ISSUE, CONFLICTING, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changed"] >= len(changes)
     again = ["record", "--dataset", str(output / "dataset"), "--label-column", "parity", "--model", "test_resnet"]
     assert main([*again, "--epochs", "2", "--output-dir", str(tmp_path / "again")]) == 0
-    assert main([*line[:-4], "--fraction", "0.2"]) == 0
-    assert sorted(path.name for path in output.iterdir()) == ["audit.parquet", "recipe.json"]
 
 
 def test_what_the_command_refuses(tmp_path, capsys):

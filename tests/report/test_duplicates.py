@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hf_ltc.report.duplicates import near_duplicates
+from hf_ltc.utils.errors import LTCWarning
 
 
 def classes(count, size=64, spread=0.3, seed=0):
@@ -69,3 +70,25 @@ def test_units_that_are_never_active_and_one_that_never_varies():
     silent = np.concatenate([rows, np.zeros((300, 40), np.float16), np.ones((300, 1), np.float16)], axis=1)
     np.testing.assert_array_equal(near_duplicates(silent), near_duplicates(rows))
     assert (near_duplicates(np.ones((50, 4), np.float16)) == -1).all()
+
+
+@pytest.mark.parametrize("size", [2, 4, 6])
+def test_in_few_directions_only_equal_rows_are_found(size):
+    rows = np.random.default_rng(0).normal(size=(2_000, size)).astype(np.float16)
+    rows[[900, 1_500]] = rows[[3, 3]]
+    with pytest.warns(LTCWarning, match=rf"most rows are near to others, by .* that differ in {size} directions"):
+        found = near_duplicates(rows)
+    assert (found[[3, 900, 1_500]] == found[3]).all() and found[3] >= 0
+    # Few of random float16 are the same.
+    assert (found >= 0).mean() < 0.02
+
+
+def test_of_a_model_that_sees_classes_alone_only_equal_rows_are_found():
+    draw = np.random.default_rng(0)
+    centers = draw.normal(size=(10, 64)) * 3
+    for spread in (0.01, 0.03):
+        rows = (centers[np.arange(3_000) % 10] + spread * draw.normal(size=(3_000, 64))).astype(np.float16)
+        rows[11] = rows[1]
+        with pytest.warns(LTCWarning, match="only rows with equal features are called near-duplicates"):
+            found = near_duplicates(rows)
+        assert np.flatnonzero(found >= 0).tolist() == [1, 11]

@@ -1,6 +1,7 @@
 """The page as a file: what is in it and what is not, its size, and what is refused."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from hf_ltc.report.audit import audit
 from hf_ltc.report.page.rows import BUDGETS, budget_sizes
 from hf_ltc.report.page.write import write_report
 from hf_ltc.scores.ltc import ltc_scores
+from hf_ltc.trajectories.features import RowFeatures, write_features
 from hf_ltc.trajectories.value import Trajectories
 from tests.helpers import encoded, error_of
 from tests.report.pages import HOSTILE, plain, recorded, renamed
@@ -209,3 +211,21 @@ def test_bad_input_is_named(rows, tmp_path):
     assert "holds no results" in error_of(write_report, run, rows, file, evaluation=tmp_path / "results.json")
     assert not file.exists()
     assert BUDGETS[-1] == 1
+
+
+def test_of_many_rows_near_duplicates_are_not_looked_for(rows, tmp_path, monkeypatch):
+    run = recorded(rows)
+    random = np.random.default_rng(0).normal(size=(len(rows), 32)).astype(np.float16)
+    random[run.rows[20]] = random[run.rows[10]]
+    write_features(tmp_path, {"train": random[run.rows], "validation": random[run.validation_rows]}, "mine")
+    found = RowFeatures.find(tmp_path, "mine", run.rows, run.validation_rows)
+    run = dataclasses.replace(run, features=found)
+    pages = {}
+    for limit in (len(run), len(run) - 1):
+        monkeypatch.setattr("hf_ltc.report.page.contents.MOST_COMPARED", limit)
+        file = write_report(run, rows, tmp_path / f"{limit}.html")
+        data = data_of(file)
+        kinds = [data["kinds"][kind] for kind in unpacked(data["rows"]["kind"])]
+        pages[limit] = "near-duplicate" in kinds, "Near-duplicates are not looked for among 270 rows" in plain(file)
+    assert pages == {270: (True, False), 269: (False, True)}
+    assert audit(run, rows, duplicates=False)["near_duplicate_group"][:] == [None] * 270

@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 
-from ...config import EvaluateConfig, RecordConfig
+from ...config import EvaluateConfig, RecordConfig, recorded_config
 from ...coresets.choose import Selection, coreset_size
 from ...coresets.select import read_scores
 from ...data.inputs import require_dataset
@@ -241,13 +241,13 @@ def judge_fractions(
 
 def _recorded_config(recipe: Recipe) -> RecordConfig:
     """The settings of the recording."""
-    if recipe.config.model is None or (recipe.training.image_size or recipe.training.max_length) is None:
+    config = recorded_config(recipe)
+    if config is None:
         raise InputError(
             "coresets are judged by models that are trained as the source model was, and the recipe does not say how: "
             "record and score the dataset with hf-ltc record and hf-ltc score"
         )
-    names = {each.name for each in fields(RecordConfig)}
-    return RecordConfig(**{name: value for name, value in recipe.config.to_dict().items() if name in names})
+    return config
 
 
 def _form(recipe: Recipe, config: RecordConfig) -> Form:

@@ -35,6 +35,8 @@ from .rows import ClassRows, budget_sizes, class_rows, kept_counts, map_rows, su
 
 # Rows that are shown since one that is listed is nearly the same.
 _ALIKE = 500
+# Rows of more than so many are not compared for near-duplicates, which takes longer than all else on the page.
+MOST_COMPARED = 50_000
 # Characters of the name of a class.
 _LONGEST = 200
 
@@ -78,6 +80,7 @@ class Contents:
         trajectories (`np.ndarray`): float32 `(E, S)`, their losses.
         validation, validation_classes (`np.ndarray`): Mean validation losses, `(E,)` and `(E, C)`.
         losses, ranking, histograms: As [`loss_lines`], [`ranking_lines`] and [`score_histograms`] give them.
+        compared (`bool`): Whether near-duplicates were looked for, where the features for that were recorded.
         evaluation ([`Evaluation`], *optional*): What models reach on the rows kept.
     """
 
@@ -103,6 +106,7 @@ class Contents:
     losses: LossLines
     ranking: RankingLines
     histograms: Histograms
+    compared: bool
     evaluation: Evaluation | None
 
     def __len__(self) -> int:
@@ -129,7 +133,8 @@ def gather(
     known = {name: baseline_scores(run, name) for name in baselines}
     where = run.positions(dataset, id_column)
     recipe = Recipe.from_dict(run.recipe)
-    ranked = _ranked(run, audit(run, dataset, validation, id_column=id_column), member, selection, known)
+    audited = audit(run, dataset, validation, duplicates=len(run) <= MOST_COMPARED, id_column=id_column)
+    ranked = _ranked(run, audited, member, selection, known)
     labels, odd = ranked.labels, ranked.kinds != KINDS.index(OK)
     names = _class_names(run, recipe)
     sizes = budget_sizes(len(run))
@@ -173,6 +178,7 @@ def gather(
         losses=loss_lines(run, grid, parts),
         ranking=ranking_lines(run, member),
         histograms=score_histograms(ranked.scores, labels, ranked.ranks, sizes, len(names)),
+        compared=run.features is None or len(run) <= MOST_COMPARED,
         evaluation=evaluation,
     )
 

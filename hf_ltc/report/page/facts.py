@@ -79,6 +79,8 @@ def left_out(contents: Contents) -> list[str]:
     odd = np.count_nonzero(contents.ranked.kinds != KINDS.index(OK))
     if len(contents.suspects) < odd:
         said.append(f"{len(contents.suspects):,} of {odd:,} suspects are listed; hf-ltc audit lists all.")
+    if not contents.compared:
+        said.append(f"Near-duplicates are not looked for among {n:,} rows; hf-ltc audit finds them.")
     if contents.losses.rows < n:
         said.append(f"The spread of losses is that of {contents.losses.rows:,} evenly spaced rows.")
     if contents.ranking.rows < n:
