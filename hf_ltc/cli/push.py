@@ -64,7 +64,7 @@ class Push(Command):
     license: str | None = option(None, "license of the rows; that of the source dataset if not given")
     evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, for the card", metavar="RESULTS")
     report: Flag = option(False, "push the page of hf-ltc report too, with pictures for the card")
-    space: str | None = option(None, "make a static Space of this page", metavar="OWNER/NAME")
+    space: str | None = option(None, "make a static Space of this page, as private as REPO_ID", metavar="OWNER/NAME")
     private: Flag = option(False, "make a new repository private")
     source_model: str | None = option(None, "push the source model there too", metavar="REPO_ID")
     max_shard_size: str = option("500MB", "largest size of a Parquet file")
@@ -110,10 +110,12 @@ class Push(Command):
         return dataclasses.replace(self, **own)._push(drawn, told[JUDGED])
 
     def _push(self, drawn: Mapping[str, Any], judgement: Mapping[str, Any] | None) -> Results:
+        from ..hub.options import check_push
         from ..hub.push import push_coreset
         from ..hub.repository import check_repo_id
         from ..hub.space import push_space
         from ..report.page.facts import dataset_title
+        from ..report.page.pictures import ROWS
         from ..trajectories.on_hub import push_source_model, source_model_folder
         from ..trajectories.value import Trajectories
 
@@ -136,12 +138,25 @@ class Push(Command):
             if set(run.validation_rows.tolist()) & set(run.rows.tolist()):
                 raise InputError("--held-out: the validation samples rotate over runs, so they are candidate rows too")
             splits["validation"] = scored.select(run.validation_rows)
+        options = {
+            "scores_only": self.scores_only,
+            "full": self.full,
+            "splits": splits,
+            "max_shard_size": self.max_shard_size,
+            "score_column": self.score_column,
+            "balance": self.balance,
+            "keep": self.keep,
+            "typical": self.typical,
+            **drawn,
+        }
+        check_push(self.repo_id, self.fractions, self.sizes, **options)
+        self._check_page(drawn)
         evaluation, pictures = self._evaluation(run, scored)
         with tempfile.TemporaryDirectory(prefix="hf_ltc-") as folder:
             page = self._page(run, recipe, scored, Path(folder))
             if self.report:
                 pictures += sorted(Path(folder).glob("*.png"))
-            given = {picture.name for picture in pictures}
+            given = {picture.name for picture in pictures} | ({ROWS} if self.scores_only else set())
             pictures += [picture for picture in sorted(Path(self.run).glob("*.png")) if picture.name not in given]
             pushed = push_coreset(
                 scored,
@@ -149,10 +164,7 @@ class Push(Command):
                 self.fractions,
                 self.sizes,
                 trajectories=run,
-                scores_only=self.scores_only,
-                full=self.full,
                 with_trajectories=self.trajectories,
-                splits=splits,
                 pictures=pictures,
                 report=page if self.report else None,
                 evaluation=evaluation,
@@ -160,14 +172,9 @@ class Push(Command):
                 dataset_name=self.dataset_name,
                 license=self.license,
                 private=self.private or None,
-                max_shard_size=self.max_shard_size,
-                score_column=self.score_column,
                 variant=self._variant(),
-                balance=self.balance,
-                keep=self.keep,
-                typical=self.typical,
                 judgement=judgement,
-                **drawn,
+                **options,
             )
             # After the coreset, which may be refused.
             space = None
@@ -194,18 +201,13 @@ class Push(Command):
 
     def _page(self, run: "Trajectories", recipe: Recipe, scored: "Dataset", folder: Path) -> Path | None:
         """The page of what is pushed, with its pictures, if one is asked for."""
+        from ..coresets.select import decided
         from ..hub.cards import REPORT
         from ..report.page.write import write_report
 
         if not self.report and self.space is None:
             return None
-        option = "report" if self.report else "space"
-        if self.score_column != "ltc_score":
-            raise InputError(
-                f"`{option}` shows the order by ltc_score, and `score_column` is {self.score_column!r}: leave one out"
-            )
-        if self.scores_only:
-            raise InputError(f"`{option}` shows rows, and `scores_only` pushes none: leave one of them out")
+        chosen = decided(scored, self.score_column, Selection(balance=self.balance, typical=self.typical))
         return write_report(
             run,
             scored,
@@ -214,10 +216,35 @@ class Push(Command):
             evaluation=self.evaluation,
             dataset_name=self.dataset_name or self.source,
             balance=self.balance,
-            typical=self.typical,
+            typical=chosen.typical,
             pictures=self.report,
             **(self._variant() or {}),
         )
+
+    def _check_page(self, drawn: Mapping[str, Any]) -> None:
+        """Checks that a page, if one is asked for, would show the rows that are pushed."""
+        if not self.report and self.space is None:
+            return
+        option = "report" if self.report else "space"
+        if self.score_column != "ltc_score":
+            raise InputError(
+                f"`{option}` shows the order by ltc_score, and `score_column` is {self.score_column!r}: leave one out"
+            )
+        if self.scores_only:
+            raise InputError(f"`{option}` shows rows, and `scores_only` pushes none: leave one of them out")
+        if self.keep != "highest":
+            raise InputError(f"`{option}` shows the highest scores first, and `keep` is {self.keep!r}: leave one out")
+        for name in ("coverage", "min_per_class", "exclude_negative"):
+            if drawn.get(name):
+                raise InputError(
+                    f"`{option}` shows the order by score alone, and {self.judged!r} was chosen with {name} "
+                    f"{drawn[name]!r}: leave `{option}` out"
+                )
+        if self._variant() is None:
+            raise InputError(
+                f"`{option}` shows the order by a score variant, and {self.scored!r} does not say which it has: name "
+                f"it as `preset`, or leave `{option}` out"
+            )
 
     def _scored(self, run: "Trajectories", source: Identity) -> "Dataset":
         from datasets import load_from_disk

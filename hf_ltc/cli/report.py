@@ -48,12 +48,15 @@ class Report(Command):
     IS_SHORT: ClassVar = True
 
     def execute(self) -> Results:
+        from ..report.page.pictures import check_pictures
         from ..report.page.write import check_page, write_report
         from ..trajectories.value import Trajectories
 
         run = Trajectories.load(self.run, losses=self.losses)
         recipe = Recipe.from_dict(run.recipe)
         file = check_page(self.output if self.output is not None else Path(self.run) / PAGE)
+        if self.pictures:
+            check_pictures(file.parent)
         train = recorded_split(recipe.dataset, self.dataset)
         variant: dict[str, Any] = self.variant.given()
         write_report(

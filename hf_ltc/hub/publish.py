@@ -19,12 +19,14 @@ from ..utils.errors import InputError
 from . import cards
 from .commits import Change, commit, shown
 from .repository import CARD, Pushed, Repository, explained, open_repository
-from .repository_recipe import RECIPE, RepositoryRecipe
+from .repository_recipe import RECIPE, Entry, RepositoryRecipe
 from .tables import Table
 
 _IMAGES = "images"
 # Files above it are never kept in git itself, so that they can be deleted here once they are uploaded.
 _REGULAR = 10 * 2**20
+# By which scorer the page shows coresets.
+_PAGED = "ltc"
 _SHARD = re.compile(r"(.+)/[^/]+-\d{5}-of-\d{5}\.parquet")
 
 
@@ -80,8 +82,11 @@ def publish(
             def change(there: Repository) -> Change:
                 recipe, removed = described(there)
                 images = [CommitOperationAdd(f"{_IMAGES}/{Path(file).name}", str(file)) for file in pictures]
-                images += [] if report is None else [CommitOperationAdd(cards.REPORT, str(report))]
+                page = None if report is None else CommitOperationAdd(cards.REPORT, str(report))
+                images += [] if page is None else [page]
                 paths = {*there.files, *(image.path_in_repo for image in images)}
+                kept = page is None and _has_page(there)
+                outdated = kept and not _same_coresets(there, recipe)
                 card = cards.dataset_card(
                     there.repo_id,
                     recipe,
@@ -90,12 +95,15 @@ def publish(
                     previous=recipe.card,
                     removed=removed,
                     pictures=sorted(path for path in paths if path.startswith(f"{_IMAGES}/")),
-                    report=cards.REPORT in paths,
+                    report=page is not None or (kept and not outdated),
                 )
                 check_card(card, infos, there.repo_id)
                 sent = {addition.path_in_repo: addition.upload_info.sha256.hex() for addition in additions}
                 stale = tuple(path for path in _stale(there, recipe, tables, card) if path not in sent)
+                stale += (cards.REPORT,) if outdated else ()
+                sent |= {} if page is None else {cards.REPORT: page.upload_info.sha256.hex()}
                 gone = {path for path in recipe.files if path not in there.files or path in stale}
+                without = [*removed, *((cards.REPORT,) if outdated else ())]
                 recipe = replace(
                     recipe,
                     card={name: value for name, value in said.items() if name not in ("configs", "dataset_info")},
@@ -103,7 +111,7 @@ def publish(
                 )
                 return Change(
                     texts={RECIPE: recipe.to_json(), CARD: card},
-                    message=f"Push {', '.join(configs)}" + (f", remove {', '.join(removed)}" if removed else ""),
+                    message=f"Push {', '.join(configs)}" + (f", remove {', '.join(without)}" if without else ""),
                     pictures=tuple(images),
                     removed=stale,
                 )
@@ -171,6 +179,22 @@ def _stale(there: Repository, recipe: RepositoryRecipe, tables: Sequence[Table],
         unnamed = match and match[1] in folders and not any(fnmatchcase(path, pattern) for pattern in named)
         if unnamed or path.startswith(again):
             yield path
+
+
+def _has_page(there: Repository) -> bool:
+    """Whether it has the page of an earlier push, and not just a file of that name."""
+    return cards.REPORT in there.files and there.recipe is not None and cards.REPORT in there.recipe.files
+
+
+def _same_coresets(there: Repository, recipe: RepositoryRecipe) -> bool:
+    """Whether the coresets that the page of an earlier push shows stay as they were."""
+    recipes = (there.recipe or RepositoryRecipe(), recipe)
+    before, now = ([_content(entry) for name, entry in each.coresets.items() if name == _PAGED] for each in recipes)
+    return before == now
+
+
+def _content(entry: Entry) -> tuple[str, dict[str, str]]:
+    return entry.digest, {name: made.digest for name, made in entry.configs.items()}
 
 
 def _check_clash(there: Repository, configs: Sequence[str]) -> None:

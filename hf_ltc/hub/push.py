@@ -10,11 +10,9 @@ import pyarrow as pa
 from datasets import Dataset
 from huggingface_hub import HfApi
 
-from ..coresets.choose import Selection
 from ..data.columns import read_column, typicality_name
 from ..data.identity import cached_origin
 from ..data.inputs import require_dataset
-from ..data.parquet import size_in_bytes
 from ..data.splits import evenly_spaced
 from ..recipe import Identity, Recipe
 from ..scores.ltc import DEFAULT, PRESETS, VARIANTS, ltc_scores, score_variant
@@ -24,8 +22,9 @@ from ..scores.typicality import ltc_typicality
 from ..utils.errors import InputError
 from ..utils.public import public_recipe
 from .cards import card_metadata
+from .options import check_push
 from .publish import publish
-from .repository import Pushed, check_repo_id, explained, hub_api, patiently
+from .repository import Pushed, explained, hub_api, patiently
 from .repository_recipe import (
     ORIGIN,
     SPLITS,
@@ -33,7 +32,6 @@ from .repository_recipe import (
     RepositoryRecipe,
     Trained,
     Variant,
-    check_score_column,
     config_name,
     scorer_name,
 )
@@ -95,6 +93,7 @@ def push_coreset(
             `{"test": test}`.
         pictures (`Sequence[str]`, *optional*): Picture files for the card.
         report (`str` or `Path`, *optional*): The page that [`write_report`] wrote, which becomes `report.html` there.
+            Without it the page of an earlier push stays as long as the coresets by `ltc_score` do.
         evaluation (`Sequence[Mapping]`, *optional*): Accuracies of models trained on the rows, for the card's
             table: mappings of `rows` (which, in words), `number`, `model`, `accuracy` (a number in [0, 1] for each
             seed) and `protocol` (how they were trained, in words).
@@ -123,32 +122,23 @@ def push_coreset(
         InputError: for a dataset, budget or option that cannot be pushed; for scores that are not those of the
             recording; if the Hub refuses, cannot be reached, or holds something else under these names.
     """
-    check_repo_id(repo_id)
-    if unknown := set(selection) - set(Selection().to_dict()):
-        raise InputError(
-            f"push_coreset has no option {sorted(unknown)[0]!r}: it has {', '.join(Selection().to_dict())}"
-        )
-    options = Selection(**selection)
-    check_score_column(score_column)
-    for name, budgets in (("fractions", fractions), ("sizes", sizes)):
-        if isinstance(budgets, str | int | float):
-            raise InputError(f"`{name}` is {budgets!r}: give a list, such as [{budgets!r}]")
-    if not fractions and not sizes and not full and not scores_only:
-        raise InputError("nothing to push: give budgets as `fractions` (or `sizes`), or `full`, or `scores_only`")
-    if scores_only and (full or splits):
-        raise InputError("`scores_only` pushes no rows, so it goes neither with `full` nor with `splits`")
-    if full and not options.is_nested:
-        raise InputError(
-            "`full` is an order that begins with each coreset: with `coverage` or `min_per_class` there is none, so "
-            "leave `full` out"
-        )
+    options = check_push(
+        repo_id,
+        fractions,
+        sizes,
+        scores_only=scores_only,
+        full=full,
+        splits=splits,
+        max_shard_size=max_shard_size,
+        score_column=score_column,
+        **selection,
+    )
     require_dataset(scored, "scored")
     if trajectories is not None:
         require_recorded(trajectories)
     elif variant is not None:
         raise InputError("`variant` is of the recording that is given as `trajectories`: give both, or neither")
     told = None if variant is None else read_variant(variant)
-    size_in_bytes(max_shard_size)
     trained = [Trained.given(row) for row in evaluation]
     for picture in pictures:
         if not Path(picture).is_file():

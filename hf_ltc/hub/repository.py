@@ -91,7 +91,12 @@ def check_repo_id(repo_id: Any, name: str = "repo_id") -> None:
 
 
 def open_repository(
-    api: HfApi, repo_id: str, repo_type: str, private: bool | None, space_sdk: str | None = None
+    api: HfApi,
+    repo_id: str,
+    repo_type: str,
+    private: bool | None,
+    space_sdk: str | None = None,
+    because: str = "`private` is True",
 ) -> Repository:
     """Creates a repository if it does not exist, and reads what a push has to keep of it."""
     check_repo_id(repo_id)
@@ -107,7 +112,7 @@ def open_repository(
         info = patiently(api.repo_info, repo_id, repo_type=repo_type)
     if private and not info.private:
         raise InputError(
-            f"`private` is True, but {repo_id!r} is there and public: make it private in its settings first, or push "
+            f"{because}, but {repo_id!r} is there and public: make it private in its settings first, or push "
             "to another repository"
         )
     return _state(api, info, repo_type)

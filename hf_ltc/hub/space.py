@@ -29,15 +29,17 @@ def push_space(
         page (`str` or `Path`): What [`write_report`] wrote.
         repo_id (`str`): The Space, `OWNER/NAME`; made if it is not there.
         title (`str`): What it is called.
-        dataset (`str`, *optional*): The dataset repository with the coresets, to which the Space is linked.
-        private (`bool`, *optional*): Whether a new Space is private.
+        dataset (`str`, *optional*):
+            The dataset repository with the coresets, to which the Space is linked. If it is private, the Space is too.
+        private (`bool`, *optional*): Whether a new Space is private; as the dataset repository if not given.
         token (`str`, *optional*): Access token; the one that is logged in if not given.
 
     Returns:
         [`Pushed`]
 
     Raises:
-        InputError: for a Space that shows something else, and as [`push_coreset`].
+        InputError: for a Space that shows something else, or is public where the dataset is private, and as
+            [`push_coreset`].
     """
     check_repo_id(repo_id, "space")
     api = hub_api(token)
@@ -53,8 +55,13 @@ def push_space(
             removed=() if ours else tuple(path for path in _TEMPLATE if path in there.files),
         )
 
+    because = "`private` is True"
+    if dataset is not None and not private:
+        with explained(dataset, "find"):
+            private = patiently(api.dataset_info, dataset).private or private
+        because = f"{dataset!r} is private"
     with explained(repo_id, "push to"):
-        there = open_repository(api, repo_id, "space", private, space_sdk=_SDK)
+        there = open_repository(api, repo_id, "space", private, space_sdk=_SDK, because=because)
         return commit(api, there, "space", [], change, (_PAGE,), ["a page"])
 
 

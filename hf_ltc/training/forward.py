@@ -175,20 +175,21 @@ def classifier_inputs(model: nn.Module, classes: int) -> Iterator[Callable[[], t
             f"`features`: no linear layer of the model {type(model).__name__} makes {classes} logits, so that nobody "
             "knows its features: choose another `model`, or record without `features`"
         )
-    seen: list[torch.Tensor] = []
+    seen: list[tuple[nn.Module, torch.Tensor]] = []
     masks: list[torch.Tensor] = []
 
     def keep_mask(_: nn.Module, __: Any, named: Mapping[str, Any]) -> None:
         masks[:] = [named["attention_mask"]] if "attention_mask" in named else []
 
-    def keep(_: nn.Module, given: Any) -> None:
+    def keep(module: nn.Module, given: Any) -> None:
         # Of several layers with as many outputs the last one makes the logits.
-        seen[:] = given[:1]
+        seen[:] = [(module, given[0])]
 
     def features() -> torch.Tensor:
-        (found,) = seen
+        ((head, found),) = seen
         if found.ndim == 4:
-            return found.mean((2, 3))
+            # A linear layer has the channels last.
+            return found.mean((1, 2) if isinstance(head, nn.Linear) else (2, 3))
         if found.ndim == 3 and masks and masks[0].shape == found.shape[:2]:
             weights = masks[0].unsqueeze(2).to(found.dtype)
             return (found * weights).sum(1) / weights.sum(1)

@@ -173,6 +173,13 @@ def test_bad_input_of_select_and_push(place, tmp_path, capsys, best, small):
     judge(capsys, place, tmp_path / "kept")
     best.name, best.calls = "ccs", 0
     judge(capsys, place, tmp_path / "drawn")
+    for option in (["--coverage", "stratified"], ["--min-per-class", "1"], ["--exclude-negative"]):
+        best.name, best.calls = DEFAULT_METHOD, 0
+        output = tmp_path / option[0]
+        judge(capsys, place, output, *option)
+        said = refused(capsys, "push", place / "run", "me/refused", "--judged", output, "--space", "me/look")
+        name = option[0].removeprefix("--").replace("-", "_")
+        assert f"--space shows the order by score alone, and '{output}' was chosen with {name} " in said
     push = ["push", place / "run", "me/refused"]
     for line, message in [
         (["--judged", tmp_path / "plain"], "no judged coreset"),

@@ -46,6 +46,7 @@ def test_it_goes_into_the_run_directory(place, capsys):
 def test_what_is_refused(place, tmp_path, capsys):
     folder, _ = place
     (tmp_path / "file.html").write_text("mine")
+    (tmp_path / "losses.png").write_text("mine")
     before = tree(tmp_path)
     for line, message in [
         (["nothing"], "no run directory 'nothing'"),
@@ -54,6 +55,10 @@ def test_what_is_refused(place, tmp_path, capsys):
             f"--output '{tmp_path / 'file.html'}' exists and is no",
         ),
         ([folder / "run", "--output", tmp_path], f"--output '{tmp_path}' is a folder"),
+        (
+            [folder / "run", "--output", tmp_path / "page.html", "--pictures"],
+            f"--pictures would replace '{tmp_path / 'losses.png'}', which is no picture of a report",
+        ),
         ([folder / "run", "--baseline", "aum", "aum"], "--baseline is ['aum', 'aum']: it must be a list of different"),
         ([folder / "run", "--evaluation", "none.json"], "none.json"),
         ([folder / "run", "--dataset", "nowhere"], "nowhere"),

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,38 @@ def test_the_page_and_its_pictures(hub: Hub, client: Client, place: Path):
     card = files["README.md"].decode()
     assert "[report.html](report.html) shows" in card
     assert "![rows kept and dropped](images/rows_kept_and_dropped.png)" in card
-    # A push without it leaves it there.
+    # A push of the same without it leaves it there.
     code, *_ = client(command, *pushing(place, "me/paged"))
     assert code == 0
     files = hub.dataset("me/paged").files
     assert files["report.html"].decode() == page and "report.html" in files["README.md"].decode()
+    # One of other budgets does not, unless it has a page too.
+    for options, there in (((), False), (("--report",), True), (("--preset", "das"), False)):
+        code, _, error = client(command, *pushing(place, "me/paged", "0.3", *options))
+        assert code == 0, error
+        files = hub.dataset("me/paged").files
+        assert ("report.html" in files, "report.html" in files["README.md"].decode()) == (there, there)
+        assert ("report.html" in json.loads(files["recipe.json"])["files"]) == there
+    # A file of that name that no push wrote is left alone, and is not called a page.
+    hub.dataset("me/paged").add_commit("main", {**files, "report.html": b"mine"}, "by hand")
+    code, *_ = client(command, *pushing(place, "me/paged"))
+    files = hub.dataset("me/paged").files
+    assert code == 0 and files["report.html"] == b"mine" and "report.html" not in files["README.md"].decode()
+
+
+def test_no_picture_of_rows_with_scores_only(
+    hub: Hub, client: Client, place: Path, small: DatasetDict, tmp_path: Path
+):
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    for name in ("losses.png", "rows_kept_and_dropped.png"):
+        PIL.Image.new("RGB", (9, 9)).save(run / name)
+    client(do.push_rows, small, "me/source")
+    line = ("push", run, "me/bare", "--dataset", place / "digits", "--scores-only", "--source", "me/source")
+    code, _, error = client(command, *line)
+    assert code == 0, error
+    files = hub.dataset("me/bare").files
+    assert "images/losses.png" in files and "images/rows_kept_and_dropped.png" not in files
+    assert "rows_kept" not in files["README.md"].decode()
 
 
 def test_a_space(hub: Hub, client: Client, place: Path):
@@ -95,6 +123,48 @@ def test_a_space(hub: Hub, client: Client, place: Path):
     assert "colorFrom: red" in now["README.md"].decode()
 
 
+def test_a_space_is_as_private_as_the_dataset(hub: Hub, client: Client, place: Path):
+    assert client(command, *pushing(place, "me/closed", "--private"))[0] == 0
+    code, _, error = client(command, *pushing(place, "me/closed", "--space", "me/closed-look"))
+    assert code == 0, error
+    assert hub.space("me/closed-look").private
+    hub.space("me/closed-look").private = False
+    code, _, error = client(command, *pushing(place, "me/closed", "--space", "me/closed-look"))
+    assert code == 2 and "'me/closed' is private, but 'me/closed-look' is there and public: make it" in error
+    assert client(command, *pushing(place, "me/opened", "--space", "me/opened-look"))[0] == 0
+    assert not hub.space("me/opened-look").private
+
+
+def test_the_page_shows_what_is_pushed(hub: Hub, client: Client, place: Path, scored: Any, tmp_path: Path):
+    for folder in ("nameless", "plain"):
+        rows = scored.remove_columns(["ltc_typicality", "ltc_rank"]) if folder == "plain" else scored
+        rows.save_to_disk(tmp_path / folder)
+    line = ("--report", "--scored", tmp_path / "nameless")
+    code, _, error = client(command, *pushing(place, "me/unknown", *line))
+    named = f"'{tmp_path / 'nameless'}' does not say which it has: name it as --preset, or leave --report out"
+    assert code == 2 and f"--report shows the order by a score variant, and {named}" in error
+    assert ("dataset", "me/unknown") not in hub.repos
+    # Without typicality the ranks are others, on the page too.
+    client(command, *pushing(place, "me/typical", "--report"))
+    line = ("--report", "--scored", tmp_path / "plain", "--preset", "weighted-das")
+    code, _, error = client(command, *pushing(place, "me/plain", *line))
+    assert code == 0, error
+    one, two = (hub.dataset(name).files["report.html"] for name in ("me/typical", "me/plain"))
+    assert one != two
+    code, *_ = client(command, *pushing(place, "me/none-typical", "--report", "--typical", "0"))
+    assert two == hub.dataset("me/none-typical").files["report.html"]
+
+
+def test_options_are_checked_before_the_page_is_made(client: Client, place: Path, tmp_path: Path):
+    # Of this folder no page can be made.
+    for options, message in [
+        (("--report", "--fractions", "3"), "fraction"),
+        (("--report", "--max-shard-size", "no"), "--max-shard-size"),
+    ]:
+        code, _, error = client(command, *pushing(place, "me/none", *options, "--evaluation", tmp_path / "none.json"))
+        assert code == 2 and message in error and "none.json" not in error, error
+
+
 def test_a_space_that_shows_something_else(hub: Hub, client: Client, place: Path, tmp_path: Path):
     page = tmp_path / "page.html"
     page.write_text("<!doctype html>")
@@ -121,6 +191,7 @@ def test_what_is_refused(hub: Hub, client: Client, place: Path, scored: Any, tmp
             "--report shows the order by ltc_score, and --score-column is 'label'",
         ),
         (("--space", "no name"), "--space is 'no name'"),
+        (("--report", "--keep", "lowest"), "--report shows the highest scores first, and --keep is 'lowest': leave"),
     ]:
         code, out, error = client(command, *pushing(place, "me/none", *options))
         assert (code, out) == (2, "") and message in error, error

@@ -74,10 +74,19 @@ def test_what_the_page_holds_is_what_was_recorded(rows, tmp_path):
     assert ranks[one["first"]].tolist() == mine[: len(one["first"])].tolist()
     assert ranks[one["worst"]].tolist() == mine[::-1][: len(one["worst"])].tolist()
     epochs = len(data["epochs"])
-    losses = unpacked(data["trajectories"]).reshape(len(run), epochs) * data["largest"] / 65534
-    np.testing.assert_allclose(losses, (run.losses[:12] + run.losses[12:]).T / 2, atol=data["largest"] / 60_000)
+    losses = unpacked(data["trajectories"]).reshape(len(run), epochs) * data["span"] / 65534
+    np.testing.assert_allclose(losses, (run.losses[:12] + run.losses[12:]).T / 2, atol=data["span"] / 60_000)
     np.testing.assert_allclose(data["validation"], run.validation_losses.reshape(2, 12, -1).mean((0, 2)), rtol=1e-5)
     assert all(preview is not None for preview in data["previews"])
+
+
+def test_losses_below_zero(rows, tmp_path):
+    run = recorded(rows, (8,))
+    run = dataclasses.replace(run, losses=run.losses - 1.5)
+    data = data_of(write_report(run, rows, tmp_path / "page.html"))
+    assert data["lowest"] == run.losses.min() < 0
+    losses = data["lowest"] + unpacked(data["trajectories"]).reshape(len(run), 8) * data["span"] / 65534
+    np.testing.assert_allclose(losses, run.losses.T, atol=data["span"] / 60_000)
 
 
 def test_its_scripts_and_nothing_else_may_run(rows, tmp_path):
@@ -176,6 +185,19 @@ def test_pictures(rows, tmp_path):
     for picture in file.parent.glob("*.png"):
         with PIL.Image.open(picture) as image:
             assert min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24)) > 20
+    write_report(recorded(odd), odd, file, pictures=True)
+    for content in (b"mine", picture.read_bytes()[:20]):
+        (tmp_path / "losses.png").write_bytes(content)
+        before = (tmp_path / "data_map.png").stat().st_mtime_ns
+        said = error_of(write_report, recorded(odd), odd, file, pictures=True)
+        assert said == (
+            f"`pictures` would replace {str(tmp_path / 'losses.png')!r}, which is no picture of a report: give "
+            "another folder, or delete it"
+        )
+        assert (tmp_path / "losses.png").read_bytes() == content
+        assert (tmp_path / "data_map.png").stat().st_mtime_ns == before
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "losses.png")
+    assert "no picture of a report" in error_of(write_report, recorded(odd), odd, file, pictures=True)
     texts = rows.remove_columns("image").add_column("text", ["one"] * len(rows))
     write_report(recorded(texts), texts, tmp_path / "texts" / "page.html", pictures=True)
     assert sorted(os.listdir(tmp_path / "texts")) == ["data_map.png", "losses.png", "page.html"]

@@ -79,6 +79,8 @@ def test_of_features_with_a_place_the_mean_is_taken():
     torch.testing.assert_close(features(model, IMAGES), IMAGES.mean((2, 3)))
     tokens = torch.randn(3, 5, 4)
     torch.testing.assert_close(features(nn.Linear(4, CLASSES), tokens), tokens.mean(1))
+    last = torch.randn(3, 5, 6, 4)
+    torch.testing.assert_close(features(nn.Linear(4, CLASSES), last), last.mean((1, 2)))
 
 
 def test_of_several_layers_with_as_many_outputs_the_last_one_counts():

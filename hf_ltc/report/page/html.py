@@ -19,7 +19,7 @@ from .rows import BUDGETS, ClassRows
 GENERATOR = "hf-ltc report"
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("base.js", "charts.js", "rows.js", "main.js")
-# What a trajectory has in place of NaN, and of the highest loss.
+# What a trajectory has in place of NaN, and of the highest loss; 0 is the lowest, or no loss.
 _NONE, _TOP = 65535, 65534
 
 
@@ -65,8 +65,10 @@ def page_data(contents: Contents) -> dict[str, Any]:
     """What the scripts read, as plain JSON values."""
     ranked, shown = contents.ranked, contents.shown
     histograms = contents.histograms
-    largest = float(np.nanmax(contents.trajectories, initial=0)) or 1.0
-    scaled = np.nan_to_num(np.rint(contents.trajectories.T * (_TOP / largest)), nan=_NONE)
+    # Losses of one's own loop may be below 0.
+    lowest = float(np.nanmin(contents.trajectories, initial=0))
+    span = float(np.nanmax(contents.trajectories, initial=0)) - lowest or 1.0
+    scaled = np.nan_to_num(np.rint((contents.trajectories.T - lowest) * (_TOP / span)), nan=_NONE)
     rows = {
         "row": packed(contents.numbers, "u4"),
         "label": packed(ranked.labels[shown], "u4"),
@@ -89,7 +91,8 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "kept": contents.kept.tolist(),
         "rows": rows,
         "trajectories": packed(scaled, "u2"),
-        "largest": largest,
+        "lowest": lowest,
+        "span": span,
         "previews": [contents.previews.values.get(place) for place in range(len(shown))],
         "preview": contents.previews.kind,
         "side": contents.previews.side,

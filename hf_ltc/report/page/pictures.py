@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 
 from ...utils import files
-from ...utils.errors import LTCWarning, one_line
+from ...utils.errors import InputError, LTCWarning, one_line
 from .contents import Contents
 from .previews import clipped
 from .rows import BUDGETS, ClassRows
@@ -20,11 +20,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS, MAP, LOSSES = "rows_kept_and_dropped.png", "data_map.png", "losses.png"
+# By which a picture is known as one that may be replaced, as text in the file.
+_SOFTWARE = "hf-ltc"
 _CLASSES, _IMAGES, _CELL = 8, 4, 96
 _BUDGET = BUDGETS.index(0.1)
 _NAME = 20
 _COLORS = {"kept": "#2a7fb8", "label issues": "#c8481c", "conflicting": "#a5428f"}
 _TITLES = {"kept": "kept at 10%", "label issues": "label issues", "conflicting": "conflicting"}
+
+
+def check_pictures(folder: Path) -> None:
+    """Checks that the pictures may be written into a folder: none is there, or those of an earlier page.
+
+    Raises:
+        InputError: for any other file of such a name.
+    """
+    for file in (folder / name for name in (ROWS, MAP, LOSSES)):
+        if file.exists() and not _is_ours(file):
+            raise InputError(
+                f"`pictures` would replace {str(file)!r}, which is no picture of a report: give another folder, or "
+                "delete it"
+            )
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        with PIL.Image.open(file) as image:
+            return image.info.get("Software") == _SOFTWARE
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return False
 
 
 def write_pictures(contents: Contents, folder: Path) -> list[Path]:
@@ -53,7 +77,7 @@ def write_pictures(contents: Contents, folder: Path) -> list[Path]:
             # Names are texts and never mathematics, in any script, which the fonts at hand are not.
             with warnings.catch_warnings(), rc_context({"text.parse_math": False, "text.usetex": False}):
                 warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
-                draw(contents).savefig(drawn, format="png", dpi=150)
+                draw(contents).savefig(drawn, format="png", dpi=150, metadata={"Software": _SOFTWARE})
         # Whatever ails a library that draws, its settings and its fonts.
         except Exception as error:
             warnings.warn(f"no picture {str(folder / name)!r}: {one_line(error)}", LTCWarning, stacklevel=3)

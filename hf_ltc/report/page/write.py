@@ -17,7 +17,7 @@ from ...utils.files import local
 from .contents import gather
 from .facts import dataset_title, doubts, left_out, recorded_facts
 from .html import GENERATOR, page
-from .pictures import write_pictures
+from .pictures import check_pictures, write_pictures
 
 _HEAD = 1024
 
@@ -62,7 +62,8 @@ def write_report(
         typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
         baselines (`Sequence[str]`, *optional*): Known scores to show beside, as for [`baseline_scores`].
         pictures (`bool`, *optional*, defaults to `False`):
-            Write pictures beside it too: `rows_kept_and_dropped.png`, `data_map.png` and `losses.png`.
+            Write pictures beside it too: `rows_kept_and_dropped.png`, `data_map.png` and `losses.png`; only those of
+            another page are replaced.
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
         **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
@@ -77,6 +78,8 @@ def write_report(
     is_list = not isinstance(baselines, str) and len(set(baselines)) == len(baselines)
     require(is_list, "baselines", baselines, "a list of different names")
     file = check_page(path)
+    if pictures:
+        check_pictures(file.parent)
     if isinstance(evaluation, str | Path):
         evaluation = Evaluation.load(evaluation)
     contents = gather(

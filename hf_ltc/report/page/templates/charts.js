@@ -243,7 +243,7 @@ function trajectoryChart(target, place) {
   const c = colors();
   const { epochs } = data;
   const count = epochs.length;
-  const own = epochs.map((_, i) => trajectories[place * count + i]).map((value) => (value === 65535 ? null : (value * data.largest) / 65534));
+  const own = epochs.map((_, i) => trajectories[place * count + i]).map((value) => (value === 65535 ? null : data.lowest + (value * data.span) / 65534));
   const label = rows.label[place];
   const ofClass = Array.from(validationClasses.subarray(label * count, (label + 1) * count), (value) => (Number.isFinite(value) ? value : null));
   const line = (y, title, style) => ({ x: epochs, y, name: title, mode: 'lines', line: style, hovertemplate: '%{y:.2f}' });
