@@ -13,7 +13,7 @@ import torch
 from datasets import DatasetDict
 from huggingface_hub import RepoCard
 
-from hf_ltc import push_coreset
+from hf_ltc import Trajectories, push_coreset
 from hf_ltc.cli.main import main
 from hf_ltc.hub.cards import BEGIN
 from hf_ltc.hub.space import push_space
@@ -135,7 +135,8 @@ def test_a_space_is_as_private_as_the_dataset(hub: Hub, client: Client, place: P
     assert not hub.space("me/opened-look").private
 
 
-def test_the_page_shows_what_is_pushed(hub: Hub, client: Client, place: Path, scored: Any, tmp_path: Path):
+def test_the_page_shows_what_is_pushed(hub: Hub, client: Client, place: Path, small: DatasetDict, tmp_path: Path):
+    scored = Trajectories.load(place / "run").score(small["train"])
     for folder in ("nameless", "plain"):
         rows = scored.remove_columns(["ltc_typicality", "ltc_rank"]) if folder == "plain" else scored
         rows.save_to_disk(tmp_path / folder)
