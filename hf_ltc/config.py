@@ -292,10 +292,10 @@ class EvaluateConfig:
         "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto takes AdamW for models without batch norm."
     )
     learning_rate: Amount | None = option(
-        None, "Peak learning rate; if not given 0.1 for SGD and 1e-3 for AdamW, and on texts as in `RecordConfig`."
+        None, "Peak learning rate; if not given 0.1 for SGD and 1e-3 for AdamW, and on texts as when recording."
     )
     weight_decay: Amount | None = option(
-        None, "Weight decay; if not given 5e-4 for SGD and 0.05 for AdamW, and on texts as in `RecordConfig`."
+        None, "Weight decay; if not given 5e-4 for SGD and 0.05 for AdamW, and on texts as when recording."
     )
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = _like_record("schedule")
     label_smoothing: Rate = option(0.0, "Label smoothing of the training objective.")

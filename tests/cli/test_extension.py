@@ -77,6 +77,6 @@ def test_it_is_an_extension_of_hf(hub: Hub, tmp_path: Path, archive: Path):
     code = "import hf_ltc.hub.cards as c; print(c.__file__); print(*sorted(p.name for p in c._TEMPLATES.iterdir()))"
     python = Path(script).with_name("python")
     found = subprocess.run([python, "-c", code], env=environment, cwd=tmp_path, **_TEXT).stdout.splitlines()
-    assert str(tmp_path) in found[0] and found[1] == "coreset_card.md source_model_card.md"
+    assert str(tmp_path) in found[0] and found[1] == "coreset_card.md source_model_card.md space_card.md"
     wrong = run("ltc", "push", "nowhere", "me/x", "--full")
     assert wrong.returncode == 2 and wrong.stderr.startswith("hf-ltc: error: no run directory 'nowhere'")

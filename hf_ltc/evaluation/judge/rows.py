@@ -21,7 +21,7 @@ from ...data.labels import (
     same_columns,
 )
 from ...recipe import Recipe
-from ...training.inputs import Batches, Form, input_batches, stored_inputs
+from ...training.inputs import Batches, Form, input_batches, settled, stored_inputs
 from ...training.loop import TrainingConfig
 from ...training.pixels.grey import grey_range_of
 from ...training.text.encoders import text_encoder
@@ -119,6 +119,8 @@ def judged_rows(
     config = _recorded_config(recipe)
     named = InputColumns(image=image_column) if image_column is not None else InputColumns.of(recipe.dataset)
     columns = same_columns(train, named)
+    # Recipes of other versions may not say all of it.
+    config = settled(config, columns)
     label_column = find_label_column(train, label_column or if_there(train, recipe.dataset.label_column))
     names = list(recipe.dataset.names or class_names(train, label_column))
     held = np.setdiff1d(np.arange(len(train)), run.rows)
@@ -132,7 +134,7 @@ def judged_rows(
         column = find_label_column(validation, if_there(validation, label_column))
         labels.append(read_labels(validation, column, names))
     grey_range = grey_range_of([recipe], [(rows, each.image, where) for rows, each, where in parts if each.image])
-    form = _form(recipe, config)
+    form = _form(recipe, config, columns)
     stored = [stored_inputs(rows, each, form, where, grey_range) for rows, each, where in parts]
     device = own_accelerator(config.mixed_precision, accelerator).device
     given = list(zip(stored, labels))
@@ -250,12 +252,12 @@ def _recorded_config(recipe: Recipe) -> RecordConfig:
     return config
 
 
-def _form(recipe: Recipe, config: RecordConfig) -> Form:
+def _form(recipe: Recipe, config: RecordConfig, columns: InputColumns) -> Form:
     """What the source model was fitted to."""
     if recipe.training.image_size is not None:
         return recipe.training.image_size
     assert config.model is not None
-    return text_encoder(config.model, recipe.training.max_length)
+    return text_encoder(config.model, recipe.training.max_length, pair=columns.text_pair is not None)
 
 
 def _training(config: RecordConfig, recipe: Recipe) -> TrainingConfig:
