@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .config import EvaluateConfig as EvaluateConfig
     from .config import RecordConfig as RecordConfig
     from .coresets.order import coreset_order as coreset_order
-    from .coresets.ray_data import coreset_bounds as coreset_bounds
+    from .coresets.ray.data import coreset_bounds as coreset_bounds
     from .coresets.select import in_coreset as in_coreset
     from .coresets.select import rank_coreset as rank_coreset
     from .coresets.select import select_coreset as select_coreset
@@ -58,7 +58,7 @@ _MODULES = {
     "apply_audit": "report.apply",
     "audit": "report.audit",
     "baseline_scores": "scores.scorers",
-    "coreset_bounds": "coresets.ray_data",
+    "coreset_bounds": "coresets.ray.data",
     "coreset_order": "coresets.order",
     "dataset_identity": "data.identity",
     "describe_coreset": "coresets.summary",

@@ -121,7 +121,7 @@ def test_nothing_that_it_imports_is_missing(installed, tmp_path):
 
 def test_an_extra_that_is_missing_is_one_line(installed, tmp_path, small):
     there = {"cwd": tmp_path, "env": environment(installed), "check": False}
-    code = "from hf_ltc.coresets.ray_data import coreset_bounds; coreset_bounds(None, size=1)"
+    code = "from hf_ltc.coresets.ray.data import coreset_bounds; coreset_bounds(None, size=1)"
     said = run("python", "-c", code, **there).stderr.splitlines()[-1]
     assert said.startswith("hf_ltc.utils.errors.InputError: ") and said.endswith("pip install 'hf-ltc[ray]'")
     small["train"].save_to_disk(str(tmp_path / "data"))

@@ -201,7 +201,7 @@ class Push(Command):
 
     def _page(self, run: "Trajectories", recipe: Recipe, scored: "Dataset", folder: Path) -> Path | None:
         """The page of what is pushed, with its pictures, if one is asked for."""
-        from ..coresets.select import decided
+        from ..coresets.scored import decided
         from ..hub.cards import REPORT
         from ..report.page.write import write_report
 
@@ -272,7 +272,7 @@ class Push(Command):
 
     def _evaluation(self, run: "Trajectories", scored: "Dataset") -> tuple[list[dict[str, Any]], list[Path]]:
         """What models reached on the rows that are pushed, for the card, and the picture of it."""
-        from ..coresets.select import decided
+        from ..coresets.scored import decided
         from ..evaluation.pictures import PICTURE
         from ..evaluation.results import Evaluation, card_rows
         from ..hub.repository_recipe import scorer_name

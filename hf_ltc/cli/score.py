@@ -176,7 +176,8 @@ class Select(Command):
     def execute(self) -> Results:
         from datasets import load_from_disk
 
-        from ..coresets.select import decided, select_coreset
+        from ..coresets.scored import decided
+        from ..coresets.select import select_coreset
         from ..coresets.summary import describe_coreset
 
         if self.judge_steps is not None and not self.judge:

@@ -1,7 +1,7 @@
 """Datasets in coreset order, and the rows of them that a budget keeps."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
-from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name, with_columns
-from ..data.inputs import require_dataset
-from ..data.labels import class_names, find_label_column, read_labels
+from ..data.columns import rank_name, read_column, with_columns
 from ..scores.mapped_batches import ARROW, on_host
 from ..scores.reliability import doubt_of_hard
 from ..utils.errors import InputError, LTCWarning
-from .choose import ClusterOrder, Coverage, Selection, choose, mean_probability, rank, recorded_mean
+from .choose import ClusterOrder, Coverage, Selection, choose, rank
 from .order import Balance, Keep
-from .sampling import like_trajectories
+from .scored import (
+    decided,
+    read_classes,
+    read_clusters,
+    read_mean_losses,
+    read_probability,
+    read_scores,
+    read_typicality,
+)
 
 _COLUMNS = ("score_column", "rank_column", "label_column")
 
@@ -64,7 +70,7 @@ def rank_coreset(
     """
     selection = Selection(balance=balance, keep=keep, exclude_negative=exclude_negative, typical=typical)
     scores, recorded = read_scores(dataset, score_column, rank_column)
-    labels = _read_classes(dataset, label_column) if selection.needs_labels else None
+    labels = read_classes(dataset, label_column) if selection.needs_labels else None
     ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
     return _with_ranks(dataset, rank_column or rank_name(score_column), ranks)
 
@@ -236,7 +242,7 @@ def _choose(
     label_column: str | None = None,
 ) -> _Chosen:
     scores, recorded = read_scores(dataset, score_column, rank_column)
-    labels = _read_classes(dataset, label_column) if selection.needs_labels else None
+    labels = read_classes(dataset, label_column) if selection.needs_labels else None
     ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
     probability = read_probability(dataset) if selection.coverage == "beta" else None
     clusters = read_clusters(dataset, ranks >= 0, labels, selection) if selection.coverage == "clusters" else None
@@ -269,140 +275,14 @@ def _has_other_order(dataset: Dataset, rank_column: str, ranks: np.ndarray, scor
     return not np.array_equal(one, other, equal_nan=True)
 
 
-def decided(dataset: Dataset, score_column: str, selection: Selection) -> Selection:
-    """A selection with the share of typical rows that a dataset is ranked with, checked."""
-    column = typicality_name(score_column)
-    there = column in dataset.column_names
-    found = selection.decided(there)
-    if found.typical and not there:
-        raise InputError(
-            f"`typical` {found.typical!r} needs the column {column!r}, which the dataset has not: give typical=0"
-            + (", or score it with run.score or an LTCScorer" if score_column == LTC_SCORE else "")
-        )
-    return found
-
-
-def read_typicality(dataset: Dataset, score_column: str, selection: Selection) -> np.ndarray | None:
-    """The typicality of each row, float64 `(N,)`, NaN where there is none; nothing where it is not needed."""
-    if not decided(dataset, score_column, selection).typical:
-        return None
-    column = typicality_name(score_column)
-    stored = read_column(dataset, column)
-    check_numbers(stored.type, column)
-    return np.asarray(stored.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-
-
-def read_probability(dataset: Dataset) -> np.ndarray:
-    """Mean over epochs of the probability of the true class, float64 `(N,)`; NaN for rows without a trajectory."""
-    return _of_trajectories(_read_trajectories(dataset, "beta"), mean_probability)
-
-
-def read_clusters(
-    dataset: Dataset, candidates: np.ndarray, labels: np.ndarray | None, selection: Selection
-) -> np.ndarray:
-    """The cluster of each row's trajectory, int64 `(N,)`; -1 for rows that are no candidates, bool `(N,)`."""
-    stored = _read_trajectories(dataset, "clusters").filter(pa.array(candidates))
-    losses = stored.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(stored), -1)
-    groups = np.zeros(len(stored), dtype=np.int64) if labels is None else labels[candidates]
-    clusters = np.full(len(candidates), -1, dtype=np.int64)
-    clusters[candidates] = like_trajectories(losses, groups, selection.clusters, selection.seed)
-    return clusters
-
-
-def _read_trajectories(dataset: Dataset, coverage: str) -> pa.ChunkedArray:
-    if LOSS_TRAJECTORY not in dataset.column_names:
-        raise InputError(f"coverage {coverage!r} needs the column {LOSS_TRAJECTORY!r}: run.attach(dataset) adds it")
-    stored = read_column(dataset, LOSS_TRAJECTORY)
-    if len(lengths := _lengths(stored)) > 1:
-        shown = ", ".join(map(str, lengths))
-        raise InputError(f"column {LOSS_TRAJECTORY!r} has lists of different lengths ({shown}): attach one recording")
-    return stored
-
-
-def _lengths(trajectories: pa.ChunkedArray) -> list[int]:
-    return pc.unique(pc.list_value_length(trajectories).drop_null()).to_pylist()
-
-
-def _of_trajectories(stored: pa.ChunkedArray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A function of losses float32 `(n, L)`, float64 `(N,)`; NaN for rows without a trajectory."""
-    means = []
-    for chunk in stored.chunks:
-        mean = np.full(len(chunk), np.nan)
-        known = chunk.is_valid().to_numpy(zero_copy_only=False)
-        losses = chunk.drop_null().flatten().to_numpy(zero_copy_only=False)
-        if known.any():
-            mean[known] = function(losses.reshape(int(known.sum()), -1))
-        means.append(mean)
-    return np.concatenate(means) if means else np.zeros(0)
-
-
 def _warn_of_hard(dataset: Dataset, chosen: "_Chosen", labels: np.ndarray | None) -> None:
-    if LOSS_TRAJECTORY not in dataset.column_names:
+    if (losses := read_mean_losses(dataset)) is None:
         return
-    stored, pool = read_column(dataset, LOSS_TRAJECTORY), chosen.recorded
-    if not pa.types.is_nested(stored.type) or len(_lengths(stored)) != 1:
-        return
+    pool = chosen.recorded
     # A choice without classes may be of rows that have none: all are one class then.
     labels = np.zeros(len(pool), dtype=np.int64) if labels is None else labels
-    losses = _of_trajectories(stored, recorded_mean)
     if (doubt := doubt_of_hard(chosen.kept[pool], losses[pool], labels[pool])) is not None:
         warnings.warn(doubt, LTCWarning, stacklevel=4)
-
-
-def _read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:
-    column = find_label_column(dataset, label_column)
-    # Named, since a dataset of one class can be ranked too.
-    return read_labels(dataset, column, class_names(dataset, column))
-
-
-def recorded_rows(
-    scores: pa.ChunkedArray, trajectories: pa.ChunkedArray | None, ranks: pa.ChunkedArray | None
-) -> pa.ChunkedArray:
-    """Which rows were recorded: all others were held out as validation samples, and are never chosen.
-
-    Flat rows, which are candidates, and rows held out both have a null score. Trajectories tell the two apart; without
-    them ranks do, if there are any, since only a flat row has one. NaN, into which formats of NumPy, torch and pandas
-    turn null, tells nothing.
-
-    Args:
-        scores (`pyarrow.ChunkedArray`): The column of scores.
-        trajectories (`pyarrow.ChunkedArray`, *optional*): The column `loss_trajectory`, if there is one.
-        ranks (`pyarrow.ChunkedArray`, *optional*): The column of ranks by this score, if there is one.
-
-    Returns:
-        `pyarrow.ChunkedArray`: booleans, none of them null.
-    """
-    if trajectories is not None:
-        return trajectories.is_valid()
-    known = pc.invert(pc.is_nan(scores.cast(pa.float64(), safe=False)))
-    if ranks is None:
-        return pc.fill_null(known, False)
-    # Null where the score is.
-    return pc.coalesce(known, pc.invert(ranks.is_null(nan_is_null=True)))
-
-
-def read_scores(dataset: Dataset, column: str, rank_column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Scores, NaN where there is none, and which rows are candidates; see [`recorded_rows`]."""
-    require_dataset(dataset, "dataset")
-    if column not in dataset.column_names:
-        raise InputError(
-            f"no score column {column!r} in the dataset, which has {', '.join(map(repr, dataset.column_names))}: "
-            "score it first (run.score, or dataset.map with a scorer), or name another score column"
-        )
-    stored = read_column(dataset, column)
-    check_numbers(stored.type, column)
-    trajectories, ranks = (
-        read_column(dataset, name) if name in dataset.column_names else None
-        for name in (LOSS_TRAJECTORY, rank_column or rank_name(column))
-    )
-    scores = stored.cast(pa.float64(), safe=False).to_numpy() if stored.null_count else stored.to_numpy()
-    return scores.astype(np.float64, copy=False), recorded_rows(stored, trajectories, ranks).to_numpy()
-
-
-def check_numbers(held: pa.DataType, column: str) -> None:
-    # A column of nulls alone has no scores, and no other type.
-    if not (pa.types.is_floating(held) or pa.types.is_integer(held) or pa.types.is_null(held)):
-        raise InputError(f"column {column!r} holds {held}, not numbers: name another score column")
 
 
 def _with_ranks(dataset: Dataset, column: str, ranks: np.ndarray) -> Dataset:

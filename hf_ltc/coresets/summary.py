@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset
 from ..data.columns import read_column
 from ..data.inputs import require_dataset
 from ..data.labels import find_label_column
-from .select import read_scores
+from .scored import read_scores
 
 
 @dataclass(frozen=True)

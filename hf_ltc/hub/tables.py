@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from ..coresets.choose import Selection
-from ..coresets.select import decided, rank_coreset, select_coreset
+from ..coresets.scored import decided
+from ..coresets.select import rank_coreset, select_coreset
 from ..coresets.summary import describe_coreset
 from ..data.columns import (
     LOSS_TRAJECTORY,

@@ -8,9 +8,11 @@ import ray
 from datasets import Dataset
 from ray.cluster_utils import Cluster
 
-from hf_ltc.coresets import ray_data, ray_keys, ray_search
 from hf_ltc.coresets.choose import Selection
-from hf_ltc.coresets.ray_data import coreset_bounds
+from hf_ltc.coresets.ray import data as ray_data
+from hf_ltc.coresets.ray import keys as ray_keys
+from hf_ltc.coresets.ray import search as ray_search
+from hf_ltc.coresets.ray.data import coreset_bounds
 from hf_ltc.coresets.select import rank_coreset, select_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores.scorers import LTCScorer

@@ -248,7 +248,7 @@ import resource, sys
 import numpy as np, pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from hf_ltc.data.columns import read_column
-from hf_ltc.coresets.ray_data import Bound, CoresetBounds
+from hf_ltc.coresets.ray.data import Bound, CoresetBounds
 from hf_ltc.training.pixels.grey import find_grey_range
 from hf_ltc.data.identity import check_identity, dataset_identity
 from hf_ltc.data.shared_rows import shared_rows

@@ -11,7 +11,7 @@ from datasets import Dataset, Value
 
 from ...coresets.choose import Selection, choose
 from ...coresets.order import Balance
-from ...coresets.select import decided, read_clusters, read_probability, read_scores, read_typicality
+from ...coresets.scored import decided, read_clusters, read_probability, read_scores, read_typicality
 from ...data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, read_column, with_columns
 from ...data.inputs import require_dataset
 from ...data.labels import class_names, find_label_column, read_labels

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ...config import EvaluateConfig, RecordConfig, recorded_config
 from ...coresets.choose import Selection, coreset_size
-from ...coresets.select import read_scores
+from ...coresets.scored import read_scores
 from ...data.inputs import require_dataset
 from ...data.labels import (
     InputColumns,

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.columns import LOSS_TRAJECTORY, rank_name
-from ..utils.errors import InputError
-from .ray_search import Blocks
-from .select import recorded_rows
+from ...data.columns import LOSS_TRAJECTORY, rank_name
+from ...utils.errors import InputError
+from ..scored import recorded_rows
+from .search import Blocks
 
 # The columns that rows are chosen by, and those of them that rows have an order by.
 _KEYS, _VALUES = ("score", "label", "row", "typicality"), ("score", "typicality")

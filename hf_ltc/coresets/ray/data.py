@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ..data.columns import LOSS_TRAJECTORY, rank_name, typicality_name
-from ..utils.errors import InputError, as_input_error
-from .choose import Selection, coreset_size
-from .order import Keep, typical_places
-from .ray_keys import Counts, candidate_rows, count_classes, key_columns, keys_of
-from .ray_search import Blocks, Search, by_row, group_of, row_at
-from .select import check_numbers
+from ...data.columns import LOSS_TRAJECTORY, rank_name, typicality_name
+from ...utils.errors import InputError, as_input_error
+from ..choose import Selection, coreset_size
+from ..order import Keep, typical_places
+from ..scored import check_numbers
+from .keys import Counts, candidate_rows, count_classes, key_columns, keys_of
+from .search import Blocks, Search, by_row, group_of, row_at
 
 if TYPE_CHECKING:
     import ray.data

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..utils.errors import InputError
+from ...utils.errors import InputError
 
 # Counts that the driver holds, 24 bytes each, and bins of a class at most.
 _COUNTS, _BINS = 4_194_304, 1024
