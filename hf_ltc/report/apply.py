@@ -14,6 +14,7 @@ from ..data.identity import same_rows
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
 from ..recipe import Recipe
+from ..trajectories.align import dataset_places
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError, require
 from .audit import DUPLICATE, ISSUE, KINDS, OK
@@ -164,9 +165,7 @@ def undo_audit(
 
 def _rows(run: Trajectories, dataset: Dataset, numbers: np.ndarray, id_column: str | None) -> np.ndarray:
     """Where the rows with these numbers stand in the dataset; of one joined by id some may be gone."""
-    where = run.positions(dataset, id_column)
-    at = np.full(len(run), -1)
-    at[where[where >= 0]] = np.flatnonzero(where >= 0)
+    at = dataset_places(run, dataset, id_column)
     places = np.searchsorted(run.rows, numbers)
     if (places >= len(run)).any() or (run.rows[np.minimum(places, len(run) - 1)] != numbers).any():
         raise InputError("`table` has rows that were not recorded: give what `audit` made of this recording")

@@ -1,5 +1,6 @@
 """Which rows of a recorded dataset are worth a look: wrong labels, copies, rows that contradict others."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from ..data.labels import InputColumns
 from ..data.shared_rows import input_columns, shared_rows
 from ..recipe import Recipe
+from ..trajectories.align import dataset_places
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError, require
 from .duplicates import SIMILARITY, near_duplicates
@@ -85,49 +87,98 @@ def audit(
     Raises:
         InputError: for another dataset than the recorded one, and as [`ltc_scores`].
     """
-    require(fraction is None or 0 < fraction < 1, "fraction", fraction, "inside (0, 1)")
-    require(0 < similarity < 1, "similarity", similarity, "inside (0, 1)")
-    shared = np.zeros(len(trajectories), dtype=bool)
-    if dataset is not None:
-        shared = _shared(trajectories, dataset, validation, id_column)
-    votes = late_votes(trajectories)
+    found = find(
+        trajectories,
+        dataset,
+        validation,
+        fraction=fraction,
+        similarity=similarity,
+        duplicates=duplicates,
+        id_column=id_column,
+    )
     names = Recipe.from_dict(trajectories.recipe).dataset.names
-    winner = np.full(len(trajectories), -1) if votes is None else votes.winner
-    if names and winner.max(initial=-1) >= len(names):
-        raise InputError(
-            f"the signal {PREDICTED!r} has class {winner.max()}, and the dataset has {len(names)} classes: record the "
-            "numbers of its classes"
-        )
-    quality = wrong_label_quality(trajectories)
-    count = wrong_label_count(trajectories) if fraction is None else round(fraction * len(quality))
-    issues = np.zeros(len(quality), dtype=bool)
-    issues[np.argsort(quality, kind="stable")[:count]] = True
-    given = correct_share(trajectories, votes)
-    undecided = (given >= _UNDECIDED[0]) & (given <= _UNDECIDED[1])
-    group = np.full(len(trajectories), -1)
-    if duplicates and trajectories.features is not None:
-        group = near_duplicates(trajectories.features.of(trajectories.rows), similarity)
-    kinds = np.select([issues, shared, group >= 0, conflicting(trajectories), undecided], KINDS[:-1], OK)
     label = ClassLabel(names=names) if names else Value("int64")
     columns: dict[str, tuple[Any, Any]] = {
         "row": (pa.array(trajectories.rows), Value("int64")),
         **({} if trajectories.ids is None else {"id": (trajectories.ids, Value(str(trajectories.ids.type)))}),
         "label": (pa.array(trajectories.labels), label),
-        "suggested_label": (pa.array(winner, mask=winner < 0), label),
-        "label_quality": (pa.array(quality, pa.float32()), Value("float32")),
-        "is_label_issue": (pa.array(issues), Value("bool")),
-        "near_duplicate_group": (pa.array(group, mask=group < 0), Value("int64")),
-        "kind": (pa.array(kinds.tolist(), pa.string()), Value("string")),
+        "suggested_label": (pa.array(found.suggested, mask=found.suggested < 0), label),
+        "label_quality": (pa.array(found.quality, pa.float32()), Value("float32")),
+        "is_label_issue": (pa.array(found.issues), Value("bool")),
+        "near_duplicate_group": (pa.array(found.groups, mask=found.groups < 0), Value("int64")),
+        "kind": (pa.array(KINDS).take(pa.array(found.kinds)), Value("string")),
     }
     features = Features({name: feature for name, (_, feature) in columns.items()})
     return Dataset(pa.table([values for values, _ in columns.values()], schema=features.arrow_schema))
 
 
-def _shared(run: Trajectories, dataset: Dataset, validation: Dataset | None, id_column: str | None) -> np.ndarray:
-    """Which recorded rows have the image, or the text, of a validation sample: bool `(N,)`."""
-    where = run.positions(dataset, id_column)
-    at = np.full(len(run), -1)
-    at[where[where >= 0]] = np.flatnonzero(where >= 0)
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What an audit finds of each recorded row, `(N,)` each.
+
+    Args:
+        places (`np.ndarray`): int64, where it stands in the dataset, -1 if it is not there.
+        suggested (`np.ndarray`): int64, the suggested label, -1 where there is none.
+        quality (`np.ndarray`): float, as [`wrong_label_quality`] gives it.
+        issues (`np.ndarray`): bool, whether its label is called wrong.
+        groups (`np.ndarray`): int64, of near-duplicates, -1 for none.
+        conflicts (`np.ndarray`): bool, as [`conflicting`] gives it.
+        kinds (`np.ndarray`): int64, its place in [`KINDS`].
+    """
+
+    places: np.ndarray
+    suggested: np.ndarray
+    quality: np.ndarray
+    issues: np.ndarray
+    groups: np.ndarray
+    conflicts: np.ndarray
+    kinds: np.ndarray
+
+
+def find(
+    run: Trajectories,
+    dataset: Dataset | None,
+    validation: Dataset | None,
+    *,
+    fraction: float | None = None,
+    similarity: float = SIMILARITY,
+    duplicates: bool = True,
+    id_column: str | None = None,
+) -> Findings:
+    """What [`audit`] makes a table of; the arguments are its."""
+    require(fraction is None or 0 < fraction < 1, "fraction", fraction, "inside (0, 1)")
+    require(0 < similarity < 1, "similarity", similarity, "inside (0, 1)")
+    shared, places = np.zeros(len(run), dtype=bool), np.full(len(run), -1)
+    if dataset is not None:
+        places = dataset_places(run, dataset, id_column)
+        shared = _shared(run, dataset, places, validation, id_column)
+    votes = late_votes(run)
+    names = Recipe.from_dict(run.recipe).dataset.names
+    winner = np.full(len(run), -1) if votes is None else votes.winner
+    if names and winner.max(initial=-1) >= len(names):
+        raise InputError(
+            f"the signal {PREDICTED!r} has class {winner.max()}, and the dataset has {len(names)} classes: record the "
+            "numbers of its classes"
+        )
+    quality = wrong_label_quality(run)
+    count = wrong_label_count(run) if fraction is None else round(fraction * len(quality))
+    issues = np.zeros(len(quality), dtype=bool)
+    issues[np.argsort(quality, kind="stable")[:count]] = True
+    given = correct_share(run, votes)
+    undecided = (given >= _UNDECIDED[0]) & (given <= _UNDECIDED[1])
+    groups = np.full(len(run), -1)
+    if duplicates and run.features is not None:
+        groups = near_duplicates(run.features.of(run.rows), similarity)
+    conflicts = conflicting(run)
+    is_kind = [issues, shared, groups >= 0, conflicts, undecided]
+    kinds = np.select(is_kind, range(len(is_kind)), KINDS.index(OK))
+    return Findings(places, winner, quality, issues, groups, conflicts, kinds)
+
+
+def _shared(
+    run: Trajectories, dataset: Dataset, at: np.ndarray, validation: Dataset | None, id_column: str | None
+) -> np.ndarray:
+    """Which recorded rows, of which `at` says where they stand, have the image or text of a validation sample."""
     found = np.zeros(len(run), dtype=bool)
     recorded = Recipe.from_dict(run.recipe).dataset
 

@@ -79,3 +79,18 @@ def _by_id(run: "Trajectories", dataset: Dataset, column: str) -> np.ndarray:
     if len(where) and (where < 0).all():
         raise InputError(f"no id of column {column!r} was recorded: give the dataset that was, or its id column")
     return where
+
+
+def dataset_places(run: "Trajectories", dataset: Dataset, id_column: str | None = None) -> np.ndarray:
+    """Where each recorded row stands in a dataset: int64 `(N,)`, -1 for rows that one joined by id has not.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+        dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
+        id_column (`str`, *optional*): Likewise.
+    """
+    where = row_places(run, dataset, id_column, None)
+    places = np.full(len(run.rows), -1)
+    there = np.flatnonzero(where >= 0)
+    places[where[there]] = there
+    return places

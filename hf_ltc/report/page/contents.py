@@ -16,8 +16,7 @@ from ...scores.scorers import baseline_scores
 from ...scores.typicality import ltc_typicality
 from ...training.pixels.image_files import GreyRange
 from ...trajectories.value import Trajectories
-from ..audit import ISSUE, KINDS, OK, audit
-from ..suspicion import conflicting
+from ..audit import ISSUE, KINDS, OK, Findings, find
 from .numbers import (
     Histograms,
     LossLines,
@@ -31,7 +30,7 @@ from .numbers import (
     score_histograms,
 )
 from .previews import Previews, clipped, encodable, previews
-from .rows import ClassRows, budget_sizes, class_rows, kept_counts, map_rows, suspect_rows
+from .rows import BUDGETS, ClassRows, budget_sizes, class_rows, kept_counts, map_rows, suspect_rows
 
 # Rows that are shown since one that is listed is nearly the same.
 _ALIKE = 500
@@ -131,10 +130,9 @@ def gather(
     selection = Selection(balance=balance, typical=typical).decided(True)
     # Before the dataset is looked at: whether all that is asked for was recorded.
     known = {name: baseline_scores(run, name) for name in baselines}
-    where = run.positions(dataset, id_column)
     recipe = Recipe.from_dict(run.recipe)
-    audited = audit(run, dataset, validation, duplicates=len(run) <= MOST_COMPARED, id_column=id_column)
-    ranked = _ranked(run, audited, member, selection, known)
+    found = find(run, dataset, validation, duplicates=len(run) <= MOST_COMPARED, id_column=id_column)
+    ranked, at = _ranked(run, found, member, selection, known), found.places
     labels, odd = ranked.labels, ranked.kinds != KINDS.index(OK)
     names = _class_names(run, recipe)
     sizes = budget_sizes(len(run))
@@ -145,13 +143,11 @@ def gather(
     chosen = [suspects, np.flatnonzero(alike)[:_ALIKE], *(each.all for each in classes)]
     needed = np.unique(np.concatenate(chosen)).astype(np.int64)
     shown = np.union1d(needed, points)
-    at = np.full(len(run), -1)
-    at[where[where >= 0]] = np.flatnonzero(where >= 0)
     made = previews(dataset, recipe.dataset, _there(at[needed]), _there(at[points]), grey_range=_grey_range(recipe))
     grid = epoch_grid(run)
     means, of_classes = class_means(run, len(names), grid)
     parts = {
-        "kept": ranked.ranks < max(1, round(0.1 * len(run))),
+        "kept": ranked.ranks < sizes[BUDGETS.index(0.1)],
         "label issues": ranked.kinds == KINDS.index(ISSUE),
         "conflicting": np.isfinite(ranked.conflicts),
     }
@@ -185,7 +181,7 @@ def gather(
 
 def _ranked(
     run: Trajectories,
-    audited: Dataset,
+    found: Findings,
     variant: Mapping[str, str],
     selection: Selection,
     known: dict[str, np.ndarray],
@@ -200,20 +196,18 @@ def _ranked(
         typicality=typicality,
         typical=selection.typical or 0.0,
     )
-    table = audited.to_pandas()
-    numbers = {kind: number for number, kind in enumerate(KINDS)}
     probability, variability = data_map(run)
     return Ranked(
         labels=run.labels,
-        suggested=table["suggested_label"].fillna(-1).to_numpy(dtype=np.int64),
+        suggested=found.suggested,
         scores=scores,
         ranks=ranks,
-        kinds=table["kind"].map(numbers).to_numpy(dtype=np.int64),
-        groups=table["near_duplicate_group"].fillna(-1).to_numpy(dtype=np.int64),
-        quality=table["label_quality"].to_numpy(dtype=np.float64),
+        kinds=found.kinds,
+        groups=found.groups,
+        quality=found.quality,
         probability=probability,
         variability=variability,
-        conflicts=np.where(conflicting(run), ltc_scores(run, preset="das"), np.nan),
+        conflicts=np.where(found.conflicts, ltc_scores(run, preset="das"), np.nan),
         known=known,
     )
 

@@ -54,7 +54,7 @@ def recorded_facts(contents: Contents) -> list[tuple[str, str]]:
 
 def doubts(run: Trajectories, contents: Contents) -> list[str]:
     """The warnings that scoring gives, as sentences."""
-    kept = contents.ranked.ranks < max(1, len(run) // 10)
+    kept = contents.ranked.ranks < contents.sizes[BUDGETS.index(0.1)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_of_scores(run, run.runs, contents.ranked.scores, contents.variant, kept)
