@@ -16,6 +16,18 @@ from tests.texts import docstrings
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+def on_two_processes(*command):
+    """What a script prints that torchrun starts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ACCELERATE_USE_CPU": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def options(small, folder, run, batch_size):
     if not (folder / "data").exists():
         small.save_to_disk(str(folder / "data"))
@@ -40,15 +52,7 @@ def test_record_alone_and_launched(small, tmp_path):
     )
     assert "Kept 15 of 150 rows" in alone.stdout
     assert len(load_from_disk(str(tmp_path / "one-10pct"))) == 15
-    launched = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-        + options(small, tmp_path, "two", 16),
-        capture_output=True,
-        text=True,
-        env=os.environ | {"ACCELERATE_USE_CPU": "1"},
-    )
-    assert launched.returncode == 0, launched.stderr
-    assert launched.stdout.count("Kept 15 of 150 rows") == 1
+    assert on_two_processes(script, *options(small, tmp_path, "two", 16)).count("Kept 15 of 150 rows") == 1
     one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
     # Two processes with half of the batch take the same steps on the same rows.
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-4, rtol=1e-4)
@@ -72,15 +76,8 @@ def test_texts_alone_and_launched(tmp_path):
     kept = len(load_from_disk(str(tmp_path / "one-30pct")))
     assert said.startswith(f"Kept {kept} of {len(rows) - 12} texts") and not said.endswith("(0 were cut)")
     assert first.startswith("first: ") and last.startswith("last: ")
-    launched = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
-        + ["--batch-size", "16", "--output-dir", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"ACCELERATE_USE_CPU": "1"},
-    )
-    assert launched.returncode == 0, launched.stderr
-    assert launched.stdout.count("Kept ") == 1
+    said = on_two_processes(*script, "--batch-size", "16", "--output-dir", str(tmp_path / "two"))
+    assert said.count("Kept ") == 1
     one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-4, rtol=1e-4)
 
