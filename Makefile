@@ -4,7 +4,7 @@ BIN := .venv/bin
 LOWEST := .venv-lowest
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-lowest quality clean
+.PHONY: demo test test-lowest quality docs clean
 
 demo: .venv/.installed
 	$(BIN)/hf-ltc demo
@@ -24,17 +24,26 @@ quality: .venv/.installed-test
 	$(BIN)/deptry hf_ltc
 	$(BIN)/deptry tests examples benchmarks model_cards --ignore DEP002,DEP004
 
+# site/index.html. What is built stands as it does in the repository, so that links work in both.
+docs: .venv/.installed-test
+	rm -rf build/docs site
+	mkdir -p build/docs/benchmarks
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md docs examples model_cards build/docs
+	cp benchmarks/*.md build/docs/benchmarks
+	PYTHONPATH=. $(BIN)/zensical build --clean --strict
+
 .venv/.installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/python $(PIP) -e .
 	touch $@
 
 .venv/.installed-test: pyproject.toml | $(BIN)/pip
-	$(BIN)/python $(PIP) -e ".[test]"
+	$(BIN)/python $(PIP) --upgrade "pip>=25.1"
+	$(BIN)/python $(PIP) -e . --group test
 	touch $@ .venv/.installed
 
 # The list is made anew each time: uv keeps what stands in an old one.
 $(LOWEST)/.installed: pyproject.toml | $(LOWEST)/bin/uv
-	$(LOWEST)/bin/uv pip compile --quiet --upgrade --resolution lowest-direct --extra test --python $(LOWEST)/bin/python \
+	$(LOWEST)/bin/uv pip compile --quiet --upgrade --resolution lowest-direct --group test --python $(LOWEST)/bin/python \
 		--output-file $(LOWEST)/requirements.txt pyproject.toml
 	$(LOWEST)/bin/python $(PIP) --requirement $(LOWEST)/requirements.txt
 	$(LOWEST)/bin/python $(PIP) --no-deps -e .
@@ -50,4 +59,4 @@ $(LOWEST)/bin/uv: | $(LOWEST)/bin/pip
 	$(PYTHON) -m venv $*
 
 clean:
-	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

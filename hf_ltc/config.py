@@ -168,7 +168,7 @@ class RecordConfig:
     stop_when_stable: Share | None = option(
         None,
         "End a run early once LTC of all epochs and of their first half correlate this much: stability within "
-        "a run, and no evidence that another seed would rank the rows alike (`runs` shows that). In docs/choosing.md, "
+        "a run, and no evidence that another seed would rank the rows alike (`runs` shows that). In docs/results.md, "
         "0.9 saved half of the epochs or none, and cost accuracy.",
     )
 

@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str], str
     """A folder with a source archive and the wheel built from it, the files of the checkout, and what was said."""
     folder = tmp_path_factory.mktemp("built")
     sources = folder / "sources"
-    made = ("__pycache__", "build", "dist", "runs", "*.egg-info", ".*")
+    made = ("__pycache__", "build", "dist", "runs", "site", "*.egg-info", ".*")
     shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*made))
     # A package in a package, as deep as none of ours may be yet, with files beside the code.
     inner = sources / "hf_ltc" / "outer_room" / "inner_room"

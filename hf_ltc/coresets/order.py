@@ -11,7 +11,7 @@ from ..utils.errors import InputError
 
 Balance = Literal["class", "proportional", "none"]
 Keep = Literal["highest", "lowest"]
-# What won the benchmarks (docs/choosing.md).
+# What won the benchmarks (docs/results.md).
 TYPICAL = 0.1
 
 

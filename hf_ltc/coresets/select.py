@@ -212,7 +212,7 @@ def split_coreset(
     Returns:
         `datasets.DatasetDict`: `coreset`, as [`select_coreset`] keeps it; `conflicting`, the other rows with a
         negative score (their losses rise when those of the validation samples fall); and `rest`. Where labels were
-        wrong, models were better without the conflicting rows than with them (docs/audit.md). Rows held out as
+        wrong, models were better without the conflicting rows than with them (docs/guides/audit.md). Rows held out as
         validation samples are in none of them. All keep the order of the dataset, and have their rank.
 
     Raises:

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 """Score variants that have a name: LTC (arXiv 2503.09721), CLD (arXiv 2508.20230), DAS, the dynamic alignment score
 of AlignPrune (arXiv 2604.07306), and DAS weighted by uncertainty."""
-# What won the benchmarks (docs/choosing.md).
+# What won the benchmarks (docs/results.md).
 DEFAULT_PRESET = "weighted-das"
 DEFAULT = PRESETS[DEFAULT_PRESET]
 _CHOICES = {

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Below it, chance has more say in a ranking than the data.
 LOW = 0.5
 # Above this place a coreset is made of hard rows, and below this share of the rows these are worth less than random
-# ones (docs/choosing.md, "Where it is close").
+# ones (docs/results.md, "Where it is close").
 _HARD, _SMALL = 0.75, 0.2
 # Of what the validation loss fell by, the part that it may rise by again.
 _RISE = 0.2

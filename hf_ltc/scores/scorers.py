@@ -69,7 +69,11 @@ class LTCScorer:
 
         Args:
             trajectories ([`Trajectories`]): The recording.
-            of, aggregate, scope, weighting, preset: As for [`ltc_scores`].
+            of (`str`, *optional*): As for [`ltc_scores`], like the three that follow.
+            aggregate (`str`, *optional*): See `of`.
+            scope (`str`, *optional*): See `of`.
+            weighting (`str`, *optional*): See `of`.
+            preset (`str`, *optional*): A name for all four, as for [`ltc_scores`].
             column (`str`, *optional*, defaults to `"ltc_score"`): The column of scores that it adds.
             class_names (`Sequence[str]`, *optional*):
                 With `scope="class"`, if the label column holds strings (or integers that are not a `ClassLabel`): the
