@@ -34,6 +34,7 @@ from data import SIZES
 from datasets import ClassLabel, Dataset, Features, Image
 from filelock import FileLock, Timeout
 from recordings import DATASETS, provenance
+from results import write_results
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -46,7 +47,6 @@ from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig, prepare_training, steps_per_epoch, train_epoch
 from hf_ltc.training.models import create_model
 from hf_ltc.trajectories.run_dir import is_finished
-from hf_ltc.utils.files import write_json
 
 ROWS, EPOCHS, BATCH, FOLDS = 5_000, 15, 64, 5
 # The stem that the model was made with, as in recordings.py.
@@ -260,7 +260,7 @@ def write_tables(options: argparse.Namespace) -> None:
     settings = {"rows": ROWS, "model": MODEL, "epochs": EPOCHS, "batch_size": BATCH, "folds": FOLDS}
     tool = {"cleanlab": version("cleanlab")} if find_spec("cleanlab") else {}
     made = {"command": command, "settings": settings, **provenance(), **tool, "scores": rows, "rules": called}
-    write_json(here.with_suffix(".json"), made)
+    write_results(here.with_suffix(".json"), made)
     here.with_suffix(".md").write_text(f"Made by `{command}`; audit.py says how.\n\n{markdown(rows, called)}")
 
 

@@ -37,6 +37,7 @@ from accelerate.utils import set_seed
 from audit import BATCH, MODEL, STEM, place, rows_of
 from data import SIZES
 from recordings import DATASETS, provenance
+from results import read_results, write_results
 from tables import plus_minus
 
 from hf_ltc import Trajectories, audit, ltc_scores
@@ -240,7 +241,7 @@ def main() -> None:
     output, folder = Path(__file__).with_suffix(".json"), options.runs / "conflicting"
     folder.mkdir(parents=True, exist_ok=True)
     asked = {trial.name: trial for trial in trials_of(options.seeds, options.ways)}
-    for each in json.loads(output.read_text())["results"] if output.exists() else []:
+    for each in read_results(output)["results"] if output.exists() else []:
         path = folder / f"{Trial(each['dataset'], each['noise'], each['way'], each['seed']).name}.json"
         if not path.exists():
             write_json(path, each)
@@ -255,7 +256,7 @@ def main() -> None:
     target = f"{MODEL}, {STEPS} steps, batch {BATCH}, one-cycle SGD, peak learning rate {RATE:g}, bf16 autocast, "
     target += "crops and flips, tested after the last step"
     protocol = {"target": target, "share of rows weighted down in an epoch": SHARE}
-    write_json(output, {"command": command, "protocol": protocol, "note": note, **provenance(), "results": results})
+    write_results(output, {"command": command, "protocol": protocol, "note": note, **provenance(), "results": results})
     paired = "Gains are over the rows kept with the same seed, ± their deviation over seeds where there are several."
     text = f"Made by `{command}`; conflicting.py says how. {note}. {paired}\n\n{report(results)}\n"
     output.with_suffix(".md").write_text(text)

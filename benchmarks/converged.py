@@ -30,6 +30,7 @@ from data import AUGMENTED, Data
 from orders import ODDS, OTHERS, VARIANTS, Recorded
 from recordings import OPTIMIZERS, STEMS, path_of, provenance, trajectories
 from regret import report
+from results import read_results, write_results
 
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
 from hf_ltc.evaluation.trials import run_trials
@@ -236,7 +237,7 @@ def main() -> None:
     output, folder = Path(__file__).with_suffix(".json"), options.runs / "converged"
     folder.mkdir(parents=True, exist_ok=True)
     asked = {trial.name: trial for trial in trials_of(options.seeds)}
-    before = json.loads(output.read_text())["results"] if output.exists() else []
+    before = read_results(output)["results"] if output.exists() else []
     for each in before:
         trial = Trial(**{key: each[key] for key in ("dataset", "method", "budget", "seed", "noise", "target")})
         path = folder / f"{trial.name}.json"
@@ -261,7 +262,7 @@ def main() -> None:
         "note": f"{len(found)} of the {len(asked)} trials of {options.seeds} seeds are done",
         **provenance(),
     }
-    write_json(output, {**made, "results": list(found.values())})
+    write_results(output, {**made, "results": list(found.values())})
     said = f"Made by `{made['command']}`; converged.py says how. {made['note'].capitalize()}."
     output.with_suffix(".md").write_text(f"{said}\n\n{report(list(found.values()), DEFAULT_METHOD, UNSEEN)}\n")
 

@@ -36,6 +36,7 @@ from accelerate import Accelerator
 from candidates import CANDIDATES, MEMBERS, WEIGHTED, within_class_ranks
 from data import Data
 from recordings import OPTIMIZERS, STEMS, WINDOWS, path_of, provenance, stopped_at, trajectories
+from results import write_results
 from tables import markdown, noise_tables, on_all_rows, ranked, transfer_table
 
 from hf_ltc import Trajectories
@@ -45,7 +46,6 @@ from hf_ltc.evaluation.target import train_on
 from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.scores.ltc import DEFAULT_PRESET
 from hf_ltc.training.loop import TrainingConfig
-from hf_ltc.utils.files import write_json
 
 # 500 steps are 1.7 epochs of all rows and 17 of a tenth of them, which favors rows that are learned quickly; "longer"
 # checks that.
@@ -520,7 +520,7 @@ def main() -> None:
     if len(results) < asked:
         made["note"] = f"{len(results)} of {asked} trials: the others were not trained"
     output = here.with_name(f"coresets-{options.stage}.json")
-    write_json(output, {**made, **provenance(), "results": results})
+    write_results(output, {**made, **provenance(), "results": results})
     if options.stage == "noise":
         text = noise_tables(results)
     elif options.stage == "transfer":

@@ -27,11 +27,11 @@ from audit import BATCH, EPOCHS, MODEL, STEM, rows_of
 from datasets import Dataset
 from PIL import Image, ImageEnhance, ImageOps
 from recordings import DATASETS, provenance
+from results import write_results
 
 from hf_ltc import RecordConfig, Trajectories, record
 from hf_ltc.report.duplicates import SIMILARITY, near_duplicates
 from hf_ltc.trajectories.run_dir import is_finished
-from hf_ltc.utils.files import write_json
 
 COPIES = 100
 COSINES = (0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99)
@@ -192,7 +192,7 @@ def main() -> None:
         here, command = Path(__file__), "python benchmarks/duplicates.py --data DATA"
         settings = {"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH, "copies of each kind": COPIES}
         made = {"command": command, "settings": settings, **provenance(), "results": results}
-        write_json(here.with_suffix(".json"), made)
+        write_results(here.with_suffix(".json"), made)
         here.with_suffix(".md").write_text(f"Made by `{command}`; duplicates.py says how.\n\n{report(results)}\n")
 
 

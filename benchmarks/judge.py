@@ -31,6 +31,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from coresets import BATCH, DATASETS, RATE, STEPS, data_of
 from recordings import path_of, provenance, trajectories
+from results import read_results, write_results
 
 from hf_ltc import RecordConfig, Trajectories, record
 from hf_ltc.cli.demo import digits
@@ -46,7 +47,6 @@ from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.training.batches import image_batches
 from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig
-from hf_ltc.utils.files import finite, write_json
 
 CANDIDATES = (DEFAULT_METHOD, *OTHERS)
 FRACTIONS, SEEDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9), range(3)
@@ -137,7 +137,7 @@ def judge_digits(options: argparse.Namespace, fraction: float, seed: int) -> dic
 
 def truth_of_images() -> dict[tuple, float]:
     """The test accuracy by dataset, fraction, seed and method."""
-    stored = json.loads(Path(__file__).with_name("coresets-typical.json").read_text())
+    stored = read_results(Path(__file__).with_name("coresets-typical.json"))
     return {
         (trial["dataset"], trial["fraction"], trial["seed"], trial["method"]): trial["accuracy"]
         for trial in stored["results"]
@@ -352,7 +352,7 @@ def main() -> None:
         "summary": groups,
         "margins": margins,
     }
-    write_json(output, finite({**made, **provenance(), "cells": cells, "results": results}))
+    write_results(output, {**made, **provenance(), "cells": cells, "results": results})
     text = markdown(cells, groups, margins, firsts)
     output.with_suffix(".md").write_text(f"Made by `{command}`; judge.py says how.{left}\n\n{text}\n")
 

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from coresets import DATASETS, Trial, recording, train_trial
 from recordings import provenance
+from results import write_results
 from tables import plus_minus
 
 from hf_ltc import Trajectories, ltc_scores, ltc_typicality
 from hf_ltc.coresets.order import coreset_order
 from hf_ltc.evaluation.methods import DEFAULT_METHOD
 from hf_ltc.evaluation.trials import run_trials
-from hf_ltc.utils.files import write_json
 
 SEEDS = (0, 1, 2)
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -163,7 +163,7 @@ def main() -> None:
     lost = luck(results)
     command = "python benchmarks/luck.py --data DATA"
     output = Path(__file__).with_suffix(".json")
-    write_json(output, {"command": command, **provenance(), "overlap": shared, "luck": lost, "results": results})
+    write_results(output, {"command": command, **provenance(), "overlap": shared, "luck": lost, "results": results})
     said = "Mean ± deviation; one recording: 9 models, two: 3. The three recordings differ in nothing but the seed."
     output.with_suffix(".md").write_text(f"Made by `{command}`. {said}\n\n{text(shared, lost)}\n")
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from candidates import CANDIDATES, MEMBERS, WEIGHTED
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
+from results import write_results
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
 from hf_ltc.coresets.overlap import overlap
@@ -31,7 +32,6 @@ from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.reliability import doubt_of_validation, within_class_spearman
 from hf_ltc.trajectories.compare import stability
 from hf_ltc.utils.errors import InputError
-from hf_ltc.utils.files import write_json
 
 FIRST = (5, 10, 20)
 
@@ -182,7 +182,7 @@ def main() -> None:
         "learning rate": about["learning_rate"],
     }
     command = "python benchmarks/reliability.py"
-    write_json(
+    write_results(
         here.with_suffix(".json"),
         {
             "command": command,

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from results import write_results
+
 from hf_ltc.evaluation.pictures import RESULTS, markdown
 from hf_ltc.evaluation.results import Evaluation
-from hf_ltc.utils.files import write_json
 
 
 def write(found: Evaluation, script: Path, options: str) -> None:
@@ -16,6 +17,6 @@ def write(found: Evaluation, script: Path, options: str) -> None:
         options (`str`): Its options on the command line.
     """
     command, results = f"python benchmarks/{script.name} {options}", script.with_suffix(".json")
-    write_json(results, {"command": command, **found.to_dict()})
+    write_results(results, {"command": command, **found.to_dict()})
     text = markdown(found).replace(RESULTS, results.name)
     script.with_suffix(".md").write_text(f"Made by `{command}`.\n\n{text}")

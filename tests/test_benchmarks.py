@@ -1,6 +1,7 @@
 """Benchmarks, which no test runs, import names that are there."""
 
 import ast
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -17,3 +18,21 @@ def test_what_a_benchmark_imports_is_there(script):
             module = import_module(node.module)
             for name in node.names:
                 assert hasattr(module, name.name) or import_module(f"{node.module}.{name.name}")
+
+
+def test_records_are_read_as_they_were_written(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    results = import_module("results")
+    few = [{"rows": 1}] * 3
+    many = [{"same": None, "kind": kind, "rows": [1, 2]} for kind in (None, 1, 1.0, True, "a", *range(20))]
+    many[3]["only here"] = many[4]["nested"] = {"x": 0.1}
+    made = {"command": "python x.py", "few": few, "results": many, "nothing": []}
+    results.write_results(tmp_path / "x.json", made)
+    assert json.dumps(results.read_results(tmp_path / "x.json"), sort_keys=True) == json.dumps(made, sort_keys=True)
+    assert len((tmp_path / "x.json").read_text().splitlines()) < 60
+
+
+@pytest.mark.parametrize("file", sorted(SCRIPTS[0].parent.glob("*.json")), ids=lambda file: file.stem)
+def test_committed_results_can_be_reviewed(file):
+    # All lengths and windows of all scores: reliability.md has what is looked at.
+    assert file.stat().st_size < (200_000 if file.stem == "reliability" else 100_000)
