@@ -91,6 +91,42 @@ def class_numbers(values: Any, name: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
+def loss_table(values: Any, name: str) -> np.ndarray:
+    """A table of losses or of another per-sample metric: one row a checkpoint, one column a sample.
+
+    Args:
+        values (`np.ndarray`, `torch.Tensor` or `Sequence`): The table, `(L, N)`, of any kind of numbers.
+        name (`str`): What it is, for messages.
+
+    Returns:
+        `np.ndarray`: float32 `(L, N)`; no copy of one that is.
+
+    Raises:
+        InputError: for one of other dimensions, or of what are no numbers.
+    """
+    given = as_array(values, name)
+    if given.ndim != 2 or given.dtype.kind not in "iuf":
+        raise InputError(
+            f"`{name}` has shape {given.shape} and holds {given.dtype}: give a table of numbers, one row a checkpoint "
+            "and one column a sample"
+        )
+    # What is too large for float32 is infinite, which scores refuse, naming epoch and rows.
+    with np.errstate(over="ignore"):
+        return given.astype(np.float32, copy=False)
+
+
+def integers(values: Any, name: str) -> np.ndarray:
+    """Integers, such as epochs: int64 `(N,)`.
+
+    Raises:
+        InputError: for what is of another shape or kind.
+    """
+    given = as_array(values, name)
+    if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+        raise InputError(f"`{name}` has shape {given.shape} and holds {given.dtype}: give a list of integers")
+    return given.astype(np.int64, copy=False)
+
+
 def row_numbers(rows: Any, name: str, *, or_count: bool = False) -> tuple[np.ndarray, pa.Array | None]:
     """Numbers of rows that are given by number, by unique ids (and then the ids), or, with `or_count`, by how many.
 

@@ -8,13 +8,14 @@ is multiplied by the square root of how much the model's probability of the row'
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ..utils.errors import InputError, listed, require
 from .absent import absent_from_runs
 from .kernels import BLOCK, count_of, pass_over, run_spans, standardized
-from .protocol import Recorded, check_finite, check_recorded, losses_not_finite, shown_classes
+from .protocol import PlainLosses, Recorded, check_finite, check_recorded, losses_not_finite, shown_classes
 
 PRESETS: dict[str, dict[str, str]] = {
     "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
@@ -38,12 +39,13 @@ VARIANTS: list[dict[str, str]] = [dict(zip(_CHOICES, values)) for values in iter
 
 
 def ltc_scores(
-    trajectories: Recorded,
+    trajectories: Any,
+    validation_losses: Any = None,
+    *,
     of: str | None = None,
     aggregate: str | None = None,
     scope: str | None = None,
     weighting: str | None = None,
-    *,
     preset: str | None = None,
 ) -> np.ndarray:
     """Scores every recorded row by the correlation of its loss trajectory with those of the validation samples.
@@ -55,9 +57,12 @@ def ltc_scores(
     it by uncertainty.
 
     Args:
-        trajectories ([`Trajectories`]):
+        trajectories ([`Trajectories`], `np.ndarray` or `torch.Tensor`):
             The recording. Of several runs the score is the mean over those that recorded the row, and in which it is
-            not flat.
+            not flat. Or the rows' losses alone, `(L, N)`, the first of them of the untrained model; where it is not,
+            give [`Trajectories`] with its `epochs`.
+        validation_losses (`np.ndarray` or `torch.Tensor`, *optional*):
+            Beside losses, those of the validation samples at the same checkpoints, `(L, Q)`.
         of (`str`, *optional*, defaults to `"levels"`):
             What is correlated: `"differences"` of the loss from checkpoint to checkpoint, or `"levels"`, the loss.
         aggregate (`str`, *optional*, defaults to `"losses"`):
@@ -77,9 +82,19 @@ def ltc_scores(
 
     Raises:
         InputError: without validation samples (in a class, with `scope="class"`), with fewer than two differences, for
-            losses that are not finite, and for validation samples that are all flat.
+            losses that are not finite, and for validation samples that are all flat; for tables that do not go
+            together.
     """
     member = score_variant(of, aggregate, scope, weighting, preset=preset)
+    if validation_losses is not None:
+        if isinstance(trajectories, Recorded):
+            raise InputError(
+                "`validation_losses` go with an array of losses, and a recording has its own: leave them out, and "
+                "name the options of a variant, such as of='differences'"
+            )
+        if member["scope"] == "class":
+            raise InputError("losses alone have no classes: give Trajectories(losses, validation_losses, labels, ...)")
+        trajectories = PlainLosses.of(trajectories, validation_losses)
     runs = references(trajectories, **member)
     groups = trajectories.labels if member["scope"] == "class" else None
     trained = first_trained(trajectories, member)

@@ -3,11 +3,13 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from datasets import Dataset
 
+from ..data.inputs import loss_table
 from ..recipe import Recipe
 from ..utils.errors import InputError, listed, some_rows
 from .absent import absent_from_runs, all_finite
@@ -55,6 +57,48 @@ class RecordedColumns(Recorded, Protocol):
     def positions(
         self, dataset: Dataset, *, identity: Mapping[str, Any] | None = None
     ) -> np.ndarray: ...  # int64 (len(dataset),), -1 for rows that were not recorded
+
+
+@dataclass(frozen=True, eq=False)
+class PlainLosses:
+    """Two tables of losses, as a recording of one run that knows no more."""
+
+    losses: np.ndarray
+    validation_losses: np.ndarray
+    labels: np.ndarray
+    validation_labels: np.ndarray
+    rows: np.ndarray
+    validation_rows: np.ndarray
+    epochs: np.ndarray
+    lengths: tuple[int, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, losses: Any, validation_losses: Any) -> "PlainLosses":
+        """Checks the tables, `(L, N)` and `(L, Q)`, of any framework.
+
+        Raises:
+            InputError: for what are no tables of numbers, and for tables of different checkpoints.
+        """
+        train, held = loss_table(losses, "losses"), loss_table(validation_losses, "validation_losses")
+        if len(train) != len(held):
+            turned = train.shape[1] == held.shape[1]
+            fix = "they seem transposed, give losses.T and validation_losses.T" if turned else "give both of the same"
+            raise InputError(
+                f"`losses` has shape {train.shape} and `validation_losses` {held.shape}: their rows are checkpoints, "
+                f"{fix}"
+            )
+        n, q = train.shape[1], held.shape[1]
+        return cls(
+            losses=train,
+            validation_losses=held,
+            labels=np.zeros(n, dtype=np.int64),
+            validation_labels=np.zeros(q, dtype=np.int64),
+            rows=np.arange(n),
+            validation_rows=np.full(q, -1),
+            epochs=np.arange(len(train)),
+            lengths=(len(train),),
+        )
 
 
 def require_recorded(value: Any, name: str = "trajectories") -> None:

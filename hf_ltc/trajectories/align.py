@@ -1,12 +1,13 @@
 """Which row of a dataset is which recorded one: by number where it is the recorded dataset, or by id."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from ..data.columns import read_column
 from ..data.identity import check_identity
@@ -52,7 +53,16 @@ def _by_number(
         )
     where = np.full(len(dataset), -1, dtype=np.int64)
     where[run.rows] = np.arange(len(run.rows))
+    if not recorded.content:
+        _check_numbered_labels(run, dataset, where, recorded)
     return where
+
+
+def _check_numbered_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, recorded: Identity) -> None:
+    """Of losses from elsewhere nothing else tells whether they are of these rows."""
+    labels = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    if recorded.label_column is None and len(labels) == 1:
+        _check_labels(run, dataset, where, dataclasses.replace(recorded, label_column=labels[0]))
 
 
 def _check_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, recorded: Identity) -> None:

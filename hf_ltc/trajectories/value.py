@@ -20,7 +20,7 @@ from ..data.columns import (
     typicality_name,
     with_columns,
 )
-from ..data.inputs import class_numbers
+from ..data.inputs import class_numbers, integers, loss_table
 from ..recipe import Recipe
 from ..scores import ltc, reliability, scorers, typicality
 from ..utils import files
@@ -30,7 +30,10 @@ from . import combine, run_dir, tables
 from .align import row_places
 from .exchange import ExchangeMixin
 from .features import RowFeatures, feature_columns, require_features
-from .run_dir import LOSSES, write_rows
+from .run_dir import LOSSES, EpochTable, write_rows
+
+# A field that is not given has its value once the others are known.
+_LATER: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,22 +45,28 @@ class Trajectories(ExchangeMixin):
     those by each run. Where validation samples rotate over the runs (`RecordConfig.rotate_validation`), rows and
     validation samples are those of any run, and what a run did not record of them is NaN at all of its checkpoints.
 
+    Losses of any training will do: the first four, arrays or tensors of any floating-point type, are enough.
+
     Args:
         losses (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy of row `rows[i]` at checkpoint `epochs[t]`.
             From `load(..., mmap=True)` it is read from disk epoch by epoch instead.
         validation_losses (`np.ndarray`): float32 `(L, Q)`.
         labels (`np.ndarray`): int64 `(N,)`, classes as numbered by the dataset's `ClassLabel`.
         validation_labels (`np.ndarray`): int64 `(Q,)`.
-        rows (`np.ndarray`): int64 `(N,)`, row numbers in the source dataset, increasing.
-        validation_rows (`np.ndarray`): int64 `(Q,)`, row numbers in the source dataset, or -1 if from another split.
-        epochs (`np.ndarray`): int64 `(L,)`, training epochs before each checkpoint, 0 being the untrained model.
-        lengths (`tuple[int, ...]`): Checkpoints of each run; they sum to L.
-        signals (`Mapping[str, np.ndarray]`):
+        rows (`np.ndarray`, *optional*):
+            int64 `(N,)`, row numbers in the source dataset, increasing; 0 to N - 1 if not given.
+        validation_rows (`np.ndarray`, *optional*):
+            int64 `(Q,)`, row numbers in the source dataset, or -1 if from another split, as all are if not given.
+        epochs (`np.ndarray`, *optional*):
+            int64 `(L,)`, training epochs before each checkpoint, 0 being the untrained model; 0, 1, ... if not given.
+        lengths (`tuple[int, ...]`, *optional*): Checkpoints of each run; they sum to L. One run if not given.
+        signals (`Mapping[str, np.ndarray]`, *optional*):
             Per-sample metrics, float32 `(L, N)` each: margin, correct, el2n, evaluation_loss, ...; predicted are class
             numbers.
         ids (`pyarrow.Array`, *optional*): `(N,)` unique ids of the rows, where the dataset has such a column.
-        recipe (`dict`): How it was made: settings, dataset identity, versions, hardware, seconds.
-        loss_name (`str`): Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
+        recipe (`dict`, *optional*): How it was made: settings, dataset identity, versions, hardware, seconds.
+        loss_name (`str`, *optional*, defaults to `"training_loss"`):
+            Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
         features ([`RowFeatures`], *optional*):
             What the source model's last layer saw of each row (`RecordConfig.features`), by the row's number:
             `features.of(rows)` is float16 `(n, D)`.
@@ -70,10 +79,10 @@ class Trajectories(ExchangeMixin):
     validation_losses: Any
     labels: np.ndarray
     validation_labels: np.ndarray
-    rows: np.ndarray
-    validation_rows: np.ndarray
-    epochs: np.ndarray
-    lengths: tuple[int, ...]
+    rows: np.ndarray = _LATER
+    validation_rows: np.ndarray = _LATER
+    epochs: np.ndarray = _LATER
+    lengths: tuple[int, ...] = _LATER
     signals: Mapping[str, Any] = field(default_factory=dict)
     ids: Any = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -84,13 +93,29 @@ class Trajectories(ExchangeMixin):
         # Refuses one in which what checks rely on is malformed.
         Recipe.from_dict(self.recipe)
         for name in ("labels", "validation_labels"):
-            object.__setattr__(self, name, class_numbers(getattr(self, name), name))
+            self._set(name, class_numbers(getattr(self, name), name))
+        for name in ("losses", "validation_losses"):
+            self._set(name, _table(getattr(self, name), name))
+        self._set("signals", {name: _table(table, name) for name, table in self.signals.items()})
+        usual = {
+            "rows": np.arange(len(self.labels)),
+            "validation_rows": np.full(len(self.validation_labels), -1),
+            "epochs": np.arange(len(self.losses)),
+        }
+        for name, values in usual.items():
+            self._set(name, values if getattr(self, name) is None else integers(getattr(self, name), name))
+        if self.lengths is None:
+            self._set("lengths", (len(self.epochs),))
         checkpoints, n, q = len(self.epochs), len(self.rows), len(self.validation_labels)
         shapes = {"losses": (self.losses, n), "validation_losses": (self.validation_losses, q)}
         shapes |= {name: (table, n) for name, table in self.signals.items()}
         for name, (table, columns) in shapes.items():
-            if tuple(table.shape) != (checkpoints, columns):
-                raise InputError(f"{name} has shape {tuple(table.shape)}, not ({checkpoints}, {columns})")
+            rows, found = tuple(table.shape)
+            if (rows, found) != (checkpoints, columns):
+                wanted = f"{name} has shape ({rows}, {found}), not"
+                if rows == columns != found:
+                    raise InputError(f"{wanted} (checkpoints, samples): it seems transposed, give {name}.T")
+                raise InputError(f"{wanted} ({checkpoints}, {columns})")
         if sum(self.lengths) != checkpoints or min(self.lengths, default=1) < 1:
             raise InputError(f"lengths {self.lengths} must be 1 or more each and sum to {checkpoints} checkpoints")
         for name, values, count in (
@@ -107,6 +132,9 @@ class Trajectories(ExchangeMixin):
                 f"loss_name is {self.loss_name!r}: it must be {' or '.join(LOSSES)}, and of no signal "
                 f"({', '.join(self.signals) or 'none'})"
             )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -303,6 +331,7 @@ class Trajectories(ExchangeMixin):
         typical: float | None = None,
         baselines: Sequence[str] = (),
         id_column: str | None = None,
+        label_column: str | None = None,
         **variant: Any,
     ) -> Dataset:
         """Adds `loss_trajectory`, `ltc_score`, `ltc_typicality` and `ltc_rank` at once, as [`LTCScorer`] and
@@ -317,6 +346,7 @@ class Trajectories(ExchangeMixin):
                 Known scores to add beside, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
                 rows held out; they do not change the rank.
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
+            label_column (`str`, *optional*): The column with the classes; as recorded, or the only one, if not given.
             **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
         Returns:
@@ -342,7 +372,7 @@ class Trajectories(ExchangeMixin):
         for name, found in known.items():
             values = np.where(where >= 0, found[where], np.nan).astype(np.float32)
             columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
-        label_column = Recipe.from_dict(self.recipe).dataset.label_column
+        label_column = label_column or Recipe.from_dict(self.recipe).dataset.label_column
         ranked = select.rank_coreset(
             with_columns(dataset, columns), balance=balance, label_column=label_column, typical=typical
         )
@@ -350,3 +380,8 @@ class Trajectories(ExchangeMixin):
         kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
         reliability.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
         return ranked
+
+
+def _table(values: Any, name: str) -> Any:
+    """A table as it is read from disk stays there."""
+    return values if isinstance(values, EpochTable) else loss_table(values, name)

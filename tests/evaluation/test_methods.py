@@ -72,7 +72,8 @@ def test_scores_are_those_of_the_functions(run):
     np.testing.assert_array_equal(method_scores("cld", run), ltc_scores(run, preset="cld"))
     for weighting, end in (("none", ""), ("uncertainty", "-uncertainty")):
         np.testing.assert_array_equal(
-            method_scores("levels-losses-class" + end, run), ltc_scores(run, "levels", "losses", "class", weighting)
+            method_scores("levels-losses-class" + end, run),
+            ltc_scores(run, of="levels", aggregate="losses", scope="class", weighting=weighting),
         )
     for name in BASELINES:
         np.testing.assert_array_equal(method_scores(name, run), baseline_scores(run, name))

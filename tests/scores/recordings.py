@@ -25,6 +25,11 @@ VARIANTS = [
 WEIGHED = [(*member[:3], "uncertainty") for member in VARIANTS]
 
 
+def named(member):
+    """A score variant as options."""
+    return dict(zip(("of", "aggregate", "scope", "weighting"), member))
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """What scoring needs of a recording."""

@@ -10,7 +10,7 @@ import pytest
 from hf_ltc.scores.explain import explain, explain_validation
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.utils.errors import InputError
-from tests.scores.recordings import OnDisk, Run, make_run
+from tests.scores.recordings import OnDisk, Run, make_run, named
 
 
 def correlations(run: Run, rows: Any, of: str = "differences") -> np.ndarray:
@@ -39,8 +39,8 @@ def test_correlations_are_the_terms_of_the_score(of):
         run, validation_losses=run.validation_losses[:, 2:3], validation_labels=np.zeros(1, int)
     )
     member = (of, "correlations", "dataset", "none")
-    np.testing.assert_allclose(found[:, 2], ltc_scores(single, *member)[[0, 2, 59]], atol=1e-6)
-    np.testing.assert_allclose(found.mean(axis=1), ltc_scores(run, *member)[[0, 2, 59]], atol=1e-6)
+    np.testing.assert_allclose(found[:, 2], ltc_scores(single, **named(member))[[0, 2, 59]], atol=1e-6)
+    np.testing.assert_allclose(found.mean(axis=1), ltc_scores(run, **named(member))[[0, 2, 59]], atol=1e-6)
 
 
 def test_explain_names_the_extremes():

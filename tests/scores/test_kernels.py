@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.utils.errors import InputError
-from tests.scores.recordings import VARIANTS, WEIGHED, OnDisk, directly, falling, make_run
+from tests.scores.recordings import VARIANTS, WEIGHED, OnDisk, directly, falling, make_run, named
 
 
 # Kinds of trajectories: float64 (L, N), of size about one.
@@ -58,7 +58,7 @@ def test_flat_tiny_and_huge_losses_are_exact(kind, scale, of):
         run = make_run(n=n, q=3, lengths=(length,), losses=losses)
         for weighting in ("none", "uncertainty"):
             member = (of, "correlations", "dataset", weighting)
-            np.testing.assert_allclose(ltc_scores(run, *member), directly(run, *member), atol=1e-5, rtol=0)
+            np.testing.assert_allclose(ltc_scores(run, **named(member)), directly(run, *member), atol=1e-5, rtol=0)
 
 
 @given(
@@ -80,7 +80,7 @@ def test_scores_are_scipys(seed, kinds, exponents, length, n, q, member):
     run = make_run(n, q, (length,), classes=1, losses=losses, validation_losses=validation_losses)
     expected = directly(run, *member)
     try:
-        scores = ltc_scores(run, *member)
+        scores = ltc_scores(run, **named(member))
     except InputError as error:
         assert "flat" in str(error)
         # Of a mean that is flat, the direct computation may leave what float64 rounds.
@@ -99,10 +99,10 @@ def test_arrays_tables_on_disk_and_columns_agree(member, tmp_path):
     losses[:, 50:100] *= 1e-12
     losses[:, 100] = 3
     run = dataclasses.replace(run, losses=losses)
-    scores = ltc_scores(run, *member)
+    scores = ltc_scores(run, **named(member))
     on_disk = OnDisk(losses)
     read = ltc_scores(
-        dataclasses.replace(run, losses=on_disk, validation_losses=OnDisk(run.validation_losses)), *member
+        dataclasses.replace(run, losses=on_disk, validation_losses=OnDisk(run.validation_losses)), **named(member)
     )
     np.save(tmp_path / "losses.npy", losses)
     mapped = dataclasses.replace(run, losses=np.load(tmp_path / "losses.npy", mmap_mode="r"))
@@ -110,7 +110,7 @@ def test_arrays_tables_on_disk_and_columns_agree(member, tmp_path):
     column = scorer(pa.table({"loss_trajectory": list(losses.T), "label": run.labels}))["ltc_score"]
     assert column.type == pa.float32()
     assert np.flatnonzero(np.isnan(scores)).tolist() == column.is_null().to_numpy().nonzero()[0].tolist() == [100]
-    for other in (read, ltc_scores(mapped, *member), column.to_numpy()):
+    for other in (read, ltc_scores(mapped, **named(member)), column.to_numpy()):
         np.testing.assert_allclose(other, scores, atol=1e-6, rtol=0)
 
 
@@ -131,7 +131,7 @@ def test_a_table_on_disk_is_scored_without_holding_it(weighting):
     table = Generated()
     run = make_run(n=n, lengths=(length,), losses=table)
     tracemalloc.start()
-    ltc_scores(run, "differences", weighting=weighting)
+    ltc_scores(run, of="differences", weighting=weighting)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < length * n * 4 / 3

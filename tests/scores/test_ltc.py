@@ -1,9 +1,11 @@
 """LTC and its family against scipy, on arrays, on tables read epoch by epoch and in `map`."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +14,8 @@ from hf_ltc.scores.explain import explain
 from hf_ltc.scores.ltc import DEFAULT, PRESETS, ltc_scores, references
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.utils.errors import InputError
-from tests.scores.recordings import VARIANTS, WEIGHED, directly, make_run, unsure
+from tests.helpers import error_of
+from tests.scores.recordings import VARIANTS, WEIGHED, directly, make_run, named, unsure
 
 
 def test_presets_are_the_papers_and_the_default_is_a_member():
@@ -20,12 +23,14 @@ def test_presets_are_the_papers_and_the_default_is_a_member():
     assert tuple(DEFAULT.values()) in VARIANTS + WEIGHED
     assert sorted(tuple(member.values()) for member in ltc.VARIANTS) == sorted(VARIANTS + WEIGHED)
     np.testing.assert_array_equal(
-        ltc_scores(run, preset="ltc"), ltc_scores(run, "differences", "correlations", "dataset", "none")
+        ltc_scores(run, preset="ltc"),
+        ltc_scores(run, of="differences", aggregate="correlations", scope="dataset", weighting="none"),
     )
     np.testing.assert_array_equal(
-        ltc_scores(run, preset="cld"), ltc_scores(run, "differences", "losses", "class", "none")
+        ltc_scores(run, preset="cld"),
+        ltc_scores(run, of="differences", aggregate="losses", scope="class", weighting="none"),
     )
-    plain = ltc_scores(run, "levels", "losses", "dataset", "none")
+    plain = ltc_scores(run, of="levels", aggregate="losses", scope="dataset", weighting="none")
     np.testing.assert_array_equal(ltc_scores(run, preset="das"), plain)
     np.testing.assert_array_equal(ltc_scores(run), ltc_scores(run, **DEFAULT))
     np.testing.assert_array_equal(ltc_scores(run), ltc_scores(run, preset="weighted-das"))
@@ -36,7 +41,7 @@ def test_presets_are_the_papers_and_the_default_is_a_member():
 @pytest.mark.parametrize("lengths", [(3,), (12,), (40,), (5, 3, 14)], ids=str)
 def test_every_member_is_its_definition(member, lengths):
     run = make_run(lengths=lengths)
-    scores = ltc_scores(run, *member)
+    scores = ltc_scores(run, **named(member))
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, directly(run, *member), atol=1e-5, rtol=0)
 
@@ -45,22 +50,22 @@ def test_every_member_is_its_definition(member, lengths):
 @settings(max_examples=25, deadline=None)
 def test_scores_do_not_change_with_units_and_follow_their_rows(seed, member, power):
     run = make_run(seed=seed, lengths=(6, 4))
-    scores = ltc_scores(run, *member)
+    scores = ltc_scores(run, **named(member))
     order = np.random.default_rng(seed).permutation(60)
     moved = dataclasses.replace(run, losses=2.0**power * run.losses[:, order], labels=run.labels[order])
-    np.testing.assert_allclose(ltc_scores(moved, *member), scores[order], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(ltc_scores(moved, **named(member)), scores[order], atol=1e-6, rtol=0)
     assert (np.abs(scores) <= 1).all()
 
 
 def test_one_row_and_one_validation_sample():
     run = make_run(n=1, q=1, lengths=(5,), classes=1)
     for member in VARIANTS:
-        np.testing.assert_allclose(ltc_scores(run, *member), directly(run, *member), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(ltc_scores(run, **named(member)), directly(run, *member), atol=1e-5, rtol=0)
     same = dataclasses.replace(run, validation_losses=run.losses)
     for member in VARIANTS:
-        np.testing.assert_allclose(ltc_scores(same, *member), 1, atol=1e-6)
+        np.testing.assert_allclose(ltc_scores(same, **named(member)), 1, atol=1e-6)
     for member in WEIGHED:
-        assert ltc_scores(same, *member) == pytest.approx(unsure(run.losses[:, 0], run.epochs) ** 0.5)
+        assert ltc_scores(same, **named(member)) == pytest.approx(unsure(run.losses[:, 0], run.epochs) ** 0.5)
     assert ltc_scores(make_run(n=0)).shape == (0,)
 
 
@@ -74,7 +79,7 @@ def test_flat_rows_have_no_score_and_the_others_do_not_notice():
     assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 5]
     np.testing.assert_array_equal(np.delete(scores, [3, 5]), np.delete(ltc_scores(run, preset="ltc"), [3, 5]))
     for weighting in ("none", "uncertainty"):
-        assert np.flatnonzero(np.isnan(ltc_scores(flat, "levels", weighting=weighting))).tolist() == [3]
+        assert np.flatnonzero(np.isnan(ltc_scores(flat, of="levels", weighting=weighting))).tolist() == [3]
 
 
 def test_a_row_flat_in_one_run_has_the_score_of_the_others():
@@ -119,7 +124,7 @@ def test_references_sum_to_zero_and_give_the_scores(member):
         assert reference.shape == (len(x), 1 if member[2] == "dataset" else 3)
         np.testing.assert_allclose(reference.sum(axis=0), 0, atol=1e-12)
         total += (u * reference[:, run.labels if member[2] == "class" else np.zeros(60, dtype=int)]).sum(axis=0)
-    np.testing.assert_allclose(ltc_scores(run, *member), total / 2, atol=1e-6)
+    np.testing.assert_allclose(ltc_scores(run, **named(member)), total / 2, atol=1e-6)
 
 
 # Bad recordings.
@@ -135,11 +140,11 @@ def test_losses_that_are_not_finite_are_named(value, of):
     with pytest.raises(
         InputError, match=r"epoch 3 of run 1 has 2 losses that are not finite \(rows 9, 19\).*truncate"
     ):
-        ltc_scores(dataclasses.replace(run, losses=losses), of)
+        ltc_scores(dataclasses.replace(run, losses=losses), of=of)
     validation_losses = run.validation_losses.copy()
     validation_losses[0, 4] = value
     with pytest.raises(InputError, match=r"epoch 0 of run 0 has 1 validation losses .* \(rows 4\): (?!.*truncate)"):
-        ltc_scores(dataclasses.replace(run, validation_losses=validation_losses), of)
+        ltc_scores(dataclasses.replace(run, validation_losses=validation_losses), of=of)
     with pytest.raises(InputError, match="not finite"):
         explain(dataclasses.replace(run, losses=losses), [9])
 
@@ -184,3 +189,50 @@ def test_choices_are_checked():
                 if value != member[name]:
                     with pytest.raises(InputError, match=f"leave {name}='{value}' out"):
                         ltc_scores(run, **{name: value}, preset=preset)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_two_arrays_of_any_kind_are_enough(dtype):
+    run = make_run(lengths=(8,))
+    losses, validation_losses = (
+        torch.tensor(each, requires_grad=True).to(getattr(torch, dtype))
+        for each in (run.losses, run.validation_losses)
+    )
+    exact = dtype in ("float32", "float64")
+    expected = ltc_scores(run) if exact else ltc_scores(losses.detach().float(), validation_losses.detach().float())
+    np.testing.assert_array_equal(ltc_scores(losses, validation_losses), expected)
+    plain = losses.detach().double().numpy()
+    np.testing.assert_array_equal(ltc_scores(plain.tolist(), validation_losses=validation_losses), expected)
+    np.testing.assert_array_equal(
+        ltc_scores(np.asfortranarray(plain), validation_losses, preset="ltc"),
+        ltc_scores(dataclasses.replace(run, losses=plain.astype(np.float32)), preset="ltc")
+        if exact
+        else ltc_scores(plain, validation_losses.detach().float(), preset="ltc"),
+    )
+
+
+@pytest.mark.parametrize(
+    "losses, validation_losses, said",
+    [
+        (np.zeros((60, 8)), np.zeros((12, 8)), r"shape \(60, 8\) and `validation_losses` \(12, 8\).*transposed"),
+        (np.zeros((8, 60)), np.zeros((12, 8)), r"their rows are checkpoints, give both of the same"),
+        (np.zeros(8), np.zeros((8, 12)), r"`losses` has shape \(8,\) and holds float64: give a table of numbers"),
+        (np.full((8, 60), "a"), np.zeros((8, 12)), "`losses` has shape .8, 60. and holds <U1"),
+        ([[1.0, 2.0], [3.0]], np.zeros((8, 12)), "`losses` is no array"),
+        (
+            np.full((8, 60), np.nan),
+            np.ones((8, 12)) * np.arange(8)[:, None] ** 2,
+            "epoch 0 has 60 losses that are not",
+        ),
+        (np.full((8, 60), 1e300), np.ones((8, 12)) * np.arange(8)[:, None] ** 2, "epoch 0 has 60 losses that are not"),
+        (np.zeros((2, 60)), np.zeros((2, 12)), "a run of 2 checkpoints has fewer than two differences"),
+    ],
+)
+def test_arrays_that_cannot_be_scored_are_refused(losses, validation_losses, said):
+    assert re.search(said, error_of(ltc_scores, losses, validation_losses))
+
+
+def test_what_goes_not_with_two_arrays_is_refused():
+    run = make_run()
+    assert "losses alone have no classes" in error_of(ltc_scores, run.losses, run.validation_losses, preset="cld")
+    assert "a recording has its own: leave them out" in error_of(ltc_scores, run, "differences")

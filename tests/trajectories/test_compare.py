@@ -7,6 +7,7 @@ import warnings
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from hypothesis import given, settings
@@ -158,11 +159,11 @@ def test_a_small_coreset_of_hard_rows_is_a_doubt():
 def test_the_first_rows_of_the_order_are_looked_at(monkeypatch):
     seen = {}
     monkeypatch.setattr(doubts, "doubt_of_hard", lambda *given: seen.update(kept=given[0]))
-    run = make(0)
+    run = make(0, ids=pa.array(np.arange(N)))
     plain = Dataset.from_dict({"label": run.labels, "row": run.rows}).cast_column("label", ClassLabel(num_classes=4))
     for typical in (0, 0.1):
         order = coreset_order(ltc_scores(run), run.labels, typicality=ltc_typicality(run), typical=typical)
-        run.score(plain.select(np.argsort(-run.rows)), typical=typical)
+        run.score(plain.select(np.argsort(-run.rows)), typical=typical, id_column="row")
         np.testing.assert_array_equal(seen["kept"], order < N // 10)
 
 

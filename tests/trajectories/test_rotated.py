@@ -18,7 +18,7 @@ from hf_ltc.trajectories.compare import reliability, stability
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.helpers import error_of, refused
-from tests.scores.recordings import VARIANTS, WEIGHED, directly, pearson
+from tests.scores.recordings import VARIANTS, WEIGHED, directly, named, pearson
 from tests.trajectories.recordings import CLASSES, FLAT, ROWS, assert_equal, dataset, labels_of, make, rotated
 
 SHAPES = [{"count": 2, "fraction": 0.2}, {"count": 5}, {"lengths": (4, 6, 13), "fraction": 0.3}]
@@ -68,7 +68,7 @@ def test_scores_are_the_means_over_the_runs_that_recorded_a_row(shape, member):
     each = rotated(**shape)
     together = Trajectories.average(each)
     expected = mean_over_runs(each, [directly(run, *member) for run in each])
-    found = ltc_scores(together, *member)
+    found = ltc_scores(together, **named(member))
     np.testing.assert_allclose(found, expected, atol=2e-6)
     assert np.isnan(found[FLAT]) and not np.isnan(np.delete(found, FLAT)).any()
 

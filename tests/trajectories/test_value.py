@@ -1,11 +1,13 @@
 """Trajectories as a value: checked, cut, and put beside the rows of the dataset they were recorded on."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import List, Value
+import torch
+from datasets import ClassLabel, Dataset, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
-from tests.helpers import refused
+from tests.helpers import error_of, refused
 from tests.trajectories.recordings import (
     FLAT,
     HELD,
@@ -288,3 +290,60 @@ def test_score_names_bad_losses():
     losses[2, 5] = np.nan
     with pytest.raises(InputError, match="epoch 2"):
         dataclasses.replace(run, losses=losses).score(dataset())
+
+
+def test_what_is_not_given_has_its_usual_value():
+    run = make()
+    plain = Trajectories(
+        torch.tensor(run.losses, requires_grad=True, dtype=torch.float64),
+        run.validation_losses.tolist(),
+        run.labels,
+        run.validation_labels,
+        signals={"margin": run.losses.astype(np.float16)},
+    )
+    assert plain.losses.dtype == plain.signals["margin"].dtype == np.float32
+    np.testing.assert_array_equal(plain.losses, run.losses)
+    assert plain.rows.tolist() == [*range(50)] and plain.validation_rows.tolist() == [-1] * 10
+    assert plain.epochs.tolist() == [*range(5)] and plain.lengths == (5,)
+    # Losses that are float32 are not copied.
+    assert dataclasses.replace(run).losses is run.losses
+    other = Trajectories(
+        run.losses, run.validation_losses, run.labels, run.validation_labels, rows=range(50), epochs=range(1, 6)
+    )
+    assert other.epochs.tolist() == [1, 2, 3, 4, 5] and other.rows.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "losses, validation_losses, said",
+    [
+        (
+            np.zeros((50, 5)),
+            np.zeros((10, 5)),
+            r"losses has shape \(50, 5\), not \(checkpoints, samples\): .* losses.T",
+        ),
+        (np.zeros((5, 50)), np.zeros((10, 5)), r"validation_losses has shape \(10, 5\), .* give validation_losses.T"),
+        (np.zeros((5, 49)), np.zeros((5, 10)), r"losses has shape \(5, 49\), not \(5, 50\)"),
+        (np.zeros((5, 50, 2)), np.zeros((5, 10)), r"`losses` has shape \(5, 50, 2\) and holds float64: give a table"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(losses, validation_losses, said):
+    assert re.search(said, error_of(Trajectories, losses, validation_losses, np.zeros(50), np.zeros(10)))
+
+
+def test_rows_and_epochs_are_integers():
+    for name in ("rows", "validation_rows", "epochs"):
+        changed = {name: np.asarray(getattr(make(), name)) / 2}
+        assert f"`{name}` has shape" in error_of(dataclasses.replace, make(), **changed)
+
+
+def test_losses_from_elsewhere_are_of_the_rows_with_their_labels():
+    labels = np.arange(50) % 4
+    rows = Dataset.from_dict({"label": labels}).cast_column("label", ClassLabel(num_classes=4))
+    losses = np.random.default_rng(0).random((5, 60))
+    run = Trajectories(losses[:, :50], losses[:, 50:], labels, np.arange(10) % 4)
+    assert sorted(run.score(rows)["ltc_rank"]) == [*range(50)]
+    two = rows.add_column("coarse", labels % 2).cast_column("coarse", ClassLabel(num_classes=2))
+    assert "choose one with `label_column`" in error_of(run.score, two)
+    assert run.score(two, label_column="label")["ltc_rank"] == run.score(rows)["ltc_rank"]
+    turned = rows.select([*range(49, -1, -1)])
+    assert "rows have another label in column 'label'" in error_of(run.score, turned)
