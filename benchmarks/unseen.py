@@ -40,7 +40,7 @@ from hf_ltc.coresets.choose import Selection, rank
 from hf_ltc.data.load import load_split
 from hf_ltc.evaluation.target import train_on
 from hf_ltc.evaluation.trials import run_trials
-from hf_ltc.scores.kernels import uncertainty
+from hf_ltc.scores.windows import uncertainty
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.reliability import within_class_spearman
 from hf_ltc.scores.typicality import ltc_typicality
@@ -113,7 +113,7 @@ def leave_one_out(table: np.ndarray) -> np.ndarray:
     others = (table.sum(axis=1, keepdims=True) - table) / (table.shape[1] - 1)
     one, two = (values - values.mean(axis=0) for values in (table, others))
     correlation = (one * two).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
-    return correlation * np.sqrt(uncertainty(table.astype(np.float32), 1, len(table)))
+    return correlation * np.sqrt(uncertainty(table[1:].astype(np.float32)))
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from .kernels import uncertainty
+from .windows import uncertainty
 
 
 def mean_loss(losses: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def dyn_unc(losses: np.ndarray, window: int = 10) -> np.ndarray:
     Returns:
         `np.ndarray`: float64 `(N,)`.
     """
-    return uncertainty(losses, 0, len(losses), window)
+    return uncertainty(losses, window)
 
 
 def dual(losses: np.ndarray, window: int = 10) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One pass over a table of losses: each row's correlation with a reference trajectory, run by run."""
+"""One pass over a table of losses: each row's correlation with a reference trajectory, weighted or not, run by run."""
 
 import itertools
 import os
@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
+from .windows import Uncertainty
 
 # A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million
 # checkpoints, and more than float64 needs to give the score to 1e-5.
@@ -36,10 +38,10 @@ def pass_over(
     scores, finite = np.zeros(table.shape[1]), True
     defined, missed = np.zeros(table.shape[1], dtype=np.int32), np.zeros(0, dtype=np.int64)
     for number, ((start, stop), reference) in enumerate(zip(run_spans(lengths), runs)):
-        one, fine, gone = _correlations(_Run(table, start, stop, reference, groups, of == "levels"), len(runs) > 1)
+        first = None if trained is None else trained[number]
+        run = _Run(table, start, stop, reference, groups, of == "levels", first)
+        one, fine, gone = _correlations(run, len(runs) > 1)
         missed = gone if number == 0 else np.intersect1d(missed, gone, assume_unique=True)
-        if trained is not None:
-            one *= np.sqrt(uncertainty(table, start + trained[number], stop))
         found = ~np.isnan(one)
         np.add(scores, one, out=scores, where=found)
         defined += found
@@ -61,11 +63,16 @@ class _Run:
     reference: np.ndarray  # float64 (T, G), or (T + 1, G) of levels
     groups: np.ndarray | None  # which of the G is a row's
     levels: bool
+    trained: int | None  # the first checkpoint, from `start` on, that counts for the weight, if there is one
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.table, np.ndarray)
 
 
 def _correlations(run: _Run, may_miss: bool) -> tuple[np.ndarray, bool, np.ndarray]:
-    """u . r_g of one run, float64 (N,), whether all losses are finite, and the rows that are NaN throughout if it may
-    miss some.
+    """u . r_g of one run, weighted or not, float64 (N,), whether all losses are finite, and the rows that are NaN
+    throughout if it may miss some.
 
     Float32 is twice as fast, and exact to about 1e-7 for rows of an ordinary recording. Rows for which it may miss
     1e-6 (nearly flat, tiny or huge losses) are recognized by their sums and computed again in float64.
@@ -77,6 +84,9 @@ def _correlations(run: _Run, may_miss: bool) -> tuple[np.ndarray, bool, np.ndarr
     shift = last if run.levels else None
     sums = _Sums(np.zeros(n), np.zeros(n), np.zeros(n if run.levels else 0))
     rough = np.zeros(n, dtype=bool)
+    weight = None
+    if run.trained is not None:
+        weight = Uncertainty(n, run.stop - run.start - run.trained, whole=run.in_memory)
 
     def divide(part: slice) -> None:
         square = sums.square[part]
@@ -86,25 +96,31 @@ def _correlations(run: _Run, may_miss: bool) -> tuple[np.ndarray, bool, np.ndarr
         rough[part] = ~((norm > 0.25 * square) & (square > _TINY) & (square < _HUGE))
         sums.product[part] /= np.sqrt(norm)
 
-    _add_up(run, sums, np.dtype(np.float32), shift, then=divide)
-    scores, again = sums.product, np.flatnonzero(rough)
+    _add_up(run, sums, np.dtype(np.float32), shift, weight=weight, then=divide)
+    scores, finite, again = sums.product, True, np.flatnonzero(rough)
     gone = absent_columns(run.table, run.start, run.stop, again) if may_miss else again[:0]
     if len(gone):
         again = np.setdiff1d(again, gone, assume_unique=True)
-    if not len(again):
-        return scores, True, gone
-    first, last = first[again].astype(np.float64), last[again].astype(np.float64)
-    sums = _Sums(np.zeros(len(again)), np.zeros(len(again)), np.zeros(len(again) if run.levels else 0))
+    if len(again):
+        scores[again], finite = _in_double(run, again, first[again].astype(np.float64), last[again].astype(np.float64))
+    if weight is not None:
+        scores *= np.sqrt(weight.mean())
+    return scores, finite, gone
+
+
+def _in_double(run: _Run, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, bool]:
+    """u . r_g of some rows in float64, NaN of flat ones, and whether all their losses are finite."""
+    n, count = len(rows), len(run.reference)
+    sums = _Sums(np.zeros(n), np.zeros(n), np.zeros(n if run.levels else 0))
     with np.errstate(invalid="ignore", over="ignore"):
         shift = last if run.levels else (last - first) / count
-        _add_up(run, sums, np.dtype(np.float64), shift, rows=again)
+        _add_up(run, sums, np.dtype(np.float64), shift, rows=rows)
         # Differences are shifted by their mean, which the first and the last loss give.
         norm = sums.square - sums.total**2 / count if run.levels else sums.square
         finite = bool(np.isfinite(norm).all())
         scale = np.abs(last) if run.levels else np.maximum(np.abs(first), np.abs(last))
         norm[norm <= count * (_FLAT * scale) ** 2] = np.nan
-        scores[again] = sums.product / np.sqrt(norm)
-    return scores, finite, gone
+        return sums.product / np.sqrt(norm), finite
 
 
 def absent_columns(table: Any, start: int, stop: int, among: np.ndarray | None = None) -> np.ndarray:
@@ -133,13 +149,16 @@ def _add_up(
     shift: np.ndarray | None,
     *,
     rows: np.ndarray | None = None,
+    weight: Uncertainty | None = None,
     then: Callable[[slice], None] | None = None,
 ) -> None:
-    """Adds to the sums of all rows, or some, what x (float32 or float64) gives; calls `then` on rows that are done."""
+    """Adds to the sums of all rows, or some, what x (float32 or float64) gives, and to the weights what the losses give;
+    calls `then` on rows that are done."""
     n = len(sums.product)
     weights = np.ascontiguousarray(run.reference, dtype=dtype)
     groups = run.groups[rows] if run.groups is not None and rows is not None else run.groups
-    width = BLOCK // (_STEP * dtype.itemsize)
+    # Where losses are looked at twice, all of some rows stay in the cache.
+    width = BLOCK // ((_STEP if weight is None else 4 * _STEP) * dtype.itemsize)
 
     def work(block: np.ndarray, t: int, begin: int, end: int) -> None:
         count = len(block) if run.levels else len(block) - 1
@@ -172,6 +191,10 @@ def _add_up(
                             # Groups are in range, and this is the mode that takes them fastest.
                             np.take(weights[t + step + i], groups[part], out=w[i], mode="wrap")
                         sums.product[part] += np.einsum("tc,tc->c", x, w)
+                if weight is not None:
+                    assert run.trained is not None
+                    new = max(0 if run.levels or t == 0 else 1, run.trained - t)
+                    weight.add(block[new:, part], t + new - run.trained, part)
                 if done and then is not None:
                     then(part)
 
@@ -187,7 +210,7 @@ def _add_up(
 
 def _blocks(run: _Run) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of consecutive epochs `(t, block)`; for differences each begins with the last epoch of the one before."""
-    if isinstance(run.table, np.ndarray):
+    if run.in_memory:
         yield 0, run.table[run.start : run.stop]
         return
     n, length = run.table.shape[1], run.stop - run.start
@@ -244,80 +267,3 @@ def run_spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """
     ends = np.cumsum([0, *lengths]).tolist()
     return list(itertools.pairwise(ends))
-
-
-# Epochs of a window, as on CIFAR in the paper.
-WINDOW = 10
-# Rows of a block that stays in the cache.
-_BLOCK = 2**14
-
-
-def uncertainty(table: Any, start: int, stop: int, window: int = WINDOW) -> np.ndarray:
-    """The mean deviation of the label's probability within sliding windows of checkpoints.
-
-    He et al., Large-scale Dataset Pruning with Dynamic Uncertainty, CVPR workshops 2024 (arXiv 2306.05175): the
-    standard deviation of J successive probabilities exp(-loss) (J - 1 in the denominator), averaged over all windows
-    but the one that ends with the last checkpoint. A run of J checkpoints or fewer is one window.
-
-    Args:
-        table (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy, or read from disk epoch by epoch.
-        start (`int`): The first checkpoint that counts.
-        stop (`int`): The one after the last.
-        window (`int`, *optional*, defaults to `10`): J.
-
-    Returns:
-        `np.ndarray`: float64 `(N,)`; NaN for fewer than two checkpoints.
-    """
-    n, count = table.shape[1], stop - start
-    found = np.full(n, np.nan)
-    if count < 2:
-        return found
-    window = min(window, count)
-    used = max(1, count - window) + window - 1
-    if not isinstance(table, np.ndarray):
-        # Read once, in order.
-        _fill(found, (table[start + t] for t in range(used)), window, slice(0, n))
-        return found
-
-    def work(left: int) -> None:
-        part = slice(left, min(left + _BLOCK, n))
-        _fill(found, (table[start + t, part] for t in range(used)), window, part)
-
-    threads = count_threads(n * used)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(0, n, _BLOCK)))
-    return found
-
-
-def _fill(found: np.ndarray, epochs: Any, window: int, part: slice) -> None:
-    n = part.stop - part.start
-    recent = np.empty((window, n), dtype=np.float32)
-    first, total = np.empty(n), np.zeros(n)
-    summed, squared = np.zeros(n), np.zeros(n)
-
-    def probability(losses: np.ndarray) -> np.ndarray:
-        # Relative to the first one: a row whose probability hardly varies then has nothing to cancel.
-        p = np.exp(-losses.astype(np.float64))
-        return np.subtract(p, first, out=p)
-
-    windows = 0
-    # Losses that are not finite are the caller's to name.
-    with np.errstate(all="ignore"):
-        for t, losses in enumerate(epochs):
-            losses = np.asarray(losses, dtype=np.float32)
-            if t == 0:
-                np.exp(-losses.astype(np.float64), out=first)
-            if t >= window:
-                gone = probability(recent[t % window])
-                summed -= gone
-                squared -= np.multiply(gone, gone, out=gone)
-            recent[t % window] = losses
-            p = probability(losses)
-            summed += p
-            squared += np.multiply(p, p, out=p)
-            if t >= window - 1:
-                windows += 1
-                variance = squared - summed * summed / window
-                # What rounding leaves of windows in which nothing varies may be negative.
-                total += np.sqrt(np.maximum(variance, 0, out=variance) / (window - 1))
-    found[part] = total / windows

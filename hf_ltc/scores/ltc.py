@@ -3,7 +3,7 @@
 Every score variant is u(z) . r_g: u(z) is the row's centered trajectory of norm one, r_g the reference
 trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
 of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` the score
-is multiplied by the square root of how much the model's probability of the row's label varies: a second read.
+is multiplied by the square root of how much the model's probability of the row's label varies, in the same pass.
 """
 
 import itertools

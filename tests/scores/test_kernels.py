@@ -135,5 +135,5 @@ def test_a_table_on_disk_is_scored_without_holding_it(weighting):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < length * n * 4 / 3
-    # Once each, and the first and last loss; of uncertainty once more all but the untrained model's and the last.
-    assert table.read == length + 2 + (length - 2 if weighting == "uncertainty" else 0)
+    # Once each, and the first and last loss.
+    assert table.read == length + 2
