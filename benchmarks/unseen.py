@@ -40,10 +40,10 @@ from hf_ltc.coresets.choose import Selection, rank
 from hf_ltc.data.load import load_split
 from hf_ltc.evaluation.target import train_on
 from hf_ltc.evaluation.trials import run_trials
-from hf_ltc.scores.windows import uncertainty
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.reliability import within_class_spearman
 from hf_ltc.scores.typicality import ltc_typicality
+from hf_ltc.scores.windows import uncertainty
 from hf_ltc.training.batches import ImageBatches, image_batches
 from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig

@@ -76,10 +76,11 @@ class Score(Command):
         variant = self.variant.given()
         scored = run.score(train, balance=self.balance, typical=self.typical, baselines=self.baseline, **variant)
         known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
+        # Of one run, its scores are those of the recording.
         each = scores_by_run(run.runs, run.rows, **variant)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
-        hard = hard_first(ltc_scores(run, **variant), run)
+        hard = hard_first(each[0] if len(each) == 1 else ltc_scores(run, **variant), run)
         count, held = len(scores) - scores.null_count, read_column(scored, "loss_trajectory").null_count
         values = {
             "output": self.output,

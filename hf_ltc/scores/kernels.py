@@ -152,8 +152,8 @@ def _add_up(
     weight: Uncertainty | None = None,
     then: Callable[[slice], None] | None = None,
 ) -> None:
-    """Adds to the sums of all rows, or some, what x (float32 or float64) gives, and to the weights what the losses give;
-    calls `then` on rows that are done."""
+    """Adds to the sums of all rows, or some, what x (float32 or float64) gives, and to the weight what the losses
+    give; calls `then` on rows that are done."""
     n = len(sums.product)
     weights = np.ascontiguousarray(run.reference, dtype=dtype)
     groups = run.groups[rows] if run.groups is not None and rows is not None else run.groups

@@ -1,4 +1,4 @@
-"""How much the probability of a row's label varies within sliding windows of checkpoints: the weight of uncertainty."""
+"""The weight of uncertainty: how much the probability of a row's label varies within windows of checkpoints."""
 
 from dataclasses import dataclass
 
