@@ -183,6 +183,7 @@ class Training(Description):
     id: str | None = None
     processes: int | None = None
     image_size: int | None = None
+    decoding: int | None = None
     grey_range: list[float] | None = None
     max_length: int | None = None
     truncated: int | None = None

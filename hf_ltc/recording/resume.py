@@ -38,7 +38,13 @@ def is_finished(folder: Path, recipe: Mapping[str, Any], *but: str) -> bool:
             f"`output_dir` {str(folder)!r} holds a run with other settings ({'; '.join(differ)}): give another "
             "`output_dir`, or the settings of that run to resume it"
         )
-    return stored.epochs is not None
+    finished = stored.epochs is not None
+    if not finished and not but and stored.training.decoding != wanted.training.decoding:
+        raise InputError(
+            f"`output_dir` {str(folder)!r} holds a run begun by another version of hf_ltc, which read the pixels of "
+            "images a little differently: finish it with that version, or give another `output_dir`"
+        )
+    return finished
 
 
 def resume(path: Path, state: loop.TrainingState, accelerator: Accelerator, config: RecordConfig) -> dict[str, float]:

@@ -103,9 +103,8 @@ class ImageBatches:
             positions = positions.to(self.labels.device, non_blocking=True)
             if draws is not None:
                 batch = images.augment(batch, draws[positions], padding=self._padding)
-            batch = images.normalize(batch, self.mean, self.std)
-            if self.channels_last:
-                batch = batch.to(memory_format=torch.channels_last)
+            layout = torch.channels_last if self.channels_last else torch.contiguous_format
+            batch = images.normalize(batch, self.mean, self.std, layout)
             yield batch, self.labels[positions], positions
 
     @property

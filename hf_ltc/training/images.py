@@ -2,22 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from datasets import Dataset, Image
 
 from ..data.splits import evenly_spaced
 from ..utils.errors import InputError, require
 from .pixels.grey import unreadable
-from .pixels.image_files import GreyRange, open_image, rgb_image
+from .pixels.image_files import GreyRange, open_image
+from .pixels.squares import SMALL_SIDE, Cut, center, random_cut, square, whole
 from .workers import Piped, received, sendable
 
-# Up to this side images are small: they are cached, resized as a whole and cropped with padding, as CIFAR's are.
-# Larger ones are cut from the image as stored, as ImageNet's are.
-SMALL_SIDE = 64
 _LARGE_SIZE = 224
 _HEADERS = 64
 _CHUNK = 256
@@ -75,7 +73,7 @@ def decode_image(value: Any, size: int, mode: str | None = None, grey_range: Gre
         OSError: or another error of Pillow's, for a value that is no image; the functions that know the row turn it
             into an [`InputError`].
     """
-    return _to_tensor(_fit(rgb_image(value, mode, grey_range), size))
+    return square(value, size, whole if size <= SMALL_SIDE else center, mode, grey_range)
 
 
 def fits_cache(n: int, size: int, budget_bytes: float) -> bool:
@@ -139,10 +137,10 @@ class StoredImages:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Decodes images batch by batch, in worker processes.
 
-        To be augmented, an image larger than 64 pixels (`size`) is cut out at random (8% to 100% of its area, sides
-        from 3:4 to 4:3, as He et al., arXiv 1512.03385 and torchvision do it), resized and flipped by chance. The cut
-        depends on seed, epoch and position alone, so a resumed epoch repeats it, with any number of workers. Smaller
-        images come as they are: [`augment`] crops and flips them on the device, whether cached or not.
+        To be augmented, an image larger than 64 pixels (`size`) is cut out at random, resized and flipped by chance:
+        [`random_cut`]. The cut depends on seed, epoch and position alone, so a resumed epoch repeats it, with any
+        number of workers. Smaller images come as they are: [`augment`] crops and flips them on the device, whether
+        cached or not.
 
         Args:
             index_batches (`Iterable`): The positions of each batch.
@@ -185,7 +183,8 @@ class _Decoding:
         feature = images.dataset.features[images.column]
         # A column of bytes has none.
         mode = feature.mode if isinstance(feature, Image) else None
-        pixels = torch.empty((len(positions), 3, images.size, images.size), dtype=torch.uint8)
+        # As decoders have them, channel beside channel: turned about once, when they become floats.
+        pixels = torch.empty((len(positions), images.size, images.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         for i, stored in enumerate(images.dataset[positions].column(0)):
             # One after another: as Python's bytes all files would be held once more.
             value = stored.as_py()
@@ -193,8 +192,8 @@ class _Decoding:
                 if self.cut is None:
                     pixels[i] = decode_image(value, images.size, mode, images.grey_range)
                 else:
-                    draw = np.random.default_rng([*self.cut, int(positions[i])])
-                    pixels[i] = _to_tensor(_random_cut(rgb_image(value, mode, images.grey_range), images.size, draw))
+                    choose = partial(_cut_of_epoch, seed=(*self.cut, int(positions[i])))
+                    pixels[i] = square(value, images.size, choose, mode, images.grey_range)
             except Exception as error:
                 row = positions[i] if images.numbers is None else images.numbers[positions[i]]
                 return pixels[:0], positions, str(unreadable(int(row), images.column, value, error))
@@ -246,7 +245,10 @@ def augment(pixels: torch.Tensor, draws: torch.Tensor, padding: int = 4) -> torc
 
 
 def normalize(
-    pixels: torch.Tensor, mean: torch.Tensor | Sequence[float], std: torch.Tensor | Sequence[float]
+    pixels: torch.Tensor,
+    mean: torch.Tensor | Sequence[float],
+    std: torch.Tensor | Sequence[float],
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
     """Scales pixels to zero mean and unit deviation, on their device.
 
@@ -255,13 +257,15 @@ def normalize(
         mean (`torch.Tensor` or `Sequence[float]`): `C` means, where 255 counts as 1.
         std (`torch.Tensor` or `Sequence[float]`):
             `C` deviations, where 255 counts as 1. Tensors on the device of `pixels` spare a copy to it every step.
+        memory_format (`torch.memory_format`, *optional*, defaults to `torch.contiguous_format`): Of the result.
 
     Returns:
         `torch.Tensor`: float32 `(B, C, H, W)`.
     """
     mean = torch.as_tensor(mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
     std = torch.as_tensor(std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
-    return (pixels.float() - 255 * mean).div_(255 * std)
+    scaled = pixels.to(torch.float32, memory_format=memory_format, copy=True)
+    return scaled.sub_(255 * mean).div_(255 * std)
 
 
 def channel_statistics(pixels: torch.Tensor) -> tuple[list[float], list[float]]:
@@ -291,35 +295,8 @@ def _stored(dataset: Dataset, column: str) -> Dataset:
     return dataset.with_format("arrow").select_columns([column])
 
 
-def _fit(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
-    if image.size == (size, size):
-        return image
-    if size <= SMALL_SIDE:
-        return image.resize((size, size), PIL.Image.Resampling.BILINEAR)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), PIL.Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-
-
-def _random_cut(image: PIL.Image.Image, size: int, draw: np.random.Generator) -> PIL.Image.Image:
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * draw.uniform(0.08, 1)
-        ratio = np.exp(draw.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(draw.integers(width - w + 1)), int(draw.integers(height - h + 1))
-            break
-    else:
-        # A long narrow image may hold no such cut: take the largest one at its center.
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-        left, top = (width - w) // 2, (height - h) // 2
-    image = image.resize((size, size), PIL.Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
-    return PIL.ImageOps.mirror(image) if draw.random() < 0.5 else image
-
-
-def _to_tensor(image: PIL.Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def _cut_of_epoch(width: int, height: int, seed: Sequence[int]) -> Cut:
+    return random_cut(width, height, np.random.default_rng(seed))
 
 
 def _as_it_is(batch: Any) -> Any:

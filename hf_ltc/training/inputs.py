@@ -19,6 +19,7 @@ from . import batches, models
 from .batches import ImageBatches
 from .images import StoredImages, image_size
 from .pixels.image_files import GreyRange
+from .pixels.squares import DECODING
 from .text.classifiers import create_text_model, usual_rates
 from .text.encoders import EMBEDDING_BAG, Encoder, padded, saved_encoder, text_encoder
 from .text.tokens import StoredTexts, TokenBatches, token_batches
@@ -93,7 +94,7 @@ def input_form(
 
 def form_told(form: Form) -> dict[str, Any]:
     """What a recipe says of it."""
-    return {"image_size": form} if isinstance(form, int) else {"max_length": form.max_length}
+    return {"image_size": form, "decoding": DECODING} if isinstance(form, int) else {"max_length": form.max_length}
 
 
 def create_classifier(

@@ -47,6 +47,22 @@ def test_another_configuration_or_dataset_is_refused(small, tmp_path):
     assert snapshot(tmp_path / "run") == before
 
 
+def test_a_run_whose_images_were_read_in_another_way_is_not_continued(small, tmp_path):
+    record(settings(tmp_path / "run"), small["train"])
+    path = tmp_path / "run" / files.RECIPE
+    recipe = files.read_json(path)
+    # As recipes were written before there were two ways.
+    del recipe["training"]["decoding"]
+    files.write_json(path, recipe)
+    record(settings(tmp_path / "run"), small["train"])
+    del recipe["epochs"]
+    files.write_json(path, recipe)
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(InputError, match=r"run' holds a run begun by another version.*give another `output_dir`"):
+        record(settings(tmp_path / "run"), small["train"])
+    assert snapshot(tmp_path / "run") == before
+
+
 def test_seeds_of_another_configuration_are_refused(small, tmp_path):
     record(settings(tmp_path / "runs", runs=2), small["train"])
     before = snapshot(tmp_path / "runs")

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import ModelCard
+from sklearn.datasets import load_sample_images
 from torch.nn.functional import cross_entropy
 from transformers import ConvNextConfig, SwinConfig, ViTConfig
 
@@ -18,10 +20,12 @@ from hf_ltc.recording.record import record
 from hf_ltc.training import loop
 from hf_ltc.training.images import StoredImages, channel_statistics, normalize
 from hf_ltc.training.models import load_model
+from hf_ltc.training.pixels import squares
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils import files
 from hf_ltc.utils.errors import InputError
+from tests.helpers import encoded
 from tests.processes import finish, needs_compiler, start
 from tests.recording.runs import FROZEN, command, saved, settings, snapshot, spoiled_at
 
@@ -194,6 +198,30 @@ def test_how_a_step_is_computed_does_not_change_what_is_recorded(small, tmp_path
         np.testing.assert_allclose(other.validation_losses, plain.validation_losses, atol=1e-5, rtol=1e-5)
         assert other.recipe["training"]["steps_per_epoch"] == plain.recipe["training"]["steps_per_epoch"]
     assert np.abs(np.diff(plain.validation_losses, axis=0)).mean() > 1e-3
+
+
+def test_faster_decoding_changes_losses_less_than_another_seed(tmp_path, monkeypatch):
+    # The upper and the lower half of two photos, cut out of them with some luck.
+    draw = np.random.default_rng(0)
+    photos, classes = load_sample_images().images, np.arange(80) % 4
+    tops = np.where(classes < 2, 0, 127)
+    images = [
+        photos[c % 2][top : top + 300, x : x + 500] for c, top, x in zip(classes, tops, draw.integers(140, size=80))
+    ]
+    stored = [{"bytes": encoded(image, "JPEG", quality=90), "path": None} for image in images]
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=4)})
+    rows = Dataset.from_dict({"image": stored, "label": classes}, features=features)
+    # Some of the cuts are four times as large, and decoded at half of their size.
+    options = {"image_size": 72, "epochs": 2, "batch_size": 16, "learning_rate": 0.02, "num_workers": 0}
+    quick = record(settings(tmp_path / "quick", **options), rows)
+    other = record(settings(tmp_path / "other", seed=1, **options), rows)
+    monkeypatch.setattr(squares, "_quick", lambda *given: None)
+    pillow = record(settings(tmp_path / "pillow", **options), rows)
+    both = np.intersect1d(quick.rows, other.rows)
+    losses, another = (run.losses[:, np.searchsorted(run.rows, both)] for run in (quick, other))
+    difference = np.abs(quick.losses - pillow.losses).mean(axis=1)
+    assert 0 < difference[0] < 1e-3
+    assert (difference[1:] < np.abs(losses - another)[1:].mean(axis=1) / 2).all()
 
 
 def test_label_smoothing_is_no_part_of_recorded_losses(small, tmp_path):

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
-from torchvision.io import ImageReadMode, decode_png
+from torchcodec.decoders import decode_png
 
 from ...data.columns import encoded_image
 
@@ -31,6 +30,8 @@ _COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # Of 8 bits a channel whatever they hold.
 _SHALLOW = (_JPEG, b"GIF8", b"RIFF", b"BM")
+# Chunks of a PNG that may hold an orientation.
+_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 # TIFF tags that say where the pixels are and what they mean.
 _PIXELS = {*range(254, 269), *range(273, 280), 284, 292, 293, 317, *range(320, 337), 338, 339, 347, *range(529, 533)}
 HEAD = 26
@@ -46,7 +47,7 @@ def open_image(value: Any) -> PIL.Image.Image:
         `PIL.Image.Image`: its pixels may not be read yet.
     """
     with quiet():
-        content = _content(value)
+        content = content_of(value)
         return content if isinstance(content, PIL.Image.Image) else _read(content, lambda image: image)
 
 
@@ -65,7 +66,7 @@ def rgb_image(value: Any, mode: str | None = None, grey_range: GreyRange | None 
         `PIL.Image.Image`: of mode `RGB`.
     """
     with quiet():
-        content = _content(value)
+        content = content_of(value)
         if isinstance(content, PIL.Image.Image):
             image = _turned(content)
         else:
@@ -94,7 +95,7 @@ def deep_pixels(value: Any) -> np.ndarray | None:
     Returns:
         `np.ndarray`: any shape; `None` for an image of 8 bits.
     """
-    content = _content(value)
+    content = content_of(value)
     if isinstance(content, bytes) and _is_deep_color(content[:HEAD]):
         return _deep_color(content)[0]
     image = content if isinstance(content, PIL.Image.Image) else _read(content, _loaded_if_deep)
@@ -112,7 +113,36 @@ def may_be_deep(head: bytes) -> bool:
     return not head.startswith(_SHALLOW)
 
 
-def _content(value: Any) -> Any:
+def is_jpeg(content: bytes) -> bool:
+    """Whether a file begins as a JPEG does."""
+    return content.startswith(_JPEG)
+
+
+def orientation_if_plain(content: bytes, image: PIL.Image.Image) -> int | None:
+    """The EXIF orientation of a file of plain 8-bit grey or RGB, from its header alone.
+
+    Args:
+        content (`bytes`): The file.
+        image (`PIL.Image.Image`): From [`opened_file`].
+
+    Returns:
+        `int`, *optional*: 1 to 8; `None` for any other file, and for one that may tell after its pixels.
+    """
+    if image.mode not in ("RGB", "L") or image.has_transparency_data:
+        return None
+    if image.format == "PNG":
+        # Pillow would read all pixels to look for what follows them.
+        plain = content[24:25] == b"\x08" and not any(kind in _METADATA for kind, _ in _png_chunks(content))
+        return 1 if plain else None
+    return _orientation(image) if image.format in ("JPEG", "MPO", "WEBP") else None
+
+
+def upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The pixels of an opened image of 8 bits as RGB, turned as its orientation says."""
+    return _as_rgb(_turned(image), None, None)
+
+
+def content_of(value: Any) -> Any:
     """The bytes of a file, or an image that is one already."""
     content = encoded_image(value) if isinstance(value, dict) else value
     if content is None:
@@ -123,20 +153,21 @@ def _content(value: Any) -> Any:
 def _read(content: bytes, then: Callable[[PIL.Image.Image], PIL.Image.Image]) -> PIL.Image.Image:
     """Opens a file and passes it on; if that fails, tries again without all that is no part of the pixels."""
     try:
-        return then(_opened(content))
+        return then(opened_file(content))
     except Exception:
         bare, exif = _without_metadata(content)
         if bare == content:
             raise
         with suppress(Exception):
-            image = _opened(bare)
+            image = opened_file(bare)
             if exif:
                 image.info["exif"] = exif
             return then(image)
         raise
 
 
-def _opened(content: bytes) -> PIL.Image.Image:
+def opened_file(content: bytes) -> PIL.Image.Image:
+    """Opens a file by its header, whatever its format."""
     try:
         return PIL.Image.open(io.BytesIO(content), formats=_COMMON)
     except PIL.UnidentifiedImageError:
@@ -197,16 +228,23 @@ def _without_metadata(content: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _bare_png(content: bytes) -> tuple[bytes, bytes | None]:
-    kept, exif, at = [_PNG], None, len(_PNG)
-    while at + 8 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, at)
+    kept, exif = [_PNG], None
+    for kind, place in _png_chunks(content):
         if kind == b"eXIf":
-            exif = content[at + 8 : at + 8 + length]
+            exif = content[place.start + 8 : place.stop - 4]
         # A small letter marks what is not needed to show the image; transparency is shown too.
         elif kind == b"tRNS" or not kind[0] & 0x20:
-            kept.append(content[at : at + 12 + length])
-        at += 12 + length
+            kept.append(content[place])
     return b"".join(kept), exif
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, slice]]:
+    """The kind of each chunk, and where it is: its length, kind, data and checksum."""
+    at = len(_PNG)
+    while at + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        yield kind, slice(at, at + 12 + length)
+        at += 12 + length
 
 
 def _bare_jpeg(content: bytes) -> tuple[bytes, bytes | None]:
@@ -247,7 +285,7 @@ def _is_deep_color(head: bytes) -> bool:
 
 def _deep_color(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """Channels `(H, W, C)` of grey or color, and of transparency, uint16."""
-    pixels = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    pixels = decode_png(content, mode="UNCHANGED", output_dtype="auto")
     planes = pixels.permute(1, 2, 0).numpy()
     transparent = planes.shape[2] in (2, 4)
     return (planes[..., :-1], planes[..., -1]) if transparent else (planes, None)
