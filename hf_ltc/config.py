@@ -264,6 +264,11 @@ class EvaluateConfig:
     full: bool = option(True, "Train on all candidate rows too.")
     seeds: Count = option(3, "Models trained on each choice of rows, with seeds seed, seed + 1, ...")
     seed: int = option(0, "First seed: of the weights, the order of rows, and the rows that are drawn.")
+    recommend: Share | None = option(
+        None,
+        "Find the smallest budget at which models are at most this much less accurate than on all rows, 0.01 being "
+        "one point, instead of `fractions`; `baselines` are compared at that budget.",
+    )
     output_dir: str | None = option(
         None, "Folder of the results, RUN/evaluation if not given. The same command resumes an interrupted evaluation."
     )
@@ -333,7 +338,7 @@ EVALUATION_MAY_ADD = frozenset(
     {
         *("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir", "test_split"),
         *("allow_shared_rows", "image_column", "text_column", "text_pair_column", "label_column", "id_column"),
-        *("image_size", "epochs", "iterations"),
+        *("image_size", "epochs", "iterations", "recommend"),
         *("cache_images", "cache_budget", "num_workers"),
     }
 )

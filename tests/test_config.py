@@ -349,6 +349,7 @@ GIVEN_EVALUATION = {
     "full": False,
     "seeds": 5,
     "seed": 2,
+    "recommend": 0.01,
     "output_dir": "results",
     "test_split": "test[:100]",
     "allow_shared_rows": True,

@@ -140,10 +140,11 @@ class Evaluate(Command):
             return None
         made = [name for name in (RESULTS, TABLE, PICTURE) if (Path(folder) / name).is_file()]
         methods = [METHODS[name] for name in config.members]
+        best = evaluation.recommendation["fraction"] if config.recommend and evaluation.recommendation else None
         pushing = Push(
             run=self.runs[0],
             repo_id=repository_name(recipe.dataset),
-            fractions=list(config.fractions),
+            fractions=list(config.fractions) if best is None else [best],
             dataset=self.dataset,
             evaluation=str(Path(folder) / RESULTS),
             private=True,
@@ -162,7 +163,9 @@ class Evaluate(Command):
             typical=pushing.typical,
         )
         text = [markdown(evaluation), f"In {folder}: {', '.join(made)}.", f"To see it: {command_line(seeing)}"]
-        return Results({"output_dir": folder, **evaluation.to_dict()}, text, [pushing])
+        # Where all rows are needed there is nothing to push.
+        following = [] if config.recommend and best is None else [pushing]
+        return Results({"output_dir": folder, **evaluation.to_dict()}, text, list(following))
 
     def _named_runs(self) -> "dict[str, Trajectories]":
         """The recordings by name: the source model, and as much of the folder as tells those of one model apart."""

@@ -31,12 +31,21 @@ from ..utils import files
 from ..utils.environment import hardware, usual_torch, versions
 from ..utils.errors import InputError
 from ..utils.processes import heard, rank, stoppable
+from .budget.search import Aim, next_trials, recommendation
 from .dataset import EvaluatedDataset, evaluated_dataset, subset_size
 from .folder import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
 from .pictures import write_results
-from .results import Evaluation
-from .sources import Scores, methods_told, methods_told_before, score_all, source_model, source_of
+from .results import Evaluation, percent
+from .sources import (
+    Scores,
+    methods_told,
+    methods_told_before,
+    recommended_before,
+    score_all,
+    source_model,
+    source_of,
+)
 from .target import own_accelerator, train_on
 from .trials import Trial, done_trials, run_trials
 
@@ -47,7 +56,7 @@ _NEEDED = (
     *("accuracy", "steps", "training", "device", "seconds"),
 )
 # Settings that only say which trials a call asks for, and where.
-_ASKED = ("models", "fractions", "members", "baselines", "full", "seeds", "seed", "output_dir")
+_ASKED = ("models", "fractions", "recommend", "members", "baselines", "full", "seeds", "seed", "output_dir")
 # Peak learning rate and weight decay.
 _RATES = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}
 
@@ -69,6 +78,9 @@ def evaluate_coresets(
     on where it was stopped, and one with other models, methods, budgets, seeds or recordings trains what is new.
     Several processes of a launcher, or several commands, share the trials. When all are done there are `results.json`,
     `results.md` and `accuracy.png`, of all trials that the folder has.
+
+    With `config.recommend` budgets are tried until it is known which is the smallest that is worth nearly as much as
+    all rows: `Evaluation.recommendation`.
 
     Args:
         config ([`EvaluateConfig`]): The settings; `output_dir` must be given.
@@ -97,11 +109,11 @@ def evaluate_coresets(
     data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
     if config.models is None:
         config = dataclasses.replace(config, models=[usual_model(data.columns)])
-    sizes = {fraction: subset_size(data.labels, fraction) for fraction in config.fractions}
+    aim = None if config.recommend is None else _aim(config, data)
+    asked = _trials(config, methods, data) if aim is None else next_trials(aim, {})
     scored = score_all(methods, data.sources)
     settings = _settings(config, data, {name: source_of(name, *each) for name, each in recordings.items()})
     check_folder(folder, settings)
-    trials = {trial.name: trial for trial in _trials(config, methods, data, sizes)}
     accelerators = partial(own_accelerator, config.mixed_precision, accelerator)
     here = accelerators()
     if here.num_processes > 1:
@@ -125,14 +137,19 @@ def evaluate_coresets(
             stop=stop,
         )
         # Before anything is written, so that an unknown model or a bad row leaves no folder behind.
-        left = [trial for name, trial in trials.items() if not (folder / _TRIALS / f"{name}.json").exists()]
+        left = [trial for trial in asked if not (folder / _TRIALS / f"{trial.name}.json").exists()]
         for trial in left:
             bench.training(trial.model)
         for trial in left:
             bench.batches(form(trial.model))
-        claim(folder, settings, list(trials))
-        work = {name: partial(_train_trial, bench, trial) for name, trial in trials.items()}
-        run_trials(folder / _TRIALS, work, "training models", needed=_NEEDED, stop=stop, progress=process == 0)
+        done: dict[str, dict[str, Any]] = {}
+        while asked:
+            claim(folder, settings, [trial.name for trial in asked])
+            work = {trial.name: partial(_train_trial, bench, trial) for trial in asked}
+            done |= run_trials(
+                folder / _TRIALS, work, _description(aim, asked), needed=_NEEDED, stop=stop, progress=process == 0
+            )
+            asked = [] if aim is None else next_trials(aim, done)
         told = {
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **{name: value for name, value in settings.items() if name not in ("format", "sources")},
@@ -141,6 +158,7 @@ def evaluate_coresets(
             "test_rows": len(data.test),
             "versions": versions(),
             "hardware": {**hardware(here), "processes": processes},
+            "recommendation": recommended_before(folder) if aim is None else recommendation(aim, done),
         }
         # Of several commands the last one to write has seen what all others did.
         with locked(folder) if process == 0 else nullcontext():
@@ -206,10 +224,44 @@ def _methods(config: EvaluateConfig) -> list[str]:
     return [*config.members, *config.baselines]
 
 
-def _trials(
-    config: EvaluateConfig, methods: Sequence[str], data: EvaluatedDataset, sizes: Mapping[float, int]
-) -> list[Trial]:
+def _aim(config: EvaluateConfig, data: EvaluatedDataset) -> Aim:
+    """What a search for the smallest budget is for: one model, by one recording."""
+    assert config.recommend is not None and config.models is not None
+    if not config.full or config.seeds < 2 or len(config.members) != 1:
+        raise InputError(
+            f"`recommend` {config.recommend:g} compares one of `members` with `full`, by 2 `seeds` or more: `members` "
+            f"are {' '.join(config.members) or 'none'}, `full` is {config.full}, `seeds` {config.seeds}"
+        )
+    if config.fractions != EvaluateConfig().fractions:
+        shown = " ".join(f"{fraction:g}" for fraction in config.fractions)
+        raise InputError(f"`recommend` finds budgets itself: leave `fractions` {shown} out")
+    if len(data.sources) > 1 or len(config.models) > 1:
+        given = f"{len(data.sources)} recordings and {len(config.models)} models"
+        raise InputError(
+            f"`recommend` finds the budget of one model by one recording, and {given} are given: give one"
+        )
+    return Aim(
+        tolerance=config.recommend,
+        model=config.models[0],
+        method=config.members[0],
+        source=next(iter(data.sources)),
+        baselines=config.baselines,
+        seeds=range(config.seed, config.seed + config.seeds),
+        rows=len(data.rows),
+        classes=len(np.unique(data.labels)),
+    )
+
+
+def _description(aim: Aim | None, trials: Sequence[Trial]) -> str:
+    if aim is None:
+        return "training models"
+    fraction = trials[0].fraction
+    return "training on all rows" if fraction is None else f"training on {percent(fraction)} of the rows"
+
+
+def _trials(config: EvaluateConfig, methods: Sequence[str], data: EvaluatedDataset) -> list[Trial]:
     """In the order in which they are trained: every choice of rows and model once before any has its second seed."""
+    sizes = {fraction: subset_size(data.labels, fraction) for fraction in config.fractions}
     trials = []
     for seed in range(config.seed, config.seed + config.seeds):
         for model in config.models or []:

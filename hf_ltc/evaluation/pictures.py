@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..scores.reliability import LOW
 from ..utils import files
 from ..utils.errors import LTCWarning, one_line
+from .budget import words
 from .methods import FULL, RANDOM
 from .results import Evaluation, percent
 
@@ -23,7 +26,7 @@ _NONE = "–"
 _SEEDS = 3
 _WRAPPED = 30
 _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
-_FULL = "full data"
+_FULL, _CURVE = "full data", "fitted curve"
 _MARKERS = "osD^vP*X<>"
 
 
@@ -55,7 +58,7 @@ def markdown(evaluation: Evaluation) -> str:
     Args:
         evaluation ([`Evaluation`]): The results.
     """
-    parts = (_accuracies, _scores, _transfers, _costs, _made_by)
+    parts = (_recommended, _accuracies, _scores, _transfers, _costs, _made_by)
     return "\n\n".join(text for part in parts for text in part(evaluation)) + "\n"
 
 
@@ -82,7 +85,7 @@ def _drawn(evaluation: Evaluation) -> "Figure":
 
     models = list(dict.fromkeys(row["model"] for row in evaluation.rows))
     names = list(dict.fromkeys(_label(evaluation, row) for row in evaluation.rows if row["method"] != FULL))
-    shown = {*names, _FULL}
+    shown = {*names, _FULL, _CURVE}
     columns = min(len(models), 3)
     lines = math.ceil(len(models) / columns)
     # With room for the names beside the panels.
@@ -110,6 +113,11 @@ def _drawn(evaluation: Evaluation) -> "Figure":
                 mean, spread = 100 * row["mean"], 100 * (row["deviation"] or 0)
                 panel.axhline(mean, color="black", linewidth=1, linestyle=":", label=_FULL)
                 panel.axhspan(mean - spread, mean + spread, color="black", alpha=0.08, linewidth=0)
+        found = evaluation.recommendation
+        if found is not None and found["model"] == model and (curve := found["curve"]):
+            shares = np.geomspace(min(each["fraction"] for each in found["budgets"]), 1, 100)
+            errors = curve["limit"] + curve["scale"] * shares ** -curve["power"]
+            panel.plot(100 * shares, 100 * (1 - errors), color="black", linewidth=1, linestyle="--", label=_CURVE)
         budgets = sorted({100 * row["fraction"] for row in of_model if row["fraction"] is not None})
         panel.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
         if len(budgets) == 1:
@@ -139,6 +147,13 @@ def _line(
         panel.fill_between(budgets, low, high, color=color, alpha=0.12, linewidth=0)
     else:
         panel.errorbar(budgets, means, spreads, color=color, capsize=3, linestyle="none")
+
+
+def _recommended(evaluation: Evaluation) -> list[str]:
+    found = evaluation.recommendation
+    if found is None:
+        return []
+    return [_text(words.headline(found)), _table(words.table(found)), *map(_text, words.details(found))]
 
 
 def _accuracies(evaluation: Evaluation) -> list[str]:

@@ -38,6 +38,13 @@ class Evaluation:
         """Mean, sample deviation, number of seeds and cost of each choice of rows and model."""
         return summarize(self.trials, self.sources, self.methods)
 
+    @property
+    def recommendation(self) -> dict[str, Any] | None:
+        """The smallest budget that is worth nearly as much as all rows, where `EvaluateConfig.recommend` asked for it:
+        `fraction` (`None` if no budget is), how far each budget that was tried is behind, the fitted curve, the cost.
+        """
+        return self.settings.get("recommendation")
+
     @cached_property
     def transfer(self) -> list[dict[str, Any]]:
         """What rows chosen by one architecture are worth to another, and what its own choice would have gained."""
@@ -223,10 +230,17 @@ def card_rows(
     chosen = [row for row in chosen if row["method"] == chosen[0]["method"]]
     shared = [row for row in evaluation.rows if row["method"] in (FULL, RANDOM)]
     said = {FULL: "full data", RANDOM: "random subset"}
+    found = evaluation.recommendation or {"fraction": None}
+    smallest = [found.get(name) for name in ("model", "method", "source", "fraction")]
     return [
         {
             "rows": said.get(row["method"], f"coreset by {row['method']}")
-            + (f", {percent(row['fraction'])}" if row["fraction"] is not None else ""),
+            + (f", {percent(row['fraction'])}" if row["fraction"] is not None else "")
+            + (
+                f" (the smallest within {100 * found['tolerance']:g} points of full data)"
+                if found["fraction"] and smallest == [row[name] for name in ("model", "method", "source", "fraction")]
+                else ""
+            ),
             "number": row["rows"],
             "model": row["model"],
             "accuracy": row["accuracy"],

@@ -109,14 +109,23 @@ def methods_told(data: EvaluatedDataset, scored: Scores, trials: Sequence[Mappin
 
 def methods_told_before(folder: Path, sources: set[str]) -> list[dict[str, Any]]:
     """What an earlier call said of recordings that this one was not given."""
+    before = _before(folder)
+    return [each for each in before.methods if each["source"] in sources] if before else []
+
+
+def recommended_before(folder: Path) -> dict[str, Any] | None:
+    """The budget that an earlier call found."""
+    before = _before(folder)
+    return before.recommendation if before else None
+
+
+def _before(folder: Path) -> Evaluation | None:
     path = folder / RESULTS
-    if not path.exists():
-        return []
     try:
-        return [each for each in Evaluation.load(path).methods if each["source"] in sources]
+        return Evaluation.load(path) if path.exists() else None
     except InputError:
         # Of another version, or damaged: it is written anew.
-        return []
+        return None
 
 
 def _known(name: str, run: Trajectories) -> np.ndarray | None:

@@ -12,8 +12,10 @@ from hf_ltc import Trajectories, load_split
 from hf_ltc.cli.main import main
 from hf_ltc.evaluation.methods import DEFAULT_METHOD
 from hf_ltc.evaluation.pictures import markdown
-from hf_ltc.evaluation.results import Evaluation
+from hf_ltc.evaluation.results import Evaluation, card_rows
 from hf_ltc.hub.repository import Pushed
+from hf_ltc.scores.ltc import DEFAULT
+from hf_ltc.scores.protocol import losses_digest
 from tests.cli.test_main import as_json, refused, succeeds
 
 RECORD = ["--model", "test_resnet", "--epochs", "2", "--batch-size", "32", "--learning-rate", "0.02"]
@@ -57,6 +59,49 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     assert after.items() > before.items() and len(after) == len(before) + 1
     # A finished run stays one that hf-ltc record finds finished.
     succeeds(capsys, "record", "--dataset", place / "data", *RECORD, "--output-dir", tmp_path / "run")
+
+
+def test_evaluate_recommends_a_budget_and_goes_on_where_it_was_stopped(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    line = ["evaluate", tmp_path / "run", *QUICK[:2], *QUICK[6:], "--seeds", "2", "--recommend", "0.9"]
+    refusals = {
+        "--no-full": "--members are typical-weighted-das, --full is False, --seeds 2",
+        "--seeds=1": "by 2 --seeds or more",
+        "--fractions=0.5": "--recommend finds budgets itself: leave --fractions 0.5 out",
+        "--models=test_resnet test_vit": "1 recordings and 2 models are given: give one",
+    }
+    for option, said in refusals.items():
+        name, _, values = option.partition("=")
+        assert said in refused(capsys, *line, name, *values.split())
+    assert not (tmp_path / "run" / "evaluation").exists()
+    found = as_json(capsys, *line)
+    recommended = found["recommendation"]
+    # Whatever two steps teach, it is within 90 points of that: down to a row of each class.
+    assert recommended["fraction"] == 0.1 and recommended["rows"] == 13
+    assert recommended["cost"]["models"] == len(found["cells"])
+    folder = tmp_path / "run" / "evaluation"
+    assert json.loads((folder / "results.json").read_text())["recommendation"] == recommended
+    said = succeeds(capsys, *line)
+    assert said.startswith("Keep 10% of the rows (13 of ")
+    assert "--fractions 0.1 --evaluation" in said.splitlines()[-1]
+    assert (folder / "results.md").read_text().splitlines()[2] == said.splitlines()[0]
+    # What was lost is trained again, and nothing else.
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    lost = sorted(before)[0]
+    (folder / "cells" / lost).unlink()
+    assert as_json(capsys, *line)["recommendation"]["budgets"] == recommended["budgets"]
+    after = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {lost}
+    # It stays when more is evaluated, and is on the page and the card.
+    more = as_json(capsys, "evaluate", tmp_path / "run", *QUICK)
+    assert more["recommendation"]["fraction"] == 0.1
+    succeeds(capsys, "report", tmp_path / "run", "--evaluation", folder / "results.json")
+    assert "Keep 10% of the rows (13 of " in (tmp_path / "run" / "report.html").read_text("utf-8")
+    of_run = Trajectories.load(tmp_path / "run")
+    rows = card_rows(Evaluation.load(folder / "results.json"), losses_digest(of_run), DEFAULT, "class", 0.1)
+    assert [row["rows"] for row in rows if "smallest" in row["rows"]] == [
+        f"coreset by {DEFAULT_METHOD}, 10% (the smallest within 90 points of full data)"
+    ]
 
 
 def test_validation_samples_that_the_recording_does_not_name_are_asked_for(place, tmp_path, capsys):

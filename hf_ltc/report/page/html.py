@@ -57,6 +57,7 @@ def page(contents: Contents, title: str, facts: list[tuple[str, str]], doubts: l
         doubts=doubts,
         left_out=left_out,
         evaluated=contents.evaluation is not None,
+        recommended=_recommended(contents),
         data=finite(page_data(contents)),
     )
 
@@ -168,6 +169,15 @@ def _accuracy(contents: Contents) -> list[dict[str, Any]] | None:
         }
         for row in evaluation.rows
     ]
+
+
+def _recommended(contents: Contents) -> list[str]:
+    """The smallest budget that is worth nearly as much as all rows, in sentences."""
+    from ...evaluation.budget import words
+    from ...utils.public import without_paths
+
+    found = None if contents.evaluation is None else contents.evaluation.recommendation
+    return [] if found is None else [without_paths(said) for said in (words.headline(found), *words.details(found))]
 
 
 def _source(*names: str) -> str:
