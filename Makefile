@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LOWEST := .venv-lowest
+PRE := .venv-prereleases
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-lowest quality docs clean
+.PHONY: demo test test-lowest test-prereleases quality coverage docs wheel clean
 
 demo: .venv/.installed
 	$(BIN)/hf-ltc demo
@@ -15,6 +16,21 @@ test: .venv/.installed-test quality
 # The tests with the lowest versions that pyproject.toml allows.
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -n 2
+
+# The tests with pre-releases of what we depend on: made anew each time.
+test-prereleases:
+	rm -rf $(PRE)
+	$(MAKE) $(PRE)/bin/pip
+	$(PRE)/bin/python $(PIP) --upgrade "pip>=25.1"
+	$(PRE)/bin/python $(PIP) --pre -e . --group test
+	$(PRE)/bin/python -m pytest -n 2
+
+# Which lines the tests run, those in processes that they start too.
+coverage: .venv/.installed-test
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n 2
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 quality: .venv/.installed-test
 	$(BIN)/ruff check .
@@ -28,9 +44,14 @@ quality: .venv/.installed-test
 docs: .venv/.installed-test
 	rm -rf build/docs site
 	mkdir -p build/docs/benchmarks
-	cp -R README.md CHANGELOG.md CONTRIBUTING.md docs examples model_cards build/docs
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md RELEASING.md docs examples model_cards build/docs
 	cp benchmarks/*.md build/docs/benchmarks
 	PYTHONPATH=. $(BIN)/zensical build --clean --strict
+
+# dist/: what is uploaded to PyPI.
+wheel: .venv/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build
 
 .venv/.installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/python $(PIP) -e .
@@ -59,4 +80,4 @@ $(LOWEST)/bin/uv: | $(LOWEST)/bin/pip
 	$(PYTHON) -m venv $*
 
 clean:
-	rm -rf .venv .venv-lowest build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv $(LOWEST) $(PRE) .coverage build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

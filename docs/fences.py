@@ -29,7 +29,8 @@ def _row(action: argparse.Action) -> str:
     shown = html.escape(str(action.help) + choices)
     # Names of options in the text as code, as in the first column.
     shown = re.sub(r"(?<![\w-])--[a-z-]+\b", r"<code>\g<0></code>", shown)
-    return f"<tr><td><code>{html.escape(name)}</code></td><td>{shown}</td><td>{_default(action)}</td></tr>"
+    cells = (f"<code>{html.escape(name)}</code>", shown, _default(action))
+    return '<tr><td style="white-space: nowrap">' + "</td><td>".join(cells) + "</td></tr>"
 
 
 def _default(action: argparse.Action) -> str:
