@@ -1,6 +1,7 @@
 """What a scored dataset says of its rows: which are candidates, their scores, classes, typicality and trajectories."""
 
 from collections.abc import Callable
+from typing import cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,10 @@ from datasets import Dataset
 from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
+from ..recipe import Identity
 from ..utils.errors import InputError
 from .choose import Selection, mean_probability, recorded_mean
+from .order import Balance
 from .sampling import like_trajectories
 
 
@@ -57,6 +60,39 @@ def recorded_rows(
         return pc.fill_null(known, False)
     # Null where the score is.
     return pc.coalesce(known, pc.invert(ranks.is_null(nan_is_null=True)))
+
+
+def balanced_by(dataset: Dataset, balance: str, label_column: str | None) -> tuple[Balance, str | None]:
+    """How rows are balanced, and by which column: one that is named in the place of a way gives the classes.
+
+    Raises:
+        InputError: if it names neither, or another column is given for the classes.
+    """
+    known = get_args(Balance)
+    if balance in known:
+        return cast(Balance, balance), label_column
+    require_dataset(dataset, "dataset")
+    if balance not in dataset.column_names:
+        raise InputError(
+            f"`balance` is {balance!r}: it must be one of {', '.join(known)}, or a column of the dataset, which has "
+            f"{', '.join(map(repr, dataset.column_names))}"
+        )
+    if label_column not in (None, balance):
+        raise InputError(
+            f"`balance` is the column {balance!r}, and `label_column` is {label_column!r}: leave one of them out"
+        )
+    return "class", balance
+
+
+def usual_balance(
+    recorded: Identity, balance: str | None = None, label_column: str | None = None
+) -> tuple[str, str | None]:
+    """How the rows of a recording are balanced, and by which column, for what was not given: by the recorded classes,
+    and not at all where there are none."""
+    if balance is None:
+        balance = "none" if recorded.classes == 0 and label_column is None else "class"
+    by_class = balance in get_args(Balance)
+    return balance, label_column or (recorded.label_column if by_class else None)
 
 
 def read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:

@@ -18,6 +18,7 @@ from ..utils.errors import InputError, LTCWarning
 from .choose import ClusterOrder, Coverage, Selection, choose, rank
 from .order import Balance, Keep
 from .scored import (
+    balanced_by,
     decided,
     read_classes,
     read_clusters,
@@ -32,7 +33,7 @@ _COLUMNS = ("score_column", "rank_column", "label_column")
 
 def rank_coreset(
     dataset: Dataset,
-    balance: Balance = "class",
+    balance: Balance | str = "class",
     *,
     score_column: str = "ltc_score",
     rank_column: str | None = None,
@@ -48,7 +49,9 @@ def rank_coreset(
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included. Ties are
             broken by the position in it.
-        balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
+        balance (`str`, *optional*, defaults to `"class"`):
+            `"class"`, `"proportional"` or `"none"`; or a column, such as `"source"`, whose values take turns as classes
+            do with `"class"`.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
         rank_column (`str`, *optional*):
             The column to add or replace; `x_rank` for a score column `x_score` if not given.
@@ -68,7 +71,8 @@ def rank_coreset(
     Raises:
         InputError: if a column is missing or of another type, or a label is bad.
     """
-    selection = Selection(balance=balance, keep=keep, exclude_negative=exclude_negative, typical=typical)
+    way, label_column = balanced_by(dataset, balance, label_column)
+    selection = Selection(balance=way, keep=keep, exclude_negative=exclude_negative, typical=typical)
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = read_classes(dataset, label_column) if selection.needs_labels else None
     ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
@@ -113,7 +117,7 @@ def select_coreset(
     fraction: float | None = None,
     size: int | None = None,
     *,
-    balance: Balance = "class",
+    balance: Balance | str = "class",
     score_column: str = "ltc_score",
     rank_column: str | None = None,
     label_column: str | None = None,
@@ -179,10 +183,11 @@ def select_coreset(
     Raises:
         InputError: for a budget or an option out of range, and as [`rank_coreset`].
     """
+    way, label_column = balanced_by(dataset, balance, label_column)
     selection = Selection(
         fraction,
         size,
-        balance,
+        way,
         keep,
         exclude_negative,
         min_per_class,
@@ -219,6 +224,9 @@ def split_coreset(
         InputError: as [`select_coreset`].
     """
     columns = {name: options.pop(name) for name in _COLUMNS if name in options}
+    options["balance"], columns["label_column"] = balanced_by(
+        dataset, options.get("balance", "class"), columns.get("label_column")
+    )
     chosen = _choose(dataset, Selection(fraction, size, **options), **columns)
     left = chosen.recorded & ~chosen.kept
     negative = chosen.scores < 0

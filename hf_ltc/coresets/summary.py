@@ -93,7 +93,8 @@ def describe_coreset(
     scores, recorded = read_scores(dataset, score_column)
     candidates = recorded & ~(scores < 0) if exclude_negative else recorded
     pool = scores[candidates]
-    labeled = label_column is not None or any(isinstance(f, ClassLabel) for f in dataset.features.values())
+    # Of several columns nobody knows which.
+    labeled = label_column or sum(isinstance(feature, ClassLabel) for feature in dataset.features.values()) == 1
     column = find_label_column(dataset, label_column) if labeled else None
     pool_classes = _class_counts(dataset, column, candidates) if column else {}
     classes = _class_counts(coreset, column, np.ones(len(coreset), dtype=bool)) if column else {}

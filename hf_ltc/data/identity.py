@@ -28,7 +28,7 @@ _CACHED = re.compile(
 
 def dataset_identity(
     dataset: Dataset,
-    label_column: str,
+    label_column: str | None,
     image_column: str | None = None,
     text_columns: Sequence[str] = (),
     **where: Any,
@@ -41,7 +41,7 @@ def dataset_identity(
 
     Args:
         dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
-        label_column (`str`): The column with the class labels.
+        label_column (`str`, *optional*): The column with the class labels; `None` for rows that have no class.
         image_column (`str`, *optional*): A column of images whose type is not `Image`.
         text_columns (`Sequence[str]`, *optional*): The columns of texts that models read, where they read texts.
         **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
@@ -94,7 +94,8 @@ def check_identity(
         raise InputError(
             f"the dataset has {len(dataset)} rows, the recorded one had {recorded['rows']} ({how}?): {fix}"
         )
-    label_column = find_label_column(dataset, label_column or recorded["label_column"])
+    if label_column is not None or recorded.get("classes") != 0:
+        label_column = find_label_column(dataset, label_column or recorded["label_column"])
     shared = [column for column in recorded["content"] if column in dataset.column_names]
     if not shared:
         raise InputError(
@@ -102,7 +103,8 @@ def check_identity(
             f"(it has {', '.join(map(repr, dataset.column_names))}): {fix}"
         )
     known = known or {}
-    now = known if known.get("label_column") == label_column else _label_digests(dataset, label_column)
+    was_asked = "classes" in known and known.get("label_column") == label_column
+    now = known if was_asked else _label_digests(dataset, label_column)
 
     def content(column: str) -> str:
         image = column == recorded.get("image_column")
@@ -112,8 +114,9 @@ def check_identity(
         return _content_digest(dataset, column, image)
 
     changed = [column for column in shared if content(column) != recorded["content"][column]]
-    same_names = now["class_names"] == recorded["class_names"]
-    same_labels = same_names and now["labels"] == recorded["labels"]
+    # Rows without a class have neither.
+    same_names = now.get("class_names") == recorded.get("class_names")
+    same_labels = same_names and now.get("labels") == recorded.get("labels")
     if not changed:
         if not same_names:
             raise InputError(
@@ -134,9 +137,11 @@ def check_identity(
                 f"{json.dumps(was)}: {fix}"
             )
     columns = ", ".join(map(repr, changed))
-    if same_labels:
+    if label_column is None:
+        problem = f"{columns} differs on the rows compared (shuffled, changed, or another dataset?)"
+    elif same_labels:
         problem = f"{columns} differs on the rows compared, though the labels agree (changed or reordered?)"
-    elif same_names and now["class_counts"] == recorded["class_counts"]:
+    elif same_names and now.get("class_counts") == recorded.get("class_counts"):
         problem = f"each class has as many rows, but labels and {columns} are in another order (shuffled?)"
     else:
         problem = f"labels and {columns} both differ from the recorded ones (another dataset or selection?)"
@@ -165,7 +170,9 @@ def same_rows(one: Dataset, other: Dataset, label_column: str) -> bool:
     return True
 
 
-def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:
+def _label_digests(dataset: Dataset, label_column: str | None) -> dict[str, Any]:
+    if label_column is None:
+        return {"classes": 0}
     names = class_names(dataset, label_column)
     labels = read_labels(dataset, label_column)
     counts = np.bincount(labels, minlength=len(names))
@@ -177,7 +184,7 @@ def _label_digests(dataset: Dataset, label_column: str) -> dict[str, Any]:
     }
 
 
-def _content_columns(dataset: Dataset, label_column: str, image_column: str | None) -> list[str]:
+def _content_columns(dataset: Dataset, label_column: str | None, image_column: str | None) -> list[str]:
     # Score columns come and go, so what they hold is no mark of a dataset: images are, or text, or what else there is.
     columns = {column: feature for column, feature in dataset.features.items() if column != label_column}
     images = [column for column, feature in columns.items() if isinstance(feature, Image) or column == image_column]

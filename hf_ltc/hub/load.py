@@ -106,7 +106,7 @@ def _load_beginning(there: Repository, entry: Entry, full: str, rows: int, token
         raise disagrees(there.repo_id, f"{full!r} does not have the ranks 0 to {rows - 1} once each")
     position[there_are] = np.arange(rows)
     chosen = chosen.select(position[read_column(wanted, rank).to_numpy()])
-    if _digest(chosen, entry, there, entry.label_column) != _digest(wanted, entry, there, "label"):
+    if _digest(chosen, entry, there, entry.label_column) != _digest(wanted, entry, there, _label(entry)):
         raise disagrees(there.repo_id, f"the labels or scores of {full!r} and {entry.scores!r} differ")
     found = features_digest(chosen.features)
     if (entry.full_features or found) != found:
@@ -161,10 +161,11 @@ def _load(there: Repository, config: str, token: str | None, **options: Any) -> 
 
 def _load_scores(there: Repository, entry: Entry, token: str | None) -> Dataset:
     scores = _load(there, entry.scores, token)
-    needed = ["row", "label", entry.score_column, entry.rank_column, *(["id"] if entry.id_column else [])]
+    optional = [name for name, known in (("label", entry.label_column), ("id", entry.id_column)) if known]
+    needed = ["row", entry.score_column, entry.rank_column, *optional]
     if missing := [name for name in needed if name not in scores.column_names]:
         raise damaged(there.repo_id, f"{entry.scores!r} has no column {missing[0]!r}")
-    if _digest(scores, entry, there, "label") != entry.digest:
+    if _digest(scores, entry, there, _label(entry)) != entry.digest:
         raise disagrees(there.repo_id, f"the labels, scores or ranks of {entry.scores!r} are not those of its recipe")
     check_files(there, entry.scores, token)
     return scores
@@ -200,7 +201,12 @@ def _check(dataset: Dataset, recorded: Mapping[str, Any], there: Repository, wha
         raise damaged(there.repo_id, f"of the dataset it lacks {error}") from error
 
 
-def _digest(rows: Dataset, entry: Entry, there: Repository, label: str) -> str:
+def _label(entry: Entry) -> str | None:
+    """The column of classes in the configuration of scores, if there are any."""
+    return None if entry.label_column is None else "label"
+
+
+def _digest(rows: Dataset, entry: Entry, there: Repository, label: str | None) -> str:
     try:
         return digest(rows, label, entry.score_column, entry.rank_column)
     except (InputError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from datasets import Dataset
 from huggingface_hub import HfApi
 
+from ..coresets.scored import balanced_by, usual_balance
 from ..data.columns import read_column, typicality_name
 from ..data.identity import cached_origin
 from ..data.inputs import require_dataset
@@ -122,6 +123,12 @@ def push_coreset(
         InputError: for a dataset, budget or option that cannot be pushed; for scores that are not those of the
             recording; if the Hub refuses, cannot be reached, or holds something else under these names.
     """
+    require_dataset(scored, "scored")
+    if trajectories is not None:
+        require_recorded(trajectories)
+    recorded = Identity() if trajectories is None else Recipe.from_dict(trajectories.recipe).dataset
+    way, label_column = usual_balance(recorded, selection.pop("balance", None), label_column)
+    selection["balance"], label_column = balanced_by(scored, way, label_column)
     options = check_push(
         repo_id,
         fractions,
@@ -133,10 +140,7 @@ def push_coreset(
         score_column=score_column,
         **selection,
     )
-    require_dataset(scored, "scored")
-    if trajectories is not None:
-        require_recorded(trajectories)
-    elif variant is not None:
+    if trajectories is None and variant is not None:
         raise InputError("`variant` is of the recording that is given as `trajectories`: give both, or neither")
     told = None if variant is None else read_variant(variant)
     trained = [Trained.given(row) for row in evaluation]
@@ -151,7 +155,6 @@ def push_coreset(
     if twice := [name for name in shown if shown.count(name) > 1]:
         raise InputError(f"two of `pictures` are called {twice[0]!r}: give them names of their own")
     api = hub_api(token)
-    recorded = Identity() if trajectories is None else Recipe.from_dict(trajectories.recipe).dataset
     entry, ranked = describe_scored(scored, score_column, label_column, options, recorded)
     if trajectories is not None:
         entry = with_recording(entry, trajectories, scored, told)

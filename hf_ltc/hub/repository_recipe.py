@@ -129,7 +129,8 @@ class Entry(Section):
 
     score_column: str
     rank_column: str
-    label_column: str
+    # Null for rows without classes.
+    label_column: str | None
     id_column: str | None
     selection: Values
     dataset: Identity

@@ -59,7 +59,8 @@ def describe_scored(
 ) -> tuple[Entry, Dataset]:
     """Ranks a scored dataset, and describes it for the recipe."""
     selection = decided(scored, score_column, selection)
-    label_column = find_label_column(scored, label_column or recorded.label_column)
+    if label_column is not None or recorded.classes != 0 or selection.needs_labels:
+        label_column = find_label_column(scored, label_column or recorded.label_column)
     ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **selection.ranking)
     rank_column = rank_name(score_column)
     if rank_column in scored.column_names and not _same(scored, ranked, rank_column):
@@ -208,7 +209,7 @@ def _is_trajectory(dataset: Dataset, column: str) -> bool:
 
 def scores_table(
     ranked: Dataset,
-    label_column: str,
+    label_column: str | None,
     score_column: str,
     rank_column: str,
     id_column: str | None = None,
@@ -218,19 +219,20 @@ def scores_table(
 
     Args:
         ranked (`datasets.Dataset`): The scored and ranked dataset.
-        label_column (`str`): Its class labels, which become the column `label`.
+        label_column (`str`, *optional*): Its class labels, which become the column `label`.
         score_column (`str`): The score.
         rank_column (`str`): The rank.
         id_column (`str`, *optional*): Unique ids, which become the column `id`.
         trajectories (`bool`, *optional*, defaults to `False`): With the columns of trajectories.
 
     Returns:
-        `datasets.Dataset`: with `row`, `label`, the score, the rank and, if it is there, the typicality.
+        `datasets.Dataset`: with `row`, `label` if there are classes, the score, the rank and, if it is there, the typicality.
     """
     columns: dict[str, tuple[Any, object]] = {
         "row": (pa.array(np.arange(len(ranked), dtype=np.int64)), Value("int64")),
-        "label": (read_column(ranked, label_column), ranked.features[label_column]),
     }
+    if label_column is not None:
+        columns["label"] = (read_column(ranked, label_column), ranked.features[label_column])
     if id_column is not None:
         columns["id"] = (read_column(ranked, id_column), ranked.features[id_column])
     kept = added_columns(ranked, score_column, rank_column)
@@ -241,16 +243,17 @@ def scores_table(
     return Dataset(pa.table([values for values, _ in columns.values()], schema=features.arrow_schema))
 
 
-def digest(dataset: Dataset, label_column: str, score_column: str, rank_column: str) -> str:
+def digest(dataset: Dataset, label_column: str | None, score_column: str, rank_column: str) -> str:
     """Tells a table of labels, scores and ranks from any other, to the bit and in this order; hexadecimal SHA-256."""
-    label = dataset.features[label_column]
+    label = None if label_column is None else dataset.features[label_column]
     names = label.names if isinstance(label, ClassLabel) else None
     scores = read_column(dataset, score_column).cast(pa.float32(), safe=False).to_numpy()
     ranks = read_column(dataset, rank_column).fill_null(-1).to_numpy()
     # All NaNs get the same bits.
     scores = np.where(np.isnan(scores), np.float32("nan"), scores).astype("<f4")
     whole = hashlib.sha256(json.dumps(names).encode())
-    for values in (_classes(dataset, label_column), scores, ranks.astype("<i4")):
+    classes = np.empty(0, dtype="<i8") if label_column is None else _classes(dataset, label_column)
+    for values in (classes, scores, ranks.astype("<i4")):
         whole.update(len(values).to_bytes(8, "little") + values.tobytes())
     return whole.hexdigest()
 

@@ -12,13 +12,17 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..config import RecordConfig
-from ..training.forward import Batches, evaluate, features_of
+from ..training.forward import Batches, evaluate, features_of, run_over
 from ..training.metrics import per_sample_metrics
+from ..training.text.causal import SequenceBatches, counted_tokens, token_losses
 from ..trajectories.features import write_features
 from ..utils import files
 from ..utils.processes import Processes, failing_together, progress_bar, stoppable, together
 from .recorder import EVALUATION, TRAIN, VALIDATION, TrajectoryRecorder
 
+# Of a row of a language model: how many of its tokens the loss is the mean of.
+TOKENS = "tokens"
+AnyRows = Batches | SequenceBatches
 # What is recorded of a row by the choice of `losses`.
 LOSS_NAMES = {
     "training": ["training_loss"],
@@ -57,28 +61,41 @@ class EpochPasses:
         """Takes the losses of a batch that the model trains on; an [`Observer`]."""
         self._add(TRAIN, *batch)
 
-    def before_training(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
+    def observe_tokens(self, positions: torch.Tensor, outputs: Any, labels: torch.Tensor) -> None:
+        """Takes those of a batch that a language model trains on: what it returned, and labels `(B, L)`."""
+        self._add_tokens(TRAIN, positions, outputs, labels)
+
+    def before_training(self, model: nn.Module, batches: Mapping[str, AnyRows]) -> None:
         """The passes of epoch 0: over the validation samples and, once for both kinds of losses, the rows."""
         self.validate(model, batches)
         self._pass(model, batches[TRAIN], TRAIN, *([EVALUATION] if self.config.losses == "both" else []))
 
-    def validate(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
+    def validate(self, model: nn.Module, batches: Mapping[str, AnyRows]) -> None:
         """The pass over the validation samples after an epoch."""
         self._pass(model, batches[VALIDATION], VALIDATION)
 
-    def evaluate(self, model: nn.Module, batches: Mapping[str, Batches]) -> None:
+    def evaluate(self, model: nn.Module, batches: Mapping[str, AnyRows]) -> None:
         """The pass over the rows after an epoch; none where only training losses are recorded."""
         if self.config.losses != "training":
             self._pass(model, batches[TRAIN], EVALUATION if self.config.losses == "both" else TRAIN)
 
-    def _pass(self, model: nn.Module, batches: Batches, *splits: str) -> None:
+    def _pass(self, model: nn.Module, batches: AnyRows, *splits: str) -> None:
         def observe(*batch: torch.Tensor) -> None:
             if self.each_batch is not None:
                 self.each_batch(len(batch[0]))
             for split in splits:
                 self._add(split, *batch)
 
-        evaluate(model, batches, self.state, observe, self.batch_size)
+        def observe_tokens(outputs: Any, labels: torch.Tensor, positions: torch.Tensor) -> None:
+            if self.each_batch is not None:
+                self.each_batch(len(positions))
+            for split in splits:
+                self._add_tokens(split, positions, outputs, labels)
+
+        if isinstance(batches, SequenceBatches):
+            run_over(model, batches, self.state, observe_tokens, self.batch_size)
+        else:
+            evaluate(model, batches, self.state, observe, self.batch_size)
 
     def _add(
         self, split: str, positions: torch.Tensor, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
@@ -87,6 +104,10 @@ class EpochPasses:
         if split == TRAIN:
             further = per_sample_metrics(self.config.signals, logits, labels, self.outputs)
         self.recorder.add(split, positions, losses, *further)
+
+    def _add_tokens(self, split: str, positions: torch.Tensor, outputs: Any, labels: torch.Tensor) -> None:
+        further = [counted_tokens(labels).float()] if split == TRAIN else []
+        self.recorder.add(split, positions, token_losses(outputs, labels), *further)
 
 
 def record_features(

@@ -41,6 +41,9 @@ from ..utils.errors import InputError
 from ..utils.processes import Processes, progress_bar
 from .recorder import TRAIN, VALIDATION, TrajectoryRecorder
 
+# The columns that language models are trained on, as TRL knows them.
+_SEQUENCES = ("messages", "conversations", "prompt", "completion", "text", "input_ids")
+
 
 @dataclass(frozen=True)
 class RecordedRows:
@@ -259,17 +262,50 @@ def input_rows(config: RecordConfig, train: Dataset, validation: Dataset | None)
     return InputRows(rows, numbers[rows.labels], numbers[rows.validation_labels], numbers)
 
 
+def sequence_rows(config: RecordConfig, train: Dataset, validation: Dataset | None) -> RecordedRows:
+    """Rows of a causal language model, which have classes only if a column is named as `config.label_column`.
+
+    Args:
+        config ([`RecordConfig`]): The settings, as for [`input_rows`].
+        train (`datasets.Dataset`): The dataset.
+        validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
+
+    Raises:
+        InputError: for a column or classes that cannot be recorded.
+    """
+    _require(train, validation)
+    label = None if config.label_column is None else find_label_column(train, config.label_column)
+    texts = [name for name in _SEQUENCES if name in train.column_names]
+    other, compared = None, []
+    if validation is not None:
+        shared = [(name, name) for name in texts if name in validation.column_names]
+        compared = shared or input_columns(train, validation, label, config.id_column)
+        other = _Part(validation, label and find_label_column(validation, label), texts=[name for name, _ in shared])
+    return _recorded_rows(_Part(train, label, texts=texts), other, compared, config)
+
+
 @dataclass(frozen=True)
 class _Part:
     """A dataset, its columns, and where it comes from."""
 
     dataset: Dataset
-    label: str
+    label: str | None
     columns: InputColumns = InputColumns()
     where: Mapping[str, Any] = field(default_factory=dict)
+    texts: Sequence[str] = ()
 
     def identity(self) -> dict[str, Any]:
-        return dataset_identity(self.dataset, self.label, self.columns.image, self.columns.texts, **self.where)
+        texts = self.texts or self.columns.texts
+        return dataset_identity(self.dataset, self.label, self.columns.image, texts, **self.where)
+
+    def names(self) -> list[str]:
+        return [] if self.label is None else class_names(self.dataset, self.label)
+
+    def labels(self, names: Sequence[str] | None = None) -> np.ndarray:
+        """The classes by number; rows without are all of one."""
+        if self.label is None:
+            return np.zeros(len(self.dataset), dtype=np.int64)
+        return read_labels(self.dataset, self.label, names)
 
 
 def _require(train: Dataset, validation: Dataset | None) -> None:
@@ -283,19 +319,18 @@ def _recorded_rows(
 ) -> RecordedRows:
     """The rows of a dataset without those held out; all rows if there are `validation` samples, which must be other
     rows by the columns `compared`. Rotated, each seed has a hold-out of its own, wherever its run stands."""
-    dataset, names = train.dataset, class_names(train.dataset, train.label)
-    labels = read_labels(dataset, train.label)
+    dataset, names, labels = train.dataset, train.names(), train.labels()
     identity = train.identity() | {"id_column": config.id_column, "names": names}
     ids = None if config.id_column is None else _read_ids(dataset, config.id_column)
     if validation is not None:
-        other_labels = read_labels(validation.dataset, validation.label, names)
+        other_labels = validation.labels(names)
         check_apart(validation.dataset, dataset, compared, allow_shared_rows=config.allow_shared_rows)
         rows, held = np.arange(len(dataset)), None
         other, other_identity = validation.dataset, validation.identity()
     else:
         fraction, per_class, seed = config.validation_fraction, config.validation_per_class, config.validation_seed
         turn = config.seed if config.rotate_validation else 0
-        rows, held = hold_out(labels, fraction, per_class, seed, names, turn=turn)
+        rows, held = hold_out(labels, fraction, per_class, seed, names or ["the dataset"], turn=turn)
         other, other_labels = dataset.select(held), labels[held]
         other_identity = {
             "held_out": len(held),

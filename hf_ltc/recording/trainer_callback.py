@@ -4,6 +4,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,27 +14,30 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..config import RecordConfig
 from ..recipe import Recipe
-from ..training.forward import AveragedWeights, averaging_decay, logits_of, share_buffers
+from ..training.forward import TrainedAverage, averaging_decay, logits_of, share_buffers
 from ..training.metrics import check_metrics
+from ..training.text.causal import check_causal, require_labels
 from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
-from ..utils.errors import InputError, LTCWarning
+from ..utils.errors import InputError, LTCWarning, require
 from . import trainer_pass
-from .epochs import LOSS_NAMES, EpochPasses
+from .epochs import LOSS_NAMES, TOKENS, EpochPasses
 from .recorder import TRAIN
-from .rows import input_rows
-from .trainer_pass import CHECKPOINT, POSITION
+from .rows import input_rows, sequence_rows
+from .trainer_pass import CHECKPOINT, POSITION, VALIDATION_POSITION, SequenceRows
 
 _LEAST_CHECKPOINTS = 3
 # What of the settings the recipe has: the others are the Trainer's.
 _SETTINGS = ("losses", "weights", "average_decay", "initial_losses", "signals")
 # How close the initial losses of a training begun again have to be to those that were recorded.
 _SAME_LOSS = 1e-3
+# At most so many rows are held out of a class, or of all rows where there are no classes.
+_HELD_OUT, _HELD_OUT_OF_ALL = 50, 500
 
 
 class TrajectoryCallback(TrainerCallback):
@@ -51,6 +55,21 @@ class TrajectoryCallback(TrainerCallback):
     travels with it in a column of `train_dataset`. The Trainer's `resume_from_checkpoint` resumes the recording too,
     even within an epoch; an epoch that the Trainer breaks off (`max_steps`) is not recorded.
 
+    With `language_model=True` for causal language models, in a Trainer or TRL's `SFTTrainer`. The loss of a row is the
+    mean negative log-likelihood of those of its tokens that the training counts (whose label is not -100: those of the
+    completion, say), and their number is recorded as the signal `tokens`. `SFTTrainer` makes tokens of the rows, which
+    may be chats, prompts with completions, or texts; it is told of the callback once it is made:
+
+    ```python
+    callback = TrajectoryCallback("runs/sft", train, language_model=True)
+    trainer = SFTTrainer(
+        model, arguments, train_dataset=callback.train_dataset, eval_dataset=callback.validation_dataset
+    )
+    callback.add_to(trainer)
+    trainer.train()
+    scored = callback.trajectories.score(train)
+    ```
+
     Args:
         output_dir (`str` or `Path`): The run directory; not the Trainer's `output_dir`.
         train (`datasets.Dataset`): Rows with what the model or the data collator takes and a class label.
@@ -62,23 +81,32 @@ class TrajectoryCallback(TrainerCallback):
             Weights that evaluation and validation losses are computed with: `"averaged"` over about one epoch, or
             `"raw"`.
         average_decay (`float`, *optional*):
-            Decay of the averaged weights per step; 1 - 1 / (steps per epoch) if not given.
+            Decay of the averaged weights per step; 1 - 1 / (steps per epoch) if not given, or per recorded checkpoint
+            with `record_every_steps`.
         initial_losses (`bool`, *optional*, defaults to `True`): Record the losses before training as epoch 0.
         signals (`Sequence[str]`, *optional*):
             Further per-sample metrics of each epoch: `margin`, `correct`, `el2n`, `predicted`.
         label_column (`str`, *optional*):
             Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if not
-            given.
+            given. With `language_model` any column of classes (the source of a row, say), by which rows are held out,
+            scored and balanced; none if not given.
         id_column (`str`, *optional*): Column with a unique id for each row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
-        validation_per_class (`int`, *optional*, defaults to `50`): At most this many rows held out of a class.
+        validation_per_class (`int`, *optional*):
+            At most this many rows held out of a class: 50 if not given, or 500 of all rows if they have no classes.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
             Accept validation samples whose images or texts are those of rows of `train`, as with blank tiles. Images
             are compared as encoded: one that was saved again is not found.
+        language_model (`bool`, *optional*, defaults to `False`): Record a causal language model.
+        record_every_steps (`int`, *optional*):
+            Record after every so many steps instead of after each epoch, as S2L does (arXiv 2403.07384); with
+            `losses="evaluation"`, since no row has a training loss between two epochs. The checkpoints are numbered
+            1, 2, ...
 
     Attributes:
         train_dataset (`datasets.Dataset`): The dataset to train on: the rows that are not held out.
+        validation_dataset (`datasets.Dataset`): The validation samples, for the `eval_dataset` of an `SFTTrainer`.
         trajectories ([`Trajectories`], *optional*): What was recorded, once the training has ended.
 
     Raises:
@@ -100,11 +128,25 @@ class TrajectoryCallback(TrainerCallback):
         label_column: str | None = None,
         id_column: str | None = None,
         validation_fraction: float = 0.1,
-        validation_per_class: int = 50,
+        validation_per_class: int | None = None,
         validation_seed: int = 0,
         allow_shared_rows: bool = False,
+        language_model: bool = False,
+        record_every_steps: int | None = None,
     ) -> None:
         check_metrics(signals)
+        if language_model and signals:
+            raise InputError(f"`signals` {list(signals)} are of classes: leave them out with `language_model`")
+        if record_every_steps is not None:
+            require(record_every_steps >= 1, "record_every_steps", record_every_steps, "1 or more")
+            if losses != "evaluation":
+                raise InputError(
+                    f"`record_every_steps` {record_every_steps} goes with losses='evaluation': rows have one "
+                    "training loss an epoch, and none in between"
+                )
+        if validation_per_class is None:
+            has_classes = not language_model or label_column is not None
+            validation_per_class = _HELD_OUT if has_classes else _HELD_OUT_OF_ALL
         self.path = files.local(output_dir, "output_dir")
         self.trajectories: Trajectories | None = None
         self._config = RecordConfig(
@@ -120,13 +162,33 @@ class TrajectoryCallback(TrainerCallback):
             validation_seed=validation_seed,
             allow_shared_rows=allow_shared_rows,
         )
-        self._data = input_rows(self._config, train, validation)
+        if language_model:
+            self._data: Any = SequenceRows(sequence_rows(self._config, train, validation))
+        else:
+            self._data = input_rows(self._config, train, validation)
+        self._is_language_model, self._every = language_model, record_every_steps
         self.train_dataset = trainer_pass.with_positions(self._data.recorded.train)
+        self.validation_dataset = trainer_pass.with_positions(self._data.recorded.validation, VALIDATION_POSITION)
         self._hook: Any = None
         self._observed = self._finished = False
         self._rest: trainer_pass.RestOfEpoch | None = None
         # The batch size of a training that has begun and not ended.
         self._began: int | None = None
+
+    def add_to(self, trainer: Trainer) -> None:
+        """Adds the callback to TRL's `SFTTrainer`, or another Trainer that makes tokens of the rows itself, made with
+        `train_dataset=callback.train_dataset` and `eval_dataset=callback.validation_dataset`.
+
+        Raises:
+            InputError: if it packs rows, or does not have the validation samples.
+        """
+        if not self._is_language_model:
+            raise InputError(
+                "add_to goes with `language_model`: give callbacks=[callback] to a Trainer of classifiers"
+            )
+        self._data = self._data.prepared_by(trainer)
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -138,17 +200,24 @@ class TrajectoryCallback(TrainerCallback):
     ) -> None:
         config, model, loader = self._config, kwargs["model"], kwargs["train_dataloader"]
         inner = trainer_pass.plain_loader(loader)
-        trainer_pass.check_rows(args, model, inner.dataset, len(self._data.recorded.train))
+        if self._is_language_model:
+            trainer_pass.check_unpacked(args)
+            check_causal(model)
+        rows = len(self._data.recorded.train)
+        trainer_pass.check_rows(args, model, inner.dataset, rows, self._is_language_model)
         # Of a callback that was added after the Trainer was made, or of a model that was.
         trainer_pass.accept_positions(model)
         self._state, step = PartialState(), state.global_step
         told = trainer_pass.steps_of(args, loader, self._state.num_processes)
         self._steps, self._order = told["steps_per_epoch"], trainer_pass.order_of(args, loader, inner.dataset)
-        planned = state.max_steps // self._steps + config.initial_losses
+        self._interval = self._every or self._steps
+        planned = state.max_steps // self._interval + config.initial_losses
         if planned < _LEAST_CHECKPOINTS:
+            how = "an epoch" if self._every is None else "a checkpoint"
+            fix = "raise num_train_epochs" if self._every is None else "lower `record_every_steps`"
             raise InputError(
-                f"this training records {planned} checkpoints (max_steps {state.max_steps}, {self._steps} steps an "
-                f"epoch): a correlation needs {_LEAST_CHECKPOINTS} or more, so raise num_train_epochs"
+                f"this training records {planned} checkpoints (max_steps {state.max_steps}, {self._interval} steps "
+                f"{how}): a correlation needs {_LEAST_CHECKPOINTS} or more, so {fix}"
             )
         began, self._began = self._began, told["per_device_train_batch_size"]
         if args.auto_find_batch_size and not step and began is not None and began > self._began:
@@ -157,10 +226,11 @@ class TrajectoryCallback(TrainerCallback):
         stored = Recipe.read(place) if place.exists() else Recipe()
         self._finished = stored.epochs is not None and step >= state.max_steps
         resumed = trainer_pass.read_checkpoint(self.path, step) if step and not self._finished else {}
-        decay = averaging_decay(config.weights, config.average_decay, self._steps)
+        decay = averaging_decay(config.weights, config.average_decay, self._interval)
         self._training = {
             **self._data.recorded.sizes,
             **told,
+            **({} if self._every is None else {"record_every_steps": self._every}),
             "average_decay": decay,
             "id": stored.training.id if step else uuid.uuid4().hex[:16],
         }
@@ -171,7 +241,7 @@ class TrajectoryCallback(TrainerCallback):
             "config": {"model": type(model).__name__, "seed": args.seed, **settings},
             "training": self._training,
         }
-        names = [*LOSS_NAMES[config.losses], *config.signals]
+        names = [*LOSS_NAMES[config.losses], *([TOKENS] if self._is_language_model else config.signals)]
         self._recorder = self._data.recorded.recorder(self.path, names, self._state, recipe)
         if self._finished:
             return
@@ -187,18 +257,17 @@ class TrajectoryCallback(TrainerCallback):
             if step % self._steps:
                 trainer_pass.check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
         trainer_pass.tell(self.path, self._training, state, self._state)
-        outputs = torch.from_numpy(self._data.outputs).to(self._state.device)
+        outputs = None if self._is_language_model else torch.from_numpy(self._data.outputs).to(self._state.device)
         self._passes = EpochPasses(
             self._recorder, config, self._state, args.per_device_eval_batch_size, outputs=outputs
         )
-        self._batches = self._data.batches(
-            inner.collate_fn,
-            self._state.device,
-            args.dataloader_num_workers,
-            model if args.remove_unused_columns else None,
-        )
+        loading: Any = (inner.collate_fn, self._state.device, args.dataloader_num_workers)
+        if self._is_language_model:
+            self._batches = self._data.batches(inner.dataset, *loading)
+        else:
+            self._batches = self._data.batches(*loading, model if args.remove_unused_columns else None)
         inner.collate_fn = trainer_pass.Positioned(inner.collate_fn)
-        self._averaged = None if decay is None else AveragedWeights(model, decay)
+        self._averaged = None if decay is None else TrainedAverage(model, decay)
         self._recorder.clear()
         self._rest = None
         if step:
@@ -208,20 +277,26 @@ class TrajectoryCallback(TrainerCallback):
         if config.losses != "evaluation":
             if self._hook is not None:
                 self._hook.remove()
-            self._hook = model.register_forward_hook(self._observer(model), with_kwargs=True)
+            made = self._token_observer if self._is_language_model else self._observer
+            self._hook = model.register_forward_hook(made(model), with_kwargs=True)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._hook is not None and not self._observed:
-            raise InputError(f"the model was trained without {POSITION!r}: let compute_loss pass on all of the batch")
-        if not self._finished and self._averaged is not None:
+            needed = f"{POSITION!r} and 'labels'" if self._is_language_model else repr(POSITION)
+            raise InputError(f"the model was trained without {needed}: let compute_loss pass on all of the batch")
+        if self._finished:
+            return
+        if self._averaged is not None:
             self._averaged.update_parameters(kwargs["model"])
+        if self._every is not None and state.global_step % self._every == 0:
+            self._publish(args, state.global_step // self._every, kwargs["model"])
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._finished:
+        if self._finished or self._every is not None:
             return
         # Steps over steps of an epoch: whole only when no step of it was left out.
         if state.epoch is not None and float(state.epoch).is_integer():
@@ -278,15 +353,29 @@ class TrajectoryCallback(TrainerCallback):
 
         return observe
 
+    def _token_observer(self, model: nn.Module) -> Callable[..., None]:
+        @torch.no_grad()
+        def observe(module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+            # A forward pass without labels is a further one, as label smoothing of TRL makes it.
+            if module is not model or not module.training or POSITION not in kwargs or kwargs.get("labels") is None:
+                return
+            positions = kwargs[POSITION]
+            self._observed = True
+            if self._rest is not None:
+                self._rest.check(positions)
+            self._passes.observe_tokens(positions, outputs, require_labels(kwargs, len(positions)))
+
+        return observe
+
     def _publish(self, args: TrainingArguments, epoch: int, model: nn.Module) -> None:
         # An older checkpoint of the Trainer leads through epochs again that are there already.
         if epoch not in self._published:
-            evaluated = model if self._averaged is None else self._averaged.module
-            # Running statistics are each process's own until the first one's are sent round before a forward pass.
-            share_buffers(evaluated)
-            with trainer_pass.memory_told(args):
-                self._passes.validate(evaluated, self._batches)
-                self._passes.evaluate(evaluated, self._batches)
+            lent = nullcontext() if self._averaged is None else self._averaged.lent(model)
+            with lent, trainer_pass.memory_told(args):
+                # Running statistics are each process's own until the first one's are sent round before a forward pass.
+                share_buffers(model)
+                self._passes.validate(model, self._batches)
+                self._passes.evaluate(model, self._batches)
             self._write(epoch, self._recorder.collect(epoch))
         self._recorder.clear()
 
@@ -315,10 +404,10 @@ class TrajectoryCallback(TrainerCallback):
         self._recorder.load_state_dict(values["recorder"])
         if self._averaged is not None:
             self._averaged.load_state_dict(values["averaged"])
-        epoch, inside = divmod(state.global_step, self._steps)
-        if inside:
+        epoch, inside = divmod(state.global_step, self._interval)
+        if inside and self._every is None:
             seen = (values["recorder"][TRAIN][-1] > 0).to(self._state.device)
             self._rest = trainer_pass.RestOfEpoch(self.path, state.global_step, self._training, seen)
-        else:
+        elif not inside:
             # Saved at the last step of an epoch, and killed before the epoch was written.
             self._publish(args, epoch, model)

@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -21,14 +21,17 @@ from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset, Value
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from ..data.columns import read_column, with_columns
 from ..recipe import Recipe
 from ..training.batches import Collate
+from ..training.text.causal import SequenceBatches, check_counted
 from ..trajectories import run_dir
 from ..utils import files
-from ..utils.errors import InputError, LTCWarning, one_line
+from ..utils.errors import InputError, LTCWarning, one_line, some_rows
+from .recorder import TRAIN, VALIDATION
+from .rows import RecordedRows
 
 # Which rows a step trains on, by their names in the recipe and in messages.
 _STEPS = {
@@ -43,6 +46,8 @@ _MARK = "hf_ltc"
 CHECKPOINT = "checkpoint"
 # The column with a row's position among the recorded rows, which travels with the batch into the model's forward.
 POSITION = "hf_ltc_position"
+# And that with a validation sample's position among the others.
+VALIDATION_POSITION = "hf_ltc_validation_position"
 
 
 @dataclass(frozen=True)
@@ -64,20 +69,21 @@ class _Transform:
     """A transform that adds the rows' positions to what another one makes."""
 
     transform: Callable[[dict[str, Any]], Mapping[str, Any]]
+    column: str
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        positions = rows.pop(POSITION)
-        return {**self.transform(rows), POSITION: positions}
+        positions = rows.pop(self.column)
+        return {**self.transform(rows), self.column: positions}
 
 
-def with_positions(dataset: Dataset) -> Dataset:
+def with_positions(dataset: Dataset, column: str = POSITION) -> Dataset:
     positions = pa.array(np.arange(len(dataset), dtype=np.int64))
-    marked = with_columns(dataset, {POSITION: (positions, Value("int64"))})
+    marked = with_columns(dataset, {column: (positions, Value("int64"))})
     shown = marked.format
     if shown["type"] != "custom":
         return marked
     return marked.with_transform(
-        _Transform(shown["format_kwargs"]["transform"]), shown["columns"], shown["output_all_columns"]
+        _Transform(shown["format_kwargs"]["transform"], column), shown["columns"], shown["output_all_columns"]
     )
 
 
@@ -146,7 +152,9 @@ def order_of(args: TrainingArguments, loader: Any, dataset: Dataset) -> dict[str
     }
 
 
-def check_rows(args: TrainingArguments, model: nn.Module, dataset: Any, rows: int) -> None:
+def check_rows(
+    args: TrainingArguments, model: nn.Module, dataset: Any, rows: int, is_language_model: bool = False
+) -> None:
     """Checks that a Trainer trains on all rows that are to be recorded, with their positions.
 
     Raises:
@@ -163,11 +171,13 @@ def check_rows(args: TrainingArguments, model: nn.Module, dataset: Any, rows: in
             "it is, a datasets.Dataset whose rows have numbers (its with_transform can augment them)"
         )
     if POSITION not in dataset.column_names:
-        if accepts_positions(model):
+        if accepts_positions(model) and not is_language_model:
             fix = (
                 "give train_dataset=callback.train_dataset, and remove_unused_columns=False for a model wrapped as by "
                 "PEFT"
             )
+        elif is_language_model:
+            fix = "give train_dataset=callback.train_dataset, and then call callback.add_to(trainer)"
         else:
             fix = (
                 "the callback, or the model, came after the Trainer was made, so give Trainer(model=model, "
@@ -175,14 +185,109 @@ def check_rows(args: TrainingArguments, model: nn.Module, dataset: Any, rows: in
                 "model_init, or set remove_unused_columns=False"
             )
         raise InputError(f"the Trainer's rows have no column {POSITION!r}: {fix}")
-    found = len(read_column(dataset, POSITION).unique())
-    if found != rows:
+    found = np.unique(read_column(dataset, POSITION))
+    if len(found) != rows:
         raise InputError(
-            f"the Trainer has {found} of the {rows} rows of callback.train_dataset: give all of them, or make the "
-            "callback with the rows that are trained on"
+            f"the Trainer has {len(found)} of the {rows} rows of callback.train_dataset (its rows "
+            f"{some_rows(np.setdiff1d(np.arange(rows), found))} are missing): give all of them, or make the callback "
+            "with the rows that are trained on; TRL leaves out rows of which no token counts, as where a prompt fills "
+            "`max_length`"
         )
     if args.dataloader_drop_last:
         raise InputError("dataloader_drop_last leaves rows out of every epoch: set it to False")
+
+
+def check_unpacked(args: TrainingArguments) -> None:
+    """Checks that TRL's `SFTTrainer` keeps each row a sequence of its own.
+
+    Raises:
+        InputError: if it packs rows, or joins those of a batch.
+    """
+    for name in ("packing", "eval_packing", "padding_free"):
+        if getattr(args, name, False):
+            raise InputError(
+                f"{name}=True puts several rows into one sequence, so that losses cannot be told by row: set "
+                f"{name}=False"
+            )
+
+
+@dataclass(frozen=True)
+class SequenceRows:
+    """Recorded rows of a language model: the Trainer, or the collator, makes tokens of them.
+
+    Args:
+        recorded ([`RecordedRows`]): The rows.
+        validation (`datasets.Dataset`, *optional*): The validation samples as a Trainer prepared them.
+        given (`Mapping[str, Any]`): What its model is given besides a batch.
+    """
+
+    recorded: RecordedRows
+    validation: Dataset | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def prepared_by(self, trainer: Trainer) -> "SequenceRows":
+        """The same rows as TRL's `SFTTrainer` prepared them, which is made to keep the column of positions.
+
+        Raises:
+            InputError: if it packs rows, or has not got the validation samples.
+        """
+        check_unpacked(trainer.args)
+        evaluated = trainer.eval_dataset
+        parts = evaluated.values() if isinstance(evaluated, Mapping) else [evaluated]
+        found = [part for part in parts if isinstance(part, Dataset) and VALIDATION_POSITION in part.column_names]
+        if not found:
+            raise InputError(
+                "the Trainer has no validation samples: give eval_dataset=callback.validation_dataset (or a mapping "
+                "with it as one of the values)"
+            )
+        # TRL names the columns that the collator gets. The Trainer has no other place to add one.
+        made: Any = trainer
+        made._set_signature_columns_if_needed()
+        made._signature_columns.append(POSITION)
+        patched = [each.forward for each in made.model.modules() if "forward" in vars(each)]
+        named = {name for each in patched for name in inspect.signature(each, follow_wrapped=False).parameters}
+        # Losses by the way that the training takes, without the logits of a whole batch.
+        given = {"fused_lm_head": True, "use_cache": False} if "fused_lm_head" in named else {}
+        return replace(self, validation=found[0], given=given)
+
+    def batches(
+        self, train: Dataset, collate: Collate, device: torch.device, num_workers: int
+    ) -> dict[str, SequenceBatches]:
+        """The rows, of which the Trainer has `train`, and the validation samples in batches.
+
+        Raises:
+            InputError: for samples that were not prepared as the rows were, and rows without a token that counts.
+        """
+        prepared = self.validation
+        if prepared is None:
+            prepared = with_positions(self.recorded.validation, VALIDATION_POSITION)
+        parts = {TRAIN: _in_order(train, POSITION), VALIDATION: _in_order(prepared, VALIDATION_POSITION)}
+        columns = parts[TRAIN].column_names
+        if missing := [name for name in columns if name not in parts[VALIDATION].column_names]:
+            raise InputError(
+                f"the validation samples have no column {missing[0]!r}, which the Trainer's rows have: give "
+                "eval_dataset=callback.validation_dataset, and then call callback.add_to(trainer)"
+            )
+        parts[VALIDATION] = parts[VALIDATION].select_columns(columns)
+        wanted = len(self.recorded.validation)
+        if len(parts[VALIDATION]) != wanted:
+            raise InputError(
+                f"the Trainer has {len(parts[VALIDATION])} of the {wanted} validation samples, as TRL leaves out "
+                "those of which no token counts: leave them out before, or raise `max_length`"
+            )
+        held = self.recorded.validation_rows
+        numbers = {TRAIN: self.recorded.rows, VALIDATION: np.arange(wanted) if held is None else held}
+        for split, what in ((TRAIN, "rows"), (VALIDATION, "validation samples")):
+            check_counted(parts[split], what, numbers[split])
+        return {
+            split: SequenceBatches(part, collate, device, num_workers, self.given) for split, part in parts.items()
+        }
+
+
+def _in_order(dataset: Dataset, column: str) -> Dataset:
+    """A dataset by the positions in a column, without it."""
+    order = np.argsort(read_column(dataset, column), kind="stable")
+    return dataset.select(order).remove_columns(column)
 
 
 def begin_anew(path: Path, before: int, now: int, processes: PartialState) -> None:

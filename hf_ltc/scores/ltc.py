@@ -15,7 +15,15 @@ import numpy as np
 from ..utils.errors import InputError, listed, require
 from .absent import absent_from_runs
 from .kernels import BLOCK, count_of, pass_over, run_spans, standardized
-from .protocol import PlainLosses, Recorded, check_finite, check_recorded, losses_not_finite, shown_classes
+from .protocol import (
+    PlainLosses,
+    Recorded,
+    check_finite,
+    check_recorded,
+    losses_not_finite,
+    require_classes,
+    shown_classes,
+)
 
 PRESETS: dict[str, dict[str, str]] = {
     "ltc": {"of": "differences", "aggregate": "correlations", "scope": "dataset", "weighting": "none"},
@@ -130,6 +138,7 @@ def references(
     check_recorded(trajectories)
     labels, validation_labels = trajectories.labels, trajectories.validation_labels
     if member["scope"] == "class":
+        require_classes(trajectories)
         every = np.asarray(validation_labels)
         count = int(max(every.max(), labels.max() if len(labels) else 0)) + 1
     else:

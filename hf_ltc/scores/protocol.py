@@ -131,6 +131,15 @@ def check_recorded(trajectories: Recorded) -> None:
         )
 
 
+def require_classes(trajectories: Recorded) -> None:
+    """Checks that the rows have classes, which those of language models have only where a column was named."""
+    if Recipe.from_dict(trajectories.recipe).dataset.classes == 0:
+        raise InputError(
+            "the rows of this recording have no classes: score with scope='dataset' (or preset 'ltc' or 'das'), or "
+            "record with a `label_column`"
+        )
+
+
 def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray, lengths: Sequence[int]) -> None:
     if not all_finite(losses, lengths):
         raise losses_not_finite(trajectories, table)

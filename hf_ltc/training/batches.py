@@ -263,19 +263,21 @@ class CollatedBatches:
 
     def __call__(self, index_batches: Iterable[np.ndarray]) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
         """Gives the batches asked for: inputs of the model, without labels; labels and positions, int64 `(B,)`."""
-        parts = [part.tolist() for part in index_batches]
-        loader: Any = DataLoader(
-            self.dataset,
-            batch_sampler=parts,
-            collate_fn=Sending(self.collate),
-            num_workers=self.num_workers,
-        )
-        for part, batch in zip(parts, received(loader)):
-            inputs = send_to_device(batch, self.labels.device)
+        device = self.labels.device
+        for inputs, positions in collated(self.dataset, self.collate, index_batches, device, self.num_workers):
             if isinstance(inputs, Mapping):
                 inputs = {name: value for name, value in inputs.items() if name not in LABELS}
-            positions = torch.tensor(part, device=self.labels.device)
             yield inputs, self.labels[positions], positions
+
+
+def collated(
+    dataset: Dataset, collate: Collate, index_batches: Iterable[np.ndarray], device: torch.device, num_workers: int
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """What a collator makes of the batches asked for, and their positions, int64 `(B,)`, on a device."""
+    parts = [part.tolist() for part in index_batches]
+    loader: Any = DataLoader(dataset, batch_sampler=parts, collate_fn=Sending(collate), num_workers=num_workers)
+    for part, batch in zip(parts, received(loader)):
+        yield send_to_device(batch, device), torch.tensor(part, device=device)
 
 
 def accepted_columns(model: nn.Module, dataset: Dataset) -> Dataset:

@@ -20,20 +20,19 @@ from .workers import workers_watched
 
 # Rows that a process sends at once.
 _BLOCK = 2**14
+# Before the names in the state of an average, as torch has them.
+_MODULE = "module."
 # Called with positions `(B,)`, float32 cross-entropy losses `(B,)` without label smoothing, float32 logits `(B, C)`
 # and labels `(B,)` of a forward pass, all detached and on the device.
 Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Any]
 
 
-class Batches(Protocol):
+class AnyBatches(Protocol):
     """Rows that a model runs over.
 
     Called with the positions of each batch, they return on the device what the model takes (a tensor, or a mapping of
-    its parameters), and labels and positions, int64 `(B,)`.
+    its parameters), labels, and positions, int64 `(B,)`.
     """
-
-    @property
-    def labels(self) -> torch.Tensor: ...
 
     @property
     def lengths(self) -> np.ndarray | None:
@@ -43,6 +42,13 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
     def __call__(self, index_batches: Iterable[np.ndarray], /) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]: ...
+
+
+class Batches(AnyBatches, Protocol):
+    """Rows of classes: their labels are int64 `(B,)`."""
+
+    @property
+    def labels(self) -> torch.Tensor: ...
 
 
 class TrainBatches(Batches, Protocol):
@@ -74,6 +80,73 @@ class AveragedWeights(AveragedModel):
         self.eval()
 
 
+class TrainedAverage:
+    """The same average, of what is trained of a model alone, and lent to the model itself.
+
+    No second model is kept: the average of adapters is as small as these, and a `forward` that was put in the place
+    of the model's own, as TRL does, runs the weights that it is bound to. The average is float32, since the steps of
+    training are too small for lower precision.
+
+    Args:
+        model (`torch.nn.Module`): The model: its trained parameters, and its buffers.
+        decay (`float`): Share of the average that a step keeps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._averages = {
+            name: tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+            for name, tensor in _trained(model)
+        }
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Takes the weights in that a step has made."""
+        floating: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        for name, tensor in self._known(model):
+            average = self._averages[name]
+            if average.is_floating_point():
+                floating[0].append(average)
+                floating[1].append(tensor.detach().float())
+            else:
+                average.copy_(tensor)
+        if floating[0]:
+            torch._foreach_lerp_(*floating, 1 - self.decay)
+
+    @contextmanager
+    def lent(self, model: nn.Module) -> Iterator[None]:
+        """Gives the model the average, and then its own weights back."""
+        known = self._known(model)
+        own = [tensor.detach().clone() for _, tensor in known]
+        with torch.no_grad():
+            for name, tensor in known:
+                tensor.copy_(self._averages[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (_, tensor), before in zip(known, own):
+                    tensor.copy_(before)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {f"{_MODULE}{name}": average for name, average in self._averages.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        for name, average in self._averages.items():
+            # Buffers that a model does not save were not saved of its copy in former versions.
+            if (stored := state.get(f"{_MODULE}{name}")) is not None:
+                average.copy_(stored)
+
+    def _known(self, model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+        # Not those that began to be trained since.
+        return [(name, tensor) for name, tensor in _trained(model) if name in self._averages]
+
+
+def _trained(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    parameters = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+    return [*parameters, *model.named_buffers()]
+
+
 def averaging_decay(weights: str, decay: float | None, steps_per_epoch: int) -> float | None:
     """The decay of averaged weights per step, `None` for raw ones. If not given, the window is about one epoch: the
     jitter of single steps is averaged out, and epochs stay distinct."""
@@ -87,10 +160,8 @@ def share_buffers(model: nn.Module) -> None:
     broadcast(list(model.buffers()))
 
 
-@workers_watched()
-@torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, state: Processes, observe: Observer, batch_size: int) -> None:
-    """Runs a model over all rows in evaluation mode, each process over its own part; no random state is changed.
+    """Runs a classifier over all rows, as [`run_over`].
 
     Args:
         model (`torch.nn.Module`): The model, not wrapped for several processes.
@@ -102,25 +173,47 @@ def evaluate(model: nn.Module, batches: Batches, state: Processes, observe: Obse
     Raises:
         InputError: if the model does not return logits, or not one row of them for each row.
     """
+    classes = int(batches.labels.max()) + 1 if len(batches) else 0
+
+    def each(outputs: Any, labels: torch.Tensor, positions: torch.Tensor) -> None:
+        logits = logits_of(outputs, classes)
+        if len(logits) != len(positions):
+            raise InputError(
+                f"the collator made {len(logits)} samples of {len(positions)} rows: it has to make one of each row"
+            )
+        observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
+
+    run_over(model, batches, state, each, batch_size)
+
+
+@workers_watched()
+@torch.no_grad()
+def run_over(
+    model: nn.Module,
+    batches: AnyBatches,
+    state: Processes,
+    each: Callable[[Any, torch.Tensor, torch.Tensor], Any],
+    batch_size: int,
+) -> None:
+    """Runs a model over all rows in evaluation mode, each process over its own part; no random state is changed.
+
+    Args:
+        model, batches, state, batch_size: As for [`evaluate`].
+        each (`Callable`): Called with what the model returned, labels and positions of every batch.
+    """
     mine = np.array_split(np.arange(len(batches), dtype=np.int64), state.num_processes)[state.process_index]
     if batches.lengths is not None:
         # Rows of like length together.
         mine = mine[np.argsort(batches.lengths[mine], kind="stable")]
     if not len(mine):
         return
-    classes = int(batches.labels.max()) + 1
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with _random_state_kept(state.device):
         for inputs, labels, positions in batches(np.array_split(mine, math.ceil(len(mine) / batch_size))):
             with state.autocast() if isinstance(state, Accelerator) else nullcontext():
                 outputs = model_outputs(model, inputs)
-            logits = logits_of(outputs, classes)
-            if len(logits) != len(positions):
-                raise InputError(
-                    f"the collator made {len(logits)} samples of {len(positions)} rows: it has to make one of each row"
-                )
-            observe(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
+            each(outputs, labels, positions)
     for module, training in modes:
         module.training = training
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from ..coresets import order, select
+from ..coresets.scored import usual_balance
 from ..data.columns import (
     LOSS_TRAJECTORY,
     LTC_SCORE,
@@ -327,7 +328,7 @@ class Trajectories(ExchangeMixin):
         dataset: Dataset,
         *,
         preset: str | None = None,
-        balance: order.Balance = "class",
+        balance: order.Balance | str | None = None,
         typical: float | None = None,
         baselines: Sequence[str] = (),
         id_column: str | None = None,
@@ -340,7 +341,8 @@ class Trajectories(ExchangeMixin):
         Args:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
             preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
-            balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
+            balance (`str`, *optional*):
+                As for [`rank_coreset`]; if not given `"class"`, or `"none"` for rows without classes.
             typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
             baselines (`Sequence[str]`, *optional*):
                 Known scores to add beside, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
@@ -372,9 +374,9 @@ class Trajectories(ExchangeMixin):
         for name, found in known.items():
             values = np.where(where >= 0, found[where], np.nan).astype(np.float32)
             columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
-        label_column = label_column or Recipe.from_dict(self.recipe).dataset.label_column
+        way, label_column = usual_balance(Recipe.from_dict(self.recipe).dataset, balance, label_column)
         ranked = select.rank_coreset(
-            with_columns(dataset, columns), balance=balance, label_column=label_column, typical=typical
+            with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
         )
         kept = np.zeros(len(self), dtype=bool)
         kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
