@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .recording.checkpoints import record_checkpoints as record_checkpoints
     from .recording.record import record as record
     from .recording.recorder import TrajectoryRecorder as TrajectoryRecorder
-    from .recording.trainer_callback import TrajectoryCallback as TrajectoryCallback
+    from .recording.trainer.callback import TrajectoryCallback as TrajectoryCallback
     from .report.apply import apply_audit as apply_audit
     from .report.apply import undo_audit as undo_audit
     from .report.audit import audit as audit
@@ -53,7 +53,7 @@ _MODULES = {
     "LTCWarning": "utils.errors",
     "RecordConfig": "config",
     "Trajectories": "trajectories.value",
-    "TrajectoryCallback": "recording.trainer_callback",
+    "TrajectoryCallback": "recording.trainer.callback",
     "TrajectoryRecorder": "recording.recorder",
     "apply_audit": "report.apply",
     "audit": "report.audit",

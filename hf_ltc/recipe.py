@@ -16,6 +16,8 @@ from .utils.files import read_json, unreadable
 Values = Mapping[str, Any]
 # In what a recipe says of validation samples: which of the hold-outs that rotate over runs it is, or they are.
 TURN = "turn"
+# The task of rows of language models, as the Hub calls it.
+TEXT_GENERATION = "text-generation"
 # By the type of a field what JSON has there, and of which type its parts are.
 _KINDS: dict[Any, tuple[str, Any]] = {
     str: ("text", None),
@@ -142,6 +144,9 @@ class Identity(Section):
     text_column: str | None = None
     text_pair_column: str | None = None
     id_column: str | None = None
+    # Of rows of a language model; of others it is told by what they hold.
+    task: str | None = None
+    # 0 for rows without classes.
     classes: int | None = None
     class_names: str | None = None
     class_counts: str | None = None

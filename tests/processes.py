@@ -14,7 +14,7 @@ needs_compiler = pytest.mark.skipif(
 )
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["hf_ltc.recording.record", "hf_ltc.recording.trainer_callback", "timm", "tests.processes"]
+    ["hf_ltc.recording.record", "hf_ltc.recording.trainer.callback", "timm", "tests.processes"]
 )
 
 

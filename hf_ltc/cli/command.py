@@ -44,7 +44,8 @@ HOW_OFTEN = (
     "were truly right to leave the default once of 7 times. Models trained longer may tell another."
 )
 _SELECTION_HELP = {
-    "balance": "how classes share a coreset",
+    "balance": "how classes share a coreset; class if not given, and none for rows without classes",
+    "balance_column": "column whose values are balanced in the place of the classes, such as the source of a row",
     "keep": "which scores are kept",
     "coverage": "sample over the whole range of scores, or over clusters of trajectories (S2L)",
     "min_per_class": "least number of rows of each class",
@@ -107,6 +108,25 @@ class VariantOptions:
 def selection_option(name: str) -> Any:
     """A field of a command that is an option of [`Selection`]: with its default, and one help in all commands."""
     return option(getattr(Selection, name), _SELECTION_HELP[name])
+
+
+def balance_option(name: str) -> Any:
+    """A field of a command for `balance` or `balance_column`, which depend on the rows where they are not given."""
+    return option(None, _SELECTION_HELP[name])
+
+
+def balance_given(balance: str | None, column: str | None) -> str | None:
+    """What `balance` of [`select_coreset`] is by the two options; `None` if neither is given.
+
+    Raises:
+        InputError: if they do not go together.
+    """
+    if column is not None and balance not in (None, "class"):
+        raise InputError(
+            f"`balance_column` {column!r} takes the place of the classes, and `balance` is {balance!r}: leave one of "
+            "them out"
+        )
+    return column or balance
 
 
 def recorded_split(source: Identity, dataset: str | None, split: str | None = None) -> "Dataset":

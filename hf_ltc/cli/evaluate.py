@@ -111,7 +111,7 @@ class Evaluate(Command):
                     private=True,
                     variant=VariantOptions.of_variant(method.variant),
                     losses=self.losses,
-                    balance=self.config.balance,
+                    balance=None if self.config.balance == "class" else self.config.balance,
                     typical=method.typical,
                 )
             )
@@ -150,7 +150,7 @@ class Evaluate(Command):
             private=True,
             variant=VariantOptions.of_variant(methods[0].variant if methods else {}),
             losses=self.losses,
-            balance=config.balance,
+            balance=None if config.balance == "class" else config.balance,
             typical=methods[0].typical if methods else None,
         )
         seeing = Report(

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from ..config import option
 from ..coresets.choose import Selection
@@ -23,6 +23,8 @@ from .command import (
     Losses,
     Results,
     VariantOptions,
+    balance_given,
+    balance_option,
     recipe_beside,
     recorded_split,
     recorded_validation,
@@ -70,7 +72,8 @@ class Push(Command):
     max_shard_size: str = option("500MB", "largest size of a Parquet file")
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
-    balance: Balance = selection_option("balance")
+    balance: Balance | None = balance_option("balance")
+    balance_column: str | None = balance_option("balance_column")
     typical: float | None = selection_option("typical")
 
     PARAMETERS: ClassVar = {
@@ -93,6 +96,8 @@ class Push(Command):
             raise InputError(f"no judged coreset {self.judged!r}: make one with hf-ltc select SCORED --judge")
         fields = {each.name: each.default for each in dataclasses.fields(self)}
         own = {name: told[name] for name in ("score_column", "keep", "balance", "typical")}
+        if own["balance"] not in get_args(Balance):
+            own |= {"balance": None, "balance_column": own["balance"]}
         for name, value in own.items():
             if (given := getattr(self, name)) not in (value, fields[name]):
                 raise InputError(
@@ -110,6 +115,7 @@ class Push(Command):
         return dataclasses.replace(self, **own)._push(drawn, told[JUDGED])
 
     def _push(self, drawn: Mapping[str, Any], judgement: Mapping[str, Any] | None) -> Results:
+        from ..coresets.scored import balanced_by, usual_balance
         from ..hub.options import check_push
         from ..hub.push import push_coreset
         from ..hub.repository import check_repo_id
@@ -131,6 +137,8 @@ class Push(Command):
         scored = self._scored(run, source)
         if judgement is not None and self.score_column not in scored.column_names:
             scored = _with_scores_of(scored, run, judgement["kept"], judgement["seed"])
+        way, label_column = usual_balance(source, balance_given(self.balance, self.balance_column))
+        balance, label_column = balanced_by(scored, way, label_column)
         splits = {name: recorded_split(source, self.dataset, name) for name in self.splits}
         if self.held_out:
             if "validation" in splits or not (run.validation_rows >= 0).any():
@@ -144,7 +152,7 @@ class Push(Command):
             "splits": splits,
             "max_shard_size": self.max_shard_size,
             "score_column": self.score_column,
-            "balance": self.balance,
+            "balance": balance,
             "keep": self.keep,
             "typical": self.typical,
             **drawn,
@@ -174,6 +182,7 @@ class Push(Command):
                 private=self.private or None,
                 variant=self._variant(),
                 judgement=judgement,
+                label_column=label_column,
                 **options,
             )
             # After the coreset, which may be refused.
@@ -207,7 +216,7 @@ class Push(Command):
 
         if not self.report and self.space is None:
             return None
-        chosen = decided(scored, self.score_column, Selection(balance=self.balance, typical=self.typical))
+        chosen = decided(scored, self.score_column, Selection(typical=self.typical))
         return write_report(
             run,
             scored,
@@ -215,7 +224,7 @@ class Push(Command):
             validation=recorded_validation(recipe, self.dataset),
             evaluation=self.evaluation,
             dataset_name=self.dataset_name or self.source,
-            balance=self.balance,
+            balance=self.balance or "class",
             typical=chosen.typical,
             pictures=self.report,
             **(self._variant() or {}),
@@ -229,6 +238,10 @@ class Push(Command):
         if self.score_column != "ltc_score":
             raise InputError(
                 f"`{option}` shows the order by ltc_score, and `score_column` is {self.score_column!r}: leave one out"
+            )
+        if self.balance_column is not None:
+            raise InputError(
+                f"`{option}` shows the order by class, and `balance_column` is {self.balance_column!r}: leave one out"
             )
         if self.scores_only:
             raise InputError(f"`{option}` shows rows, and `scores_only` pushes none: leave one of them out")
@@ -251,7 +264,8 @@ class Push(Command):
 
         if self.scored is None:
             train = recorded_split(source, self.dataset)
-            return run.score(train, balance=self.balance, typical=self.typical, **self.variant.given())
+            balance = balance_given(self.balance, self.balance_column)
+            return run.score(train, balance=balance, typical=self.typical, **self.variant.given())
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(f"no scored dataset {self.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
         return load_from_disk(self.scored)
@@ -286,7 +300,9 @@ class Push(Command):
         scorer = score_variant(**self.variant.given()) if is_variant else scorer_name(self.score_column)
         picture = path.with_name(PICTURE)
         options = decided(scored, self.score_column, Selection(keep=self.keep, typical=self.typical))
-        rows = card_rows(Evaluation.load(path), losses_digest(run), scorer, self.balance, options.typical or 0.0)
+        rows = card_rows(
+            Evaluation.load(path), losses_digest(run), scorer, self.balance or "class", options.typical or 0.0
+        )
         return rows, [picture] if picture.is_file() else []
 
     def _loading(self, pushed: "Pushed", scored: "Dataset") -> str:

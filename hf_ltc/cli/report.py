@@ -85,7 +85,7 @@ class Report(Command):
             private=True,
             variant=self.variant,
             losses=self.losses,
-            balance=self.balance,
+            balance=None if self.balance == "class" else self.balance,
             typical=self.typical,
         )
         return Results({"output": str(file), "bytes": size, "rows": len(run)}, text, [pushing])

@@ -25,6 +25,8 @@ from .command import (
     Losses,
     Results,
     VariantOptions,
+    balance_given,
+    balance_option,
     beside,
     check_output,
     has_test_rows,
@@ -53,7 +55,8 @@ class Score(Command):
     dataset: str | None = option(None, DATASET_HELP)
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
-    balance: Balance = selection_option("balance")
+    balance: Balance | None = balance_option("balance")
+    balance_column: str | None = balance_option("balance_column")
     typical: float | None = selection_option("typical")
     baseline: list[str] = option([], f"known scores to add as well, as NAME_score: {BASELINE_NAMES}")
 
@@ -63,6 +66,7 @@ class Score(Command):
     def execute(self) -> Results:
         import pyarrow.compute as pc
 
+        from ..coresets.scored import usual_balance
         from ..data.columns import read_column
         from ..scores.ltc import ltc_scores, score_variant
         from ..scores.reliability import hard_first, reliability_of, scores_by_run
@@ -74,7 +78,8 @@ class Score(Command):
         output = check_output(self.output, SCORED, self.run, self.dataset or source.path)
         train = recorded_split(source, self.dataset)
         variant = self.variant.given()
-        scored = run.score(train, balance=self.balance, typical=self.typical, baselines=self.baseline, **variant)
+        balance = balance_given(self.balance, self.balance_column)
+        scored = run.score(train, balance=balance, typical=self.typical, baselines=self.baseline, **variant)
         known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
         # Of one run, its scores are those of the recording.
         each = scores_by_run(run.runs, run.rows, **variant)
@@ -104,7 +109,7 @@ class Score(Command):
             # In full, as the default may be another one in later versions.
             "family": score_variant(**variant),
             "losses": run.loss_name,
-            "balance": self.balance,
+            "balance": usual_balance(source, balance)[0],
             "typical": TYPICAL if self.typical is None else self.typical,
             "reliability": values["reliability"],
             "baselines": {
@@ -133,6 +138,7 @@ class Score(Command):
             fraction=fraction,
             output=beside(self.output, f"-{100 * fraction:g}pct"),
             balance=self.balance,
+            balance_column=self.balance_column,
             typical=self.typical,
         )
         others = [
@@ -163,7 +169,8 @@ class Select(Command):
     min_per_class: int = selection_option("min_per_class")
     exclude_negative: Flag = selection_option("exclude_negative")
     seed: int = selection_option("seed")
-    balance: Balance = selection_option("balance")
+    balance: Balance | None = balance_option("balance")
+    balance_column: str | None = balance_option("balance_column")
     typical: float | None = selection_option("typical")
     judge: Flag = option(
         False,
@@ -177,7 +184,7 @@ class Select(Command):
     def execute(self) -> Results:
         from datasets import load_from_disk
 
-        from ..coresets.scored import decided
+        from ..coresets.scored import balanced_by, decided, usual_balance
         from ..coresets.select import select_coreset
         from ..coresets.summary import describe_coreset
 
@@ -196,10 +203,13 @@ class Select(Command):
             ) from error
         beside_rows = recipe_beside(self.scored)
         recipe = Recipe.from_dict(beside_rows)
-        others = ("scored", "output", "judge", "judge_steps")
-        kept = {name: value for name, value in vars(self).items() if name not in others}
-        if self.label_column is None and recipe.dataset.label_column in scored.column_names:
-            kept["label_column"] = recipe.dataset.label_column
+        others = ("scored", "output", "judge", "judge_steps", "balance_column")
+        kept: dict[str, Any] = {name: value for name, value in vars(self).items() if name not in others}
+        given = balance_given(self.balance, self.balance_column)
+        way, label_column = usual_balance(recipe.dataset, given, self.label_column)
+        if self.label_column is None and label_column not in scored.column_names:
+            label_column = None
+        kept["balance"], kept["label_column"] = balanced_by(scored, way, label_column)
         # As the dataset is ranked, for the recipe and for what comes next.
         made = beside_rows.get(SCORED) or {}
         typical = self.typical
@@ -221,6 +231,8 @@ class Select(Command):
             label_column=kept["label_column"],
             exclude_negative=kept["exclude_negative"],
         )
+        if self.balance_column is not None:
+            told["balance"] = self.balance_column
         save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool, **told}})
         following: list[Command | str] = [f"import datasets; coreset = datasets.load_from_disk({self.output!r})"]
         if "run" in made:
@@ -260,7 +272,7 @@ class Select(Command):
         if judgement.kept == name or judgement.kept not in OTHERS:
             return scored, kept, judgement
         scored, column = with_scores_of(scored, run, judgement.kept, self.seed)
-        options = METHODS[judgement.kept].selection(self.balance, self.min_per_class, self.seed).to_dict()
+        options = METHODS[judgement.kept].selection(kept["balance"], self.min_per_class, self.seed).to_dict()
         budget = {"fraction": None, "size": judgement.rows} if self.exclude_negative else {}
         changed = {each: options[each] for each in kept if each in options}
         return scored, {**kept, **changed, **budget, "score_column": column}, judgement
@@ -305,6 +317,7 @@ class Select(Command):
         methods = methods_of(made["family"], typical) if is_variant else []
         if (
             methods
+            and self.balance_column is None
             and recipe.config.model
             and (source.image_column or source.text_column)
             and has_test_rows(source, dataset)
@@ -314,7 +327,7 @@ class Select(Command):
                 # An evaluation refuses budgets that have no row of some class.
                 fractions=[some_fraction(pool, len(source.names or [None]), fraction)],
                 members=methods[:1],
-                balance=self.balance,
+                balance=kept["balance"],
             )
             return Evaluate(runs=[run], config=config, dataset=dataset, losses=losses)
         return Push(
@@ -329,6 +342,7 @@ class Select(Command):
             variant=VariantOptions.of_variant(made["family"] if is_variant else {}),
             losses=losses,
             balance=self.balance,
+            balance_column=self.balance_column,
             typical=typical,
         )
 

@@ -50,8 +50,8 @@ def rank_coreset(
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included. Ties are
             broken by the position in it.
         balance (`str`, *optional*, defaults to `"class"`):
-            `"class"`, `"proportional"` or `"none"`; or a column, such as `"source"`, whose values take turns as classes
-            do with `"class"`.
+            `"class"`, `"proportional"` or `"none"`; or a column, such as `"source"`, whose values are taken for the
+            classes.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
         rank_column (`str`, *optional*):
             The column to add or replace; `x_rank` for a score column `x_score` if not given.

@@ -19,7 +19,7 @@ from datasets import Dataset
 from ..config import EVALUATION_MAY_ADD, EvaluateConfig, require_config
 from ..data.identity import WHERE
 from ..recipe import Recipe
-from ..scores.protocol import require_recorded
+from ..scores.protocol import require_classes, require_recorded
 from ..training.inputs import Batches, Form, create_classifier, input_batches, stored_inputs, usual_model
 from ..training.loop import TrainingConfig, steps_per_epoch
 from ..training.pixels.grey import grey_range_of
@@ -205,13 +205,14 @@ class _Bench:
 
 def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Trajectories]:
     if isinstance(runs, Trajectories):
-        return {source_model(runs) or "run": runs}
+        runs = {source_model(runs) or "run": runs}
     if not isinstance(runs, Mapping):
         require_recorded(runs, "runs")
     if not runs:
         raise InputError("evaluate_coresets needs a recording to choose rows by: give one or more")
     for run in runs.values():
         require_recorded(run, "runs")
+        require_classes(run, "classifiers are trained for", "train the model of your own on the coreset")
     return dict(runs)
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ..coresets.choose import Selection
@@ -77,6 +77,7 @@ def _coreset_values(name: str, entry: Entry) -> dict[str, Any]:
         "chosen": code(f"{entry.rank_column} < n"),
         "rank_column": code(entry.rank_column),
         "ids": bool(entry.id_column),
+        "labels": entry.label_column is not None,
         "trajectories": entry.trajectories,
         "prefix": entry.options.is_nested,
         "example_size": size,
@@ -137,7 +138,8 @@ def _what(name: str, entry: Entry) -> str:
         how = how.replace("the a row's", "a row's")
         named = f" ({preset})" if preset else ""
         if family["weighting"] == "uncertainty":
-            how += ", times the square root of how much the probability of the row's label varied"
+            whose = "label" if entry.dataset.task is None else "tokens"
+            how += f", times the square root of how much the probability of the row's {whose} varied"
             how += " (Dyn-Unc, arXiv 2306.05175)"
         choices = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{choices}`."
@@ -277,11 +279,13 @@ def _trajectory_values(entry: TrajectoriesEntry, told: bool) -> dict[str, Any]:
     }
 
 
-def _limits(entries: Iterable[Entry]) -> list[str]:
+def _limits(entries: Collection[Entry]) -> list[str]:
+    labeled = not entries or any(entry.dataset.task is None for entry in entries)
     said = [
         "A coreset carries the biases of its source dataset, and may add to them: rows that are rare, hard or wrongly "
         "labeled are the ones most likely left out.",
-        "Rows were chosen for one task, by the labels of the column that was scored, with one source model.",
+        f"Rows were chosen for one task{', by the labels of the column that was scored,' if labeled else ''} with one "
+        "source model.",
     ]
     if any(entry.held_out for entry in entries):
         said.append("Rows that were held out as validation samples are in no coreset.")

@@ -180,7 +180,7 @@ def card_metadata(
         metadata["license"] = license
     if "task_categories" not in metadata and scored is not None:
         images = any(isinstance(feature, Image) for feature in scored.features.values())
-        metadata["task_categories"] = [_task(images and identity.text_column is None)]
+        metadata["task_categories"] = [identity.task or _task(images and identity.text_column is None)]
     if identity.repo_id is not None:
         metadata["source_datasets"] = [identity.repo_id]
     return {**metadata, "tags": list(TAGS)}

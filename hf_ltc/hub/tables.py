@@ -73,7 +73,7 @@ def describe_scored(
     identity = dataset_identity(ranked.select_columns(columns), label_column, text_columns=texts)
     ranks, scores = read_column(ranked, rank_column), read_column(ranked, score_column)
     pool = len(ranks) - ranks.null_count
-    known = (*ORIGIN, "image_column", "text_column", "text_pair_column", "id_column")
+    known = (*ORIGIN, "image_column", "text_column", "text_pair_column", "id_column", "task")
     identity |= {name: value for name, value in recorded.to_dict().items() if name in known and value is not None}
     entry = Entry(
         score_column=score_column,
@@ -226,7 +226,7 @@ def scores_table(
         trajectories (`bool`, *optional*, defaults to `False`): With the columns of trajectories.
 
     Returns:
-        `datasets.Dataset`: with `row`, `label` if there are classes, the score, the rank and, if it is there, the typicality.
+        `datasets.Dataset`: with `row`, the score, the rank and, where they are there, `label` and the typicality.
     """
     columns: dict[str, tuple[Any, object]] = {
         "row": (pa.array(np.arange(len(ranked), dtype=np.int64)), Value("int64")),

@@ -20,7 +20,7 @@ from ..data.inputs import require_dataset
 from ..data.labels import InputColumns, class_names, find_input_columns, find_label_column, read_labels
 from ..data.shared_rows import check_apart, input_columns
 from ..data.splits import hold_out
-from ..recipe import TURN, Recipe
+from ..recipe import TEXT_GENERATION, TURN, Recipe
 from ..training.batches import LABELS, Collate, CollatedBatches, accepted_columns
 from ..training.images import StoredImages
 from ..training.inputs import (
@@ -281,7 +281,9 @@ def sequence_rows(config: RecordConfig, train: Dataset, validation: Dataset | No
         shared = [(name, name) for name in texts if name in validation.column_names]
         compared = shared or input_columns(train, validation, label, config.id_column)
         other = _Part(validation, label and find_label_column(validation, label), texts=[name for name, _ in shared])
-    return _recorded_rows(_Part(train, label, texts=texts), other, compared, config)
+    rows = _recorded_rows(_Part(train, label, texts=texts), other, compared, config)
+    rows.identity["task"] = TEXT_GENERATION
+    return rows
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from ..data.labels import InputColumns
 from ..data.shared_rows import input_columns, shared_rows
 from ..recipe import Recipe
+from ..scores.protocol import require_classes, require_recorded
 from ..trajectories.align import dataset_places
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError, require
@@ -146,6 +147,8 @@ def find(
     id_column: str | None = None,
 ) -> Findings:
     """What [`audit`] makes a table of; the arguments are its."""
+    require_recorded(run)
+    require_classes(run, "an audit looks through", "see the scores with hf-ltc score and select")
     require(fraction is None or 0 < fraction < 1, "fraction", fraction, "inside (0, 1)")
     require(0 < similarity < 1, "similarity", similarity, "inside (0, 1)")
     shared, places = np.zeros(len(run), dtype=bool), np.full(len(run), -1)

@@ -138,7 +138,7 @@ def references(
     check_recorded(trajectories)
     labels, validation_labels = trajectories.labels, trajectories.validation_labels
     if member["scope"] == "class":
-        require_classes(trajectories)
+        require_classes(trajectories, "scope='class' needs", "give scope='dataset', or preset 'ltc' or 'das'")
         every = np.asarray(validation_labels)
         count = int(max(every.max(), labels.max() if len(labels) else 0)) + 1
     else:

@@ -131,13 +131,16 @@ def check_recorded(trajectories: Recorded) -> None:
         )
 
 
-def require_classes(trajectories: Recorded) -> None:
-    """Checks that the rows have classes, which those of language models have only where a column was named."""
+def require_classes(trajectories: Recorded, what: str, instead: str) -> None:
+    """Checks that the rows have classes, which those of language models have only where a column was named.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        what (`str`): What needs them, for the message.
+        instead (`str`): What to do without, for the message.
+    """
     if Recipe.from_dict(trajectories.recipe).dataset.classes == 0:
-        raise InputError(
-            "the rows of this recording have no classes: score with scope='dataset' (or preset 'ltc' or 'das'), or "
-            "record with a `label_column`"
-        )
+        raise InputError(f"the rows of this recording have no classes, which {what}: {instead}")
 
 
 def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray, lengths: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hf_ltc.recording.checkpoints import record_checkpoints
 from hf_ltc.recording.record import record
 from hf_ltc.recording.recorder import TrajectoryRecorder
-from hf_ltc.recording.trainer_callback import TrajectoryCallback
+from hf_ltc.recording.trainer.callback import TrajectoryCallback
 from hf_ltc.training.images import StoredImages, channel_statistics, normalize
 from hf_ltc.training.metrics import LossBuffer, per_sample_metrics
 from hf_ltc.training.models import load_model

@@ -9,7 +9,7 @@ from datasets import Dataset
 from ...coresets.order import Balance
 from ...data.inputs import require_dataset
 from ...evaluation.results import Evaluation
-from ...scores.protocol import require_recorded
+from ...scores.protocol import require_classes, require_recorded
 from ...trajectories.value import Trajectories
 from ...utils import files
 from ...utils.errors import InputError, require
@@ -74,6 +74,7 @@ def write_report(
         InputError: as [`audit`] and [`ltc_scores`], and for a path that cannot be written.
     """
     require_recorded(trajectories)
+    require_classes(trajectories, "the page shows", "see the scores with hf-ltc score and select")
     require_dataset(dataset, "dataset")
     is_list = not isinstance(baselines, str) and len(set(baselines)) == len(baselines)
     require(is_list, "baselines", baselines, "a list of different names")

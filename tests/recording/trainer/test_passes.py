@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_ltc.recording.trainer_callback import TrajectoryCallback
+from hf_ltc.recording.trainer.callback import TrajectoryCallback
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError, LTCWarning

@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
-from hf_ltc.recording.trainer_callback import TrajectoryCallback
-from hf_ltc.recording.trainer_pass import POSITION
+from hf_ltc.recording.trainer.callback import TrajectoryCallback
+from hf_ltc.recording.trainer.passes import POSITION
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError, LTCWarning

@@ -13,23 +13,23 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
-from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..config import RecordConfig
-from ..recipe import Recipe
-from ..training.forward import TrainedAverage, averaging_decay, logits_of, share_buffers
-from ..training.metrics import check_metrics
-from ..training.text.causal import check_causal, require_labels
-from ..trajectories import run_dir
-from ..trajectories.value import Trajectories
-from ..utils import files
-from ..utils.errors import InputError, LTCWarning, require
-from . import trainer_pass
-from .epochs import LOSS_NAMES, TOKENS, EpochPasses
-from .recorder import TRAIN
-from .rows import input_rows, sequence_rows
-from .trainer_pass import CHECKPOINT, POSITION, VALIDATION_POSITION, SequenceRows
+from ...config import RecordConfig
+from ...recipe import Recipe
+from ...training.forward import TrainedAverage, averaging_decay, share_buffers
+from ...training.metrics import check_metrics
+from ...trajectories import run_dir
+from ...trajectories.value import Trajectories
+from ...utils import files
+from ...utils.errors import InputError, LTCWarning, require
+from ..epochs import LOSS_NAMES, EpochPasses
+from ..recorder import TRAIN
+from ..rows import input_rows, sequence_rows
+from . import continued, passes
+from .continued import CHECKPOINT
+from .kinds import ClassRows, SequenceRows
+from .passes import POSITION, VALIDATION_POSITION
 
 _LEAST_CHECKPOINTS = 3
 # What of the settings the recipe has: the others are the Trainer's.
@@ -163,15 +163,15 @@ class TrajectoryCallback(TrainerCallback):
             allow_shared_rows=allow_shared_rows,
         )
         if language_model:
-            self._data: Any = SequenceRows(sequence_rows(self._config, train, validation))
+            self._data: ClassRows | SequenceRows = SequenceRows(sequence_rows(self._config, train, validation))
         else:
-            self._data = input_rows(self._config, train, validation)
-        self._is_language_model, self._every = language_model, record_every_steps
-        self.train_dataset = trainer_pass.with_positions(self._data.recorded.train)
-        self.validation_dataset = trainer_pass.with_positions(self._data.recorded.validation, VALIDATION_POSITION)
+            self._data = ClassRows(input_rows(self._config, train, validation), self._config.signals)
+        self._every = record_every_steps
+        self.train_dataset = passes.with_positions(self._data.recorded.train)
+        self.validation_dataset = passes.with_positions(self._data.recorded.validation, VALIDATION_POSITION)
         self._hook: Any = None
         self._observed = self._finished = False
-        self._rest: trainer_pass.RestOfEpoch | None = None
+        self._rest: continued.RestOfEpoch | None = None
         # The batch size of a training that has begun and not ended.
         self._began: int | None = None
 
@@ -182,7 +182,7 @@ class TrajectoryCallback(TrainerCallback):
         Raises:
             InputError: if it packs rows, or does not have the validation samples.
         """
-        if not self._is_language_model:
+        if not isinstance(self._data, SequenceRows):
             raise InputError(
                 "add_to goes with `language_model`: give callbacks=[callback] to a Trainer of classifiers"
             )
@@ -193,23 +193,21 @@ class TrajectoryCallback(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        trainer_pass.accept_positions(kwargs["model"])
+        passes.accept_positions(kwargs["model"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         config, model, loader = self._config, kwargs["model"], kwargs["train_dataloader"]
-        inner = trainer_pass.plain_loader(loader)
-        if self._is_language_model:
-            trainer_pass.check_unpacked(args)
-            check_causal(model)
-        rows = len(self._data.recorded.train)
-        trainer_pass.check_rows(args, model, inner.dataset, rows, self._is_language_model)
+        inner = passes.plain_loader(loader)
+        self._data.check(args, model)
+        is_language_model = isinstance(self._data, SequenceRows)
+        passes.check_rows(args, model, inner.dataset, len(self._data.recorded.train), is_language_model)
         # Of a callback that was added after the Trainer was made, or of a model that was.
-        trainer_pass.accept_positions(model)
+        passes.accept_positions(model)
         self._state, step = PartialState(), state.global_step
-        told = trainer_pass.steps_of(args, loader, self._state.num_processes)
-        self._steps, self._order = told["steps_per_epoch"], trainer_pass.order_of(args, loader, inner.dataset)
+        told = passes.steps_of(args, loader, self._state.num_processes)
+        self._steps, self._order = told["steps_per_epoch"], passes.order_of(args, loader, inner.dataset)
         self._interval = self._every or self._steps
         planned = state.max_steps // self._interval + config.initial_losses
         if planned < _LEAST_CHECKPOINTS:
@@ -221,11 +219,11 @@ class TrajectoryCallback(TrainerCallback):
             )
         began, self._began = self._began, told["per_device_train_batch_size"]
         if args.auto_find_batch_size and not step and began is not None and began > self._began:
-            trainer_pass.begin_anew(self.path, began, self._began, self._state)
+            continued.begin_anew(self.path, began, self._began, self._state)
         place = self.path / files.RECIPE
         stored = Recipe.read(place) if place.exists() else Recipe()
         self._finished = stored.epochs is not None and step >= state.max_steps
-        resumed = trainer_pass.read_checkpoint(self.path, step) if step and not self._finished else {}
+        resumed = continued.read_checkpoint(self.path, step) if step and not self._finished else {}
         decay = averaging_decay(config.weights, config.average_decay, self._interval)
         self._training = {
             **self._data.recorded.sizes,
@@ -241,7 +239,7 @@ class TrajectoryCallback(TrainerCallback):
             "config": {"model": type(model).__name__, "seed": args.seed, **settings},
             "training": self._training,
         }
-        names = [*LOSS_NAMES[config.losses], *([TOKENS] if self._is_language_model else config.signals)]
+        names = [*LOSS_NAMES[config.losses], *self._data.metrics]
         self._recorder = self._data.recorded.recorder(self.path, names, self._state, recipe)
         if self._finished:
             return
@@ -253,20 +251,16 @@ class TrajectoryCallback(TrainerCallback):
                 "what is there with Trajectories.load, or give another output_dir"
             )
         if step:
-            trainer_pass.check_resumed(self.path, state, stored.training.to_dict(), told)
+            continued.check_resumed(self.path, state, stored.training.to_dict(), told)
             if step % self._steps:
-                trainer_pass.check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
-        trainer_pass.tell(self.path, self._training, state, self._state)
-        outputs = None if self._is_language_model else torch.from_numpy(self._data.outputs).to(self._state.device)
+                continued.check_inside(self.path, step, self._steps, resumed.get("order", {}), self._order, args)
+        continued.tell(self.path, self._training, state, self._state)
+        outputs = self._data.outputs(self._state.device)
         self._passes = EpochPasses(
             self._recorder, config, self._state, args.per_device_eval_batch_size, outputs=outputs
         )
-        loading: Any = (inner.collate_fn, self._state.device, args.dataloader_num_workers)
-        if self._is_language_model:
-            self._batches = self._data.batches(inner.dataset, *loading)
-        else:
-            self._batches = self._data.batches(*loading, model if args.remove_unused_columns else None)
-        inner.collate_fn = trainer_pass.Positioned(inner.collate_fn)
+        self._batches = self._data.batches(inner, args, self._state.device, model)
+        inner.collate_fn = passes.Positioned(inner.collate_fn)
         self._averaged = None if decay is None else TrainedAverage(model, decay)
         self._recorder.clear()
         self._rest = None
@@ -277,15 +271,15 @@ class TrajectoryCallback(TrainerCallback):
         if config.losses != "evaluation":
             if self._hook is not None:
                 self._hook.remove()
-            made = self._token_observer if self._is_language_model else self._observer
-            self._hook = model.register_forward_hook(made(model), with_kwargs=True)
+            self._hook = model.register_forward_hook(self._observer(model), with_kwargs=True)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._hook is not None and not self._observed:
-            needed = f"{POSITION!r} and 'labels'" if self._is_language_model else repr(POSITION)
-            raise InputError(f"the model was trained without {needed}: let compute_loss pass on all of the batch")
+            raise InputError(
+                f"the model was trained without {self._data.needed}: let compute_loss pass on all of the batch"
+            )
         if self._finished:
             return
         if self._averaged is not None:
@@ -317,7 +311,7 @@ class TrajectoryCallback(TrainerCallback):
             "order": self._order,
         }
         if self._state.is_main_process:
-            trainer_pass.write_checkpoint(self.path, state.global_step, values, Path(args.output_dir or ""))
+            continued.write_checkpoint(self.path, state.global_step, values, Path(args.output_dir or ""))
         self._state.wait_for_everyone()
 
     def on_train_end(
@@ -337,33 +331,15 @@ class TrajectoryCallback(TrainerCallback):
         self._state.wait_for_everyone()
 
     def _observer(self, model: nn.Module) -> Callable[..., None]:
-        classes = max(int(batches.labels.max()) for batches in self._batches.values()) + 1
-
         # A function and no method: whoever copies the model deeply would copy this object with a method.
         @torch.no_grad()
         def observe(module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
-            if module is not model or not module.training or POSITION not in kwargs:
+            if module is not model or not module.training or not self._data.is_told(kwargs):
                 return
-            positions = kwargs[POSITION]
             self._observed = True
             if self._rest is not None:
-                self._rest.check(positions)
-            logits, labels = logits_of(outputs, classes), self._batches[TRAIN].labels[positions]
-            self._passes.observe_training(positions, cross_entropy(logits, labels, reduction="none"), logits, labels)
-
-        return observe
-
-    def _token_observer(self, model: nn.Module) -> Callable[..., None]:
-        @torch.no_grad()
-        def observe(module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
-            # A forward pass without labels is a further one, as label smoothing of TRL makes it.
-            if module is not model or not module.training or POSITION not in kwargs or kwargs.get("labels") is None:
-                return
-            positions = kwargs[POSITION]
-            self._observed = True
-            if self._rest is not None:
-                self._rest.check(positions)
-            self._passes.observe_tokens(positions, outputs, require_labels(kwargs, len(positions)))
+                self._rest.check(kwargs[POSITION])
+            self._data.observe(self._passes, self._batches, kwargs, outputs)
 
         return observe
 
@@ -371,7 +347,7 @@ class TrajectoryCallback(TrainerCallback):
         # An older checkpoint of the Trainer leads through epochs again that are there already.
         if epoch not in self._published:
             lent = nullcontext() if self._averaged is None else self._averaged.lent(model)
-            with lent, trainer_pass.memory_told(args):
+            with lent, passes.memory_told(args):
                 # Running statistics are each process's own until the first one's are sent round before a forward pass.
                 share_buffers(model)
                 self._passes.validate(model, self._batches)
@@ -384,7 +360,7 @@ class TrajectoryCallback(TrainerCallback):
         self._published.add(epoch)
 
     def _record_initial(self, args: TrainingArguments, model: nn.Module) -> None:
-        with trainer_pass.memory_told(args):
+        with passes.memory_told(args):
             self._passes.before_training(model, self._batches)
         arrays = self._recorder.collect(0)
         if 0 in self._published:
@@ -407,7 +383,7 @@ class TrajectoryCallback(TrainerCallback):
         epoch, inside = divmod(state.global_step, self._interval)
         if inside and self._every is None:
             seen = (values["recorder"][TRAIN][-1] > 0).to(self._state.device)
-            self._rest = trainer_pass.RestOfEpoch(self.path, state.global_step, self._training, seen)
+            self._rest = continued.RestOfEpoch(self.path, state.global_step, self._training, seen)
         elif not inside:
             # Saved at the last step of an epoch, and killed before the epoch was written.
             self._publish(args, epoch, model)

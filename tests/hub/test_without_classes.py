@@ -1,0 +1,42 @@
+"""Coresets of rows without classes: pushed, loaded by any budget, and by any column in the place of classes."""
+
+import json
+
+import pytest
+
+from hf_ltc import select_coreset
+from tests import hub_clients as do
+from tests.chats import chats, recorded
+from tests.hub_server import Client, Hub
+
+pytest_plugins = ["tests.hub_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_faults_left")
+
+_COLUMNS = ["messages", "source", "turns", "ltc_score", "ltc_typicality", "ltc_rank"]
+
+
+@pytest.mark.parametrize("balance", [None, "source"])
+def test_pushed_and_loaded(hub: Hub, client: Client, tmp_path, balance: str | None):
+    rows = chats()
+    run = recorded(tmp_path / "run", rows)
+    scored = run.score(rows, balance=balance)
+    repo_id = f"me/chats-{balance}"
+    client(do.push_rows, rows, f"{repo_id}-source")
+    options = {} if balance is None else {"balance": balance}
+    source = {"repo_id": f"{repo_id}-source", "split": "train"}
+    client(do.push, scored, repo_id, [0.25], full=True, trajectories=run, source=source, **options)
+    by = {"balance": balance or "none"}
+    expected = select_coreset(scored, 0.25, **by).select_columns(_COLUMNS)
+    assert client(do.load_by_budget, repo_id, 0.25) == (do.content(expected), expected.features)
+    # From the whole dataset in coreset order, and from the source dataset.
+    for other in ({"size": 7}, {"size": 13}):
+        expected = select_coreset(scored, **other, **by).select_columns(_COLUMNS)
+        assert client(do.load_by_budget, repo_id, **other)[0] == do.content(expected)
+    client(do.push, scored, f"{repo_id}-scores", scores_only=True, trajectories=run, source=source, **options)
+    assert client(do.load_by_budget, f"{repo_id}-scores", size=7)[0] == client(do.load_by_budget, repo_id, size=7)[0]
+    scores, _ = client(do.load, repo_id, "scores")
+    assert ("label" in scores[0]) is (balance is not None)
+    files = hub.dataset(repo_id).files
+    card = files["README.md"].decode()
+    assert "text-generation" in card and "text-classification" not in card
+    assert json.loads(files["recipe.json"])["coresets"]["ltc"]["label_column"] == balance

@@ -1,0 +1,104 @@
+"""Rows of language models, which have no class: scored, balanced by any column, and refused where classes count."""
+
+import numpy as np
+import pytest
+
+from hf_ltc.coresets.select import rank_coreset, select_coreset
+from hf_ltc.report.audit import audit
+from hf_ltc.report.page.write import write_report
+from hf_ltc.scores.ltc import VARIANTS, ltc_scores
+from hf_ltc.scores.scorers import LTCScorer
+from hf_ltc.trajectories.compare import reliability
+from hf_ltc.trajectories.value import Trajectories
+from hf_ltc.utils.errors import InputError
+from tests.chats import chats, recorded
+
+
+@pytest.fixture
+def rows():
+    return chats()
+
+
+@pytest.fixture
+def run(rows, tmp_path):
+    return recorded(tmp_path / "run", rows)
+
+
+def test_scores_of_all_rows_alike(run, rows):
+    assert run.recipe["dataset"]["classes"] == 0
+    assert len(run) == 48
+    scored = run.score(rows)
+    scores = np.array(scored["ltc_score"], dtype=float)
+    order = np.argsort(-scores[run.rows], kind="stable")
+    typical = 5
+    ranks = np.array(scored["ltc_rank"], dtype=float)[run.rows]
+    # Typical rows first, and then those that score best, whatever their source.
+    assert ranks[[place for place in order if ranks[place] >= typical]].tolist() == list(range(typical, 48))
+    assert select_coreset(scored, 0.25, balance="none").num_rows == 12
+    assert run.attach(rows, ["tokens"])["tokens_trajectory"][int(run.rows[0])] == [3.0] * 5
+    mapped = run.attach(rows).map(LTCScorer.from_trajectories(run), batched=True)
+    assert mapped["ltc_score"] == scored["ltc_score"]
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant["scope"] == "class"])
+def test_scores_by_class_are_refused(run, rows, variant):
+    said = "no classes, which scope='class' needs: give scope='dataset'"
+    for score in (lambda: ltc_scores(run, **variant), lambda: run.score(rows, **variant)):
+        with pytest.raises(InputError, match=said):
+            score()
+    with pytest.raises(InputError, match=said):
+        LTCScorer.from_trajectories(run, preset="cld")
+
+
+def test_pages_and_audits_are_refused(run, rows, tmp_path):
+    with pytest.raises(InputError, match="no classes, which an audit looks through"):
+        audit(run, rows)
+    with pytest.raises(InputError, match="no classes, which the page shows"):
+        write_report(run, rows, tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("column", ["source", "turns"])
+def test_any_column_takes_the_place_of_classes(run, rows, column):
+    scored = run.score(rows, balance=column)
+    encoded = run.attach(rows.class_encode_column(column)).map(LTCScorer.from_trajectories(run), batched=True)
+    expected = rank_coreset(encoded, label_column=column)
+    assert scored["ltc_rank"] == expected["ltc_rank"]
+    kept = select_coreset(scored, size=12, balance=column)
+    assert kept["messages"] == expected.select(np.flatnonzero(np.array(scored["ltc_rank"], float) < 12))["messages"]
+    values = list(kept[column])
+    assert {values.count(value) for value in set(values)} == {12 // len(set(rows[column]))}
+    clusters = select_coreset(scored, size=12, balance=column, coverage="clusters", clusters=6)
+    values = list(clusters[column])
+    assert {values.count(value) for value in set(values)} == {12 // len(set(rows[column]))}
+
+
+def test_columns_that_cannot_be_balanced_by(run, rows):
+    scored = run.score(rows)
+    with pytest.raises(InputError, match="`balance` is 'sources': it must be one of class, proportional, none, or"):
+        select_coreset(scored, 0.1, balance="sources")
+    with pytest.raises(InputError, match="`balance` is the column 'source', and `label_column` is 'turns'"):
+        select_coreset(scored, 0.1, balance="source", label_column="turns")
+    with pytest.raises(InputError, match="column 'ltc_score' holds float32, not class labels"):
+        select_coreset(scored, 0.1, balance="ltc_score")
+    gone = rows.map(lambda row: {"source": None if row["turns"] == 2 else row["source"]})
+    with pytest.raises(InputError, match=r"column 'source' has 20 rows without one of its 3 classes \(row 2: null"):
+        run.score(gone, balance="source")
+
+
+def test_other_rows_are_refused(run, rows):
+    with pytest.raises(InputError, match="'messages' differs on the rows compared"):
+        run.attach(rows.shuffle(seed=1))
+    with pytest.raises(InputError, match="the dataset has 59 rows, the recorded one had 60"):
+        run.attach(rows.select(range(59)))
+    # Other columns may come and go.
+    assert run.attach(rows.remove_columns("source")).num_rows == 60
+
+
+def test_runs_are_kept_and_joined(rows, run, tmp_path):
+    other = recorded(tmp_path / "other", rows, seed=1)
+    both = Trajectories.average([run, other])
+    both.save(tmp_path / "both")
+    assert Trajectories.load(tmp_path / "both").score(rows)["ltc_score"] == both.score(rows)["ltc_score"]
+    assert -1 <= reliability([run, other]).one <= 1
+    run.to_parquet(tmp_path / "parquet")
+    assert Trajectories.from_parquet(tmp_path / "parquet").score(rows)["ltc_rank"] == run.score(rows)["ltc_rank"]
