@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .coresets.select import select_coreset as select_coreset
     from .coresets.select import split_coreset as split_coreset
     from .coresets.summary import describe_coreset as describe_coreset
+    from .coresets.weights import weight_rows as weight_rows
     from .data.identity import dataset_identity as dataset_identity
     from .data.load import load_split as load_split
     from .evaluation.evaluate import evaluate_coresets as evaluate_coresets
@@ -82,6 +83,7 @@ _MODULES = {
     "select_coreset": "coresets.select",
     "split_coreset": "coresets.select",
     "undo_audit": "report.apply",
+    "weight_rows": "coresets.weights",
     "write_report": "report.page.write",
 }
 __all__ = sorted(_MODULES)

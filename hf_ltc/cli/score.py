@@ -253,6 +253,8 @@ class Select(Command):
                 f"no recipe beside the rows of {self.scored!r}, which says how the source model was trained: --judge "
                 "needs a folder of hf-ltc score"
             )
+        if Recipe.from_dict(recipe).dataset.classes == 0:
+            raise InputError("--judge trains classifiers, and these rows have no classes: leave it out")
         label_column, columns = kept["label_column"], self._with_margins(scored, made)
         run = run_of_columns(columns, recipe, label_column)
         is_usual = self.score_column == "ltc_score" and (self.coverage, self.keep) == (None, "highest")

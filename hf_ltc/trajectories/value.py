@@ -12,6 +12,7 @@ from datasets import Dataset, Value
 
 from ..coresets import order, select
 from ..coresets.scored import usual_balance
+from ..coresets.weights import weight_rows
 from ..data.columns import (
     LOSS_TRAJECTORY,
     LTC_SCORE,
@@ -382,6 +383,19 @@ class Trajectories(ExchangeMixin):
         kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
         reliability.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
         return ranked
+
+    def weights(self, dataset: Dataset, **options: Any) -> Dataset:
+        """Adds a weight for each row's loss, of mean one, where no row is to be left out: [`Trajectories.score`], and
+        [`weight_rows`] by that score.
+
+        Args:
+            dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
+            **options: As for [`Trajectories.score`].
+
+        Returns:
+            `datasets.Dataset`: with the columns of the score and `weight`, float32, null for rows held out.
+        """
+        return weight_rows(self.score(dataset, **options))
 
 
 def _table(values: Any, name: str) -> Any:

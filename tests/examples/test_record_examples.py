@@ -99,3 +99,17 @@ def test_evaluate_says_what_the_cells_say(small, tmp_path):
         for row in results
     ]
     assert [row["method"] for row in results] == ["full", DEFAULT_METHOD, "random", DEFAULT_METHOD, "random"]
+
+
+def test_language_models_alone_and_launched(tmp_path):
+    script = str(EXAMPLES / "record_sft.py")
+    options = ["--rows", "160", "--epochs", "2"]
+    one = ["--batch-size", "16", "--output-dir", str(tmp_path / "one")]
+    alone = subprocess.run([sys.executable, script, *options, *one], capture_output=True, text=True, check=True)
+    said = alone.stdout.splitlines()[-1]
+    assert said.startswith("Kept 43 of 144 rows with ") and "8 sources" in said
+    two = ["--batch-size", "8", "--output-dir", str(tmp_path / "two")]
+    assert on_two_processes(script, *options, *two).count("Kept 43 of 144 rows") == 1
+    one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
+    np.testing.assert_allclose(two.losses, one.losses, atol=1e-3)
+    assert np.ptp(one.losses.mean(axis=1)) > 0.1

@@ -40,6 +40,14 @@ def test_scores_of_all_rows_alike(run, rows):
     assert mapped["ltc_score"] == scored["ltc_score"]
 
 
+def test_weights_instead_of_a_choice(run, rows):
+    weighted = run.weights(rows, preset="das")
+    scores = np.fmax(np.array(weighted["ltc_score"], dtype=float)[run.rows], 0)
+    np.testing.assert_allclose(np.array(weighted["weight"], float)[run.rows], scores / scores.mean(), rtol=1e-5)
+    assert weighted["weight"].count(None) == len(run.validation_rows)
+    assert weighted["ltc_score"] == run.score(rows, preset="das")["ltc_score"]
+
+
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant["scope"] == "class"])
 def test_scores_by_class_are_refused(run, rows, variant):
     said = "no classes, which scope='class' needs: give scope='dataset'"

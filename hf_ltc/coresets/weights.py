@@ -1,0 +1,46 @@
+"""Weights of rows, for trainings that keep all rows and count some of them more than others."""
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Value
+
+from ..data.columns import with_columns
+from ..utils.errors import InputError, some_rows
+from .scored import read_scores
+
+WEIGHT = "weight"
+
+
+def weight_rows(dataset: Dataset, *, score_column: str = "ltc_score", weight_column: str = WEIGHT) -> Dataset:
+    """Adds a weight for each row's loss: its score where that is above 0, divided by the mean over the rows.
+
+    So rows that agree with the validation samples count in proportion, and those that contradict them not at all, as
+    Ren et al. (2018, arXiv 1803.09050) weight rows by how their gradients agree. The mean weight is one: the learning
+    rate need not change. No row is rewritten.
+
+    Args:
+        dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
+        score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers of which more is better.
+        weight_column (`str`, *optional*, defaults to `"weight"`): The column to add or replace.
+
+    Returns:
+        `datasets.Dataset`: with one more column, float32. It is 0 for candidate rows without a score, as their
+        trajectory is flat, and null for rows that are no candidates: those held out as validation samples.
+
+    Raises:
+        InputError: if the column is missing or of another type, has infinite values, or no score above 0.
+    """
+    scores, candidates = read_scores(dataset, score_column)
+    if len(infinite := np.flatnonzero(np.isinf(scores))):
+        raise InputError(
+            f"column {score_column!r} has {len(infinite)} infinite scores (rows {some_rows(infinite)}): leave these "
+            "rows out"
+        )
+    weights = np.where(candidates, np.fmax(scores, 0.0), 0.0)
+    if not weights.any():
+        raise InputError(
+            f"column {score_column!r} has no score above 0, so that no row would count: name another score column"
+        )
+    weights *= np.count_nonzero(candidates) / weights.sum()
+    column = pa.array(weights.astype(np.float32), mask=~candidates)
+    return with_columns(dataset, {weight_column: (column, Value("float32"))})

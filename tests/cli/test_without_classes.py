@@ -1,0 +1,69 @@
+"""Commands on a recording of rows without classes."""
+
+from pathlib import Path
+
+import pytest
+from datasets import load_from_disk
+
+from hf_ltc.cli.command import SCORED
+from hf_ltc.cli.main import main
+from hf_ltc.utils.files import read_json
+from tests.chats import chats, recorded
+
+
+@pytest.fixture
+def told(tmp_path, capsys, monkeypatch):
+    """Runs a command in a folder with the rows and their recording; returns what it printed, or its error."""
+    monkeypatch.chdir(tmp_path)
+    rows = chats()
+    rows.save_to_disk("rows")
+    recorded(tmp_path / "run", rows)
+
+    def run(line, code=0):
+        assert main(line.split()) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    return run
+
+
+def test_scored_and_chosen_without_naming_a_balance(told):
+    assert "Scored 48 of 60 rows" in told("score run --dataset rows --output scored")
+    assert read_json(Path("scored/recipe.json"))[SCORED]["balance"] == "none"
+    said = told("select scored --fraction 0.25 --output coreset")
+    assert "The coreset has 12 of the 48 candidate rows" in said and "classes" not in said
+    assert "hf-ltc push run" in said and "--balance" not in said
+    assert len(load_from_disk("coreset")) == 12
+
+
+def test_any_column_in_the_place_of_the_classes(told):
+    said = told("score run --dataset rows --balance-column source --output scored")
+    assert "hf-ltc select scored --fraction 0.1 --balance-column source" in said.replace("--output scored-10pct ", "")
+    said = told("select scored --size 12 --balance-column source --output coreset")
+    assert "Each of its 3 classes has 4 rows" in said and "--balance-column source" in said
+    assert sorted(load_from_disk("coreset")["source"]) == ["books"] * 4 + ["sums"] * 4 + ["web"] * 4
+    assert read_json(Path("coreset/recipe.json"))["coreset"]["balance"] == "source"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("select scored --fraction 0.1 --balance none --balance-column source", "--balance-column 'source' takes the"),
+        (
+            "select scored --fraction 0.1 --balance-column sources",
+            "is 'sources': it must be one of class,",
+        ),
+        ("select scored --fraction 0.1 --judge", "--judge trains classifiers, and these rows have no classes"),
+        ("evaluate run --dataset rows --models embedding_bag", "no classes, which classifiers are trained for"),
+        ("score run --dataset rows --preset cld", "no classes, which scope='class' needs"),
+    ],
+)
+def test_what_needs_classes_is_refused(told, line, said):
+    told("score run --dataset rows --output scored")
+    needs_folder = not line.startswith("evaluate")
+    assert said in told(f"{line} --output new" if needs_folder else f"{line} --test-split train", code=2)
+
+
+def test_pushes_with_a_page_by_class_are_refused(told):
+    line = "push run me/chats --dataset rows --fractions 0.1 --report --balance-column source"
+    assert "--report shows the order by class, and --balance-column is 'source'" in told(line, code=2)
