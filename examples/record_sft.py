@@ -19,7 +19,7 @@ import inspect
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
@@ -51,10 +51,16 @@ def questions() -> Dataset:
 
 
 def made_tokenizer(rows: Dataset) -> PreTrainedTokenizerFast:
-    tokenizer = ByteLevelBPETokenizer()
-    texts = (prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"]))
-    tokenizer.train_from_iterator(texts, vocab_size=1000, special_tokens=["<pad>", "<eos>"], show_progress=False)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, pad_token="<pad>", eos_token="<eos>")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*rows["prompt"], *rows["completion"]], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_ltc.config import RecordConfig
-from hf_ltc.recording.rows import sequence_rows
+from hf_ltc.recording.input_rows import sequence_rows
 from hf_ltc.trajectories.value import Trajectories
 
 EPOCHS = 5

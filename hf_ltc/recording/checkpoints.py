@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -16,16 +17,18 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..config import RecordConfig
 from ..training import models
-from ..training.batches import Collate
+from ..training.batches import Collate, accepted_columns
 from ..training.metrics import check_metrics
+from ..training.text.causal import SequenceBatches, check_causal
 from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import usual_torch
 from ..utils.errors import InputError, as_input_error
 from ..utils.processes import progress_bar
-from .epochs import LOSS_NAMES, EpochPasses
-from .rows import input_rows
+from .epochs import LOSS_NAMES, TOKENS, EpochPasses
+from .input_rows import input_rows, most_held_out, sequence_rows
+from .recorder import TRAIN, VALIDATION
 
 Checkpoint = nn.Module | Mapping[str, torch.Tensor] | str | Path | Callable[[], nn.Module]
 _STEP = re.compile(r"(\d+)$")
@@ -44,11 +47,12 @@ def record_checkpoints(
     label_column: str | None = None,
     id_column: str | None = None,
     validation_fraction: float = 0.1,
-    validation_per_class: int = 50,
+    validation_per_class: int | None = None,
     validation_seed: int = 0,
     allow_shared_rows: bool = False,
     batch_size: int = 256,
     num_workers: int = 0,
+    language_model: bool = False,
 ) -> Trajectories:
     """Records evaluation losses from weights that were saved during training, as CLD's code does (arXiv 2508.20230):
     one pass over the rows for each checkpoint.
@@ -81,13 +85,18 @@ def record_checkpoints(
         label_column (`str`, *optional*): Column with the labels: `labels`, `label` or the one `ClassLabel` column.
         id_column (`str`, *optional*): Column with a unique id for each row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
-        validation_per_class (`int`, *optional*, defaults to `50`): At most this many rows of a class.
+        validation_per_class (`int`, *optional*):
+            At most this many rows of a class: 50 if not given, or 500 of all rows if they have no classes.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
             Accept validation samples whose images or texts are those of rows of `train`, as with blank tiles. Images
             are compared as encoded: one that was saved again is not found.
         batch_size (`int`, *optional*, defaults to `256`): Batch size per process.
         num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
+        language_model (`bool`, *optional*, defaults to `False`):
+            The models are causal language models: rows have `input_ids`, and `collate` makes `labels` of shape
+            `(rows, tokens)`, -100 for tokens that do not count. As for [`TrajectoryCallback`], rows need no classes,
+            and the signal `tokens` is recorded.
 
     Returns:
         [`Trajectories`]: evaluation losses, float32 `(L, N)` in nats, and validation losses, `(L, Q)`, on every
@@ -116,31 +125,42 @@ def record_checkpoints(
         label_column=label_column,
         id_column=id_column,
         validation_fraction=validation_fraction,
-        validation_per_class=validation_per_class,
+        validation_per_class=most_held_out(validation_per_class, not language_model or label_column is not None),
         validation_seed=validation_seed,
         allow_shared_rows=allow_shared_rows,
     )
-    data = input_rows(config, train, validation)
+    if language_model and signals:
+        raise InputError(f"`signals` {list(signals)} are of classes: leave them out with `language_model`")
+    data = None if language_model else input_rows(config, train, validation)
+    rows = sequence_rows(config, train, validation) if data is None else data.recorded
     # Not PartialState, which leaves the choice of processors over devices to its maker. In the models' own precision,
     # whatever a launcher has set for training.
     state = Accelerator(mixed_precision="no")
-    recipe = data.recorded.recipe(state) | {
+    recipe = rows.recipe(state) | {
         "config": {"losses": config.losses, "signals": config.signals},
-        "training": data.recorded.sizes,
+        "training": rows.sizes,
     }
-    recorder = data.recorded.recorder(output_dir, [*LOSS_NAMES["evaluation"], *signals], state, recipe)
-    total = len(waiting) * (len(data.recorded.train) + len(data.recorded.validation))
+    metrics = [TOKENS] if language_model else signals
+    recorder = rows.recorder(output_dir, [*LOSS_NAMES["evaluation"], *metrics], state, recipe)
+    total = len(waiting) * (len(rows.train) + len(rows.validation))
     bar = progress_bar(state, "recording checkpoints", "row", total)
 
     def each_batch(rows: int) -> None:
         bar.update(rows * state.num_processes)
 
-    outputs = torch.from_numpy(data.outputs).to(state.device)
+    outputs = None if data is None else torch.from_numpy(data.outputs).to(state.device)
     passes = EpochPasses(recorder, config, state, batch_size, each_batch, outputs)
     make_batch = transformers.default_data_collator if collate is None else collate
     for epoch, checkpoint in waiting:
         loaded = _load(checkpoint, model).to(state.device)
-        batches = data.batches(make_batch, state.device, num_workers, loaded)
+        batches: Mapping[str, Any]
+        if data is None:
+            check_causal(loaded)
+            parts = {TRAIN: rows.train, VALIDATION: rows.validation}
+            how = (make_batch, state.device, num_workers)
+            batches = {name: SequenceBatches(accepted_columns(loaded, part), *how) for name, part in parts.items()}
+        else:
+            batches = data.batches(make_batch, state.device, num_workers, loaded)
         with recorder.epoch(epoch):
             passes.validate(loaded, batches)
             passes.evaluate(loaded, batches)

@@ -8,20 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from accelerate import Accelerator
-from datasets import ClassLabel, Dataset
-from torch import nn
+from datasets import Dataset
 
 from ..config import RecordConfig
 from ..data.columns import read_column
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import InputColumns, class_names, find_input_columns, find_label_column, read_labels
-from ..data.shared_rows import check_apart, input_columns
+from ..data.shared_rows import check_apart
 from ..data.splits import hold_out
-from ..recipe import TEXT_GENERATION, TURN, Recipe
-from ..training.batches import LABELS, Collate, CollatedBatches, accepted_columns
+from ..recipe import TURN, Recipe
 from ..training.images import StoredImages
 from ..training.inputs import (
     Batches,
@@ -40,9 +37,6 @@ from ..utils.environment import hardware, versions
 from ..utils.errors import InputError
 from ..utils.processes import Processes, progress_bar
 from .recorder import TRAIN, VALIDATION, TrajectoryRecorder
-
-# The columns that language models are trained on, as TRL knows them.
-_SEQUENCES = ("messages", "conversations", "prompt", "completion", "text", "input_ids")
 
 
 @dataclass(frozen=True)
@@ -170,34 +164,6 @@ def told_when_read(batches: Mapping[str, Batches], recipes: Sequence[Recipe]) ->
     return {"grey_range": train.stored.grey_range} if recorded is None else recorded
 
 
-@dataclass(frozen=True)
-class InputRows:
-    """Recorded rows of any kind that a collator makes inputs from.
-
-    `targets` are the labels as the model gets them; they differ from those numbered by class if a column of integers
-    leaves some out. `outputs` are these numbers of the model, one for each class.
-    """
-
-    recorded: RecordedRows
-    targets: np.ndarray
-    validation_targets: np.ndarray
-    outputs: np.ndarray
-
-    def batches(
-        self, collate: Collate, device: torch.device, num_workers: int, model: nn.Module | None
-    ) -> dict[str, CollatedBatches]:
-        """The rows and the validation samples in batches, of the columns that a model accepts if one is given."""
-
-        def made(dataset: Dataset, targets: np.ndarray) -> CollatedBatches:
-            shown = dataset if model is None else accepted_columns(model, dataset)
-            return CollatedBatches(shown, torch.from_numpy(targets).to(device), collate, num_workers)
-
-        return {
-            TRAIN: made(self.recorded.train, self.targets),
-            VALIDATION: made(self.recorded.validation, self.validation_targets),
-        }
-
-
 def source_rows(
     config: RecordConfig, train: Dataset, validation: Dataset | None, source: Mapping[str, Any] | None = None
 ) -> SourceRows:
@@ -212,7 +178,7 @@ def source_rows(
     Raises:
         InputError: for a dataset that cannot be recorded, naming the column, row or class.
     """
-    _require(train, validation)
+    require_rows(train, validation)
     where = dict(source or {})
     validation_split = where.pop("validation_split", None)
     named = InputColumns.of(config)
@@ -223,12 +189,12 @@ def source_rows(
     assert config.model is not None
     form = input_form(config, train, columns, config.model)
     # Inputs are read as they are stored.
-    part, other, other_columns = _Part(train.with_format(None), label, columns, where), None, columns
+    part, other, other_columns = Part(train.with_format(None), label, columns, where), None, columns
     if validation is not None:
         other_label = find_label_column(validation, config.label_column)
         other_columns = find_input_columns(validation, named)
-        other = _Part(validation, other_label, other_columns, {"split": validation_split})
-    rows = _recorded_rows(part, other, list(zip(other_columns.names, columns.names)), config)
+        other = Part(validation, other_label, other_columns, {"split": validation_split})
+    rows = recorded_rows(part, other, list(zip(other_columns.names, columns.names)), config)
     rows.identity.update(columns.told())
     return SourceRows(
         config,
@@ -238,56 +204,8 @@ def source_rows(
     )
 
 
-def input_rows(config: RecordConfig, train: Dataset, validation: Dataset | None) -> InputRows:
-    """Reads the labels and holds validation samples out.
-
-    Besides labels, a few rows are read for the identity, and what tells rows of a validation split from train rows.
-
-    Args:
-        config ([`RecordConfig`]): The settings; those of models, training and images do not count.
-        train (`datasets.Dataset`): The dataset.
-        validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
-
-    Raises:
-        InputError: for a column or labels that cannot be recorded.
-    """
-    _require(train, validation)
-    label = _label_column(train, config.label_column)
-    numbers = _model_labels(train, label)
-    part, other, compared = _Part(train, label), None, []
-    if validation is not None:
-        other = _Part(validation, _label_column(validation, label if label in validation.column_names else None))
-        compared = input_columns(train, validation, label, config.id_column)
-    rows = _recorded_rows(part, other, compared, config)
-    return InputRows(rows, numbers[rows.labels], numbers[rows.validation_labels], numbers)
-
-
-def sequence_rows(config: RecordConfig, train: Dataset, validation: Dataset | None) -> RecordedRows:
-    """Rows of a causal language model, which have classes only if a column is named as `config.label_column`.
-
-    Args:
-        config ([`RecordConfig`]): The settings, as for [`input_rows`].
-        train (`datasets.Dataset`): The dataset.
-        validation (`datasets.Dataset`, *optional*): Validation samples; held out of `train` if not given.
-
-    Raises:
-        InputError: for a column or classes that cannot be recorded.
-    """
-    _require(train, validation)
-    label = None if config.label_column is None else find_label_column(train, config.label_column)
-    texts = [name for name in _SEQUENCES if name in train.column_names]
-    other, compared = None, []
-    if validation is not None:
-        shared = [(name, name) for name in texts if name in validation.column_names]
-        compared = shared or input_columns(train, validation, label, config.id_column)
-        other = _Part(validation, label and find_label_column(validation, label), texts=[name for name, _ in shared])
-    rows = _recorded_rows(_Part(train, label, texts=texts), other, compared, config)
-    rows.identity["task"] = TEXT_GENERATION
-    return rows
-
-
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A dataset, its columns, and where it comes from."""
 
     dataset: Dataset
@@ -310,14 +228,14 @@ class _Part:
         return read_labels(self.dataset, self.label, names)
 
 
-def _require(train: Dataset, validation: Dataset | None) -> None:
+def require_rows(train: Dataset, validation: Dataset | None) -> None:
     require_dataset(train, "train")
     if validation is not None:
         require_dataset(validation, "validation")
 
 
-def _recorded_rows(
-    train: _Part, validation: _Part | None, compared: Sequence[tuple[str, str]], config: RecordConfig
+def recorded_rows(
+    train: Part, validation: Part | None, compared: Sequence[tuple[str, str]], config: RecordConfig
 ) -> RecordedRows:
     """The rows of a dataset without those held out; all rows if there are `validation` samples, which must be other
     rows by the columns `compared`. Rotated, each seed has a hold-out of its own, wherever its run stands."""
@@ -361,21 +279,3 @@ def _read_ids(dataset: Dataset, column: str) -> pa.Array:
     if ids.null_count or len(ids.unique()) < len(ids):
         raise InputError(f"`id_column` {column!r} has ids that occur twice or are null: rows need their own")
     return ids
-
-
-def _label_column(dataset: Dataset, name: str | None) -> str:
-    known = [column for column in LABELS if column in dataset.column_names]
-    return find_label_column(dataset, known[0] if name is None and known else name)
-
-
-def _model_labels(dataset: Dataset, column: str) -> np.ndarray:
-    """The number that the model was given for each class."""
-    feature, names = dataset.features[column], class_names(dataset, column)
-    if isinstance(feature, ClassLabel):
-        return np.arange(len(names))
-    if "string" in feature.dtype:
-        raise InputError(
-            f"column {column!r} holds strings, and how the model numbers them is not known: encode them with "
-            f"dataset.class_encode_column({column!r}) and train on that"
-        )
-    return np.array([{"False": 0, "True": 1}.get(name) if feature.dtype == "bool" else int(name) for name in names])

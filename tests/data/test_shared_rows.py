@@ -12,7 +12,8 @@ from torch import nn
 from hf_ltc import RecordConfig, TrajectoryCallback, record, record_checkpoints
 from hf_ltc.data.columns import read_column
 from hf_ltc.data.shared_rows import check_apart, shared_rows
-from hf_ltc.recording.rows import input_rows, source_rows
+from hf_ltc.recording.input_rows import input_rows
+from hf_ltc.recording.rows import source_rows
 from hf_ltc.utils.errors import InputError
 
 IMAGES = [("image", "image")]

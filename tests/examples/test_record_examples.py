@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,9 @@ def test_language_models_alone_and_launched(tmp_path):
     one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-3)
     assert np.ptp(one.losses.mean(axis=1)) > 0.1
+
+
+def test_weights_instead_of_a_coreset(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "train_with_weights.py"), "--output-dir", str(tmp_path), "--epochs", "3"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert re.fullmatch(r"Trained on 1,295 rows, \d+ of them with weight 0; accuracy \d\d\.\d%", said)

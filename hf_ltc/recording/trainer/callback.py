@@ -24,8 +24,8 @@ from ...trajectories.value import Trajectories
 from ...utils import files
 from ...utils.errors import InputError, LTCWarning, require
 from ..epochs import LOSS_NAMES, EpochPasses
+from ..input_rows import input_rows, most_held_out, sequence_rows
 from ..recorder import TRAIN
-from ..rows import input_rows, sequence_rows
 from . import continued, passes
 from .continued import CHECKPOINT
 from .kinds import ClassRows, SequenceRows
@@ -36,8 +36,6 @@ _LEAST_CHECKPOINTS = 3
 _SETTINGS = ("losses", "weights", "average_decay", "initial_losses", "signals")
 # How close the initial losses of a training begun again have to be to those that were recorded.
 _SAME_LOSS = 1e-3
-# At most so many rows are held out of a class, or of all rows where there are no classes.
-_HELD_OUT, _HELD_OUT_OF_ALL = 50, 500
 
 
 class TrajectoryCallback(TrainerCallback):
@@ -144,9 +142,6 @@ class TrajectoryCallback(TrainerCallback):
                     f"`record_every_steps` {record_every_steps} goes with losses='evaluation': rows have one "
                     "training loss an epoch, and none in between"
                 )
-        if validation_per_class is None:
-            has_classes = not language_model or label_column is not None
-            validation_per_class = _HELD_OUT if has_classes else _HELD_OUT_OF_ALL
         self.path = files.local(output_dir, "output_dir")
         self.trajectories: Trajectories | None = None
         self._config = RecordConfig(
@@ -158,7 +153,7 @@ class TrajectoryCallback(TrainerCallback):
             label_column=label_column,
             id_column=id_column,
             validation_fraction=validation_fraction,
-            validation_per_class=validation_per_class,
+            validation_per_class=most_held_out(validation_per_class, not language_model or label_column is not None),
             validation_seed=validation_seed,
             allow_shared_rows=allow_shared_rows,
         )

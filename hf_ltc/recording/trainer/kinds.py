@@ -20,8 +20,9 @@ from ...training.forward import logits_of
 from ...training.text.causal import SequenceBatches, check_causal, check_counted, require_labels
 from ...utils.errors import InputError
 from ..epochs import TOKENS, EpochPasses
+from ..input_rows import InputRows
 from ..recorder import TRAIN, VALIDATION
-from ..rows import InputRows, RecordedRows
+from ..rows import RecordedRows
 from .passes import POSITION, VALIDATION_POSITION, check_unpacked, with_positions
 
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ...data.columns import read_column
 from ...utils.errors import InputError, some_rows
 from ..batches import Collate, collated
 
@@ -19,6 +20,7 @@ from ..batches import Collate, collated
 IGNORED = -100
 # The column of tokenized rows, and that of labels.
 INPUT_IDS, LABELS = "input_ids", "labels"
+_CHUNK = 8192
 
 
 def token_losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -79,12 +81,13 @@ class SequenceBatches:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray | None:
         """Tokens of each row, int64 `(N,)`."""
         if INPUT_IDS not in self.dataset.column_names or self.dataset.format["type"] == "custom":
             return None
-        return pc.list_value_length(read_column(self.dataset, INPUT_IDS)).to_numpy().astype(np.int64)
+        parts = [pc.list_value_length(ids).to_numpy() for ids in _lists(self.dataset, INPUT_IDS)]
+        return np.concatenate([np.empty(0, np.int64), *parts])
 
     def __call__(self, index_batches: Iterable[np.ndarray]) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
         """Gives the batches asked for: inputs of the model, labels `(B, L)` and positions `(B,)`, int64."""
@@ -136,14 +139,22 @@ def check_counted(dataset: Dataset, what: str, numbers: np.ndarray) -> None:
     column = LABELS if LABELS in dataset.column_names else INPUT_IDS
     if column not in dataset.column_names or dataset.format["type"] == "custom":
         return
-    stored = read_column(dataset, column).combine_chunks()
-    counted = pc.not_equal(stored.flatten(), IGNORED).to_numpy(zero_copy_only=False)
-    ends = np.cumsum(pc.list_value_length(stored).to_numpy())
-    before = np.concatenate([[0], np.cumsum(counted)])
-    # The first token of a row never counts.
-    first = np.minimum(np.concatenate([[0], ends[:-1]]) + 1, ends)
-    if len(bad := np.flatnonzero(before[ends] == before[first])):
+    found = []
+    for labels in _lists(dataset, column):
+        counted = pc.not_equal(labels.flatten(), IGNORED).to_numpy(zero_copy_only=False)
+        ends = np.cumsum(pc.list_value_length(labels).to_numpy())
+        before = np.concatenate([[0], np.cumsum(counted)])
+        # The first token of a row never counts.
+        first = np.minimum(np.concatenate([[0], ends[:-1]]) + 1, ends)
+        found.append(before[ends] == before[first])
+    if len(bad := np.flatnonzero(np.concatenate(found))):
         raise InputError(
             f"{len(bad)} of {len(dataset)} {what} have no token whose loss counts (rows {some_rows(numbers[bad])}): "
             "leave them out, or give longer texts, or a larger `max_length` where prompts fill it"
         )
+
+
+def _lists(dataset: Dataset, column: str) -> Iterator[pa.Array]:
+    """A column of lists, part by part: all tokens in the order of the rows may not fit into memory."""
+    for part in dataset.select_columns(column).with_format("arrow").iter(_CHUNK):
+        yield part[column].combine_chunks()

@@ -15,6 +15,7 @@ from transformers import (
 )
 from trl import SFTTrainer
 
+from hf_ltc.recording.checkpoints import record_checkpoints
 from hf_ltc.recording.trainer.callback import TrajectoryCallback
 from hf_ltc.recording.trainer.passes import POSITION
 from hf_ltc.trajectories.value import Trajectories
@@ -232,6 +233,33 @@ def test_a_plain_trainer_of_tokens(tmp_path):
     np.testing.assert_allclose(run.losses, [expected[run.rows]] * 3, atol=1e-5)
     np.testing.assert_allclose(run.signals["evaluation_loss"], [expected[run.rows]] * 3, atol=1e-5)
     np.testing.assert_allclose(run.validation_losses, [expected[run.validation_rows]] * 3, atol=1e-5)
+
+
+def test_saved_language_models(tmp_path):
+    encode = tokenizer()
+    train = rows("text").map(lambda row: encode(row["text"]))
+    models = [language_model(), language_model(), language_model()]
+    for number, model in enumerate(models):
+        with torch.no_grad():
+            model.lm_head.weight.mul_(1 + number)
+        model.save_pretrained(tmp_path / f"checkpoint-{number + 1}")
+    run = record_checkpoints(
+        [tmp_path / f"checkpoint-{number}" for number in (1, 2, 3)],
+        train,
+        output_dir=tmp_path / "run",
+        collate=DataCollatorForLanguageModeling(encode, mlm=False),
+        language_model=True,
+        batch_size=5,
+    )
+    pairs = [(ids, ids) for ids in train["input_ids"]]
+    for t, model in enumerate(models):
+        expected = losses_of(model, pairs)
+        np.testing.assert_allclose(run.losses[t], expected[run.rows], atol=1e-5)
+        np.testing.assert_allclose(run.validation_losses[t], expected[run.validation_rows], atol=1e-5)
+    assert run.signals["tokens"][0].tolist() == [len(train["input_ids"][row]) - 1 for row in run.rows.tolist()]
+    assert run.score(train.remove_columns("attention_mask"))["ltc_rank"].count(None) == 4
+    with pytest.raises(InputError, match=r"`signals` \['margin'\] are of classes"):
+        record_checkpoints(models, train, output_dir=tmp_path, language_model=True, signals=["margin"])
 
 
 def test_validation_samples_of_another_dataset(tmp_path):
