@@ -80,4 +80,4 @@ $(LOWEST)/bin/uv: | $(LOWEST)/bin/pip
 	$(PYTHON) -m venv $*
 
 clean:
-	rm -rf .venv $(LOWEST) $(PRE) .coverage build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv $(LOWEST) $(PRE) .cache .coverage build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

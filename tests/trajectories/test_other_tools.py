@@ -1,4 +1,4 @@
-"""docs/guides/other_tools.md on files that aum, cleanlab and Dataset Cartography's format have of one training."""
+"""docs/guides/other-tools.md on files that aum, cleanlab and Dataset Cartography's format have of one training."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from hf_ltc.scores.ltc import ltc_scores
 
-PAGE = Path(__file__).parents[2] / "docs" / "guides" / "other_tools.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "other-tools.md"
 EPOCHS = 6
 
 
