@@ -103,8 +103,8 @@ class RecordConfig:
     output_dir: str = option("runs/ltc", "The run directory. The same command resumes an interrupted run in it.")
 
     image_column: str | None = option(None, "Column with the images; found by its feature type if not given.")
-    text_column: str | None = option(None, "Column with the texts, where rows are texts and not images.")
-    text_pair_column: str | None = option(None, "Column with the second texts, where rows are pairs of texts.")
+    text_column: str | None = option(None, "Column with the texts, if rows are texts and not images.")
+    text_pair_column: str | None = option(None, "Column with the second texts, if rows are pairs of texts.")
     label_column: str | None = option(None, "Column with the class labels; found by its feature type if not given.")
     id_column: str | None = option(
         None, "Column with a unique id for each row, to attach by id instead of by position."
@@ -123,24 +123,29 @@ class RecordConfig:
     record_every: Count = option(1, "Record after every k-th epoch (and always after the last).")
     signals: Annotated[list[Signal], _different("names")] = option(
         [],
-        "Per-sample metrics to record beside the loss: margin, correct, el2n for the baselines; predicted, the class "
+        "Per-sample metrics to record besides the loss: margin, correct, el2n for the baselines; predicted, the class "
         "that the model gives a row, for hf-ltc audit.",
     )
     features: bool = option(
         False,
         "Keep what the source model's last layer sees of every row, at the weights of validation losses: for "
-        "near-duplicates in hf-ltc audit, and for maps. Of several `runs` those of the first. A finished run gets "
-        "them too.",
+        "near-duplicates in hf-ltc audit, and for maps. With several `runs`, those of the first. The same command "
+        "adds them to a finished run.",
     )
 
-    validation_fraction: Part = option(0.1, "Without a validation split: the share of each class that is held out.")
-    validation_per_class: Count = option(50, "Without a validation split: the most rows of a class that are held out.")
-    validation_seed: int = option(0, "Seed of the hold-out, apart from `seed` so that runs share their hold-out.")
+    validation_fraction: Part = option(0.1, "Without a validation split: hold out this share of each class.")
+    validation_per_class: Count = option(
+        50, "Without a validation split: hold out at most so many rows of each class."
+    )
+    validation_seed: int = option(
+        0, "Seed of the hold-out; not `seed`, so that runs with different seeds share their hold-out."
+    )
     rotate_validation: bool = option(
-        False, "With several `runs`: each holds other rows out, so that every row is recorded and may be chosen."
+        False, "With several `runs`: hold out other rows in each, so that every row is recorded and may be chosen."
     )
     allow_shared_rows: bool = option(
-        False, "Take a validation split with rows of train too: where many rows are alike by nature, as blank tiles."
+        False,
+        "Accept a validation split that shares rows with train, for data such as blank tiles that are all alike.",
     )
 
     batch_size: Count = option(128, "Batch size per process. The batches of an epoch differ by one row at most.")
@@ -173,12 +178,12 @@ class RecordConfig:
     )
 
     stem: Literal["auto", "small", "imagenet"] = option(
-        "auto", "ResNet stem: small is 3x3, stride 1, no pooling; auto takes it for images up to 64 pixels."
+        "auto", "ResNet stem: small is 3x3, stride 1, no pooling; auto uses it for images up to 64 pixels."
     )
     pretrained: bool = option(False, "Start from pretrained weights, if there are any.")
     image_size: Side | None = option(None, "Side of the square images; found from the data if not given.")
     max_length: Count | None = option(
-        None, "Tokens of a text that a model gets; if not given as many as it can take, 512 at most."
+        None, "Most tokens of a text that the model sees; if not given, as many as it can take, up to 512."
     )
     augment: bool = option(True, "Random crops and horizontal flips of images while training.")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Autocast of the forward pass; losses stay float32.")
@@ -186,10 +191,10 @@ class RecordConfig:
     compile: bool = option(False, "Use torch.compile.")
 
     cache_images: Literal["auto", "always", "never"] = option(
-        "auto", "Decode images once and keep them as uint8 in memory: auto where they fit `cache_budget`."
+        "auto", "Decode images once and keep them in memory as uint8; auto does so if they fit `cache_budget`."
     )
     cache_budget: Amount = option(4.0, "GiB of memory per process that the image cache may take.")
-    num_workers: Workers = option(2, "Worker processes that decode images where they are not cached.")
+    num_workers: Workers = option(2, "Worker processes that decode images that are not cached.")
     report_to: list[str] = option([], "Trackers of accelerate, e.g. tensorboard.")
 
     def __post_init__(self) -> None:
@@ -275,7 +280,7 @@ class EvaluateConfig:
     test_split: str = option("test", "Split that models are tested on: rows that no recording has seen.")
     allow_shared_rows: bool = option(
         False,
-        "Take test rows that are in the recorded dataset too: where many rows are alike by nature, as blank tiles.",
+        "Accept test rows that are also in the recorded dataset, for data such as blank tiles that are all alike.",
     )
     image_column: str | None = option(None, "Column with the images; as recorded if not given.")
     text_column: str | None = option(None, "Column with the texts; as recorded if not given.")
@@ -288,13 +293,13 @@ class EvaluateConfig:
 
     protocol: Literal["iterations", "epochs"] = option(
         "iterations",
-        "What is equal at every budget: optimizer steps, or epochs, which have fewer steps the fewer rows there are.",
+        "What every budget gets equally: optimizer steps, or epochs, which have fewer steps for fewer rows.",
     )
     epochs: Count = option(30, "Epochs; with `protocol` iterations, of the full data: all budgets get its steps.")
     iterations: Count | None = option(None, "Optimizer steps, instead of those of `epochs` on the full data.")
     batch_size: Count = option(128, "Batch size. The batches of an epoch differ by one row at most.")
     optimizer: Literal["auto", "sgd", "adamw"] = option(
-        "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto takes AdamW for models without batch norm."
+        "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto uses AdamW for models without batch norm."
     )
     learning_rate: Amount | None = option(
         None, "Peak learning rate; if not given 0.1 for SGD and 1e-3 for AdamW, and on texts as when recording."
@@ -306,7 +311,7 @@ class EvaluateConfig:
     label_smoothing: Rate = option(0.0, "Label smoothing of the training objective.")
     augment: bool = _like_record("augment")
     stem: Literal["auto", "small", "imagenet"] = option(
-        "auto", "Layers that take the image in: small suits small images; auto takes it up to 64 pixels."
+        "auto", "First layers of the model: small is for small images; auto uses it up to 64 pixels."
     )
     pretrained: bool = _like_record("pretrained")
     image_size: Side | None = _like_record("image_size")

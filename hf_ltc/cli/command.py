@@ -35,7 +35,7 @@ _SAVED = ("state.json", "dataset_info.json", AUDITED, CHANGES, files.RECIPE)
 # Options of several commands.
 Losses = Literal["training", "evaluation"]
 DATASET_HELP = "the recorded dataset, if it is elsewhere now"
-LOSSES_HELP = "where both were recorded"
+LOSSES_HELP = "which losses to use, if both were recorded"
 VALIDATION_HELP = "split of the validation samples, if it is not that of the train rows; as recorded if not given"
 BASELINE_NAMES = ", ".join(BASELINES)
 # Of benchmarks/judge.py.
@@ -46,9 +46,9 @@ HOW_OFTEN = (
 _SELECTION_HELP = {
     "balance": "how classes share a coreset; class if not given, and none for rows without classes",
     "balance_column": "column whose values are balanced in the place of the classes, such as the source of a row",
-    "keep": "which scores are kept",
+    "keep": "keep the rows with the highest or the lowest scores",
     "coverage": "sample over the whole range of scores, or over clusters of trajectories (S2L)",
-    "min_per_class": "least number of rows of each class",
+    "min_per_class": "keep at least so many rows of each class",
     "exclude_negative": "never choose rows with a negative score",
     "seed": "seed of the sampling of --coverage",
     "typical": f"share of each class that comes first by typicality, 0 for none; {TYPICAL} if rows have a typicality",

@@ -35,14 +35,14 @@ class Report(Command):
     output: LocalPath | None = option(None, f"the file; RUN/{PAGE} if not given", metavar="FILE")
     dataset: str | None = option(None, DATASET_HELP)
     validation_split: str | None = option(None, VALIDATION_HELP)
-    evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, to show too", metavar="RESULTS")
+    evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, to show as well", metavar="RESULTS")
     dataset_name: str | None = option(None, "what the page calls a dataset that is not on the Hub")
     variant: VariantOptions = dataclasses.field(default_factory=VariantOptions)
     losses: Losses | None = option(None, LOSSES_HELP)
     balance: Balance = selection_option("balance")
     typical: float | None = selection_option("typical")
-    pictures: Flag = option(False, "write pictures (PNG) beside it, which hf-ltc push puts on the card")
-    baseline: list[str] = option([], f"known scores to show beside: {BASELINE_NAMES}")
+    pictures: Flag = option(False, "also write pictures (PNG), which hf-ltc push puts on the card")
+    baseline: list[str] = option([], f"known scores to show as well: {BASELINE_NAMES}")
 
     PARAMETERS: ClassVar = {"path": "output", "validation": "validation_split", "baselines": "baseline"}
     IS_SHORT: ClassVar = True

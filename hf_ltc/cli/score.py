@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Command):
-    """Add loss_trajectory, ltc_score, ltc_typicality and ltc_rank to the recorded dataset, and known scores beside."""
+    """Add loss_trajectory, ltc_score, ltc_typicality and ltc_rank to the recorded dataset, and known scores too."""
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record")
     output: LocalPath = option(MISSING, "folder for the scored dataset", metavar="SCORED")

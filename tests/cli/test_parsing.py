@@ -110,7 +110,7 @@ def test_the_line_of_a_command_gives_that_command(command: Any):
 
 
 def test_words_are_quoted_and_defaults_left_out():
-    selecting = Select(scored="-x", output="a b", label_column="-l", fraction=0.1, balance="class")
+    selecting = Select(scored="-x", output="a b", label_column="-l", fraction=0.1, keep="highest")
     assert command_line(selecting) == "hf-ltc select ./-x --fraction 0.1 --output 'a b' --label-column=-l"
     assert read(command_line(selecting)) == selecting
     pushing = Push(run="r", repo_id="me/x", fractions=[0.1, 1.0], private=True)
