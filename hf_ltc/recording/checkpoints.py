@@ -131,6 +131,11 @@ def record_checkpoints(
     )
     if language_model and signals:
         raise InputError(f"`signals` {list(signals)} are of classes: leave them out with `language_model`")
+    if language_model and collate is None:
+        raise InputError(
+            "`language_model` needs `collate`, which fills rows up and makes labels: give "
+            "DataCollatorForLanguageModeling(tokenizer, mlm=False), or the data_collator of your Trainer"
+        )
     data = None if language_model else input_rows(config, train, validation)
     rows = sequence_rows(config, train, validation) if data is None else data.recorded
     # Not PartialState, which leaves the choice of processors over devices to its maker. In the models' own precision,

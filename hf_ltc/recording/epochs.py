@@ -14,7 +14,7 @@ from torch import nn
 from ..config import RecordConfig
 from ..training.forward import Batches, evaluate, features_of, run_over
 from ..training.metrics import per_sample_metrics
-from ..training.text.causal import SequenceBatches, counted_tokens, token_losses
+from ..training.text.causal import SequenceBatches, token_losses
 from ..trajectories.features import write_features
 from ..utils import files
 from ..utils.processes import Processes, failing_together, progress_bar, stoppable, together
@@ -106,8 +106,8 @@ class EpochPasses:
         self.recorder.add(split, positions, losses, *further)
 
     def _add_tokens(self, split: str, positions: torch.Tensor, outputs: Any, labels: torch.Tensor) -> None:
-        further = [counted_tokens(labels).float()] if split == TRAIN else []
-        self.recorder.add(split, positions, token_losses(outputs, labels), *further)
+        losses, counts = token_losses(outputs, labels)
+        self.recorder.add(split, positions, losses, *([counts.float()] if split == TRAIN else []))
 
 
 def record_features(

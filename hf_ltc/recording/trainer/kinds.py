@@ -86,7 +86,7 @@ class SequenceRows:
     validation: Dataset | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     metrics = (TOKENS,)
-    needed = f"{POSITION!r} and 'labels'"
+    needed = f"{POSITION!r} and 'labels' (which label_smoothing_factor takes away)"
 
     def prepared_by(self, trainer: Trainer) -> "SequenceRows":
         """The same rows as TRL's `SFTTrainer` prepared them, which is made to keep the column of positions.

@@ -23,23 +23,25 @@ INPUT_IDS, LABELS = "input_ids", "labels"
 _CHUNK = 8192
 
 
-def token_losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+def token_losses(outputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean negative log-likelihood of each row's tokens that count, each predicted from those before it.
 
     Args:
-        outputs (`Mapping`): What the model returned: `logits`, `(B, L, V)`, or the `log_probs` of the labels,
-            `(B, L - 1)` and 0 where none counts, of TRL's models, which make no logits.
+        outputs (`Mapping`): What the model returned: `logits`, `(B, L, V)`; or of TRL's models, which make none, the
+            `log_probs` of the labels, 0 where none counts, and `label_mask`, where one does. These may be longer than
+            the labels, by the virtual tokens that PEFT puts before a prompt.
         labels (`torch.Tensor`): int64 `(B, L)`, the tokens; -100 for those that do not count.
 
     Returns:
-        `torch.Tensor`: float32 `(B,)`.
+        `tuple[torch.Tensor, torch.Tensor]`: the means, float32 `(B,)`, and how many tokens they are of, int64 `(B,)`.
 
     Raises:
         InputError: if it returned neither.
     """
     known = outputs if isinstance(outputs, Mapping) else {}
     if (log_probs := known.get("log_probs")) is not None:
-        return -log_probs.detach().float().sum(1) / counted_tokens(labels)
+        counts = known["label_mask"].sum(1)
+        return -log_probs.detach().float().sum(1) / counts, counts
     logits = known.get("logits")
     if not isinstance(logits, torch.Tensor) or logits.shape[:-1] != labels.shape:
         shown = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -52,12 +54,9 @@ def token_losses(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         cross_entropy(row[:-1].detach().float(), own[1:], ignore_index=IGNORED, reduction="sum")
         for row, own in zip(logits, labels)
     ]
-    return torch.stack(sums) / counted_tokens(labels)
-
-
-def counted_tokens(labels: torch.Tensor) -> torch.Tensor:
-    """How many tokens of each row count, int64 `(B,)`: the first is predicted from nothing, so it does not."""
-    return (labels[:, 1:] != IGNORED).sum(1)
+    # The first token is predicted from nothing, so it does not count.
+    counts = (labels[:, 1:] != IGNORED).sum(1)
+    return torch.stack(sums) / counts, counts
 
 
 @dataclass(frozen=True)

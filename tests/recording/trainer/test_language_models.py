@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -140,6 +140,42 @@ def test_which_weights_are_evaluated(tmp_path, peft, decay):
     np.testing.assert_allclose(run.validation_losses[-1], expected, atol=1e-4)
 
 
+def test_virtual_tokens_before_a_prompt(tmp_path):
+    train = rows("text")
+    callback = recorder(tmp_path, train, losses="both", weights="raw")
+    peft = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    training = sft_trainer(tmp_path, callback, peft=peft, **FROZEN)
+    training.train()
+    run = callback.trajectories
+    model, expected = training.model.eval(), []
+    for row in run.rows.tolist():
+        ids, _ = encoded("text", train[row])
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([ids])).logits[0, 2:-1].log_softmax(1)
+        # The first token is predicted from the virtual ones.
+        expected.append(-float(scores[torch.arange(len(ids)), ids].mean()))
+        assert run.signals["tokens"][0][len(expected) - 1] == len(ids)
+    np.testing.assert_allclose(run.losses, [expected] * 4, atol=1e-5)
+    np.testing.assert_allclose(run.signals["evaluation_loss"], [expected] * 4, atol=1e-5)
+
+
+def test_labels_that_the_trainer_takes_away(tmp_path):
+    encode = tokenizer()
+    callback = recorder(tmp_path, rows("text").map(lambda row: encode(row["text"])), initial_losses=False)
+    options = {"save_strategy": "no", "report_to": [], "use_cpu": True, "label_smoothing_factor": 0.1}
+    training = Trainer(
+        language_model(),
+        TrainingArguments(str(tmp_path / "trainer"), **options),
+        train_dataset=callback.train_dataset,
+        data_collator=DataCollatorForLanguageModeling(encode, mlm=False),
+        callbacks=[callback],
+    )
+    with pytest.raises(
+        InputError, match=r"'labels' \(which label_smoothing_factor takes away\): let compute_loss"
+    ):
+        training.train()
+
+
 def test_of_adapters_the_average_is_as_small(tmp_path):
     callback = recorder(tmp_path, rows("text"))
     training = sft_trainer(tmp_path, callback, peft=LoraConfig(r=1, target_modules=["q_proj"]))
@@ -258,6 +294,8 @@ def test_saved_language_models(tmp_path):
         np.testing.assert_allclose(run.validation_losses[t], expected[run.validation_rows], atol=1e-5)
     assert run.signals["tokens"][0].tolist() == [len(train["input_ids"][row]) - 1 for row in run.rows.tolist()]
     assert run.score(train.remove_columns("attention_mask"))["ltc_rank"].count(None) == 4
+    with pytest.raises(InputError, match="`language_model` needs `collate`, which fills rows up"):
+        record_checkpoints(models, train, output_dir=tmp_path, language_model=True)
     with pytest.raises(InputError, match=r"`signals` \['margin'\] are of classes"):
         record_checkpoints(models, train, output_dir=tmp_path, language_model=True, signals=["margin"])
 
