@@ -170,9 +170,7 @@ def test_labels_that_the_trainer_takes_away(tmp_path):
         data_collator=DataCollatorForLanguageModeling(encode, mlm=False),
         callbacks=[callback],
     )
-    with pytest.raises(
-        InputError, match=r"'labels' \(which label_smoothing_factor takes away\): let compute_loss"
-    ):
+    with pytest.raises(InputError, match=r"'labels' \(which label_smoothing_factor takes away\): let compute_loss"):
         training.train()
 
 
