@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .training.models import load_model as load_model
     from .trajectories.compare import reliability as reliability
     from .trajectories.on_hub import push_source_model as push_source_model
+    from .trajectories.summary import LossSummary as LossSummary
     from .trajectories.value import Trajectories as Trajectories
     from .utils.errors import InputError as InputError
     from .utils.errors import LTCWarning as LTCWarning
@@ -52,6 +53,7 @@ _MODULES = {
     "InputError": "utils.errors",
     "LTCScorer": "scores.scorers",
     "LTCWarning": "utils.errors",
+    "LossSummary": "trajectories.summary",
     "RecordConfig": "config",
     "Trajectories": "trajectories.value",
     "TrajectoryCallback": "recording.trainer.callback",

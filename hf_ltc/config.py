@@ -47,6 +47,7 @@ Share = Annotated[float, Check("inside (0, 1]", lambda share: 0 < share <= 1)]
 Part = Annotated[float, Check("inside (0, 1)", lambda part: 0 < part < 1)]
 Rate = Annotated[float, Check("inside [0, 1)", lambda rate: 0 <= rate < 1)]
 Names = Annotated[list[str], _different("names")]
+Store = Literal["trajectories", "summary"]
 Signal = Annotated[str, Check("of " + ", ".join(SIGNALS), lambda name: name in SIGNALS)]
 Workers = Annotated[int, _at_least(0)]
 Side = Annotated[int, _at_least(4)]
@@ -133,6 +134,12 @@ class RecordConfig:
         "adds them to a finished run.",
     )
 
+    store: Store = option(
+        "trajectories",
+        "Keep the losses of every row in every epoch, or a summary: running sums of each row, of one size whatever the "
+        "number of epochs. A summary has the scores with `aggregate` losses, such as the default.",
+    )
+
     validation_fraction: Part = option(0.1, "Without a validation split: hold out this share of each class.")
     validation_per_class: Count = option(
         50, "Without a validation split: hold out at most so many rows of each class."
@@ -201,6 +208,7 @@ class RecordConfig:
         _check_fields(self)
         for name in ("seed", "validation_seed"):
             _check_seeds(self, name, self.runs)
+        _check_summary(self)
         # Three losses have two differences: with only one, all scores would be 1 or -1.
         recorded = len(self.recorded_epochs())
         if recorded < 3:
@@ -226,8 +234,26 @@ RESUME_MAY_CHANGE = frozenset(
         "rotate_validation",
         # They are made after all else, of a run that has ended too.
         "features",
+        # Told by what was recorded, so that runs of versions that did not know of it resume.
+        "store",
     }
 )
+
+
+def _check_summary(config: RecordConfig) -> None:
+    """Checks that running sums are enough for what is asked."""
+    asked = {
+        "losses": config.losses == "both",
+        "signals": bool(config.signals),
+        "features": config.features,
+        "rotate_validation": config.rotate_validation,
+        "stop_when_stable": config.stop_when_stable is not None,
+    }
+    for name in (name for name, given in asked.items() if given and config.store == "summary"):
+        raise InputError(
+            f"`store` summary keeps running sums of one loss of each row, and `{name}` {getattr(config, name)!r} "
+            "needs more: leave it out, or record with `store` trajectories"
+        )
 
 
 def _like_record(name: str) -> Any:

@@ -41,9 +41,12 @@ from .parsing import Flag, LocalPath, argument, either
 from .push import Push, repository_name, some_fraction
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
     from ..evaluation.judge.verdict import Judgement
+    from ..trajectories.summary import LossSummary
+    from ..trajectories.value import Trajectories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +71,32 @@ class Score(Command):
 
         from ..coresets.scored import usual_balance
         from ..data.columns import read_column
-        from ..scores.ltc import ltc_scores, score_variant
-        from ..scores.reliability import hard_first, reliability_of, scores_by_run
+        from ..scores.ltc import score_variant
+        from ..scores.reliability import reliability_of
         from ..scores.scorers import BaselineScorer
-        from ..trajectories.value import Trajectories
+        from ..trajectories.summary import LossSummary, load_recording
 
-        run = Trajectories.load(self.run, losses=self.losses)
+        run = load_recording(self.run, losses=self.losses)
         source = Recipe.from_dict(run.recipe).dataset
         output = check_output(self.output, SCORED, self.run, self.dataset or source.path)
         train = recorded_split(source, self.dataset)
         variant = self.variant.given()
         balance = balance_given(self.balance, self.balance_column)
-        scored = run.score(train, balance=balance, typical=self.typical, baselines=self.baseline, **variant)
-        known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
-        # Of one run, its scores are those of the recording.
-        each = scores_by_run(run.runs, run.rows, **variant)
+        if isinstance(run, LossSummary):
+            if self.baseline:
+                raise InputError(
+                    f"`baseline` {self.baseline[0]!r} needs trajectories, and {self.run!r} has running sums "
+                    "(`RecordConfig.store` summary): leave it out, or record with `RecordConfig.store` trajectories"
+                )
+            scored = run.score(train, balance=balance, typical=self.typical, **variant)
+            known = {}
+        else:
+            scored = run.score(train, balance=balance, typical=self.typical, baselines=self.baseline, **variant)
+            known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
+        each, hard = _by_run(run, variant)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
-        hard = hard_first(each[0] if len(each) == 1 else ltc_scores(run, **variant), run)
-        count, held = len(scores) - scores.null_count, read_column(scored, "loss_trajectory").null_count
+        count, held = len(scores) - scores.null_count, read_column(scored, "ltc_rank").null_count
         values = {
             "output": self.output,
             "rows": len(scored),
@@ -117,7 +127,7 @@ class Score(Command):
                 for name, scorer in known.items()
             },
             # What the next commands need; it is never pushed.
-            "run": str(Path(self.run).resolve()),
+            **({} if isinstance(run, LossSummary) else {"run": str(Path(self.run).resolve())}),
             "dataset": _found_anywhere(self.dataset),
         }
         save(scored, output, {**run.recipe, SCORED: made})
@@ -247,6 +257,7 @@ class Select(Command):
         from ..evaluation.judge.choices import OTHERS, run_of_columns, with_scores_of
         from ..evaluation.judge.rows import judge_coresets
         from ..evaluation.methods import METHODS, methods_of
+        from ..trajectories.run_dir import SUMS_OF
 
         if not recipe:
             raise InputError(
@@ -255,6 +266,11 @@ class Select(Command):
             )
         if Recipe.from_dict(recipe).dataset.classes == 0:
             raise InputError("--judge trains classifiers, and these rows have no classes: leave it out")
+        if SUMS_OF in recipe:
+            raise InputError(
+                f"`judge` chooses other coresets by trajectories, and {self.scored!r} was scored by running sums "
+                "(`RecordConfig.store` summary): leave it out, or record with `RecordConfig.store` trajectories"
+            )
         label_column, columns = kept["label_column"], self._with_margins(scored, made)
         run = run_of_columns(columns, recipe, label_column)
         is_usual = self.score_column == "ltc_score" and (self.coverage, self.keep) == (None, "highest")
@@ -347,6 +363,21 @@ class Select(Command):
             balance_column=self.balance_column,
             typical=typical,
         )
+
+
+def _by_run(run: "Trajectories | LossSummary", variant: Mapping[str, Any]) -> "tuple[list[np.ndarray], float]":
+    """The scores by each run, and how far hard rows come first by the scores of all."""
+    from ..scores.ltc import ltc_scores
+    from ..scores.reliability import hard_first, scores_by_run, within_class_spearman
+    from ..trajectories.summary import LossSummary
+
+    if isinstance(run, LossSummary):
+        each = run.scores_by_run(**variant)
+        whole = each[0] if len(each) == 1 else run.scores(**variant)
+        return each, within_class_spearman(whole, run.mean_losses(), run.labels)
+    each = scores_by_run(run.runs, run.rows, **variant)
+    # Of one run, its scores are those of the recording.
+    return each, hard_first(each[0] if len(each) == 1 else ltc_scores(run, **variant), run)
 
 
 def _found_anywhere(dataset: str | None) -> str | None:

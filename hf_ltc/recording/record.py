@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
@@ -18,6 +18,7 @@ from ..training.inputs import Batches
 from ..training.workers import workers_watched
 from ..trajectories import run_dir
 from ..trajectories.compare import reliability
+from ..trajectories.summary import LossSummary, load_recording
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import usual_torch
@@ -51,7 +52,8 @@ def record(
         accelerator (`accelerate.Accelerator`, *optional*): The processes; made from `config` if not given.
 
     Returns:
-        [`Trajectories`]: losses, float32 `(L, N)` in nats, and validation losses, `(L, Q)`, on every process.
+        [`Trajectories`]: losses, float32 `(L, N)` in nats, and validation losses, `(L, Q)`, on every process; with
+        `config.store="summary"` a [`LossSummary`].
 
     Raises:
         InputError: for faults in the data, the settings or the run directory that the user can fix.
@@ -92,7 +94,7 @@ def record(
     with together(state):
         if state.is_main_process:
             _write_together(config, folder)
-    return Trajectories.load(folder)
+    return cast(Trajectories, load_recording(folder))
 
 
 def _check_rotation(config: RecordConfig, validation: Dataset | None) -> None:
@@ -120,17 +122,23 @@ def _check_rotation(config: RecordConfig, validation: Dataset | None) -> None:
 
 def _write_together(config: RecordConfig, folder: Path) -> None:
     """Writes what the finished seeds of a folder are together."""
-    runs = [Trajectories.load(path) for path in run_dir.seed_folders(folder) if run_dir.is_finished(path)]
-    average = Trajectories.average(runs)
+    done = [path for path in run_dir.seed_folders(folder) if run_dir.is_finished(path)]
+    average: Any
+    if config.store == "summary":
+        average = LossSummary.together([LossSummary.load(path) for path in done])
+        found = average.reliability()
+    else:
+        average = Trajectories.average([Trajectories.load(path) for path in done])
+        found = reliability(average)
     run_dir.write_rows(folder, average)
-    each = [Recipe.from_dict(run.recipe) for run in runs]
+    each = [Recipe.from_dict(run.recipe) for run in average.runs]
     recipe = dataclasses.replace(
         each[0],
         config=Config.from_dict(config.to_dict()),
         validation=Recipe.from_dict(average.recipe).validation,
         seeds=[recipe.config.seed or 0 for recipe in each],
         seconds={phase: round(sum(one.seconds.get(phase, 0.0) for one in each), 2) for phase in each[0].seconds},
-        reliability=SeedReliability.from_dict(reliability(average).to_dict()),
+        reliability=SeedReliability.from_dict(found.to_dict()),
     )
     files.write_json(folder / files.RECIPE, recipe.to_dict())
 

@@ -11,17 +11,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..config import RESUME_MAY_CHANGE
+from ..config import RESUME_MAY_CHANGE, Store
 from ..data.identity import WHERE
 from ..data.inputs import as_array, check_apart, class_numbers, row_numbers
 from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
+from ..scores.running_sums import RunningSums, mean_validation_losses
 from ..training.metrics import LossBuffer, sample_values
 from ..trajectories import run_dir
-from ..trajectories.run_dir import LOSSES, VALIDATION_LOSS, write_rows
+from ..trajectories.run_dir import LOSSES, SUMS_OF, VALIDATION_LOSS, write_rows
+from ..trajectories.run_sums import drop_older_sums, read_sums, sums_to_write
+from ..trajectories.summary import load_recording
 from ..trajectories.value import Trajectories
 from ..utils import files
-from ..utils.errors import InputError, as_input_error, listed
+from ..utils.errors import InputError, as_input_error, listed, require
 from ..utils.processes import Processes, together
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
@@ -63,6 +66,10 @@ class TrajectoryRecorder:
         first_epoch (`int`, *optional*, defaults to `0`): Number of the first recorded epoch, 0 for an untrained model.
         recipe (`dict`, *optional*): Anything to keep with the recording; `attach` checks `recipe["dataset"]`.
         accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
+        store (`str`, *optional*, defaults to `"trajectories"`):
+            `"trajectories"`, or `"summary"`: running sums of each row, as many bytes whatever the number of epochs, of
+            one kind of loss and no metrics. Then `finish` returns a [`LossSummary`], and `LossSummary.load` reads one
+            after any epoch.
 
     Raises:
         InputError: if the folder holds something else, or a recording made with other arguments.
@@ -81,7 +88,14 @@ class TrajectoryRecorder:
         first_epoch: int = 0,
         recipe: Mapping[str, Any] | None = None,
         accelerator: Processes | None = None,
+        store: Store = "trajectories",
     ) -> None:
+        require(store in ("trajectories", "summary"), "store", store, "'trajectories' or 'summary'")
+        if store == "summary" and (len(losses) != 1 or losses[0] not in LOSSES):
+            raise InputError(
+                f"`store` 'summary' keeps running sums of one kind of loss, and `losses` is {', '.join(losses)}: give "
+                "training_loss or evaluation_loss alone, or store='trajectories'"
+            )
         self.path = files.local(output_dir, "output_dir")
         self.accelerator = accelerator
         device = accelerator.device if accelerator is not None else torch.device("cpu")
@@ -118,7 +132,9 @@ class TrajectoryRecorder:
         self._buffers = {split: LossBuffer(names[split], len(self._known[split]), device) for split in names}
         # Refuses one that is malformed, before anything is recorded.
         Recipe.check(recipe or {})
-        self._recipe = dict(recipe or {})
+        self._recipe = dict(recipe or {}) | ({SUMS_OF: losses[0]} if store == "summary" else {})
+        # Those of the epochs written so far, once one is to be written.
+        self._sums: tuple[int | None, RunningSums] | None = None
         self._open()
         published = run_dir.published_epochs(self.path)
         self.next_epoch = published[-1] + 1 if published else first_epoch
@@ -227,7 +243,27 @@ class TrajectoryRecorder:
 
     def write(self, epoch: int, arrays: Mapping[str, np.ndarray], path: Path) -> None:
         """Writes the file of an epoch; called on the main process."""
+        if SUMS_OF in self._recipe:
+            arrays = self._summed(epoch, arrays)
         run_dir.write_epoch(path, arrays, {"run": self.run, "epoch": str(epoch)})
+
+    def _summed(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The validation losses of an epoch, and the sums of all epochs up to it."""
+        drop_older_sums(self.path)
+        before = max(run_dir.published_epochs(self.path), default=None)
+        classes = int(max(self.labels.max(initial=0), self.validation_labels.max(initial=0))) + 1
+        if self._sums is not None and self._sums[0] == before:
+            sums = self._sums[1]
+        elif before is None:
+            sums = RunningSums.none(len(self.rows), classes)
+        else:
+            sums = read_sums(run_dir.epoch_path(self.path, before))
+        # Of another epoch as soon as they are added to: if this one is not written, they are read again.
+        self._sums = (epoch, sums)
+        losses = arrays[VALIDATION_LOSS]
+        means = mean_validation_losses(losses, self.validation_labels, classes)
+        sums.add(arrays[self._recipe[SUMS_OF]], self.labels, means, trained=epoch > 0)
+        return {VALIDATION_LOSS: losses, **sums_to_write(sums)}
 
     def publish(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes an epoch that was collected into the run directory; called on every process."""
@@ -248,13 +284,16 @@ class TrajectoryRecorder:
             **recipe: Further entries of the recipe.
 
         Returns:
-            [`Trajectories`]
+            [`Trajectories`], or [`LossSummary`] with `store="summary"`.
         """
         if self.is_main:
+            if SUMS_OF in self._recipe:
+                drop_older_sums(self.path)
             published = run_dir.published_epochs(self.path)
             files.write_json(self.path / files.RECIPE, {**self._recipe, **recipe, "epochs": published})
         self.wait()
-        return Trajectories.load(self.path)
+        # For type checkers what it is without `store="summary"`.
+        return cast(Trajectories, load_recording(self.path))
 
     def _open(self) -> None:
         marks = {key: value for key, value in self._recipe.items() if key in ("config", "dataset", "validation")}
@@ -262,6 +301,8 @@ class TrajectoryRecorder:
         for name, left_out in (("config", RESUME_MAY_CHANGE), ("dataset", WHERE)):
             if marks.get(name):
                 marks[name] = {k: v for k, v in marks[name].items() if k not in left_out}
+        if SUMS_OF in self._recipe:
+            marks[SUMS_OF] = self._recipe[SUMS_OF]
         made = sha256(json.dumps([marks, self._names], sort_keys=True, default=str).encode())
         for numbers in (self.rows, self.labels, self.validation_rows, self.validation_labels):
             made.update(len(numbers).to_bytes(8, "little") + numbers.astype("<i8").tobytes())

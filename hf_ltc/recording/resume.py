@@ -15,7 +15,8 @@ from ..data.identity import WHERE
 from ..recipe import TURN, Recipe
 from ..training import loop
 from ..trajectories import run_dir
-from ..trajectories.value import Trajectories
+from ..trajectories.run_dir import SUMS_OF
+from ..trajectories.summary import load_recording
 from ..utils import files
 from ..utils.errors import InputError, as_input_error
 from ..utils.processes import together
@@ -104,7 +105,7 @@ def _check_published(path: Path, config: RecordConfig, last: int) -> None:
                 "restore it, or record again into another folder"
             )
     if published:
-        Trajectories.load(path)
+        load_recording(path)
 
 
 def _differences(stored: Recipe, wanted: Recipe, may_differ: Set[str]) -> list[str]:
@@ -128,6 +129,8 @@ def _differences(stored: Recipe, wanted: Recipe, may_differ: Set[str]) -> list[s
         own = {TURN, "held_out"} if TURN in now and "seed" in may_differ else set()
         if any(was.get(name) != now.get(name) for name in (was.keys() | now.keys()) - own):
             differ.append("other validation samples")
+    if (was_kept := "summary" if SUMS_OF in stored.more else "trajectories") != wanted.config.more["store"]:
+        differ.append(f"`store` was {was_kept!r}, now {wanted.config.more['store']!r}")
     if (one := stored.training.processes) != (other := wanted.training.processes):
         differ.append(f"it ran on {one} processes, now on {other}")
     return differ

@@ -11,7 +11,7 @@ import pyarrow as pa
 from accelerate import Accelerator
 from datasets import Dataset
 
-from ..config import RecordConfig
+from ..config import RecordConfig, Store
 from ..data.columns import read_column
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
@@ -74,7 +74,12 @@ class RecordedRows:
         }
 
     def recorder(
-        self, output_dir: str | Path, losses: Sequence[str], state: Processes, recipe: Mapping[str, Any]
+        self,
+        output_dir: str | Path,
+        losses: Sequence[str],
+        state: Processes,
+        recipe: Mapping[str, Any],
+        store: Store = "trajectories",
     ) -> TrajectoryRecorder:
         """The recorder of these rows."""
         return TrajectoryRecorder(
@@ -87,6 +92,7 @@ class RecordedRows:
             ids=self.ids,
             accelerator=state,
             recipe=recipe,
+            store=store,
         )
 
 

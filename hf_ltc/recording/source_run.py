@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ from ..training.inputs import Batches, create_classifier, save_encoder, saved_se
 from ..trajectories import run_dir
 from ..trajectories.compare import stability
 from ..trajectories.features import FEATURES
+from ..trajectories.summary import load_recording
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.errors import InputError
@@ -70,7 +71,7 @@ class SourceRun:
             raise InputError(f"`output_dir` {str(self.path)!r} holds several runs: give `runs`, or another folder")
         finished = is_finished(self.path, recipe)
         if finished and not self._lacks_features():
-            return Trajectories.load(self.path)
+            return self._recorded()
         files.check_free(self.path, may_hold)
         if config.compile:
             with together(accelerator):
@@ -101,7 +102,7 @@ class SourceRun:
             run_dir.clear_unfinished(self.path)
             run_dir.clear_unfinished(self.path / CHECKPOINT)
         names = [*LOSS_NAMES[config.losses], *config.signals]
-        self.recorder = self.data.recorder(self.path, names, accelerator, recipe)
+        self.recorder = self.data.recorder(self.path, names, accelerator, recipe, config.store)
         state = loop.prepare_training(
             model,
             len(self.data.rows),
@@ -130,6 +131,10 @@ class SourceRun:
 
     def _lacks_features(self) -> bool:
         return self.config.features and not (self.path / FEATURES).exists()
+
+    def _recorded(self) -> Trajectories:
+        # For type checkers what it is without `store` summary.
+        return cast(Trajectories, load_recording(self.path))
 
     def _with_features(self, model: nn.Module) -> Trajectories:
         batch_size, classes = self.config.eval_batch_size, len(self.data.names)
@@ -198,10 +203,10 @@ class SourceRun:
     def _stability(self) -> float:
         """Spearman of LTC of all epochs so far with LTC of half of them, the same on every process.
 
-        NaN where there are too few epochs, or scores.
+        NaN where there are too few epochs, or scores, or running sums, which have no half.
         """
         found = [math.nan]
-        if self.accelerator.is_main_process:
+        if self.config.store == "trajectories" and self.accelerator.is_main_process:
             run = Trajectories.load(self.path, mmap=True)
             # No score yet, as of a model that has not begun to learn, is no reason to end a recording.
             with suppress(InputError):
@@ -281,7 +286,7 @@ class SourceRun:
         }
         averaged = state.averaged and state.averaged.module
         final = self.path / _SOURCE_MODEL
-        last = float(np.mean(Trajectories.load(self.path, mmap=True).validation_losses[-1]))
+        last = float(np.mean(load_recording(self.path, mmap=True).validation_losses[-1]))
         told = Recipe.from_dict({**files.read_json(self.path / files.RECIPE), **recipe, "validation_loss": last})
         card = cards.source_model_card(str(final), told, settings, averaged=averaged is not None, local=True)
         shutil.rmtree(final, ignore_errors=True)

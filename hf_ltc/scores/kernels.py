@@ -14,7 +14,7 @@ from .windows import Uncertainty
 
 # A deviation below this share of the losses is less than one float32 rounding in a trajectory of a million
 # checkpoints, and more than float64 needs to give the score to 1e-5.
-_FLAT = 2.0**-34
+FLAT = 2.0**-34
 # Sums of squares of float32 values that neither underflow nor overflow.
 _TINY, _HUGE = 1e-20, 1e30
 # Bytes of a thread's working block (it stays in cache), the epochs in it, and bytes read of a table on disk at once.
@@ -119,7 +119,7 @@ def _in_double(run: _Run, rows: np.ndarray, first: np.ndarray, last: np.ndarray)
         norm = sums.square - sums.total**2 / count if run.levels else sums.square
         finite = bool(np.isfinite(norm).all())
         scale = np.abs(last) if run.levels else np.maximum(np.abs(first), np.abs(last))
-        norm[norm <= count * (_FLAT * scale) ** 2] = np.nan
+        norm[norm <= count * (FLAT * scale) ** 2] = np.nan
         return sums.product / np.sqrt(norm), finite
 
 
@@ -242,7 +242,7 @@ def standardized(table: np.ndarray, of: str) -> np.ndarray:
     x -= x.mean(axis=0)
     square = np.einsum("tc,tc->c", x, x)
     scale = np.maximum(np.abs(table[0]), np.abs(table[-1])) if of == "differences" else np.abs(table[0])
-    square[square <= len(x) * (_FLAT * scale) ** 2] = np.nan
+    square[square <= len(x) * (FLAT * scale) ** 2] = np.nan
     x /= np.sqrt(square)
     return x
 

@@ -18,6 +18,7 @@ from .kernels import BLOCK, count_of, pass_over, run_spans, standardized
 from .protocol import (
     PlainLosses,
     Recorded,
+    Validated,
     check_finite,
     check_recorded,
     losses_not_finite,
@@ -136,6 +137,11 @@ def references(
     """
     member = score_variant(of, aggregate, scope, weighting, preset=preset)
     check_recorded(trajectories)
+    return validation_references(trajectories, member)
+
+
+def validation_references(trajectories: Validated, member: Mapping[str, str]) -> tuple[np.ndarray, ...]:
+    """[`references`] of a checked recording, which may be without the losses of its rows."""
     labels, validation_labels = trajectories.labels, trajectories.validation_labels
     if member["scope"] == "class":
         require_classes(trajectories, "scope='class' needs", "give scope='dataset', or preset 'ltc' or 'das'")

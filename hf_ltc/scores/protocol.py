@@ -16,12 +16,9 @@ from .absent import absent_from_runs, all_finite
 from .kernels import run_spans
 
 
-@runtime_checkable
-class Recorded(Protocol):
-    """What LTC needs from a recording ([`Trajectories`]): L checkpoints of N rows and of Q validation samples."""
+class Validated(Protocol):
+    """What a recording says of its N rows and of Q validation samples, but for the rows' losses."""
 
-    @property
-    def losses(self) -> Any: ...  # float32 (L, N), an array or read from disk epoch by epoch
     @property
     def validation_losses(self) -> Any: ...  # float32 (L, Q)
     @property
@@ -38,6 +35,14 @@ class Recorded(Protocol):
     def lengths(self) -> tuple[int, ...]: ...  # checkpoints of each run, summing to L
     @property
     def recipe(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Recorded(Validated, Protocol):
+    """What LTC needs from a recording ([`Trajectories`]): L checkpoints of N rows and of Q validation samples."""
+
+    @property
+    def losses(self) -> Any: ...  # float32 (L, N), an array or read from disk epoch by epoch
 
 
 class RecordedColumns(Recorded, Protocol):
@@ -118,6 +123,11 @@ def require_recorded(value: Any, name: str = "trajectories") -> None:
 
 def check_recorded(trajectories: Recorded) -> None:
     require_recorded(trajectories)
+    check_checkpoints(trajectories)
+
+
+def check_checkpoints(trajectories: Validated) -> None:
+    """Checks that there are checkpoints and validation samples enough for a correlation."""
     short = [length for length in trajectories.lengths if length < 3]
     if short or not len(trajectories.lengths):
         raise InputError(
@@ -131,7 +141,7 @@ def check_recorded(trajectories: Recorded) -> None:
         )
 
 
-def require_classes(trajectories: Recorded, what: str, instead: str) -> None:
+def require_classes(trajectories: Validated, what: str, instead: str) -> None:
     """Checks that the rows have classes, which those of language models have only where a column was named.
 
     Args:
@@ -143,18 +153,18 @@ def require_classes(trajectories: Recorded, what: str, instead: str) -> None:
         raise InputError(f"the rows of this recording have no classes, which {what}: {instead}")
 
 
-def check_finite(trajectories: Recorded, table: Any, losses: np.ndarray, lengths: Sequence[int]) -> None:
+def check_finite(trajectories: Validated, table: Any, losses: np.ndarray, lengths: Sequence[int]) -> None:
     if not all_finite(losses, lengths):
         raise losses_not_finite(trajectories, table)
 
 
-def losses_not_finite(trajectories: Recorded, table: Any) -> InputError:
+def losses_not_finite(trajectories: Validated, table: Any) -> InputError:
     if table is trajectories.validation_losses:
         return not_finite(trajectories, table, trajectories.validation_rows, "validation losses")
     return not_finite(trajectories, table, trajectories.rows, "losses")
 
 
-def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) -> InputError:
+def not_finite(trajectories: Validated, table: Any, rows: np.ndarray, name: str) -> InputError:
     """The error that names the first epoch with values that are not finite, and their rows.
 
     Args:
@@ -186,7 +196,7 @@ def not_finite(trajectories: Recorded, table: Any, rows: np.ndarray, name: str) 
     return InputError(f"{name} are too large to score: record again with a lower learning rate")
 
 
-def shown_classes(trajectories: Recorded, classes: np.ndarray) -> str:
+def shown_classes(trajectories: Validated, classes: np.ndarray) -> str:
     names = Recipe.from_dict(trajectories.recipe).dataset.names
     shown = listed(classes, lambda c: repr(names[c]) if names and c < len(names) else str(c), count="classes")
     return f"{'class' if len(classes) == 1 else 'classes'} {shown}"

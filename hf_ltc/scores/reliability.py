@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from ..utils.errors import LTCWarning
 from ..utils.files import finite
 from .ltc import ltc_scores, score_variant
-from .protocol import RecordedColumns
+from .protocol import RecordedColumns, Validated
 from .scorers import baseline_scores
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def warn_of_scores(
     variant: Mapping[str, Any],
     kept: np.ndarray,
 ) -> None:
-    """Warns the caller's caller of doubts about scores, of each once.
+    """Warns the caller's caller of doubts about scores by trajectories, of each once.
 
     Args:
         trajectories ([`Trajectories`]): The recording that was scored.
@@ -212,18 +212,28 @@ def warn_of_scores(
             [`ltc_scores`].
         kept (`np.ndarray`): bool `(N,)`, a small coreset by these scores.
     """
+    found = None
     if len(runs) > 1:
         found = reliability_of(scores_by_run(runs, trajectories.rows, **variant), trajectories.labels)
-        warn_of_reliability(found, stacklevel=3)
-    else:
+    hard = doubt_of_hard(kept, baseline_scores(trajectories, "mean_loss"), trajectories.labels)
+    warn_of_doubts(found, [few_differences(runs, variant), hard, doubt_of_validation(runs)], stacklevel=4)
+
+
+def warn_of_doubts(found: Reliability | None, doubts: Sequence[str | None], stacklevel: int = 2) -> None:
+    """Warns of a low reliability, or logs that it is not known, and warns of further doubts.
+
+    Args:
+        found ([`Reliability`], *optional*): The reliability; `None` of one run.
+        doubts (`Sequence[str or None]`): The further ones, `None` where there is none.
+        stacklevel (`int`, *optional*, defaults to `2`): As for `warnings.warn`.
+    """
+    if found is None:
         say_unknown()
-    for doubt in (
-        _few_differences(runs, variant),
-        doubt_of_hard(kept, baseline_scores(trajectories, "mean_loss"), trajectories.labels),
-        doubt_of_validation(runs),
-    ):
+    else:
+        warn_of_reliability(found, stacklevel=stacklevel)
+    for doubt in doubts:
         if doubt is not None:
-            warnings.warn(doubt, LTCWarning, stacklevel=3)
+            warnings.warn(doubt, LTCWarning, stacklevel=stacklevel)
 
 
 def doubt_of_hard(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray) -> str | None:
@@ -241,7 +251,7 @@ def doubt_of_hard(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray)
     )
 
 
-def doubt_of_validation(runs: Sequence[RecordedColumns]) -> str | None:
+def doubt_of_validation(runs: Sequence[Validated]) -> str | None:
     """The warning that the mean validation loss, which scores follow, does not fall or rises again, if it does so.
 
     Args:
@@ -259,7 +269,13 @@ def doubt_of_validation(runs: Sequence[RecordedColumns]) -> str | None:
     return None
 
 
-def _few_differences(runs: Sequence[RecordedColumns], variant: Mapping[str, Any]) -> str | None:
+def few_differences(runs: Sequence[Validated], variant: Mapping[str, Any]) -> str | None:
+    """The warning that two differences are all there are, if they are what is correlated.
+
+    Args:
+        runs (`Sequence[Trajectories]`): The runs.
+        variant (`Mapping`): The score variant, as for [`ltc_scores`].
+    """
     if min(length for run in runs for length in run.lengths) > 3 or score_variant(**variant)["of"] == "levels":
         return None
     return "Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."

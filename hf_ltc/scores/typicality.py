@@ -27,7 +27,7 @@ from .protocol import Recorded, check_recorded, losses_not_finite
 from .windows import WINDOW
 
 # DUAL looks at epochs 1 to 30, and has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
-_CHECKPOINTS, _CONCENTRATION, _EXPONENT = 30, 15.0, 4.0
+CHECKPOINTS, _CONCENTRATION, _EXPONENT = 30, 15.0, 4.0
 # The odds depend on the ten rows of the highest DUAL score. They move from those of its smallest coreset to those of
 # its coreset of a tenth while the first 15 rows of an average class are drawn: that number was chosen on digits,
 # Fashion-MNIST and CIFAR-100 (benchmarks/converged.py).
@@ -56,11 +56,32 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
     check_recorded(trajectories)
     found = _read(trajectories.losses, typical_spans(trajectories))
     _require_finite(found, trajectories)
+    return _of_all(found, trajectories.labels)
+
+
+def typicality_by_sums(
+    probability: np.ndarray, dual: np.ndarray, hashed: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """The same of a recording without trajectories.
+
+    Args:
+        probability (`np.ndarray`): float64 `(N,)`, the mean of the label's probability over all checkpoints.
+        dual (`np.ndarray`): float64 `(N,)`, the DUAL score, the mean over runs.
+        hashed (`np.ndarray`): uint64 `(N,)`, a hash of the losses.
+        labels (`np.ndarray`): int64 `(N,)`.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`.
+    """
+    return _of_all(_Found(probability, dual, _chance(hashed)), labels)
+
+
+def _of_all(found: "_Found", labels: np.ndarray) -> np.ndarray:
     searched = found
     if (n := len(found.dual)) > _SEARCHED:
         rows = evenly_spaced(n, _SEARCHED)
         searched = _Found(found.probability[rows], found.dual[rows], found.chance[rows])
-    return _keys(found, _stages(searched, trajectories.labels))
+    return _keys(found, _stages(searched, labels))
 
 
 class Stage(NamedTuple):
@@ -160,8 +181,7 @@ class _RowsOf:
 
 def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]], part: slice) -> None:
     n, length = part.stop - part.start, spans[-1][2]
-    # Odd numbers: a hash of a trajectory's bits is their products' sum, in whole numbers, so in any order the same.
-    factors = np.random.SeedSequence(0).generate_state(length, np.uint64) | np.uint64(1)
+    factors = hash_factors(length)
     summed, hashed, dual = np.zeros(n), np.zeros(n, dtype=np.uint64), np.zeros(n)
     finite = np.ones(n, dtype=bool)
     # Checkpoints and runs in which a row was recorded.
@@ -189,12 +209,22 @@ def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]],
                     losses[absent] = np.inf
                 probability = np.exp(-losses.astype(np.float64))
                 summed += probability
-                if trained <= t < trained + _CHECKPOINTS:
+                if trained <= t < trained + CHECKPOINTS:
                     windows.add(probability)
             dual += windows.dual / windows.count
         found.probability[part] = np.where(finite, summed / seen, np.nan)
         found.dual[part] = dual / runs
-    found.chance[part] = np.maximum(mixed(hashed), 2.0**-54)
+    found.chance[part] = _chance(hashed)
+
+
+def _chance(hashed: np.ndarray) -> np.ndarray:
+    return np.maximum(mixed(hashed), 2.0**-54)
+
+
+def hash_factors(length: int) -> np.ndarray:
+    """Odd numbers, uint64: a hash of a trajectory's bits is the sum of their products, in whole numbers, so in any
+    order the same."""
+    return np.random.SeedSequence(0).generate_state(length, np.uint64) | np.uint64(1)
 
 
 class _Windows:

@@ -17,11 +17,12 @@ from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, some_rows
 
 if TYPE_CHECKING:
+    from .summary import LossSummary
     from .value import Trajectories
 
 
 def row_places(
-    run: "Trajectories", dataset: Dataset, id_column: str | None, identity: Mapping[str, Any] | None
+    run: "Trajectories | LossSummary", dataset: Dataset, id_column: str | None, identity: Mapping[str, Any] | None
 ) -> np.ndarray:
     """For each row of a dataset its place among the recorded rows, or -1, int64; as [`Trajectories.positions`]."""
     require_dataset(dataset, "dataset")
@@ -42,7 +43,7 @@ def row_places(
 
 
 def _by_number(
-    run: "Trajectories", dataset: Dataset, recorded: Identity, identity: Mapping[str, Any] | None
+    run: "Trajectories | LossSummary", dataset: Dataset, recorded: Identity, identity: Mapping[str, Any] | None
 ) -> np.ndarray:
     if recorded.content:
         check_identity(dataset, recorded.to_dict(), known=identity)
@@ -58,14 +59,16 @@ def _by_number(
     return where
 
 
-def _check_numbered_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, recorded: Identity) -> None:
+def _check_numbered_labels(
+    run: "Trajectories | LossSummary", dataset: Dataset, where: np.ndarray, recorded: Identity
+) -> None:
     """Of losses from elsewhere nothing else tells whether they are of these rows."""
     labels = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     if recorded.label_column is None and len(labels) == 1:
         _check_labels(run, dataset, where, dataclasses.replace(recorded, label_column=labels[0]))
 
 
-def _check_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, recorded: Identity) -> None:
+def _check_labels(run: "Trajectories | LossSummary", dataset: Dataset, where: np.ndarray, recorded: Identity) -> None:
     column = find_label_column(dataset, recorded.label_column)
     labels = read_labels(dataset, column, recorded.names)
     known = np.flatnonzero(where >= 0)
@@ -77,7 +80,7 @@ def _check_labels(run: "Trajectories", dataset: Dataset, where: np.ndarray, reco
         )
 
 
-def _by_id(run: "Trajectories", dataset: Dataset, column: str) -> np.ndarray:
+def _by_id(run: "Trajectories | LossSummary", dataset: Dataset, column: str) -> np.ndarray:
     ids = read_column(dataset, column)
     if pc.count_distinct(ids).as_py() < len(ids):
         raise InputError(f"column {column!r} has ids that occur twice or are null: rows are joined by unique ids")
@@ -91,7 +94,7 @@ def _by_id(run: "Trajectories", dataset: Dataset, column: str) -> np.ndarray:
     return where
 
 
-def dataset_places(run: "Trajectories", dataset: Dataset, id_column: str | None = None) -> np.ndarray:
+def dataset_places(run: "Trajectories | LossSummary", dataset: Dataset, id_column: str | None = None) -> np.ndarray:
     """Where each recorded row stands in a dataset: int64 `(N,)`, -1 for rows that one joined by id has not.
 
     Args:

@@ -152,6 +152,8 @@ def placed(values: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 LOSSES = ("training_loss", "evaluation_loss")
 VALIDATION_LOSS = "validation_loss"
+# The key in the recipe of a run that keeps running sums: which losses they are of.
+SUMS_OF = "sums_of"
 IDS = "ids.parquet"
 
 
@@ -169,25 +171,13 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
     Raises:
         InputError: for a file that is missing, truncated or of another run, naming it.
     """
-    values = read_json(path / RECIPE)
-    if (found := values.get("format")) != FORMAT:
+    values, table, epochs, names = opened_run(path)
+    if SUMS_OF in values:
         raise InputError(
-            f"{str(path / RECIPE)!r} has format {found!r}, this version reads "
-            f"{FORMAT}: load it with the version of hf_ltc that wrote it"
+            f"{str(path)!r} has running sums and no trajectories (`RecordConfig.store` summary): score it with hf-ltc "
+            "score or LossSummary.load, or record with `RecordConfig.store` trajectories"
         )
-    # Warns at the line that called `Trajectories.load`.
-    recipe = Recipe.load(values, path / RECIPE, stacklevel=3)
-    table = read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
-    epochs = _epochs_of(path, recipe)
     epoch_paths = [epoch_path(path, epoch) for epoch in epochs]
-    for file, epoch in zip(epoch_paths, epochs):
-        with opened(file) as content:
-            marks, names = marks_of(content), list(content.keys())
-        if marks.get("run") != recipe.run or marks.get("epoch") != str(epoch):
-            raise InputError(
-                f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
-                f"{recipe.run}: restore the right file, or record again into another folder"
-            )
     name = _losses_of(names, losses, path)
     count = {True: len(table["validation_labels"]), False: len(table["train_rows"])}
     read = {
@@ -206,11 +196,35 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
         "epochs": np.array(epochs, dtype=np.int64),
         "lengths": (len(epochs),),
         "signals": arrays,
-        "ids": _read_ids(path),
+        "ids": read_ids(path),
         "recipe": values,
         "loss_name": name,
-        "features": RowFeatures.find(path, recipe.run, table["train_rows"], table["validation_rows"]),
+        "features": RowFeatures.find(path, values["run"], table["train_rows"], table["validation_rows"]),
     }
+
+
+def opened_run(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], list[int], list[str]]:
+    """The recipe of a run directory, its rows, its epochs, and what the files of these hold."""
+    values = read_json(path / RECIPE)
+    if (found := values.get("format")) != FORMAT:
+        raise InputError(
+            f"{str(path / RECIPE)!r} has format {found!r}, this version reads "
+            f"{FORMAT}: load it with the version of hf_ltc that wrote it"
+        )
+    # Warns at the line that called `Trajectories.load` or `LossSummary.load`.
+    recipe = Recipe.load(values, path / RECIPE, stacklevel=4)
+    table = read_arrays(path / ROWS, ["train_rows", "train_labels", "validation_rows", "validation_labels"])
+    epochs = _epochs_of(path, recipe)
+    epoch_paths = [epoch_path(path, epoch) for epoch in epochs]
+    for file, epoch in zip(epoch_paths, epochs):
+        with opened(file) as content:
+            marks, names = marks_of(content), list(content.keys())
+        if marks.get("run") != recipe.run or marks.get("epoch") != str(epoch):
+            raise InputError(
+                f"{str(file)!r} is epoch {marks.get('epoch')} of run {marks.get('run')}, not epoch {epoch} of run "
+                f"{recipe.run}: restore the right file, or record again into another folder"
+            )
+    return values, table, epochs, names
 
 
 def is_finished(path: Path) -> bool:
@@ -276,7 +290,7 @@ def write_rows(folder: Path, run: RecordedColumns) -> None:
             pq.write_table(pa.table({"id": run.ids}), temporary)
 
 
-def _read_ids(path: Path) -> pa.Array | None:
+def read_ids(path: Path) -> pa.Array | None:
     if not (path / IDS).exists():
         return None
     try:

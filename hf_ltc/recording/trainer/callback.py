@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...config import RecordConfig
+from ...config import RecordConfig, Store
 from ...recipe import Recipe
 from ...training.forward import TrainedAverage, averaging_decay, share_buffers
 from ...training.metrics import check_metrics
 from ...trajectories import run_dir
+from ...trajectories.summary import load_recording
 from ...trajectories.value import Trajectories
 from ...utils import files
 from ...utils.errors import InputError, LTCWarning, require
@@ -101,6 +102,7 @@ class TrajectoryCallback(TrainerCallback):
             Record after every so many steps instead of after each epoch, as S2L does (arXiv 2403.07384); with
             `losses="evaluation"`, since no row has a training loss between two epochs. The checkpoints are numbered
             1, 2, ...
+        store (`str`, *optional*, defaults to `"trajectories"`): As for [`TrajectoryRecorder`].
 
     Attributes:
         train_dataset (`datasets.Dataset`): The dataset to train on: the rows that are not held out.
@@ -131,6 +133,7 @@ class TrajectoryCallback(TrainerCallback):
         allow_shared_rows: bool = False,
         language_model: bool = False,
         record_every_steps: int | None = None,
+        store: Store = "trajectories",
     ) -> None:
         check_metrics(signals)
         if language_model and signals:
@@ -156,6 +159,7 @@ class TrajectoryCallback(TrainerCallback):
             validation_per_class=most_held_out(validation_per_class, not language_model or label_column is not None),
             validation_seed=validation_seed,
             allow_shared_rows=allow_shared_rows,
+            store=store,
         )
         if language_model:
             self._data: ClassRows | SequenceRows = SequenceRows(sequence_rows(self._config, train, validation))
@@ -235,7 +239,7 @@ class TrajectoryCallback(TrainerCallback):
             "training": self._training,
         }
         names = [*LOSS_NAMES[config.losses], *self._data.metrics]
-        self._recorder = self._data.recorded.recorder(self.path, names, self._state, recipe)
+        self._recorder = self._data.recorded.recorder(self.path, names, self._state, recipe, self._config.store)
         if self._finished:
             return
         self._published = set(run_dir.published_epochs(self.path))
@@ -317,7 +321,7 @@ class TrajectoryCallback(TrainerCallback):
             self._hook = None
         self._began = None
         if self._finished:
-            self.trajectories = Trajectories.load(self.path)
+            self.trajectories = cast(Trajectories, load_recording(self.path))
             return
         self.trajectories = self._recorder.finish(training=self._training)
         if self._state.is_main_process and state.global_step >= state.max_steps:
