@@ -79,6 +79,7 @@ BAD = {
     "cache_budget": [-1, math.nan, math.inf],
     "losses": ["train", "", None, 1, ["training"]],
     "weights": ["average"],
+    "store": ["sums", None, True],
     "optimizer": ["SGD", "adam"],
     "schedule": ["linear"],
     "stem": ["large", True],
@@ -221,6 +222,8 @@ GIVEN = {
     "record_every": 2,
     "signals": ["margin", "el2n"],
     "features": True,
+    # Running sums go with none of the metrics and features above.
+    "store": "trajectories",
     "validation_fraction": 0.25,
     "validation_per_class": 9,
     "validation_seed": 4,
@@ -273,9 +276,14 @@ def words(dash, form):
 @pytest.mark.parametrize("form", ["flag", "equals"])
 def test_every_option_is_parsed_in_every_spelling(dash, form):
     assert GIVEN.keys() == FIELDS.keys()
-    assert all(value != getattr(RecordConfig(), name) for name, value in GIVEN.items())
+    assert [name for name, value in GIVEN.items() if value == getattr(RecordConfig(), name)] == ["store"]
     (config,) = HfArgumentParser(RecordConfig).parse_args_into_dataclasses(words(dash, form))
     assert config == RecordConfig(**GIVEN)
+
+
+def test_a_store_is_parsed():
+    (config,) = HfArgumentParser(RecordConfig).parse_args_into_dataclasses(["--store", "summary"])
+    assert config == RecordConfig(store="summary")
 
 
 def test_defaults_are_parsed_from_nothing():
