@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Value
 
-from ..coresets import order
-from ..coresets.choose import Selection, rank
-from ..coresets.scored import read_classes
-from ..data.columns import LTC_SCORE, rank_name, typicality_name, with_columns
+from ..coresets import order, select
+from ..coresets.scored import usual_balance
+from ..data.columns import LTC_SCORE, rank_name, read_column, typicality_name, with_columns
 from ..recipe import Recipe
 from ..scores import reliability
 from ..scores.kernels import run_spans
@@ -224,7 +223,8 @@ class LossSummary:
         dataset: Dataset,
         *,
         preset: str | None = None,
-        balance: order.Balance = "class",
+        balance: order.Balance | str | None = None,
+        label_column: str | None = None,
         typical: float | None = None,
         id_column: str | None = None,
         **variant: Any,
@@ -234,8 +234,7 @@ class LossSummary:
         Args:
             dataset (`datasets.Dataset`): The recorded dataset.
             preset (`str`, *optional*): `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
-            balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
-            typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
+            balance, label_column, typical: As for [`Trajectories.score`].
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
             **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
@@ -250,27 +249,25 @@ class LossSummary:
         """
         where = self.positions(dataset, id_column)
         found = {LTC_SCORE: self.scores(preset=preset, **variant), typicality_name(LTC_SCORE): self.typicality()}
-        values = {name: np.where(where >= 0, each[where], np.nan).astype(np.float32) for name, each in found.items()}
-        selection = Selection(balance=balance, typical=typical).decided(True)
-        labels = None
-        if selection.needs_labels:
-            labels = read_classes(dataset, Recipe.from_dict(self.recipe).dataset.label_column)
-        # Flat rows have a rank and rows held out have none, though neither has a score.
-        score, typicality = (each.astype(np.float64) for each in values.values())
-        ranks = rank(score, labels, selection, where >= 0, typicality if selection.typical else None)
-        columns: dict[str, tuple[Any, object]] = {
-            name: (pa.array(each, mask=np.isnan(each)), Value("float32")) for name, each in values.items()
-        }
-        columns[rank_name(LTC_SCORE)] = (pa.array(ranks, mask=ranks < 0), Value("int32"))
+        columns: dict[str, tuple[Any, object]] = {}
+        for name, each in found.items():
+            values = np.where(where >= 0, each[where], np.nan).astype(np.float32)
+            columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
+        # Flat rows have a rank and rows held out have none, though neither has a score: told by ranks that are there.
+        columns[rank_name(LTC_SCORE)] = (pa.array(np.zeros(len(where), np.int32), mask=where < 0), Value("int32"))
+        way, label_column = usual_balance(Recipe.from_dict(self.recipe).dataset, balance, label_column)
+        ranked = select.rank_coreset(
+            with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
+        )
         variant = {"preset": preset, **variant}
         kept = np.zeros(len(self), dtype=bool)
-        kept[where[(ranks >= 0) & (ranks < max(1, len(self) // 10))]] = True
+        kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
         hard = reliability.doubt_of_hard(kept, self.mean_losses(), self.labels)
         runs = self.runs
         agreed = reliability.reliability_of(self.scores_by_run(**variant), self.labels) if len(runs) > 1 else None
         doubts = [reliability.few_differences(runs, variant), hard, reliability.doubt_of_validation(runs)]
         reliability.warn_of_doubts(agreed, doubts, stacklevel=3)
-        return with_columns(dataset, columns)
+        return ranked
 
 
 def load_recording(path: str | Path, losses: str | None = None, mmap: bool = False) -> Trajectories | LossSummary:
