@@ -136,8 +136,8 @@ class RecordConfig:
 
     store: Store = option(
         "trajectories",
-        "Keep the losses of every row in every epoch, or a summary: running sums of each row, of one size whatever the "
-        "number of epochs. A summary has the scores with `aggregate` losses, such as the default.",
+        "Keep the losses of every row in every epoch, or a summary: running sums of each row, of the same size "
+        "whatever the number of epochs, for scores with `aggregate` losses, such as the default.",
     )
 
     validation_fraction: Part = option(0.1, "Without a validation split: hold out this share of each class.")
