@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -54,7 +54,7 @@ Side = Annotated[int, _at_least(4)]
 
 
 def option(default: Any, help: str, metavar: str | None = None) -> Any:
-    """A dataclass field with its default, `MISSING` if it has none, and what the command line shows of it."""
+    """A dataclass field with its default (`MISSING` if it has none), and what the command line shows of it."""
     metadata = {"help": help} if metavar is None else {"help": help, "metavar": metavar}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -65,8 +65,8 @@ def option(default: Any, help: str, metavar: str | None = None) -> Any:
 class DataConfig:
     """Which dataset is recorded."""
 
-    dataset: str = option(
-        MISSING, "Hub id, save_to_disk folder, image folder, folder of Parquet files, or one Parquet file."
+    dataset: str | None = option(
+        None, "Hub id, save_to_disk folder, image folder, folder of Parquet files, or one Parquet file."
     )
     split: str = option("train", "Split to record, or a slice of one: 'train[:10000]'.")
     validation_split: str | None = option(None, "Split of validation samples; held out of `split` if not given.")
@@ -77,6 +77,7 @@ class DataConfig:
         """Where the dataset is, for a recipe; a path in it is never pushed."""
         found: dict[str, Any] = {"split": self.split, "config": self.dataset_config, "revision": self.revision}
         found |= {"validation_split": self.validation_split} if self.validation_split else {}
+        assert self.dataset is not None
         local = Path(expanded(self.dataset))
         return found | ({"path": str(local.resolve())} if local.exists() else {"repo_id": self.dataset})
 

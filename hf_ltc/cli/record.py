@@ -18,6 +18,7 @@ from .command import (
     selection_option,
 )
 from .parsing import LocalPath, argument
+from .replay import Replay
 from .score import Score
 from .terminal import is_first
 
@@ -32,6 +33,11 @@ class Record(Command):
 
     data: DataConfig
     config: RecordConfig
+    from_recipe: str | None = option(
+        None,
+        "record again as a recipe says: of a run directory, a recipe.json, or a repository of hf-ltc push; beside it "
+        "only what says where and how fast",
+    )
 
     PARAMETERS: ClassVar = {"train": "split", "validation": "validation_split", "name": "dataset_config"}
 
@@ -40,11 +46,19 @@ class Record(Command):
         from ..recording.record import record
         from ..scores.reliability import Reliability
 
-        data, folder = self.data, self.config.output_dir
+        data, config = self.data, self.config
+        replay = None if self.from_recipe is None else Replay.read(self.from_recipe, data, config)
+        if replay is not None:
+            data, config = replay.data, replay.config
+        if data.dataset is None:
+            raise InputError("nothing to record: give `dataset`, or `from_recipe`")
+        folder = config.output_dir
         load = partial(load_split, data.dataset, name=data.dataset_config, revision=data.revision)
         train = load(data.split)
         validation = None if data.validation_split is None else load(data.validation_split)
-        run = record(self.config, train, validation, source=data.source())
+        if replay is not None:
+            replay.check(train, validation)
+        run = record(config, train, validation, source=data.source())
         if not is_first():
             return None
         recipe = Recipe.from_dict(run.recipe)
@@ -68,7 +82,12 @@ class Record(Command):
             f"(validation loss {values['validation_loss']:.3f}).",
             *([str(Reliability.from_dict(reliability))] if reliability else []),
         ]
-        return Results(values, text, [Score(run=folder, output=beside(folder, "-scored"))])
+        pushing = None
+        if replay is not None:
+            values["same_losses"], said = replay.compared()
+            text += [said] if said else []
+            pushing = replay.push()
+        return Results(values, text, [pushing or Score(run=folder, output=beside(folder, "-scored"))])
 
 
 @dataclass(frozen=True, kw_only=True)
