@@ -43,18 +43,19 @@ def dataset_values(repo_id: str, recipe: RepositoryRecipe) -> dict[str, Any]:
     return {
         "title": f"{what} of {source_text(Identity() if first is None else first.dataset, link=False)}",
         "repo_id": repo_id,
-        "coresets": [_coreset_values(name, entry) for name, entry in entries.items()],
+        "coresets": [_coreset_values(name, entry, repo_id) for name, entry in entries.items()],
         "trajectories": None if trajectories is None else _trajectory_values(trajectories, bool(entries)),
         "limits": _limits(entries.values()),
         "citation": "\n\n".join([MUSES, _CLD] if _uses_cld(entries.values()) else [MUSES]),
     }
 
 
-def _coreset_values(name: str, entry: Entry) -> dict[str, Any]:
+def _coreset_values(name: str, entry: Entry, repo_id: str) -> dict[str, Any]:
     configs, pool = entry.configs, entry.pool
     first = next(iter(configs.values()), None)
     fraction, size = (0.1, max(1, round(0.1 * pool))) if first is None else (first.fraction, first.size)
     pool_classes = {} if first is None else first.summary.pool_classes
+    files, rank = f"hf://datasets/{repo_id}/{entry.scores}/*.parquet", _sql(entry.rank_column, '"')
     return {
         "heading": f"Chosen by {_score_title(name)}",
         "what": _what(name, entry),
@@ -72,6 +73,9 @@ def _coreset_values(name: str, entry: Entry) -> dict[str, Any]:
         "scorer_string": None if name == "ltc" else string(name),
         "rebuilt": bool(entry.dataset.repo_id),
         "scores": code(entry.scores),
+        "scores_string": string(entry.scores),
+        "score_files": string(files),
+        "sql": f"SELECT * FROM {_sql(files)} WHERE {rank} < {size} ORDER BY {rank};",
         "score_column": code(entry.score_column),
         "typicality": code(typicality_name(entry.score_column)) if entry.options.typical else None,
         "chosen": code(f"{entry.rank_column} < n"),
@@ -92,6 +96,11 @@ def _coreset_values(name: str, entry: Entry) -> dict[str, Any]:
         ],
         "more_classes": f"{len(pool_classes) - _MOST_CLASSES:,}" if len(pool_classes) > _MOST_CLASSES else None,
     }
+
+
+def _sql(text: str, mark: str = "'") -> str:
+    """A text, or with double quotes the name of a column, as SQL has it."""
+    return f"{mark}{text.replace(mark, 2 * mark)}{mark}"
 
 
 def _config_values(config: str, made: Coreset, pool: int) -> dict[str, str]:

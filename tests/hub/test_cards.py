@@ -1,16 +1,19 @@
 """Cards: what they say, that their snippets work, and that what a person wrote stays."""
 
+import datetime
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Value
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, HfFileSystem, ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,7 +173,7 @@ def test_a_card_says_what_is_special(entry: dict[str, Any], said: str):
 def test_a_card_of_scores_alone_shows_no_rows_to_load():
     stored = {"coreset-10pct": {**_ENTRY["configs"]["coreset-10pct"], "stored": False}}
     card = _card({"configs": stored})
-    assert "load_dataset(" not in card and 'load_coreset("me/animals-ltc", fraction=0.1)' in card
+    assert "coreset = load_dataset(" not in card and 'load_coreset("me/animals-ltc", fraction=0.1)' in card
     assert "since this repository holds no row of the source dataset" in card
     assert "load_coreset(" not in _card({"dataset": {"rows": 50}})
 
@@ -249,13 +252,28 @@ def test_sizes_are_the_hubs(rows: int, said: str):
 # Over the Hub
 
 
+class _Files(HfFileSystem):
+    """The files that DuckDB asks for by `hf://`, which its own client would read from huggingface.co alone."""
+
+    def modified(self, path: str) -> datetime.datetime:
+        return datetime.datetime.now(datetime.UTC)
+
+
 def _snippets(card: str) -> list[dict[str, Any]]:
     """Runs the snippets of a card, and says what each of them loaded."""
-    loaded = []
-    for snippet in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+    loaded: list[dict[str, Any]] = []
+    for language, snippet in re.findall(r"```(python|sql)\n(.*?)```", card, re.DOTALL):
+        if language == "sql":
+            with duckdb.connect() as database:
+                database.register_filesystem(_Files())
+                loaded.append({"rows": len(database.sql(snippet).fetchall())})
+            continue
         names: dict[str, Any] = {}
-        exec(snippet, names)
-        made = {name: value for name, value in names.items() if name in ("coreset", "stream", "run")}
+        # So would that of Polars: it is given the same file by its URL.
+        place = f"{os.environ['HF_ENDPOINT']}/datasets/\\1/resolve/main/\\2/train-00000-of-00001.parquet"
+        exec(re.sub(r"hf://datasets/([^/]+/[^/]+)/([^/]+)/\*.parquet", place, snippet), names)
+        kept = ("coreset", "stream", "run", "scores")
+        made = {name: value for name, value in names.items() if name in kept}
         loaded.append({name: len(list(value)) if name == "stream" else len(value) for name, value in made.items()})
     return loaded
 
@@ -266,10 +284,13 @@ def test_snippets_work_as_they_stand(hub: Hub, client: Client, visitor: Client, 
     client(do.push, scored, "me/card", [0.1, 0.3], trajectories=run, full=True, source=source)
     client(run.push_to_hub, "me/card")
     card = hub.dataset("me/card").files["README.md"].decode()
-    assert visitor(_snippets, card) == [{"coreset": 12}, {"coreset": 12, "stream": 12}, {"coreset": 12}, {"run": 120}]
+    loaded = [{"coreset": 12}, {"coreset": 12, "stream": 12}, {"coreset": 12}]
+    # By DuckDB, Polars and datasets.
+    queried = [{"rows": 12}, {"scores": 12}, {"scores": 12}]
+    assert visitor(_snippets, card) == [*loaded, *queried, {"run": 120}]
     client(do.push, scored, "me/card-scores", [0.3], trajectories=run, scores_only=True, source=source)
     card = hub.dataset("me/card-scores").files["README.md"].decode()
-    assert visitor(_snippets, card) == [{"coreset": 36}]
+    assert visitor(_snippets, card) == [{"coreset": 36}, {"rows": 36}, {"scores": 36}, {"scores": 36}]
 
 
 def test_license_and_task_are_carried_over(hub: Hub, client: Client, scored: Dataset, run: Trajectories):
@@ -379,7 +400,8 @@ def test_names_of_columns_are_code_and_strings_in_a_card(hub: Hub, client: Clien
         client(do.push, scored, repo_id, [0.5], score_column=column, full=True)
         card = hub.dataset(repo_id).files["README.md"].decode()
         assert f"Rows of a dataset with the highest {shown}." in card
-        assert visitor(_snippets, card) == [{"coreset": 20}, {"coreset": 20, "stream": 20}]
+        queried = [{"rows": 20}, {"scores": 20}, {"scores": 20}]
+        assert visitor(_snippets, card) == [{"coreset": 20}, {"coreset": 20, "stream": 20}, *queried]
 
 
 @pytest.mark.parametrize(
