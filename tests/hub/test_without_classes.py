@@ -3,11 +3,19 @@
 import json
 
 import pytest
+import torch
 
 from hf_ltc import select_coreset
+from hf_ltc.cli.main import main
 from tests import hub_clients as do
 from tests.chats import chats, recorded
 from tests.hub_server import Client, Hub
+
+
+def _command(*arguments: str) -> int:
+    torch.set_num_threads(1)
+    return main([*arguments])
+
 
 pytest_plugins = ["tests.hub_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_faults_left")
@@ -40,3 +48,16 @@ def test_pushed_and_loaded(hub: Hub, client: Client, tmp_path, balance: str | No
     card = files["README.md"].decode()
     assert "text-generation" in card and "text-classification" not in card
     assert json.loads(files["recipe.json"])["coresets"]["ltc"]["label_column"] == balance
+
+
+@pytest.mark.parametrize("options", [[], ["--balance-column", "source"]], ids=["all alike", "by source"])
+def test_pushed_by_the_command(hub: Hub, client: Client, tmp_path, options: list[str]):
+    rows = chats()
+    rows.save_to_disk(tmp_path / "rows")
+    run = recorded(tmp_path / "run", rows)
+    repo_id = f"me/commanded-{len(options)}"
+    line = ["push", str(tmp_path / "run"), repo_id, "--dataset", str(tmp_path / "rows"), "--fractions", "0.25"]
+    assert client(_command, *line, *options) == 0
+    balance = options[-1] if options else "none"
+    expected = select_coreset(run.score(rows, balance=balance), 0.25, balance=balance).select_columns(_COLUMNS)
+    assert client(do.load, repo_id, "coreset-25pct")[0] == do.content(expected)
