@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,11 @@ from .align import row_places
 from .run_dir import LOSSES
 from .run_sums import has_sums, read_summary
 from .value import Trajectories
+
+_NEEDED = (
+    "the recording has running sums and no trajectories (`RecordConfig.store` summary), which this needs: record with "
+    "`RecordConfig.store` trajectories"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +63,17 @@ class LossSummary:
     def __len__(self) -> int:
         return len(self.rows)
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Says of a method of [`Trajectories`] why there is none."""
+            why = f": {_NEEDED}" if name in dir(Trajectories) else ""
+            raise AttributeError(f"LossSummary has no {name!r}{why}")
+
     @property
     def losses(self) -> Any:
         """There are none: whoever asks for them is told."""
-        raise InputError(
-            "the recording has running sums and no trajectories (`RecordConfig.store` summary), which this needs: "
-            "record with `RecordConfig.store` trajectories"
-        )
+        raise InputError(_NEEDED)
 
     @property
     def runs(self) -> list["LossSummary"]:

@@ -1,6 +1,7 @@
 """Running sums as a value: what it adds to a dataset is what trajectories add, and what it has not is told."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -105,6 +106,11 @@ def test_what_needs_trajectories_says_so(tmp_path):
     for needs in (ltc_scores, lambda run: explain(run, [1]), lambda run: baseline_scores(run, "dual")):
         with pytest.raises(InputError, match="has running sums and no trajectories"):
             needs(sums)
+    names = {"attach": ": the recording has running sums", "truncate": ": the recording", "colour": "$"}
+    for name, why in names.items():
+        with pytest.raises(AttributeError, match=f"LossSummary has no '{name}'{why}"):
+            getattr(sums, name)
+    assert len(pickle.loads(pickle.dumps(sums))) == N
     with pytest.raises(InputError, match=r"has running sums and no trajectories .*hf-ltc score or LossSummary.load"):
         Trajectories.load(tmp_path / "summary")
     with pytest.raises(InputError, match=r"has trajectories and no running sums: load it with Trajectories.load"):
