@@ -78,7 +78,9 @@ class LossSummary:
     @property
     def runs(self) -> list["LossSummary"]:
         """Each of its runs as a value of its own."""
-        recipes = Recipe.from_dict(self.recipe).runs or [self.recipe]
+        recipes = Recipe.from_dict(self.recipe).runs or []
+        if len(recipes) != len(self.sums):
+            recipes = [self.recipe] * len(self.sums)
         return [
             dataclasses.replace(
                 self,

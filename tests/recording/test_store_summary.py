@@ -78,7 +78,10 @@ def test_several_seeds_are_summed_each_and_their_agreement_is_told(small, tmp_pa
     np.testing.assert_allclose(sums.scores(), ltc_scores(whole), atol=1e-5)
     assert sums.recipe["reliability"]["one"] == pytest.approx(whole.recipe["reliability"]["one"], abs=1e-3)
     again = record(settings(tmp_path / "sums", **options, store="summary"), small["train"])
-    assert len(again.sums) == 2
+    assert len(again.sums) == len(again.runs) == 2
+    scored, expected = (run.score(small["train"]) for run in (again, whole))
+    one, other = (np.array(rows["ltc_score"][:], dtype=float) for rows in (scored, expected))
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_the_trainer_sums_what_it_records(tmp_path):
