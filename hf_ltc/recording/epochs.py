@@ -31,6 +31,11 @@ LOSS_NAMES = {
 }
 
 
+def token_metrics(config: RecordConfig) -> list[str]:
+    """What is recorded of rows of language models besides losses; running sums have no place for it."""
+    return [] if config.store == "summary" else [TOKENS]
+
+
 @dataclass(frozen=True)
 class EpochPasses:
     """The passes over the rows whose losses go into a recorder.
@@ -107,7 +112,8 @@ class EpochPasses:
 
     def _add_tokens(self, split: str, positions: torch.Tensor, outputs: Any, labels: torch.Tensor) -> None:
         losses, counts = token_losses(outputs, labels)
-        self.recorder.add(split, positions, losses, *([counts.float()] if split == TRAIN else []))
+        further = [counts.float()] if split == TRAIN and token_metrics(self.config) else []
+        self.recorder.add(split, positions, losses, *further)
 
 
 def record_features(

@@ -24,7 +24,7 @@ from ...trajectories.summary import load_recording
 from ...trajectories.value import Trajectories
 from ...utils import files
 from ...utils.errors import InputError, LTCWarning, require
-from ..epochs import LOSS_NAMES, EpochPasses
+from ..epochs import LOSS_NAMES, EpochPasses, token_metrics
 from ..input_rows import input_rows, most_held_out, sequence_rows
 from ..recorder import TRAIN
 from . import continued, passes
@@ -162,7 +162,10 @@ class TrajectoryCallback(TrainerCallback):
             store=store,
         )
         if language_model:
-            self._data: ClassRows | SequenceRows = SequenceRows(sequence_rows(self._config, train, validation))
+            metrics = token_metrics(self._config)
+            self._data: ClassRows | SequenceRows = SequenceRows(
+                sequence_rows(self._config, train, validation), metrics
+            )
         else:
             self._data = ClassRows(input_rows(self._config, train, validation), self._config.signals)
         self._every = record_every_steps

@@ -19,7 +19,7 @@ from ...training.batches import CollatedBatches
 from ...training.forward import logits_of
 from ...training.text.causal import SequenceBatches, check_causal, check_counted, require_labels
 from ...utils.errors import InputError
-from ..epochs import TOKENS, EpochPasses
+from ..epochs import EpochPasses
 from ..input_rows import InputRows
 from ..recorder import TRAIN, VALIDATION
 from ..rows import RecordedRows
@@ -78,14 +78,15 @@ class SequenceRows:
 
     Args:
         recorded ([`RecordedRows`]): The rows.
+        metrics (`Sequence[str]`): What else is recorded of them: how many tokens count, or nothing.
         validation (`datasets.Dataset`, *optional*): The validation samples as a Trainer prepared them.
         given (`Mapping[str, Any]`): What its model is given besides a batch.
     """
 
     recorded: RecordedRows
+    metrics: Sequence[str]
     validation: Dataset | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
-    metrics = (TOKENS,)
     needed = f"{POSITION!r} and 'labels' (which label_smoothing_factor takes away)"
 
     def prepared_by(self, trainer: Trainer) -> "SequenceRows":
@@ -164,6 +165,6 @@ class SequenceRows:
 
 
 def _in_order(dataset: Any, column: str) -> Dataset:
-    """A dataset by the positions in a column, without it."""
-    order = np.argsort(read_column(dataset, column), kind="stable")
-    return dataset.select(order).remove_columns(column)
+    """A dataset by the positions in a column, without it; a row that is trained on several times is there once."""
+    _, first = np.unique(read_column(dataset, column), return_index=True)
+    return dataset.select(first).remove_columns(column)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig, PromptTuningConfig
 from transformers import (
     BertConfig,
@@ -267,6 +267,27 @@ def test_a_plain_trainer_of_tokens(tmp_path):
     np.testing.assert_allclose(run.losses, [expected[run.rows]] * 3, atol=1e-5)
     np.testing.assert_allclose(run.signals["evaluation_loss"], [expected[run.rows]] * 3, atol=1e-5)
     np.testing.assert_allclose(run.validation_losses, [expected[run.validation_rows]] * 3, atol=1e-5)
+
+
+def test_rows_that_are_trained_on_twice_an_epoch(tmp_path):
+    train = rows("prompt-completion")
+    callback = recorder(tmp_path, train, losses="both")
+    callback.train_dataset = concatenate_datasets([callback.train_dataset, callback.train_dataset.select([5, 0, 9])])
+    sft_trainer(tmp_path, callback, **FROZEN).train()
+    run = callback.trajectories
+    expected = losses_of(language_model(), [encoded("prompt-completion", row) for row in train])[run.rows]
+    for losses in (run.losses, run.signals["evaluation_loss"]):
+        np.testing.assert_allclose(losses, [expected] * 4, atol=1e-5)
+
+
+def test_sums_of_losses_in_place_of_trajectories(tmp_path):
+    train = rows("text")
+    found = []
+    for store in ("trajectories", "summary"):
+        callback = recorder(tmp_path / store, train, store=store)
+        sft_trainer(tmp_path / store, callback).train()
+        found.append(callback.trajectories.score(train)["ltc_score"])
+    np.testing.assert_allclose(*(np.array(each, dtype=float) for each in found), atol=1e-4)
 
 
 def test_saved_language_models(tmp_path):
