@@ -3,8 +3,8 @@
     python benchmarks/scoring.py --official FOLDER
 
 FOLDER is a checkout of https://github.com/manishnagaraj/CLD_Coresets_from_Trajectories; without it that part is left
-out. Each part runs in a process of its own, so that its memory can be measured. Scores and reads are timed in turns, and
-their medians reported; other times are the best of `--repeats`. Results are printed, and written to scoring.json
+out. Each part runs in a process of its own, so that its memory can be measured. Scores and reads are timed in turns,
+and their medians reported; other times are the best of `--repeats`. Results are printed, and written to scoring.json
 beside this file.
 """
 
