@@ -208,7 +208,7 @@ class TrajectoryCallback(TrainerCallback):
         # Of a callback that was added after the Trainer was made, or of a model that was.
         passes.accept_positions(model)
         self._state, step = PartialState(), state.global_step
-        told = passes.steps_of(args, loader, self._state.num_processes)
+        told = passes.steps_of(args, loader, self._state.num_processes) | {"record_every_steps": self._every}
         self._steps, self._order = told["steps_per_epoch"], passes.order_of(args, loader, inner.dataset)
         self._interval = self._every or self._steps
         planned = state.max_steps // self._interval + config.initial_losses
@@ -230,7 +230,6 @@ class TrajectoryCallback(TrainerCallback):
         self._training = {
             **self._data.recorded.sizes,
             **told,
-            **({} if self._every is None else {"record_every_steps": self._every}),
             "average_decay": decay,
             "id": stored.training.id if step else uuid.uuid4().hex[:16],
         }

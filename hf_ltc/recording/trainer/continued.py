@@ -15,12 +15,13 @@ from ...trajectories import run_dir
 from ...utils import files
 from ...utils.errors import InputError, LTCWarning
 
-# Which rows a step trains on, by their names in the recipe and in messages.
+# Which rows a step trains on, and after which steps losses are recorded: names in the recipe and in messages.
 _STEPS = {
     "steps_per_epoch": "steps an epoch were",
     "processes": "processes were",
     "per_device_train_batch_size": "`per_device_train_batch_size` was",
     "gradient_accumulation_steps": "`gradient_accumulation_steps` was",
+    "record_every_steps": "`record_every_steps` was",
 }
 # Under which the Trainer's checkpoints, which keep a dictionary for callbacks, tell whose they are.
 _MARK = "hf_ltc"
@@ -90,11 +91,13 @@ def check_resumed(path: Path, state: TrainerState, was: Mapping[str, Any], now: 
             f"{where}: the Trainer's checkpoint is of another training than the one recorded there; resume from one "
             "of its own, or train from the start with another `output_dir` of the callback"
         )
-    differ = [f"{shown} {was[name]}, now {now[name]}" for name, shown in _STEPS.items() if was.get(name) != now[name]]
+    steps = [(shown, was.get(name), now[name]) for name, shown in _STEPS.items()]
+    differ = [f"{shown} {old}, now {new}" for shown, old, new in steps if old != new]
     if differ:
         raise InputError(
             f"{where}: {'; '.join(differ)}, so that what it records next would be losses of other passes over the "
-            "rows; set them as they were, or train from the start with another `output_dir` of the callback"
+            "rows, or after other steps; set them as they were, or train from the start with another `output_dir` of "
+            "the callback"
         )
 
 

@@ -358,3 +358,16 @@ def test_resumed_without_its_checkpoint(tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoint")
     with pytest.raises(InputError, match=r"cannot resume at step 5: there is no '.*step-00000005.pt'"):
         resumable(tmp_path, 5)[1].train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(("before", "now"), [(3, 6), (3, None), (None, 3)])
+def test_other_steps_between_checkpoints_are_refused(tmp_path, before, now):
+    def training(every, *extra):
+        callback = TrajectoryCallback(tmp_path / "run", texts(), losses="evaluation", record_every_steps=every)
+        return trainer(tmp_path, callback, extra=extra, save_strategy="steps", save_steps=3)
+
+    training(before, StopsAt(6)).train()
+    files = published(tmp_path)
+    with pytest.raises(InputError, match=rf"at step 6: `record_every_steps` was {before}, now {now}, .* other steps"):
+        training(now).train(resume_from_checkpoint=True)
+    assert published(tmp_path) == files
