@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import norm, rankdata
 
 from ..scores.kernels import run_spans
@@ -22,16 +23,20 @@ _BLOCK = 2**14
 def wrong_label_quality(run: RecordedColumns) -> np.ndarray:
     """How far each row's label can be trusted, by its rank among the rows: float64 `(N,)`, from 0, the worst, to 1.
 
-    Rows are ranked by AUM (Pleiss et al., arXiv 2001.10528) and by their mean loss, and the mean of both ranks counts
-    (benchmarks/audit.md); by their mean loss alone where `RecordConfig.signals` had no `margin`.
+    Rows are ranked by the probability of the label against the most probable other class, averaged over training. It
+    is AUM (Pleiss et al., arXiv 2001.10528) of margins on a logistic scale, on which no epoch counts more than
+    another: a model that comes to know wrong labels by heart gives them large margins (benchmarks/audit.md). By their
+    mean loss where `RecordConfig.signals` had no `margin`.
 
     Args:
         run ([`Trajectories`]): The recording.
     """
-    ranks = rankdata(-baseline_scores(run, "mean_loss"))
     if "margin" in run.signals:
-        ranks += rankdata(baseline_scores(run, "aum"))
-    return (rankdata(ranks) - 1) / max(1, len(ranks) - 1)
+        trained = [t for t, epoch in enumerate(run.epochs) if epoch > 0]
+        trusted = _mean_at(trained, run, run.signals["margin"], expit)
+    else:
+        trusted = -baseline_scores(run, "mean_loss")
+    return (rankdata(trusted) - 1) / max(1, len(trusted) - 1)
 
 
 def wrong_label_count(run: RecordedColumns) -> int:
@@ -105,8 +110,14 @@ def late_mean(
         table (`np.ndarray`): float32 `(L, N)`, one of its tables; NaN where a run did not record a row.
         measure (`Callable`, *optional*): What to take the mean of, from the values of a checkpoint.
     """
+    return _mean_at(late_checkpoints(run), run, table, measure)
+
+
+def _mean_at(
+    checkpoints: list[int], run: RecordedColumns, table: Any, measure: Callable[[np.ndarray], np.ndarray] | None
+) -> np.ndarray:
     total, known = np.zeros(len(run.rows)), np.zeros(len(run.rows))
-    for t in late_checkpoints(run):
+    for t in checkpoints:
         values = np.asarray(table[t])
         there = np.isfinite(values)
         np.add(total, values if measure is None else measure(values), out=total, where=there)

@@ -71,19 +71,31 @@ def test_without_predictions_nobody_votes():
     assert late_votes(recorded()) is None
 
 
-def test_quality_is_the_rank_by_aum_and_mean_loss():
+def test_quality_is_the_rank_by_the_label_s_probability_against_another_class():
     run = recorded()
-    trained = [[t for t in range(7) if run.epochs[t]], [t for t in range(7, 11) if run.epochs[t]]]
-    aum = np.mean([run.signals["margin"][t].mean(axis=0) for t in trained], axis=0)
-    loss = np.mean([run.losses[t].mean(axis=0) for t in trained], axis=0)
-    # In float32, as scores are.
-    aum, loss = (pd.Series(each.astype(np.float32)) for each in (aum, loss))
-    wanted = (aum.rank() + loss.rank(ascending=False)).rank()
+    trained = run.epochs > 0
+    against = pd.Series((1 / (1 + np.exp(-run.signals["margin"][trained].astype(np.float64)))).mean(axis=0))
     quality = wrong_label_quality(run)
-    np.testing.assert_allclose(quality, (wanted - 1) / (len(run) - 1))
+    np.testing.assert_allclose(quality, (against.rank() - 1) / (len(run) - 1))
     assert 0 <= quality.min() < quality.max() <= 1
-    alone = wrong_label_quality(dataclasses.replace(run, signals={}))
-    np.testing.assert_allclose(alone, (loss.rank(ascending=False) - 1) / (len(run) - 1))
+
+
+def test_quality_without_margins_is_the_rank_by_mean_loss():
+    run = dataclasses.replace(recorded(), signals={})
+    runs = [[t for t in range(7) if run.epochs[t]], [t for t in range(7, 11) if run.epochs[t]]]
+    # In float32, as scores are.
+    loss = pd.Series(np.mean([run.losses[each].mean(axis=0) for each in runs], axis=0).astype(np.float32))
+    np.testing.assert_allclose(wrong_label_quality(run), (loss.rank(ascending=False) - 1) / (len(run) - 1))
+
+
+def test_labels_known_by_heart_in_the_end_are_not_trusted_for_that():
+    # Learned at once, and then left at a margin of 3; or held wrong for half of the training, and then learned by heart.
+    margins = np.array([[0, 0]] + [[3, -3]] * 5 + [[3, 30]] * 5, dtype=np.float32)
+    run = recorded()
+    run = dataclasses.replace(
+        run.take_rows(run.rows[:2]), signals={"margin": margins[: len(run.epochs)]}, losses=run.losses[:, :2]
+    )
+    assert run.signals["margin"][run.epochs > 0].mean(axis=0).argmin() == 0 and wrong_label_quality(run).argmin() == 1
 
 
 def test_a_worse_label_never_has_a_higher_quality():
