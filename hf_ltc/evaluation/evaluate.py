@@ -31,7 +31,7 @@ from ..utils import files
 from ..utils.environment import hardware, usual_torch, versions
 from ..utils.errors import InputError
 from ..utils.processes import heard, rank, stoppable
-from .budget.search import Aim, next_trials, recommendation
+from .budget.search import LARGEST, Aim, next_trials, recommendation
 from .dataset import EvaluatedDataset, evaluated_dataset, subset_size
 from .folder import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
 from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
@@ -241,7 +241,7 @@ def _aim(config: EvaluateConfig, data: EvaluatedDataset) -> Aim:
         raise InputError(
             f"`recommend` finds the budget of one model by one recording, and {given} are given: give one"
         )
-    return Aim(
+    aim = Aim(
         tolerance=config.recommend,
         model=config.models[0],
         method=config.members[0],
@@ -251,6 +251,12 @@ def _aim(config: EvaluateConfig, data: EvaluatedDataset) -> Aim:
         rows=len(data.rows),
         classes=len(np.unique(data.labels)),
     )
+    if not aim.has_rows(LARGEST):
+        raise InputError(
+            f"`recommend` tries up to {percent(LARGEST)} of the rows, and of {aim.rows} candidate rows that is fewer "
+            f"than the {aim.classes} classes: give more rows"
+        )
+    return aim
 
 
 def _description(aim: Aim | None, trials: Sequence[Trial]) -> str:

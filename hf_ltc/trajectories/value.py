@@ -25,6 +25,7 @@ from ..data.columns import (
 from ..data.inputs import class_numbers, integers, loss_table
 from ..recipe import Recipe
 from ..scores import ltc, reliability, scorers, typicality
+from ..scores.kernels import run_spans
 from ..utils import files
 from ..utils.errors import InputError, require
 from ..utils.files import local
@@ -106,8 +107,9 @@ class Trajectories(ExchangeMixin):
         }
         for name, values in usual.items():
             self._set(name, values if getattr(self, name) is None else integers(getattr(self, name), name))
-        if self.lengths is None:
-            self._set("lengths", (len(self.epochs),))
+        given = len(self.epochs) if self.lengths is None else self.lengths
+        # A number is that of a single run.
+        self._set("lengths", tuple(integers(np.atleast_1d(np.asarray(given)), "lengths").tolist()))
         checkpoints, n, q = len(self.epochs), len(self.rows), len(self.validation_labels)
         shapes = {"losses": (self.losses, n), "validation_losses": (self.validation_losses, q)}
         shapes |= {name: (table, n) for name, table in self.signals.items()}
@@ -127,8 +129,16 @@ class Trajectories(ExchangeMixin):
         ):
             if len(values) != count:
                 raise InputError(f"{name} has {len(values)} values for {count} samples")
-        if (np.diff(self.rows) <= 0).any():
-            raise InputError("rows must be increasing: order rows, labels, ids, losses and signals by row number")
+        if (np.diff(self.rows, prepend=-1) <= 0).any():
+            raise InputError(
+                "rows must be 0 or more and increasing: order rows, labels, ids, losses and signals by row number"
+            )
+        for start, stop in run_spans(self.lengths):
+            if (np.diff(self.epochs[start:stop]) <= 0).any():
+                raise InputError(
+                    f"epochs {self.epochs[start:stop].tolist()} must be increasing within a run: order epochs, losses "
+                    "and signals by epoch"
+                )
         if self.loss_name not in LOSSES or self.loss_name in self.signals:
             raise InputError(
                 f"loss_name is {self.loss_name!r}: it must be {' or '.join(LOSSES)}, and of no signal "

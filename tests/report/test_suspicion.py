@@ -89,7 +89,7 @@ def test_quality_without_margins_is_the_rank_by_mean_loss():
 
 
 def test_labels_known_by_heart_in_the_end_are_not_trusted_for_that():
-    # Learned at once, and then left at a margin of 3; or held wrong for half of the training, and then learned by heart.
+    # One learned at once, with a margin of 3 ever after; one wrong for half of the training, then known by heart.
     margins = np.array([[0, 0]] + [[3, -3]] * 5 + [[3, 30]] * 5, dtype=np.float32)
     run = recorded()
     run = dataclasses.replace(

@@ -105,6 +105,9 @@ SLOW = {
     "CMYK": lambda: encoded(photo(100, 100).convert("CMYK"), "JPEG"),
     "16 bits": grey16,
     "GIF": lambda: encoded(photo(100, 100), "GIF"),
+    "an animation": lambda: encoded(
+        photo(100, 100), "WEBP", save_all=True, append_images=[photo(100, 90).resize((100, 100))], lossless=True
+    ),
     "told after the pixels": lambda: (
         encoded(photo(100, 100), "PNG")[:-12] + chunks(b"eXIf", b"") + encoded(photo(9, 9), "PNG")[-12:]
     ),

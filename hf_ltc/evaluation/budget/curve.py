@@ -35,7 +35,8 @@ def fitted(points: Sequence[Point], tolerance: float) -> dict[str, Any] | None:
     Returns:
         `dict`, *optional*: `limit`, `scale` and `power`; `fraction`, where the curve reaches the error that is allowed
         (1 if nowhere below all rows); `interval`, between which that is in 90 of 100 cases, by curves through means
-        drawn from their errors. `None` for fewer than four budgets, and where no curve can be fitted.
+        drawn from their errors. `None` for fewer than four budgets, where no curve can be fitted, and where it rises
+        by no more than single models differ.
     """
     if len(points) < _LEAST:
         return None
@@ -43,7 +44,8 @@ def fitted(points: Sequence[Point], tolerance: float) -> dict[str, Any] | None:
     errors = 1 - np.array([point.accuracy for point in points])
     sigma = np.array([max(point.spread, 1e-6) / np.sqrt(point.n) for point in points])
     found = _fit(fractions, errors, sigma)
-    if found is None:
+    rise = 0.0 if found is None else float(np.ptp(_error(fractions, *found)))
+    if found is None or rise <= max(point.spread for point in points):
         return None
     random = np.random.default_rng(0)
     crossings = []

@@ -20,7 +20,7 @@ from ..trials import Trial
 from .curve import Point, fitted
 
 # The first budget, the largest, and how far apart the last two may be.
-_START, _LARGEST, _CLOSE = 0.05, 0.8, 1.5
+_START, LARGEST, _CLOSE = 0.05, 0.8, 1.5
 _SMALLEST = 0.005
 # How sure it has to be that a budget is within the tolerance, and how unsure that a second model is for nothing.
 SURE, _HOPELESS = 0.9, 0.05
@@ -150,7 +150,7 @@ def _search(aim: Aim, done: Results) -> Generator[list[Trial], None, tuple[list[
 
 def _first(aim: Aim) -> float:
     budget = _START
-    while not aim.has_rows(budget) and budget < _LARGEST:
+    while not aim.has_rows(budget) and budget < LARGEST:
         budget *= 2
     return budget
 
@@ -159,7 +159,7 @@ def _following(aim: Aim, behind: float | None, within: float | None) -> float | 
     """The next budget, by the largest that was behind and the smallest that was within."""
     if within is None:
         assert behind is not None
-        return behind * 2 if behind < _LARGEST else None
+        return behind * 2 if behind < LARGEST else None
     if behind is None:
         smaller = within / 2
         return smaller if smaller >= _SMALLEST and aim.has_rows(smaller) else None

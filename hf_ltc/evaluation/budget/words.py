@@ -37,6 +37,11 @@ def details(found: Found) -> list[str]:
     """Sentences on what it is compared with, on the curve, and on the cost."""
     best = budget_found(found)
     said = []
+    if best is not None and (tried := len(found["budgets"])) > 1:
+        said.append(
+            f"How sure it is, is of this budget alone: {tried} were tried, and a lucky one is found more easily. "
+            "More `seeds` tell."
+        )
     for each in found["baselines"]:
         assert best is not None
         rows = "random rows" if each["method"] == RANDOM else f"rows by {each['method']}"
@@ -95,7 +100,11 @@ def _of_curve(found: Found) -> str:
     curve = found["curve"]
     if curve is None:
         return "No curve was fitted: that takes four budgets, and more than differences by chance."
-    low, crossing, high = (percent(float(f"{each:.2g}")) for each in sorted([*curve["interval"], curve["fraction"]]))
+    lowest = found["budgets"][0]["fraction"]
+    low, crossing, high = (
+        "less than " * (each < lowest) + percent(float(f"{max(each, lowest):.2g}"))
+        for each in sorted([*curve["interval"], curve["fraction"]])
+    )
     at = "nowhere below all rows" if curve["fraction"] >= 1 else f"at {crossing}"
     return (
         f"Fitted curve: error in % = {100 * curve['limit']:.1f} + {100 * curve['scale']:.2g} / share^"

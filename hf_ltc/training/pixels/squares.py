@@ -131,9 +131,13 @@ def _quick(content: bytes, size: int, choose: Choose) -> torch.Tensor | None:
     return None
 
 
-def _by_torchcodec(content: bytes, size: int, cut: Cut) -> torch.Tensor:
+def _by_torchcodec(content: bytes, size: int, cut: Cut) -> torch.Tensor | None:
+    decoded = decode_image(content, mode="RGB")
+    if decoded.ndim != 3:
+        # Several frames, of which Pillow gives the first.
+        return None
     top, left, height, width = (round(of) for of in (cut.top, cut.left, cut.height, cut.width))
-    pixels = decode_image(content, mode="RGB")[None, :, top : top + height, left : left + width]
+    pixels = decoded[None, :, top : top + height, left : left + width]
     # Side by side in memory, its channels are resized together, in less time than each for itself.
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     pixels = functional.resize_image(pixels, [size, size], antialias=True)[0]
