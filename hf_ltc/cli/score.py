@@ -200,6 +200,11 @@ class Select(Command):
 
         if self.judge_steps is not None and not self.judge:
             raise InputError(f"`judge_steps` {self.judge_steps} goes with --judge: add it, or leave the steps out")
+        if self.judge and self.balance_column is not None:
+            raise InputError(
+                f"`judge` trains classifiers of the recorded classes, and `balance_column` is {self.balance_column!r}: "
+                "leave one of them out"
+            )
         output = check_output(self.output, CORESET, self.scored)
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(

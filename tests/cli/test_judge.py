@@ -164,6 +164,10 @@ def test_bad_input_of_select_and_push(place, tmp_path, capsys, best, small):
         ([tmp_path / "no-config", *judged], "the recipe does not say how: record"),
         ([tmp_path / "no-losses", *judged], "no column 'loss_trajectory' in the dataset"),
         ([place / "run-scored", "--fraction", "0.2", *STEPS, *out], "--judge-steps 3 goes with --judge"),
+        (
+            [place / "run-scored", *judged, "--balance-column", "label"],
+            "--judge trains classifiers of the recorded classes, and --balance-column is 'label': leave one",
+        ),
         ([place / "run-scored", *judged, "--judge-steps", "0"], "--judge-steps is 0: it must be 1 or more"),
         ([place / "run-scored", "--fraction", "1", "--judge", *out], "all 120 candidate rows are kept"),
     ]:
