@@ -295,6 +295,11 @@ class Push(Command):
 
         if self.evaluation is None:
             return [], []
+        if self.balance_column is not None:
+            raise InputError(
+                f"`evaluation` has no coresets balanced by a column, and `balance_column` is {self.balance_column!r}: "
+                "leave one of them out"
+            )
         path = Path(self.evaluation)
         is_variant = self.score_column == "ltc_score"
         scorer = score_variant(**self.variant.given()) if is_variant else scorer_name(self.score_column)

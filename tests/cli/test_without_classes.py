@@ -64,6 +64,9 @@ def test_what_needs_classes_is_refused(told, line, said):
     assert said in told(f"{line} --output new" if needs_folder else f"{line} --test-split train", code=2)
 
 
-def test_pushes_with_a_page_by_class_are_refused(told):
-    line = "push run me/chats --dataset rows --fractions 0.1 --report --balance-column source"
-    assert "--report shows the order by class, and --balance-column is 'source'" in told(line, code=2)
+def test_pushes_with_what_is_of_classes_are_refused(told):
+    line = "push run me/chats --dataset rows --fractions 0.1 --balance-column source"
+    said = "--report shows the order by class, and --balance-column is 'source'"
+    assert said in told(f"{line} --report", code=2)
+    said = "--evaluation has no coresets balanced by a column, and --balance-column is 'source'"
+    assert said in told(f"{line} --evaluation results.json", code=2)
