@@ -115,18 +115,23 @@ def balance_option(name: str) -> Any:
     return option(None, _SELECTION_HELP[name])
 
 
-def balance_given(balance: str | None, column: str | None) -> str | None:
-    """What `balance` of [`select_coreset`] is by the two options; `None` if neither is given.
+def balance_given(balance: str | None, column: str | None, dataset: "Dataset") -> tuple[str | None, str | None]:
+    """What `balance` and `label_column` of [`select_coreset`] are by the two options, `None` for what is not given.
 
     Raises:
-        InputError: if they do not go together.
+        InputError: if they do not go together, or a dataset cannot be balanced by the column.
     """
-    if column is not None and balance not in (None, "class"):
+    from ..coresets.scored import check_values
+
+    if column is None:
+        return balance, None
+    if balance not in (None, "class"):
         raise InputError(
             f"`balance_column` {column!r} takes the place of the classes, and `balance` is {balance!r}: leave one of "
             "them out"
         )
-    return column or balance
+    check_values(dataset, column, "balance_column")
+    return "class", column
 
 
 def recorded_split(source: Identity, dataset: str | None, split: str | None = None) -> "Dataset":

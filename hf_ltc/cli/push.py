@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import option
 from ..coresets.choose import Selection
@@ -96,8 +96,6 @@ class Push(Command):
             raise InputError(f"no judged coreset {self.judged!r}: make one with hf-ltc select SCORED --judge")
         fields = {each.name: each.default for each in dataclasses.fields(self)}
         own = {name: told[name] for name in ("score_column", "keep", "balance", "typical")}
-        if own["balance"] not in get_args(Balance):
-            own |= {"balance": None, "balance_column": own["balance"]}
         for name, value in own.items():
             if (given := getattr(self, name)) not in (value, fields[name]):
                 raise InputError(
@@ -115,7 +113,7 @@ class Push(Command):
         return dataclasses.replace(self, **own)._push(drawn, told[JUDGED])
 
     def _push(self, drawn: Mapping[str, Any], judgement: Mapping[str, Any] | None) -> Results:
-        from ..coresets.scored import balanced_by, usual_balance
+        from ..coresets.scored import usual_balance
         from ..hub.options import check_push
         from ..hub.push import push_coreset
         from ..hub.repository import check_repo_id
@@ -137,8 +135,8 @@ class Push(Command):
         scored = self._scored(run, source)
         if judgement is not None and self.score_column not in scored.column_names:
             scored = _with_scores_of(scored, run, judgement["kept"], judgement["seed"])
-        way, label_column = usual_balance(source, balance_given(self.balance, self.balance_column))
-        balance, label_column = balanced_by(scored, way, label_column)
+        given = balance_given(self.balance, self.balance_column, scored)
+        balance, label_column = usual_balance(source, *given)
         splits = {name: recorded_split(source, self.dataset, name) for name in self.splits}
         if self.held_out:
             if "validation" in splits or not (run.validation_rows >= 0).any():
@@ -264,8 +262,8 @@ class Push(Command):
 
         if self.scored is None:
             train = recorded_split(source, self.dataset)
-            balance = balance_given(self.balance, self.balance_column)
-            return run.score(train, balance=balance, typical=self.typical, **self.variant.given())
+            balance, column = balance_given(self.balance, self.balance_column, train)
+            return run.score(train, balance=balance, label_column=column, typical=self.typical, **self.variant.given())
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(f"no scored dataset {self.scored!r}: make one with hf-ltc score, or Dataset.save_to_disk")
         return load_from_disk(self.scored)

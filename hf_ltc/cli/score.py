@@ -81,17 +81,23 @@ class Score(Command):
         output = check_output(self.output, SCORED, self.run, self.dataset or source.path)
         train = recorded_split(source, self.dataset)
         variant = self.variant.given()
-        balance = balance_given(self.balance, self.balance_column)
+        balance, label_column = balance_given(self.balance, self.balance_column, train)
+        options: dict[str, Any] = {
+            "balance": balance,
+            "label_column": label_column,
+            "typical": self.typical,
+            **variant,
+        }
         if isinstance(run, LossSummary):
             if self.baseline:
                 raise InputError(
                     f"`baseline` {self.baseline[0]!r} needs trajectories, and {self.run!r} has running sums "
                     "(`RecordConfig.store` summary): leave it out, or record with `RecordConfig.store` trajectories"
                 )
-            scored = run.score(train, balance=balance, typical=self.typical, **variant)
+            scored = run.score(train, **options)
             known = {}
         else:
-            scored = run.score(train, balance=balance, typical=self.typical, baselines=self.baseline, **variant)
+            scored = run.score(train, baselines=self.baseline, **options)
             known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
         each, hard = _by_run(run, variant)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
@@ -120,6 +126,7 @@ class Score(Command):
             "family": score_variant(**variant),
             "losses": run.loss_name,
             "balance": usual_balance(source, balance)[0],
+            "balance_column": self.balance_column,
             "typical": TYPICAL if self.typical is None else self.typical,
             "reliability": values["reliability"],
             "baselines": {
@@ -194,7 +201,7 @@ class Select(Command):
     def execute(self) -> Results:
         from datasets import load_from_disk
 
-        from ..coresets.scored import balanced_by, decided, usual_balance
+        from ..coresets.scored import decided, usual_balance
         from ..coresets.select import select_coreset
         from ..coresets.summary import describe_coreset
 
@@ -202,8 +209,8 @@ class Select(Command):
             raise InputError(f"`judge_steps` {self.judge_steps} goes with --judge: add it, or leave the steps out")
         if self.judge and self.balance_column is not None:
             raise InputError(
-                f"`judge` trains classifiers of the recorded classes, and `balance_column` is {self.balance_column!r}: "
-                "leave one of them out"
+                "`judge` trains classifiers of the recorded classes, and `balance_column` is "
+                f"{self.balance_column!r}: leave one of them out"
             )
         output = check_output(self.output, CORESET, self.scored)
         if not (Path(self.scored) / "state.json").is_file():
@@ -220,11 +227,16 @@ class Select(Command):
         recipe = Recipe.from_dict(beside_rows)
         others = ("scored", "output", "judge", "judge_steps", "balance_column")
         kept: dict[str, Any] = {name: value for name, value in vars(self).items() if name not in others}
-        given = balance_given(self.balance, self.balance_column)
-        way, label_column = usual_balance(recipe.dataset, given, self.label_column)
+        given, column = balance_given(self.balance, self.balance_column, scored)
+        if column is not None and self.label_column not in (None, column):
+            raise InputError(
+                f"`balance_column` {column!r} takes the place of the classes, and `label_column` is "
+                f"{self.label_column!r}: leave one of them out"
+            )
+        way, label_column = usual_balance(recipe.dataset, given, column or self.label_column)
         if self.label_column is None and label_column not in scored.column_names:
             label_column = None
-        kept["balance"], kept["label_column"] = balanced_by(scored, way, label_column)
+        kept["balance"], kept["label_column"] = way, label_column
         # As the dataset is ranked, for the recipe and for what comes next.
         made = beside_rows.get(SCORED) or {}
         typical = self.typical
@@ -246,8 +258,6 @@ class Select(Command):
             label_column=kept["label_column"],
             exclude_negative=kept["exclude_negative"],
         )
-        if self.balance_column is not None:
-            told["balance"] = self.balance_column
         save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool, **told}})
         following: list[Command | str] = [f"import datasets; coreset = datasets.load_from_disk({self.output!r})"]
         if "run" in made:

@@ -81,7 +81,17 @@ def balanced_by(dataset: Dataset, balance: str, label_column: str | None) -> tup
         raise InputError(
             f"`balance` is the column {balance!r}, and `label_column` is {label_column!r}: leave one of them out"
         )
+    check_values(dataset, balance, "balance")
     return "class", balance
+
+
+def check_values(dataset: Dataset, column: str, option: str) -> None:
+    """Checks that the values of a column can take the place of the classes.
+
+    Raises:
+        InputError: if they cannot, naming the option that names the column.
+    """
+    read_labels(dataset, find_label_column(dataset, column, option), class_names(dataset, column), option)
 
 
 def usual_balance(

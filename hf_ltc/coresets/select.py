@@ -51,7 +51,7 @@ def rank_coreset(
             broken by the position in it.
         balance (`str`, *optional*, defaults to `"class"`):
             `"class"`, `"proportional"` or `"none"`; or a column, such as `"source"`, whose values are taken for the
-            classes.
+            classes. A column with one of these three names is given as `label_column`.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
         rank_column (`str`, *optional*):
             The column to add or replace; `x_rank` for a score column `x_score` if not given.

@@ -124,7 +124,7 @@ def same_columns(dataset: Dataset, columns: InputColumns) -> InputColumns:
     return find_input_columns(dataset, InputColumns() if renamed else columns)
 
 
-def find_label_column(dataset: Dataset, name: str | None = None) -> str:
+def find_label_column(dataset: Dataset, name: str | None = None, option: str = "label_column") -> str:
     """Finds the column with the class labels, by its feature type `ClassLabel`.
 
     A column of strings, integers or booleans is taken as class labels only if the caller names it, since it may hold
@@ -133,6 +133,7 @@ def find_label_column(dataset: Dataset, name: str | None = None) -> str:
     Args:
         dataset (`datasets.Dataset`): The dataset.
         name (`str`, *optional*): The column, if the caller knows it.
+        option (`str`, *optional*, defaults to `"label_column"`): The parameter that names it, for messages.
 
     Returns:
         `str`: the name of a column that [`read_labels`] can read.
@@ -148,16 +149,15 @@ def find_label_column(dataset: Dataset, name: str | None = None) -> str:
                 f"`label_column`{_candidates(castable)} or cast it with dataset.class_encode_column({castable[0]!r})"
             )
         return _only_one(dataset, found, "label", "ClassLabel")
-    _require_column(dataset, name, "`label_column`")
+    _require_column(dataset, name, f"`{option}`")
     if isinstance(dataset.features[name], List | LargeList):
         raise InputError(
-            f"column {name!r} holds lists of labels: losses are recorded of one class a row, and no multi-label "
-            f"column; choose another `label_column`{_candidates(found)}"
+            f"column {name!r} holds lists, and each row has one class: choose another `{option}`{_candidates(found)}"
         )
     if name not in found and not _is_castable(dataset.features[name]):
         raise InputError(
             f"column {name!r} holds {_shown(dataset.features[name])}, not class labels: choose another "
-            f"`label_column`{_candidates(found)} or cast it to datasets.ClassLabel"
+            f"`{option}`{_candidates(found)} or cast it to datasets.ClassLabel"
         )
     return name
 
@@ -181,7 +181,9 @@ def class_names(dataset: Dataset, label_column: str) -> list[str]:
     return [str(value) for value in _distinct(read_column(dataset, label_column))]
 
 
-def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None = None) -> np.ndarray:
+def read_labels(
+    dataset: Dataset, label_column: str, names: Sequence[str] | None = None, option: str = "label_column"
+) -> np.ndarray:
     """Reads the class of every row, in the dataset's row order, as stored: no image is decoded.
 
     Args:
@@ -190,6 +192,7 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
         names (`Sequence[str]`, *optional*):
             The classes in the order of their numbers, e.g. [`class_names`] of the train split for the labels of a
             validation split, which may lack some of them; those of this dataset if not given.
+        option (`str`, *optional*, defaults to `"label_column"`): The parameter that names it, for messages.
 
     Returns:
         `np.ndarray`: int64 `(N,)`, numbers from 0 to the number of classes less 1.
@@ -214,7 +217,7 @@ def read_labels(dataset: Dataset, label_column: str, names: Sequence[str] | None
         shown = listed(rows, lambda row: f"row {row}: {_shown_label(stored[int(row)])}")
         raise InputError(
             f"column {label_column!r} has {_counted(len(rows), 'row')} without one of its {len(own)} classes "
-            f"({shown}): leave them out with dataset.filter, or fix their labels"
+            f"({shown}): leave them out with dataset.filter, fix their labels, or choose another `{option}`"
         )
     labels = values.to_numpy().astype(np.int64)
     if names is not None and list(names) != own:

@@ -42,7 +42,16 @@ def test_any_column_in_the_place_of_the_classes(told):
     said = told("select scored --size 12 --balance-column source --output coreset")
     assert "Each of its 3 classes has 4 rows" in said and "--balance-column source" in said
     assert sorted(load_from_disk("coreset")["source"]) == ["books"] * 4 + ["sums"] * 4 + ["web"] * 4
-    assert read_json(Path("coreset/recipe.json"))["coreset"]["balance"] == "source"
+    assert read_json(Path("coreset/recipe.json"))["coreset"]["label_column"] == "source"
+
+
+@pytest.mark.parametrize("name", ["class", "none", "proportional"])
+def test_a_column_named_as_a_way_of_balancing(told, name):
+    load_from_disk("rows").rename_column("source", name).save_to_disk("named")
+    told(f"score run --dataset named --balance-column {name} --output scored")
+    said = told(f"select scored --size 12 --balance-column {name} --output coreset")
+    assert "Each of its 3 classes has 4 rows" in said and f"--balance-column {name}" in said
+    assert sorted(load_from_disk("coreset")[name]) == ["books"] * 4 + ["sums"] * 4 + ["web"] * 4
 
 
 @pytest.mark.parametrize(
@@ -51,7 +60,20 @@ def test_any_column_in_the_place_of_the_classes(told):
         ("select scored --fraction 0.1 --balance none --balance-column source", "--balance-column 'source' takes the"),
         (
             "select scored --fraction 0.1 --balance-column sources",
-            "is 'sources': it must be one of class,",
+            "--balance-column 'sources': no such column (it has 'messages', ",
+        ),
+        ("select scored --fraction 0.1 --balance-column ltc_score", "not class labels: choose another --balance-col"),
+        (
+            "select scored --fraction 0.1 --balance-column loss_trajectory",
+            "holds lists, and each row has one class: choose another --balance-column",
+        ),
+        (
+            "select scored --fraction 0.1 --balance-column ltc_rank",
+            "fix their labels, or choose another --balance-column",
+        ),
+        (
+            "select scored --fraction 0.1 --balance-column source --label-column turns",
+            "--balance-column 'source' takes the place of the classes, and --label-column is 'turns'",
         ),
         ("select scored --fraction 0.1 --judge", "--judge trains classifiers, and these rows have no classes"),
         ("evaluate run --dataset rows --models embedding_bag", "no classes, which classifiers are trained for"),

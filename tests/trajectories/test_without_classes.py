@@ -86,10 +86,16 @@ def test_columns_that_cannot_be_balanced_by(run, rows):
         select_coreset(scored, 0.1, balance="sources")
     with pytest.raises(InputError, match="`balance` is the column 'source', and `label_column` is 'turns'"):
         select_coreset(scored, 0.1, balance="source", label_column="turns")
-    with pytest.raises(InputError, match="column 'ltc_score' holds float32, not class labels"):
+    with pytest.raises(InputError, match="column 'ltc_score' holds float32, not class labels: choose another `bal"):
         select_coreset(scored, 0.1, balance="ltc_score")
+    with pytest.raises(
+        InputError, match="'loss_trajectory' holds lists, and each row has one class: choose another `b"
+    ):
+        select_coreset(scored, 0.1, balance="loss_trajectory")
     gone = rows.map(lambda row: {"source": None if row["turns"] == 2 else row["source"]})
-    with pytest.raises(InputError, match=r"column 'source' has 20 rows without one of its 3 classes \(row 2: null"):
+    with pytest.raises(
+        InputError, match=r"column 'source' has 20 rows without one of its 3 classes \(row 2: null.*other `b"
+    ):
         run.score(gone, balance="source")
 
 
