@@ -1,4 +1,4 @@
-"""`--store summary` from the command line: recorded, scored and chosen as with trajectories; what needs them says so."""
+"""`--store summary` on the command line: recorded, scored and chosen as with trajectories; what needs them says so."""
 
 import pytest
 from datasets import load_from_disk
