@@ -1,10 +1,12 @@
 """The command line: which commands there are, and the exit code of each outcome."""
 
 import argparse
+import atexit
 import json
 import os
 import signal
 import sys
+from contextlib import redirect_stdout
 
 from .. import __version__
 from ..config import RecordConfig
@@ -50,10 +52,18 @@ def _run(arguments: list[str] | None) -> int:
     try:
         _check_text(options)
         with heard_news(options.names, is_first(), late=options.command.IS_SHORT):
-            results = parsed(options, options.command).execute()
+            # Trackers and other libraries print news of their own, which are no JSON.
+            with redirect_stdout(sys.stderr if options.json else sys.stdout):
+                results = parsed(options, options.command).execute()
             if results is not None:
-                text = [spelled("\n".join(results.text), options.names), *map(_next_line, results.following)]
-                print(json.dumps(results.values, indent=2) if options.json else "\n".join(text))
+                following = [what if isinstance(what, str) else command_line(what) for what in results.following]
+                if options.json:
+                    print(json.dumps({**results.values, "next": following}, indent=2))
+                    # Some have a last word when the process ends.
+                    atexit.register(_print_to_stderr)
+                else:
+                    said = map(_next_line, results.following, following)
+                    print("\n".join([spelled("\n".join(results.text), options.names), *said]))
     except InputError as error:
         if is_first():
             print(f"hf-ltc: error: {spelled(str(error), options.names)}", file=sys.stderr)
@@ -65,8 +75,12 @@ def _run(arguments: list[str] | None) -> int:
     return 0
 
 
-def _next_line(what: Command | str) -> str:
-    return f"Next, in Python: {what}" if isinstance(what, str) else f"Next: {command_line(what)}"
+def _print_to_stderr() -> None:
+    sys.stdout = sys.stderr
+
+
+def _next_line(what: Command | str, line: str) -> str:
+    return f"Next, in Python: {line}" if isinstance(what, str) else f"Next: {line}"
 
 
 def _check_text(options: argparse.Namespace) -> None:
@@ -94,6 +108,6 @@ def _parser() -> Parser:
         others = {parameter: own[option] for parameter, option in command.PARAMETERS.items()}
         names = {**own, **others, **of_record}
         added.add_options(command, names)
-        added.add_argument("--json", action="store_true", help="print results as JSON")
+        added.add_argument("--json", action="store_true", help="print results as JSON, and what to run next")
         added.set_defaults(command=command, names=names)
     return parser

@@ -306,6 +306,35 @@ def test_select_says_what_it_kept_and_what_comes_next(place, tmp_path, capsys):
     )
 
 
+def test_json_has_what_comes_next(place, tmp_path, capsys):
+    line = ["select", place / "scored", "--size", "20", "--output", tmp_path / "coreset"]
+    assert as_json(capsys, *line)["next"][-1].startswith("import datasets; coreset = datasets.load_from_disk(")
+    (following,) = as_json(capsys, "compare", place / "run-0", place / "run-1")["next"]
+    assert following == f"hf-ltc score {place / 'run-0'} --output {place / 'run-0-scored'}"
+
+
+# Trackio prints so, when it begins and when the process ends.
+_TALKING = """
+import atexit, sys
+from hf_ltc.cli.main import main
+from hf_ltc.cli.score import Select
+execute = Select.execute
+def talking(self):
+    print("* Trackio project initialized")
+    atexit.register(print, "* Run finished")
+    return execute(self)
+Select.execute = talking
+sys.exit(main())
+"""
+
+
+def test_stdout_has_nothing_but_json_whatever_libraries_print(place, tmp_path):
+    line = ["select", place / "scored", "--size", "20", "--output", tmp_path / "coreset", "--json"]
+    done = subprocess.run([sys.executable, "-c", _TALKING, *line], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["rows"] == 20
+    assert "* Trackio project initialized" in done.stderr and "* Run finished" in done.stderr
+
+
 def test_compare(place, capsys):
     runs = [Trajectories.load(place / f"run-{seed}") for seed in (0, 1)]
     wanted = reliability(runs, of="levels")

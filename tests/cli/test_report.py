@@ -30,6 +30,8 @@ def test_the_page_of_a_run(place, tmp_path, capsys):
     other = write_report(run, rows, tmp_path / "other.html", baselines=["aum"])
     assert file.read_bytes() == other.read_bytes()
     found = as_json(capsys, "report", folder / "run", "--output", file, "--preset", "ltc", "--balance", "none")
+    (following,) = found.pop("next")
+    assert following.startswith("hf-ltc push ")
     assert found == {"output": str(file), "bytes": file.stat().st_size, "rows": len(run)}
     assert file.read_bytes() != other.read_bytes()
 
