@@ -33,6 +33,13 @@ class Evaluation:
     methods: list[dict[str, Any]]
     trials: list[dict[str, Any]]
 
+    def __repr__(self) -> str:
+        lines = [
+            f"  {row['model']}, {row['method']}, {row['rows']:,} rows: {row['mean']:.1%} (n = {row['n']})"
+            for row in self.rows
+        ]
+        return "\n".join([f"Evaluation of {len(self.trials)} models, test accuracy", *lines])
+
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Mean, sample deviation, number of seeds and cost of each choice of rows and model."""

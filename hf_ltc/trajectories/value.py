@@ -151,6 +151,10 @@ class Trajectories(ExchangeMixin):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        samples, checkpoints = len(self.validation_labels), " + ".join(map(str, self.lengths))
+        return f"Trajectories({len(self):,} rows, {samples:,} validation samples, {checkpoints} checkpoints)"
+
     @property
     def runs(self) -> list["Trajectories"]:
         """Each of its runs as a value of its own, with what it recorded."""

@@ -13,7 +13,7 @@ from tests.hub_server import Client, Hub
 
 pytest_plugins = ["tests.hub_fixtures"]
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "skills" / "hf-ltc" / "SKILL.md"]
 _FENCE = re.compile(r"^ *```(\w*)", re.MULTILINE)
 # Languages of blocks that nobody runs.
 _SHOWN = {"text", "json", "bibtex", "math", "options"}

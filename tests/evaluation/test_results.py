@@ -80,6 +80,12 @@ def test_means_deviations_and_seeds():
         assert row["rows"] == own[0]["rows"]
 
 
+def test_it_is_shown_as_its_means():
+    head, first, *_ = repr(evaluation(seeds=1)).splitlines()
+    assert head == "Evaluation of 22 models, test accuracy"
+    assert first.startswith("  resnet18, full, 500 rows: 9") and first.endswith("% (n = 1)")
+
+
 def test_one_seed_has_no_deviation():
     assert deviation([0.5]) is None and deviation([]) is None and deviation([0.5, 0.5]) == 0
     assert all(row["deviation"] is None and row["n"] == 1 for row in evaluation(seeds=1).rows)

@@ -62,6 +62,7 @@ def test_shapes_that_do_not_go_together_are_refused(changes, message):
 
 def test_it_is_frozen_and_as_long_as_its_rows():
     run = make()
+    assert repr(run) == "Trajectories(50 rows, 10 validation samples, 5 checkpoints)"
     assert len(run) == ROWS - len(HELD)
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.lengths = (1,)
