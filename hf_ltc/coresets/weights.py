@@ -5,6 +5,7 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from ..data.columns import with_columns
+from ..data.inputs import require_dataset
 from ..utils.errors import InputError, some_rows
 from .scored import read_scores
 
@@ -21,15 +22,18 @@ def weight_rows(dataset: Dataset, *, score_column: str = "ltc_score", weight_col
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers of which more is better.
-        weight_column (`str`, *optional*, defaults to `"weight"`): The column to add or replace.
+        weight_column (`str`, *optional*, defaults to `"weight"`):
+            The column to add. One that is there is never replaced, not even by weights of another score.
 
     Returns:
         `datasets.Dataset`: with one more column, float32. It is 0 for candidate rows without a score, as their
         trajectory is flat, and null for rows that are no candidates: those held out as validation samples.
 
     Raises:
-        InputError: if the column is missing or of another type, has infinite values, or no score above 0.
+        InputError: if the column of scores is missing or of another type, has infinite values, or no score above 0,
+            and if that of weights is there.
     """
+    check_weight_column(dataset, weight_column)
     scores, candidates = read_scores(dataset, score_column)
     if len(infinite := np.flatnonzero(np.isinf(scores))):
         raise InputError(
@@ -41,6 +45,22 @@ def weight_rows(dataset: Dataset, *, score_column: str = "ltc_score", weight_col
         raise InputError(
             f"column {score_column!r} has no score above 0, so that no row would count: name another score column"
         )
+    # Divided twice, since the sum of very small or very large scores has no reciprocal, or is infinite.
+    weights /= weights.max()
     weights *= np.count_nonzero(candidates) / weights.sum()
     column = pa.array(weights.astype(np.float32), mask=~candidates)
     return with_columns(dataset, {weight_column: (column, Value("float32"))})
+
+
+def check_weight_column(dataset: Dataset, weight_column: str) -> None:
+    """Checks that no column would be replaced.
+
+    Raises:
+        InputError: if it is there.
+    """
+    require_dataset(dataset, "dataset")
+    if weight_column in dataset.column_names:
+        raise InputError(
+            f"`weight_column` {weight_column!r} is a column of the dataset already: give another name, or remove that "
+            f"column (dataset.remove_columns({weight_column!r}))"
+        )

@@ -12,7 +12,7 @@ from datasets import Dataset, Value
 
 from ..coresets import order, select
 from ..coresets.scored import usual_balance
-from ..coresets.weights import weight_rows
+from ..coresets.weights import WEIGHT, check_weight_column, weight_rows
 from ..data.columns import (
     LOSS_TRAJECTORY,
     LTC_SCORE,
@@ -398,18 +398,23 @@ class Trajectories(ExchangeMixin):
         reliability.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
         return ranked
 
-    def weights(self, dataset: Dataset, **options: Any) -> Dataset:
+    def weights(self, dataset: Dataset, *, weight_column: str = WEIGHT, **options: Any) -> Dataset:
         """Adds a weight for each row's loss, of mean one, where no row is to be left out: [`Trajectories.score`], and
         [`weight_rows`] by that score.
 
         Args:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
+            weight_column (`str`, *optional*, defaults to `"weight"`): The column to add; one that is there is refused.
             **options: As for [`Trajectories.score`].
 
         Returns:
-            `datasets.Dataset`: with the columns of the score and `weight`, float32, null for rows held out.
+            `datasets.Dataset`: with the columns of the score and of the weights, float32, null for rows held out.
+
+        Raises:
+            InputError: as [`Trajectories.score`] and [`weight_rows`].
         """
-        return weight_rows(self.score(dataset, **options))
+        check_weight_column(dataset, weight_column)
+        return weight_rows(self.score(dataset, **options), weight_column=weight_column)
 
 
 def _table(values: Any, name: str) -> Any:

@@ -35,11 +35,20 @@ def test_weights_are_in_proportion_to_the_score_above_zero():
     assert again.format["type"] == "numpy"
 
 
-def test_a_weight_column_is_replaced():
-    dataset, _, _ = scored_dataset()
-    once = weight_rows(dataset)
-    assert values(weight_rows(once), "weight") == values(once, "weight")
-    assert weight_rows(once).column_names == once.column_names
+def test_a_weight_column_is_not_replaced():
+    once = weight_rows(scored_dataset()[0])
+    with pytest.raises(
+        InputError, match=r"`weight_column` 'weight' is a column .* \(dataset.remove_columns\('weight'"
+    ):
+        weight_rows(once)
+    assert values(weight_rows(once, weight_column="again"), "again") == values(once, "weight")
+
+
+@pytest.mark.parametrize("unit", [5e-324, 1e308])
+def test_scores_of_any_size_have_weights(unit):
+    rows = Dataset.from_dict({"x_score": [3 * unit, unit, -unit, 0.0] if unit < 1 else [unit, unit / 3, -unit, 0.0]})
+    weights = values(weight_rows(rows, score_column="x_score"), "weight")
+    np.testing.assert_allclose(weights, [3, 1, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ def test_weights_instead_of_a_choice(run, rows):
     np.testing.assert_allclose(np.array(weighted["weight"], float)[run.rows], scores / scores.mean(), rtol=1e-5)
     assert weighted["weight"].count(None) == len(run.validation_rows)
     assert weighted["ltc_score"] == run.score(rows, preset="das")["ltc_score"]
+    with pytest.raises(InputError, match="`weight_column` 'turns' is a column of the dataset already: give another"):
+        run.weights(rows, weight_column="turns")
+    assert run.weights(weighted, preset="das", weight_column="w")["w"] == weighted["weight"]
 
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant["scope"] == "class"])
