@@ -51,7 +51,8 @@ def rank_coreset(
             broken by the position in it.
         balance (`str`, *optional*, defaults to `"class"`):
             `"class"`, `"proportional"` or `"none"`; or a column, such as `"source"`, whose values are taken for the
-            classes. A column with one of these three names is given as `label_column`.
+            classes. A column with one of these three names is given as `label_column`. Rows without classes need
+            `"none"`.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
         rank_column (`str`, *optional*):
             The column to add or replace; `x_rank` for a score column `x_score` if not given.
@@ -261,7 +262,8 @@ def _choose(
         ranking = decided(dataset, score_column, selection).ranking
         warnings.warn(
             f"column {rank_column!r} has another order of these rows than {ranking} gives, and is replaced: filter by "
-            "it (in_coreset) to keep that order, or give the options that the rows were ranked with, `typical` too",
+            "it (in_coreset) to keep that order, or give the options that the rows were ranked with, `balance` and "
+            "`typical` too",
             LTCWarning,
             stacklevel=3,
         )

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
 from ..utils.errors import InputError, listed
-from .columns import read_column
+from .columns import rank_name, read_column
 
 
 def find_image_column(dataset: Dataset, name: str | None = None) -> str:
@@ -143,7 +143,10 @@ def find_label_column(dataset: Dataset, name: str | None = None, option: str = "
     """
     found = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     if name is None:
-        if not found and (castable := [c for c, feature in dataset.features.items() if _is_castable(feature)]):
+        # Ranks are integers too.
+        ranks = {rank_name(column) for column in dataset.column_names}
+        castable = [c for c, feature in dataset.features.items() if _is_castable(feature) and c not in ranks]
+        if not found and castable:
             raise InputError(
                 f"no column of type ClassLabel in the dataset: name the one that holds the classes with "
                 f"`label_column`{_candidates(castable)} or cast it with dataset.class_encode_column({castable[0]!r})"

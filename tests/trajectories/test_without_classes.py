@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
+from datasets import ClassLabel
 
-from hf_ltc.coresets.select import rank_coreset, select_coreset
+from hf_ltc.coresets.select import in_coreset, rank_coreset, select_coreset
 from hf_ltc.report.audit import audit
 from hf_ltc.report.page.write import write_report
 from hf_ltc.scores.ltc import VARIANTS, ltc_scores
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.trajectories.compare import reliability
 from hf_ltc.trajectories.value import Trajectories
-from hf_ltc.utils.errors import InputError
+from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.chats import chats, recorded
 
 
@@ -35,6 +36,10 @@ def test_scores_of_all_rows_alike(run, rows):
     # Typical rows first, and then those that score best, whatever their source.
     assert ranks[[place for place in order if ranks[place] >= typical]].tolist() == list(range(typical, 48))
     assert select_coreset(scored, 0.25, balance="none").num_rows == 12
+    said = r"\(one of 'source', 'turns'\) or cast .*; rows without classes are chosen with `balance` 'none'"
+    for choose in (rank_coreset, lambda rows: select_coreset(rows, 0.25)):
+        with pytest.raises(InputError, match=said):
+            choose(scored)
     assert run.attach(rows, ["tokens"])["tokens_trajectory"][int(run.rows[0])] == [3.0] * 5
     mapped = run.attach(rows).map(LTCScorer.from_trajectories(run), batched=True)
     assert mapped["ltc_score"] == scored["ltc_score"]
@@ -100,6 +105,19 @@ def test_columns_that_cannot_be_balanced_by(run, rows):
         InputError, match=r"column 'source' has 20 rows without one of its 3 classes \(row 2: null.*other `b"
     ):
         run.score(gone, balance="source")
+
+
+def test_classes_that_the_recording_did_not_have(rows, tmp_path):
+    rows = rows.add_column("quality", [i % 2 for i in range(60)]).cast_column("quality", ClassLabel(num_classes=2))
+    run = recorded(tmp_path / "run", rows)
+    scored = run.score(rows)
+    # Whoever does not say "none" is told that the order is another one.
+    with pytest.warns(LTCWarning, match="'ltc_rank' has another order of these rows .* `balance` and `typical` too"):
+        assert np.bincount(select_coreset(scored, size=12)["quality"]).tolist() == [6, 6]
+    kept = select_coreset(scored, size=12, balance="none")
+    assert sorted(kept["ltc_rank"]) == list(range(12))
+    first = scored.filter(in_coreset, fn_kwargs={"size": 12}, input_columns="ltc_rank", batched=True)
+    assert kept["messages"][:] == first["messages"][:]
 
 
 def test_other_rows_are_refused(run, rows):
