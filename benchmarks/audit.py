@@ -12,6 +12,9 @@ validation samples included. Every score is measured on the candidate rows, how 
 ones: AUROC, average precision, and the miss rate, which is the share of wrong labels that are not among as many rows
 as there are wrong labels.
 
+Beside these settings, scikit-learn's digits are recorded without augmentation for so long that the model knows the
+wrong labels by heart (HEART): `--only recordings --datasets digits`.
+
 What is there is not made again, and several processes may be started at once. DATA is as for recordings.py. Results go
 to audit.json and audit.md beside this file.
 """
@@ -38,7 +41,7 @@ from results import write_results
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from hf_ltc import RecordConfig, Trajectories, audit, baseline_scores, ltc_scores, record
+from hf_ltc import RecordConfig, Trajectories, audit, baseline_scores, digits, ltc_scores, record
 from hf_ltc.data.labels import read_labels
 from hf_ltc.data.load import load_split
 from hf_ltc.training.batches import image_batches
@@ -52,11 +55,18 @@ ROWS, EPOCHS, BATCH, FOLDS = 5_000, 15, 64, 5
 # The stem that the model was made with, as in recordings.py.
 MODEL, STEM = "test_resnet", "imagenet"
 KINDS = ("symmetric", "class-dependent")
+# What is recorded until it is known by heart, and how.
+HEART = "digits"
+HEART_OPTIONS = {"epochs": 60, "learning_rate": 0.05, "augment": False}
+HEART_SETTING = (HEART, 0.2, "symmetric")
 
 
 @cache
 def rows_of(folder: Path, name: str) -> tuple[Dataset, np.ndarray]:
     """The first rows of a dataset, with their images as stored, and their labels."""
+    if name == HEART:
+        train, _ = digits()
+        return train, read_labels(train, "label")
     train = load_split(folder / name, f"train[:{ROWS}]")
     labels, names = read_labels(train, "label"), train.features["label"].names
     if name == "cifar100":
@@ -115,16 +125,17 @@ def make_recording(data: Path, setting: tuple, path: Path) -> None:
     feature = rows.features["label"]
     labels = replaced(true, noise, kind, feature.num_classes, seed)
     wrong = rows.remove_columns("label").add_column("label", labels, feature=feature)
-    config = RecordConfig(
-        model=MODEL,
-        stem=STEM,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        seed=seed,
-        signals=["margin", "correct", "el2n", "predicted"],
-        num_workers=0,
-        output_dir=str(path),
-    )
+    options: dict = {
+        "model": MODEL,
+        "stem": STEM,
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "seed": seed,
+        "signals": ["margin", "correct", "el2n", "predicted"],
+        "num_workers": 0,
+        "output_dir": str(path),
+    }
+    config = RecordConfig(**options | (HEART_OPTIONS if dataset == HEART else {}))
     run = record(config, wrong, accelerator=Accelerator(cpu=True))
     print(f"{path.name}: {sum(run.recipe['seconds'].values()):.0f} s", flush=True)
 
@@ -249,6 +260,26 @@ def markdown(rows: list[dict], called: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def by_heart(heart: list[dict]) -> str:
+    """The table of recordings in which wrong labels were learned by heart, if there are any."""
+    if not heart:
+        return ""
+    seeds = len({row["seed"] for row in heart})
+    how = f"{HEART}, 20% wrong, {HEART_OPTIONS['epochs']} epochs without augmentation, {seeds} seeds"
+    lines = [
+        "",
+        f"## Known by heart: {how}",
+        "",
+        "| score | AUROC | average precision | miss rate |",
+        "|---|---:|---:|---:|",
+    ]
+    for name in dict.fromkeys(row["score"] for row in heart):
+        each = [row for row in heart if row["score"] == name]
+        means = [f"{np.mean([row[key] for row in each]):.3f}" for key in ("auroc", "average precision", "miss rate")]
+        lines.append(f"| {name} | {' | '.join(means)} |")
+    return "\n".join(lines) + "\n"
+
+
 def write_tables(options: argparse.Namespace) -> None:
     rows, called = [], []
     for setting in itertools.product(options.datasets, options.noise, options.kinds, options.seeds):
@@ -256,19 +287,33 @@ def write_tables(options: argparse.Namespace) -> None:
         if folder.is_dir() and is_finished(folder):
             found = measured(options.data, folder, setting)
             rows, called = rows + found[0], called + found[1]
+    heart = []
+    for seed in options.seeds:
+        folder = place(options.runs, (*HEART_SETTING, seed))
+        if folder.is_dir() and is_finished(folder):
+            heart += measured(options.data, folder, (*HEART_SETTING, seed))[0]
     here, command = Path(__file__), "python benchmarks/audit.py --data DATA"
     settings = {"rows": ROWS, "model": MODEL, "epochs": EPOCHS, "batch_size": BATCH, "folds": FOLDS}
     tool = {"cleanlab": version("cleanlab")} if find_spec("cleanlab") else {}
-    made = {"command": command, "settings": settings, **provenance(), **tool, "scores": rows, "rules": called}
+    made = {
+        "command": command,
+        "settings": settings,
+        **provenance(),
+        **tool,
+        "scores": rows,
+        "rules": called,
+        "by heart": heart,
+    }
     write_results(here.with_suffix(".json"), made)
-    here.with_suffix(".md").write_text(f"Made by `{command}`; audit.py says how.\n\n{markdown(rows, called)}")
+    text = markdown(rows, called) + by_heart(heart)
+    here.with_suffix(".md").write_text(f"Made by `{command}`; audit.py says how.\n\n{text}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/audit"))
-    parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=[*DATASETS, HEART])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2, 0.4, 0.05], help="shares of wrong labels")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -277,8 +322,11 @@ def main() -> None:
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
     options.runs.mkdir(parents=True, exist_ok=True)
-    for seed, noise, kind, dataset in itertools.product(options.seeds, options.noise, options.kinds, options.datasets):
+    settings = itertools.product(options.seeds, options.noise, options.kinds, options.datasets)
+    for seed, noise, kind, dataset in settings:
         setting = (dataset, noise, kind, seed)
+        if dataset == HEART and setting[:3] != HEART_SETTING:
+            continue
         folder = place(options.runs, setting)
         for what, make, path in (
             ("recordings", make_recording, folder),
