@@ -138,7 +138,7 @@ class RecordConfig:
     store: Store = option(
         "trajectories",
         "Keep the losses of every row in every epoch, or a summary: running sums of each row, of the same size "
-        "whatever the number of epochs, for scores with `aggregate` losses, such as the default.",
+        "whatever the number of epochs, for scores that aggregate losses, such as the default.",
     )
 
     validation_fraction: Part = option(0.1, "Without a validation split: hold out this share of each class.")
