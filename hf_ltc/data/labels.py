@@ -155,7 +155,8 @@ def find_label_column(dataset: Dataset, name: str | None = None, option: str = "
     _require_column(dataset, name, f"`{option}`")
     if isinstance(dataset.features[name], List | LargeList):
         raise InputError(
-            f"column {name!r} holds lists, and each row has one class: choose another `{option}`{_candidates(found)}"
+            f"column {name!r} holds lists, as multi-label columns do, and each row has one class: choose another "
+            f"`{option}`{_candidates(found)}"
         )
     if name not in found and not _is_castable(dataset.features[name]):
         raise InputError(

@@ -25,7 +25,7 @@ from ..utils.public import public_recipe
 from .cards import card_metadata
 from .options import check_push
 from .publish import publish
-from .repository import Pushed, explained, hub_api, patiently
+from .repository import Pushed, check_repo_id, explained, hub_api, patiently
 from .repository_recipe import (
     ORIGIN,
     SPLITS,
@@ -123,6 +123,8 @@ def push_coreset(
         InputError: for a dataset, budget or option that cannot be pushed; for scores that are not those of the
             recording; if the Hub refuses, cannot be reached, or holds something else under these names.
     """
+    # Before any work; the dataset is looked at to know how it is balanced.
+    check_repo_id(repo_id)
     require_dataset(scored, "scored")
     if trajectories is not None:
         require_recorded(trajectories)

@@ -65,7 +65,7 @@ def test_a_column_named_as_a_way_of_balancing(told, name):
         ("select scored --fraction 0.1 --balance-column ltc_score", "not class labels: choose another --balance-col"),
         (
             "select scored --fraction 0.1 --balance-column loss_trajectory",
-            "holds lists, and each row has one class: choose another --balance-column",
+            "and each row has one class: choose another --balance-column",
         ),
         (
             "select scored --fraction 0.1 --balance-column ltc_rank",

@@ -164,7 +164,7 @@ def test_rows_that_cannot_be_recorded_are_refused(tmp_path, bert):
     one = message(frame(label=[1] * 20))
     assert one.startswith("column 'label' has fewer than two classes: all 20 rows are '1'")
     many = frame(label=[[0], [0, 1]] * 10).cast_column("label", List(ClassLabel(names=["a", "b"])))
-    assert "column 'label' holds lists of labels" in message(many) and "multi-label" in message(many)
+    assert "column 'label' holds lists, as multi-label columns do, and each row has one class" in message(many)
     assert "`model` 'resnet18' does not take texts" in message(rows, model="resnet18")
     assert "`max_length` is 65, but `model`" in message(rows, model=bert, max_length=65)
     for name, value in (("image_size", 32), ("stem", "small"), ("channels_last", True), ("compile", True)):
