@@ -33,13 +33,13 @@ import PIL.Image
 import torch
 from datasets import Dataset, Features, Image
 from recordings import provenance
+from results import write_results
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from hf_ltc.training.images import SMALL_SIDE, StoredImages
-from hf_ltc.utils.files import write_json
 
 FILES = {
     "JPEG, 300 pixels": ("JPEG", 300),
@@ -175,7 +175,7 @@ def main() -> None:
     about = {"command": command, "load of the machine": [round(load, 1), round(os.getloadavg()[0], 1)], **provenance()}
     about["versions"] |= {name: version(name) for name in names}
     output = Path(__file__).with_suffix(".json")
-    write_json(output, {**about, "results": results})
+    write_results(output, {**about, "results": results})
     note = (
         f"Made by `{command}`; decoding.py says how. Images a second of one core, and the median of {options.repeats} "
         f"ratios within the same run. At {SMALL_SIDE} pixels this package shrinks the whole image."
