@@ -1,64 +1,37 @@
 """The settings of recordings and evaluations: every field is an option of the command, and stored with the results."""
 
 import dataclasses
-import math
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from .recipe import Recipe
-from .utils.errors import InputError, require
-from .utils.files import expanded, local
+from .utils.errors import InputError
+from .utils.files import expanded
+from .utils.settings import (
+    NOT_EMPTY,
+    Amount,
+    Check,
+    Count,
+    Names,
+    Part,
+    Rate,
+    Share,
+    Side,
+    Workers,
+    check_fields,
+    check_seeds,
+    different,
+    option,
+)
 
 SIGNALS = ("margin", "correct", "el2n", "predicted")
 # Those that are class numbers, of which there is no mean.
 CLASS_SIGNALS = ("predicted",)
-_LARGEST_SEED = 2**32
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 
 
-@dataclass(frozen=True)
-class Check:
-    """What a value must be beyond its type, in words and as a test.
-
-    It stands in the annotation of a field: `strict` of `huggingface_hub.dataclasses` never looks at the values of a
-    frozen dataclass, and a validator in the metadata would be an option of `HfArgumentParser` that there is not.
-    """
-
-    wanted: str
-    holds: Callable[[Any], bool]
-
-
-def _at_least(least: int) -> Check:
-    return Check(f"{least} or more", lambda value: value >= least)
-
-
-def _different(what: str) -> Check:
-    return Check(f"a list of different {what}", lambda values: len(set(values)) == len(values))
-
-
-_NOT_EMPTY = Check("one or more", bool)
-Count = Annotated[int, _at_least(1)]
-Amount = Annotated[float, _at_least(0)]
-Share = Annotated[float, Check("inside (0, 1]", lambda share: 0 < share <= 1)]
-Part = Annotated[float, Check("inside (0, 1)", lambda part: 0 < part < 1)]
-Rate = Annotated[float, Check("inside [0, 1)", lambda rate: 0 <= rate < 1)]
-Names = Annotated[list[str], _different("names")]
 Store = Literal["trajectories", "summary"]
 Signal = Annotated[str, Check("of " + ", ".join(SIGNALS), lambda name: name in SIGNALS)]
-Workers = Annotated[int, _at_least(0)]
-Side = Annotated[int, _at_least(4)]
-
-
-def option(default: Any, help: str, metavar: str | None = None) -> Any:
-    """A dataclass field with its default (`MISSING` if it has none), and what the command line shows of it."""
-    metadata = {"help": help} if metavar is None else {"help": help, "metavar": metavar}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -123,7 +96,7 @@ class RecordConfig:
     average_decay: Rate | None = option(None, "Decay of the average per step; 1 - 1 / (steps per epoch) if not given.")
     initial_losses: bool = option(True, "Record the losses of the untrained model as epoch 0.")
     record_every: Count = option(1, "Record after every k-th epoch (and always after the last).")
-    signals: Annotated[list[Signal], _different("names")] = option(
+    signals: Annotated[list[Signal], different("names")] = option(
         [],
         "Per-sample metrics to record besides the loss: margin, correct, el2n for the baselines; predicted, the class "
         "that the model gives a row, for hf-ltc audit.",
@@ -206,9 +179,9 @@ class RecordConfig:
     report_to: list[str] = option([], "Trackers of accelerate, e.g. tensorboard.")
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
         for name in ("seed", "validation_seed"):
-            _check_seeds(self, name, self.runs)
+            check_seeds(self, name, self.runs)
         _check_summary(self)
         # Three losses have two differences: with only one, all scores would be 1 or -1.
         recorded = len(self.recorded_epochs())
@@ -276,11 +249,11 @@ class EvaluateConfig:
         InputError: for a value outside its range, naming the parameter.
     """
 
-    models: Annotated[Names, _NOT_EMPTY] | None = option(
+    models: Annotated[Names, NOT_EMPTY] | None = option(
         None,
         "Target models: as `RecordConfig.model`, one or more; resnet18, or embedding_bag for texts, if not given.",
     )
-    fractions: Annotated[list[Share], _different("numbers"), _NOT_EMPTY] = option(
+    fractions: Annotated[list[Share], different("numbers"), NOT_EMPTY] = option(
         [0.1, 0.3], "Budgets, as shares of the candidate rows, in (0, 1]."
     )
     members: Names = option(
@@ -351,8 +324,8 @@ class EvaluateConfig:
     num_workers: Workers = _like_record("num_workers")
 
     def __post_init__(self) -> None:
-        _check_fields(self)
-        _check_seeds(self, "seed", self.seeds)
+        check_fields(self)
+        check_seeds(self, "seed", self.seeds)
         if not (self.members or self.baselines or self.full):
             raise InputError("nothing to evaluate: give `members`, `baselines` or `full`")
         if self.iterations is not None and self.protocol != "iterations":
@@ -374,49 +347,6 @@ EVALUATION_MAY_ADD = frozenset(
         *("cache_images", "cache_budget", "num_workers"),
     }
 )
-
-
-def _check_fields(config: Any) -> None:
-    """Checks every field by its annotation; the folder of the results is kept as it is called."""
-    if isinstance(config.output_dir, str | os.PathLike) and config.output_dir != "":
-        # Without a slash at its end, as names are made by adding to it.
-        object.__setattr__(config, "output_dir", str(local(config.output_dir, "output_dir")))
-    # Not the types of dataclasses.fields, which HfArgumentParser changes.
-    for name, kind in type(config).__annotations__.items():
-        _check(name, getattr(config, name), kind)
-
-
-def _check(name: str, value: Any, kind: Any) -> None:
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        _check(name, value, parts[0])
-        for check in parts[1:]:
-            require(check.holds(value), name, value, check.wanted)
-    elif origin is Literal:
-        require(value in parts, name, value, "one of " + ", ".join(parts))
-    elif origin is list:
-        item, items = (float, "numbers") if float in (parts[0], *get_args(parts[0])) else (str, "strings")
-        is_list = isinstance(value, list | tuple) and all(_is_of(each, item) for each in value)
-        require(is_list, name, value, f"a list of {items}")
-        for each in value:
-            _check(name, each, parts[0])
-    elif NoneType not in parts:
-        require(_is_of(value, kind), name, value, _KINDS[kind])
-    elif value is not None:
-        _check(name, value, parts[0])
-
-
-def _check_seeds(config: Any, name: str, count: int) -> None:
-    # The seeds that every random generator takes; each of several runs has its own.
-    value = getattr(config, name)
-    require(0 <= value <= _LARGEST_SEED - count, name, value, "inside [0, 2**32)")
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    # A bool is an int in Python, and never meant as a number.
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def require_config(config: Any, kind: type) -> None:

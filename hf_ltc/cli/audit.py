@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..config import DataConfig, option, recorded_config
+from ..config import DataConfig, recorded_config
 from ..recipe import Recipe
 from ..report.duplicates import SIMILARITY
 from ..utils.errors import InputError
+from ..utils.settings import option
 from .command import (
     APPLIED,
     AUDIT,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from ..config import EvaluateConfig, option
+from ..config import EvaluateConfig
 from ..coresets.choose import Selection
 from ..coresets.order import TYPICAL
 from ..recipe import Identity, Recipe
@@ -19,6 +19,7 @@ from ..scores.baselines import BASELINES
 from ..utils import files
 from ..utils.errors import InputError
 from ..utils.files import expanded, local
+from ..utils.settings import option
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config import EvaluateConfig, RecordConfig, option
+from ..config import EvaluateConfig, RecordConfig
 from ..recipe import Recipe
+from ..utils.settings import option
 from .command import Command, Results
 from .parsing import LocalPath
 from .report import PAGE

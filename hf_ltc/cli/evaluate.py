@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..config import EvaluateConfig, option
+from ..config import EvaluateConfig
 from ..recipe import Recipe
 from ..utils.errors import InputError
 from ..utils.files import write_json
+from ..utils.settings import option
 from .command import (
     DATASET_HELP,
     HOW_OFTEN,

@@ -19,7 +19,8 @@ from .parsing import Parser, command_line, dashed, option_names, parsed
 from .push import Push
 from .record import Compare, Record
 from .report import Report
-from .score import Score, Select
+from .score import Score
+from .select import Select
 from .terminal import Output, heard_news, is_first, spelled
 
 COMMANDS: tuple[type[Command], ...] = (Record, Score, Select, Push, Evaluate, Compare, Audit, Report, Demo)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..config import option
 from ..coresets.choose import Selection
 from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
+from ..utils.settings import option
 from .command import (
     CORESET,
     DATASET_HELP,

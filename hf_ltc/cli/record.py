@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..config import DataConfig, RecordConfig, option
+from ..config import DataConfig, RecordConfig
 from ..recipe import Recipe
 from ..utils.errors import InputError
+from ..utils.settings import option
 from .command import (
     BASELINE_NAMES,
     LOSSES_HELP,

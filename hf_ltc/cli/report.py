@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..config import option
 from ..coresets.order import Balance
 from ..recipe import Recipe
+from ..utils.settings import option
 from .command import (
     BASELINE_NAMES,
     DATASET_HELP,

@@ -187,19 +187,28 @@ def read_run(path: Path, losses: str | None = None, mmap: bool = False) -> dict[
     }
     arrays: dict[str, Any] = read if mmap else {metric: np.asarray(values) for metric, values in read.items()}
     return {
+        **rows_of_run(path, values, table, epochs),
         "losses": arrays.pop(name),
         "validation_losses": arrays.pop(VALIDATION_LOSS),
+        "signals": arrays,
+        "loss_name": name,
+        "features": RowFeatures.find(path, values["run"], table["train_rows"], table["validation_rows"]),
+    }
+
+
+def rows_of_run(
+    path: Path, recipe: Mapping[str, Any], table: Mapping[str, np.ndarray], epochs: Sequence[int]
+) -> dict[str, Any]:
+    """The fields of a value of one run that are the same whatever is kept of its losses."""
+    return {
         "labels": table["train_labels"],
         "validation_labels": table["validation_labels"],
         "rows": table["train_rows"],
         "validation_rows": table["validation_rows"],
         "epochs": np.array(epochs, dtype=np.int64),
         "lengths": (len(epochs),),
-        "signals": arrays,
         "ids": read_ids(path),
-        "recipe": values,
-        "loss_name": name,
-        "features": RowFeatures.find(path, values["run"], table["train_rows"], table["validation_rows"]),
+        "recipe": recipe,
     }
 
 

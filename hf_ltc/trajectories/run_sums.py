@@ -15,7 +15,7 @@ from .run_dir import (
     epoch_path,
     opened_run,
     published_epochs,
-    read_ids,
+    rows_of_run,
     seed_folders,
     write_epoch,
 )
@@ -46,16 +46,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise InputError(f"{str(path)!r} has trajectories and no running sums: load it with Trajectories.load")
     paths, samples = [epoch_path(path, epoch) for epoch in epochs], len(table["validation_labels"])
     return {
+        **rows_of_run(path, values, table, epochs),
         "sums": (read_sums(paths[-1]),),
         "validation_losses": np.asarray(EpochTable(paths, VALIDATION_LOSS, samples)),
-        "labels": table["train_labels"],
-        "validation_labels": table["validation_labels"],
-        "rows": table["train_rows"],
-        "validation_rows": table["validation_rows"],
-        "epochs": np.array(epochs, dtype=np.int64),
-        "lengths": (len(epochs),),
-        "ids": read_ids(path),
-        "recipe": values,
         "loss_name": values[SUMS_OF],
     }
 

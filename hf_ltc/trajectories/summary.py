@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Value
 
-from ..coresets import order, select
-from ..coresets.scored import usual_balance
-from ..data.columns import LTC_SCORE, rank_name, read_column, typicality_name, with_columns
+from ..coresets import order
+from ..data.columns import LTC_SCORE, rank_name, typicality_name
 from ..recipe import Recipe
 from ..scores import reliability
 from ..scores.kernels import run_spans
@@ -24,6 +23,7 @@ from ..utils.errors import InputError
 from ..utils.files import local
 from . import run_dir
 from .align import row_places
+from .ranked import ranked_by_score, score_columns
 from .run_dir import LOSSES
 from .run_sums import has_sums, read_summary
 from .value import Trajectories
@@ -260,19 +260,12 @@ class LossSummary:
         """
         where = self.positions(dataset, id_column)
         found = {LTC_SCORE: self.scores(preset=preset, **variant), typicality_name(LTC_SCORE): self.typicality()}
-        columns: dict[str, tuple[Any, object]] = {}
-        for name, each in found.items():
-            values = np.where(where >= 0, each[where], np.nan).astype(np.float32)
-            columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
+        columns = score_columns(found, where)
         # Flat rows have a rank and rows held out have none, though neither has a score: told by ranks that are there.
         columns[rank_name(LTC_SCORE)] = (pa.array(np.zeros(len(where), np.int32), mask=where < 0), Value("int32"))
-        way, label_column = usual_balance(Recipe.from_dict(self.recipe).dataset, balance, label_column)
-        ranked = select.rank_coreset(
-            with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
-        )
+        options: dict[str, Any] = {"balance": balance, "label_column": label_column, "typical": typical}
+        ranked, kept = ranked_by_score(dataset, columns, where, self, **options)
         variant = {"preset": preset, **variant}
-        kept = np.zeros(len(self), dtype=bool)
-        kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
         hard = reliability.doubt_of_hard(kept, self.mean_losses(), self.labels)
         runs = self.runs
         agreed = reliability.reliability_of(self.scores_by_run(**variant), self.labels) if len(runs) > 1 else None

@@ -7,32 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from datasets import Dataset, Value
+from datasets import Dataset
 
-from ..coresets import order, select
-from ..coresets.scored import usual_balance
+from ..coresets import order
 from ..coresets.weights import WEIGHT, check_weight_column, weight_rows
 from ..data.columns import (
     LOSS_TRAJECTORY,
     LTC_SCORE,
     TRAJECTORY_SUFFIX,
-    rank_name,
-    read_column,
     typicality_name,
     with_columns,
 )
 from ..data.inputs import class_numbers, integers, loss_table
 from ..recipe import Recipe
 from ..scores import ltc, reliability, scorers, typicality
-from ..scores.kernels import run_spans
 from ..utils import files
 from ..utils.errors import InputError, require
 from ..utils.files import local
 from . import combine, run_dir, tables
 from .align import row_places
+from .checks import check_fields
 from .exchange import ExchangeMixin
 from .features import RowFeatures, feature_columns, require_features
+from .ranked import ranked_by_score, score_columns
 from .run_dir import LOSSES, EpochTable, write_rows
 
 # A field that is not given has its value once the others are known.
@@ -110,40 +107,7 @@ class Trajectories(ExchangeMixin):
         given = len(self.epochs) if self.lengths is None else self.lengths
         # A number is that of a single run.
         self._set("lengths", tuple(integers(np.atleast_1d(np.asarray(given)), "lengths").tolist()))
-        checkpoints, n, q = len(self.epochs), len(self.rows), len(self.validation_labels)
-        shapes = {"losses": (self.losses, n), "validation_losses": (self.validation_losses, q)}
-        shapes |= {name: (table, n) for name, table in self.signals.items()}
-        for name, (table, columns) in shapes.items():
-            rows, found = tuple(table.shape)
-            if (rows, found) != (checkpoints, columns):
-                wanted = f"{name} has shape ({rows}, {found}), not"
-                if rows == columns != found:
-                    raise InputError(f"{wanted} (checkpoints, samples): it seems transposed, give {name}.T")
-                raise InputError(f"{wanted} ({checkpoints}, {columns})")
-        if sum(self.lengths) != checkpoints or min(self.lengths, default=1) < 1:
-            raise InputError(f"lengths {self.lengths} must be 1 or more each and sum to {checkpoints} checkpoints")
-        for name, values, count in (
-            ("labels", self.labels, n),
-            ("validation_rows", self.validation_rows, q),
-            ("ids", self.rows if self.ids is None else self.ids, n),
-        ):
-            if len(values) != count:
-                raise InputError(f"{name} has {len(values)} values for {count} samples")
-        if (np.diff(self.rows, prepend=-1) <= 0).any():
-            raise InputError(
-                "rows must be 0 or more and increasing: order rows, labels, ids, losses and signals by row number"
-            )
-        for start, stop in run_spans(self.lengths):
-            if (np.diff(self.epochs[start:stop]) <= 0).any():
-                raise InputError(
-                    f"epochs {self.epochs[start:stop].tolist()} must be increasing within a run: order epochs, losses "
-                    "and signals by epoch"
-                )
-        if self.loss_name not in LOSSES or self.loss_name in self.signals:
-            raise InputError(
-                f"loss_name is {self.loss_name!r}: it must be {' or '.join(LOSSES)}, and of no signal "
-                f"({', '.join(self.signals) or 'none'})"
-            )
+        check_fields(self)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -386,15 +350,9 @@ class Trajectories(ExchangeMixin):
         scores = ltc.ltc_scores(run, preset=preset, **variant)
         columns: dict[str, tuple[Any, object]] = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where)}
         known = {LTC_SCORE: scores, typicality_name(LTC_SCORE): typicality.ltc_typicality(run), **known}
-        for name, found in known.items():
-            values = np.where(where >= 0, found[where], np.nan).astype(np.float32)
-            columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
-        way, label_column = usual_balance(Recipe.from_dict(self.recipe).dataset, balance, label_column)
-        ranked = select.rank_coreset(
-            with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
-        )
-        kept = np.zeros(len(self), dtype=bool)
-        kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=max(1, len(self) // 10))]] = True
+        columns |= score_columns(known, where)
+        options: dict[str, Any] = {"balance": balance, "label_column": label_column, "typical": typical}
+        ranked, kept = ranked_by_score(dataset, columns, where, self, **options)
         reliability.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
         return ranked
 

@@ -318,7 +318,7 @@ def test_json_has_what_comes_next(place, tmp_path, capsys):
 _TALKING = """
 import atexit, sys
 from hf_ltc.cli.main import main
-from hf_ltc.cli.score import Select
+from hf_ltc.cli.select import Select
 execute = Select.execute
 def talking(self):
     print("* Trackio project initialized")

@@ -16,7 +16,8 @@ from hf_ltc.cli.main import COMMANDS, _parser
 from hf_ltc.cli.parsing import Parser, command_line, dashed, parsed
 from hf_ltc.cli.push import Push
 from hf_ltc.cli.record import Record
-from hf_ltc.cli.score import Score, Select
+from hf_ltc.cli.score import Score
+from hf_ltc.cli.select import Select
 from hf_ltc.config import DataConfig, EvaluateConfig, RecordConfig
 
 # What argparse takes for an option is none of a value that stands apart.

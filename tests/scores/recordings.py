@@ -3,8 +3,6 @@
 import functools
 import statistics
 import warnings
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from hf_ltc.data.splits import hold_out
 from hf_ltc.scores.ltc import ltc_scores
+from hf_ltc.scores.protocol import PlainLosses
 from hf_ltc.trajectories.value import Trajectories
 
 VARIANTS = [
@@ -28,21 +27,6 @@ WEIGHED = [(*member[:3], "uncertainty") for member in VARIANTS]
 def named(member):
     """A score variant as options."""
     return dict(zip(("of", "aggregate", "scope", "weighting"), member))
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What scoring needs of a recording."""
-
-    losses: Any
-    validation_losses: Any
-    labels: np.ndarray
-    validation_labels: np.ndarray
-    rows: np.ndarray
-    validation_rows: np.ndarray
-    epochs: np.ndarray
-    lengths: tuple[int, ...]
-    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 class OnDisk:
@@ -79,7 +63,7 @@ def make_run(n=60, q=12, lengths=(8,), classes=3, seed=0, **changes):
         "epochs": np.concatenate([np.arange(length) for length in lengths]),
         "lengths": lengths,
     }
-    return Run(**{**values, **changes})
+    return PlainLosses(**{**values, **changes})
 
 
 def pearson(x, y):

@@ -9,11 +9,12 @@ import pytest
 
 from hf_ltc.scores.explain import explain, explain_validation
 from hf_ltc.scores.ltc import ltc_scores
+from hf_ltc.scores.protocol import PlainLosses
 from hf_ltc.utils.errors import InputError
-from tests.scores.recordings import OnDisk, Run, make_run, named
+from tests.scores.recordings import OnDisk, make_run, named
 
 
-def correlations(run: Run, rows: Any, of: str = "differences") -> np.ndarray:
+def correlations(run: PlainLosses, rows: Any, of: str = "differences") -> np.ndarray:
     """Pearson correlations (R, Q) by numpy, of several runs the mean over them."""
     where, found = np.searchsorted(run.rows, rows), []
     for start, stop in pairwise(np.cumsum([0, *run.lengths])):

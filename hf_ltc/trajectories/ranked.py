@@ -1,0 +1,64 @@
+"""Scores of recorded rows as columns of their dataset, and the ranks by them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Value
+
+from ..coresets import order, select
+from ..coresets.scored import usual_balance
+from ..data.columns import LTC_SCORE, rank_name, read_column, with_columns
+from ..recipe import Recipe
+from ..scores.protocol import Validated
+
+# Warnings look at the coreset of a tenth.
+_LOOKED_AT = 10
+
+
+def score_columns(scores: Mapping[str, np.ndarray], where: np.ndarray) -> dict[str, tuple[Any, object]]:
+    """Columns of scores, float32, null for rows without one and for those that were not recorded.
+
+    Args:
+        scores (`Mapping[str, np.ndarray]`): `(N,)` each, by the name of its column; NaN where there is none.
+        where (`np.ndarray`): int64, each row's position among the recorded rows, or -1.
+    """
+    columns: dict[str, tuple[Any, object]] = {}
+    for name, found in scores.items():
+        values = np.where(where >= 0, found[where], np.nan).astype(np.float32)
+        columns[name] = (pa.array(values, mask=np.isnan(values)), Value("float32"))
+    return columns
+
+
+def ranked_by_score(
+    dataset: Dataset,
+    columns: Mapping[str, tuple[Any, object]],
+    where: np.ndarray,
+    run: Validated,
+    *,
+    balance: order.Balance | str | None,
+    label_column: str | None,
+    typical: float | None,
+) -> tuple[Dataset, np.ndarray]:
+    """Adds columns of scores to a dataset and ranks it by them.
+
+    Args:
+        dataset (`datasets.Dataset`): The recorded dataset.
+        columns (`Mapping`): From [`score_columns`], and others, as for [`with_columns`].
+        where (`np.ndarray`): As for [`score_columns`].
+        run ([`Trajectories`] or [`LossSummary`]): The recording, which knows whether its rows have classes.
+        balance, label_column, typical: As for [`Trajectories.score`].
+
+    Returns:
+        `tuple[Dataset, np.ndarray]`: the ranked dataset, and which recorded rows are in its coreset of a tenth, bool
+        `(N,)`, for warnings.
+    """
+    way, label_column = usual_balance(Recipe.from_dict(run.recipe).dataset, balance, label_column)
+    ranked = select.rank_coreset(
+        with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
+    )
+    size = max(1, len(run.rows) // _LOOKED_AT)
+    kept = np.zeros(len(run.rows), dtype=bool)
+    kept[where[select.in_coreset(read_column(ranked, rank_name(LTC_SCORE)), size=size)]] = True
+    return ranked, kept
