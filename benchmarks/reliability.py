@@ -11,7 +11,7 @@ the correlation of how early a row is kept with its mean loss and its AUM in the
 say no more than these), and the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of
 each length have a training of their own with a whole schedule; "first" are the first epochs of longer ones.
 
-Results go to reliability.json and reliability.md beside this file.
+Results go to reliability-DATASET.json and reliability.md beside this file.
 """
 
 import argparse
@@ -182,17 +182,13 @@ def main() -> None:
         "learning rate": about["learning_rate"],
     }
     command = "python benchmarks/reliability.py"
-    write_results(
-        here.with_suffix(".json"),
-        {
-            "command": command,
-            "settings": settings,
-            **provenance(),
-            "results": rows,
-            "stops": stopped,
-            "rising validation loss": rises,
-        },
-    )
+    tables = {"results": rows, "stops": stopped, "rising validation loss": rises}
+    for dataset in DATASETS:
+        own = {name: [row for row in each if row["dataset"] == dataset] for name, each in tables.items()}
+        write_results(
+            here.with_name(f"reliability-{dataset}.json"),
+            {"command": command, "settings": settings, **provenance(), **own},
+        )
     here.with_suffix(".md").write_text(f"Made by `{command}`; reliability.py says how.\n\n{markdown(rows, rises)}")
 
 

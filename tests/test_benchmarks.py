@@ -34,5 +34,4 @@ def test_records_are_read_as_they_were_written(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("file", sorted(SCRIPTS[0].parent.glob("*.json")), ids=lambda file: file.stem)
 def test_committed_results_can_be_reviewed(file):
-    # All lengths and windows of all scores: reliability.md has what is looked at.
-    assert file.stat().st_size < (200_000 if file.stem == "reliability" else 100_000)
+    assert file.stat().st_size <= 100_000
