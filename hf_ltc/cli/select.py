@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,17 +70,8 @@ class Select(Command):
     def execute(self) -> Results:
         from datasets import load_from_disk
 
-        from ..coresets.scored import decided, usual_balance
-        from ..coresets.select import select_coreset
-        from ..coresets.summary import describe_coreset
-
         if self.judge_steps is not None and not self.judge:
             raise InputError(f"`judge_steps` {self.judge_steps} goes with --judge: add it, or leave the steps out")
-        if self.judge and self.balance_column is not None:
-            raise InputError(
-                "`judge` trains classifiers of the recorded classes, and `balance_column` is "
-                f"{self.balance_column!r}: leave one of them out"
-            )
         output = check_output(self.output, CORESET, self.scored)
         if not (Path(self.scored) / "state.json").is_file():
             raise InputError(
@@ -93,6 +84,22 @@ class Select(Command):
                 f"cannot load the scored dataset {self.scored!r} ({one_line(error)}): make it again with hf-ltc score"
             ) from error
         beside_rows = recipe_beside(self.scored)
+        column = (beside_rows.get(SCORED) or {}).get("balance_column")
+        if self.balance is self.balance_column is self.label_column is None and column is not None:
+            # As hf-ltc score ranked these rows.
+            return replace(self, balance_column=column)._select(scored, beside_rows, output)
+        return self._select(scored, beside_rows, output)
+
+    def _select(self, scored: "Dataset", beside_rows: dict[str, Any], output: Path) -> Results:
+        from ..coresets.scored import decided, usual_balance
+        from ..coresets.select import select_coreset
+        from ..coresets.summary import describe_coreset
+
+        if self.judge and self.balance_column is not None:
+            raise InputError(
+                "`judge` trains classifiers of the recorded classes, and `balance_column` is "
+                f"{self.balance_column!r}: leave one of them out, or give `balance`"
+            )
         recipe = Recipe.from_dict(beside_rows)
         others = ("scored", "output", "judge", "judge_steps", "balance_column")
         kept: dict[str, Any] = {name: value for name, value in vars(self).items() if name not in others}

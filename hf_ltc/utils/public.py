@@ -9,7 +9,7 @@ from typing import Any
 from .files import finite
 
 # Settings that only say where and how fast things ran.
-_PRIVATE = {"output_dir", "report_to", "num_workers", "cache_images", "cache_budget", "eval_batch_size"}
+_PRIVATE = {"output_dir", "report_to", "num_workers", "cache_images", "cache_budget"}
 # What is said of the data themselves: names of columns and classes may look like anything.
 _COLUMNS = {"label_column", "image_column", "text_column", "text_pair_column", "id_column"}
 _DATA = {"names", "features", "content", *_COLUMNS}

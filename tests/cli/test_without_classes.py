@@ -45,6 +45,18 @@ def test_any_column_in_the_place_of_the_classes(told):
     assert read_json(Path("coreset/recipe.json"))["coreset"]["label_column"] == "source"
 
 
+def test_a_column_that_score_was_told_is_taken_by_select(told):
+    told("score run --dataset rows --balance-column source --output scored")
+    said = told("select scored --size 12 --output coreset")
+    assert "Each of its 3 classes has 4 rows" in said and "--balance-column source" in said
+    assert "Each of" not in told("select scored --size 12 --balance none --output other")
+    assert "Each of its 3 classes has 4 rows" in told("select scored --size 12 --label-column turns --output third")
+    assert sorted(load_from_disk("third")["turns"]) == [0] * 4 + [1] * 4 + [2] * 4
+    assert "--balance-column is 'source': leave one of them out, or give --balance" in told(
+        "select scored --size 12 --judge --output fourth", code=2
+    )
+
+
 @pytest.mark.parametrize("name", ["class", "none", "proportional"])
 def test_a_column_named_as_a_way_of_balancing(told, name):
     load_from_disk("rows").rename_column("source", name).save_to_disk("named")

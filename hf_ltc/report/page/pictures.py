@@ -156,7 +156,10 @@ def _losses(contents: Contents) -> "Figure":
     for name, values in lines.parts.items():
         panel.plot(grid, values, color=_COLORS[name], label=_TITLES[name])
     panel.plot(grid, contents.validation, color="black", linestyle="--", label="validation")
-    panel.set(xlabel="epoch", ylabel="loss", xlim=(grid[0], grid[-1]), ylim=(0, None))
+    panel.set(xlabel="epoch", ylabel="loss", xlim=(grid[0], grid[-1]))
+    # Losses of a loop of one's own may be negative.
+    if panel.dataLim.y0 >= 0:
+        panel.set_ylim(bottom=0)
     panel.legend(frameon=False, fontsize=9)
     return _plain(figure, panel)
 
