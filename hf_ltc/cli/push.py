@@ -117,7 +117,7 @@ class Push(Command):
         from ..hub.options import check_push
         from ..hub.push import push_coreset
         from ..hub.repository import check_repo_id
-        from ..hub.space import push_space
+        from ..hub.space import check_space, push_space
         from ..report.page.facts import dataset_title
         from ..report.page.pictures import ROWS
         from ..trajectories.on_hub import push_source_model, source_model_folder
@@ -157,6 +157,9 @@ class Push(Command):
         }
         check_push(self.repo_id, self.fractions, self.sizes, **options)
         self._check_page(drawn)
+        private = self.private or None
+        if self.space is not None:
+            check_space(self.space, dataset=self.repo_id, private=private)
         evaluation, pictures = self._evaluation(run, scored)
         with tempfile.TemporaryDirectory(prefix="hf_ltc-") as folder:
             page = self._page(run, recipe, scored, Path(folder))
@@ -177,7 +180,7 @@ class Push(Command):
                 source={"repo_id": self.source} if self.source else None,
                 dataset_name=self.dataset_name,
                 license=self.license,
-                private=self.private or None,
+                private=private,
                 variant=self._variant(),
                 judgement=judgement,
                 label_column=label_column,
@@ -187,7 +190,7 @@ class Push(Command):
             space = None
             if self.space is not None and page is not None:
                 title = dataset_title(recipe, self.dataset_name or self.source)
-                space = push_space(page, self.space, title=title, dataset=pushed.repo_id, private=self.private or None)
+                space = push_space(page, self.space, title=title, dataset=pushed.repo_id, private=private)
         values: dict[str, Any] = {
             "repo_id": pushed.repo_id,
             "url": pushed.url,
@@ -199,9 +202,7 @@ class Push(Command):
             values["space"] = {"repo_id": space.repo_id, "url": space.url, "revision": space.revision}
             text.append(str(space))
         if self.source_model:
-            model = push_source_model(
-                self.run, self.source_model, dataset_name=self.dataset_name, private=self.private or None
-            )
+            model = push_source_model(self.run, self.source_model, dataset_name=self.dataset_name, private=private)
             values["source_model"] = {"repo_id": model.repo_id, "url": model.url, "revision": model.revision}
             text.append(str(model))
         return Results(values, text, [self._loading(pushed, scored)])

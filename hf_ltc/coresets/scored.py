@@ -107,14 +107,19 @@ def usual_balance(
 
 def read_classes(dataset: Dataset, label_column: str | None) -> np.ndarray:
     """The class of each row, int64 `(N,)`."""
+    column = find_classes(dataset, label_column)
+    # Named, since a dataset of one class can be ranked too.
+    return read_labels(dataset, column, class_names(dataset, column))
+
+
+def find_classes(dataset: Dataset, label_column: str | None) -> str:
+    """The column with the classes that rows are balanced by."""
     try:
-        column = find_label_column(dataset, label_column)
+        return find_label_column(dataset, label_column)
     except InputError as error:
         if label_column is not None:
             raise
         raise InputError(f"{error}; rows without classes are chosen with `balance` 'none'") from error
-    # Named, since a dataset of one class can be ranked too.
-    return read_labels(dataset, column, class_names(dataset, column))
 
 
 def decided(dataset: Dataset, score_column: str, selection: Selection) -> Selection:

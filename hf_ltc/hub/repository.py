@@ -100,22 +100,35 @@ def open_repository(
 ) -> Repository:
     """Creates a repository if it does not exist, and reads what a push has to keep of it."""
     check_repo_id(repo_id)
-    if "/" not in repo_id:
-        repo_id = f"{patiently(api.whoami)['name']}/{repo_id}"
-    try:
-        info = patiently(api.repo_info, repo_id, repo_type=repo_type)
-    except GatedRepoError:
-        raise
-    except RepositoryNotFoundError:
+    repo_id, info = find_repository(api, repo_id, repo_type)
+    if info is None:
         # Someone else may create it at the same moment.
         patiently(api.create_repo, repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True)
         info = patiently(api.repo_info, repo_id, repo_type=repo_type)
-    if private and not info.private:
+    if private:
+        check_private(info, because)
+    return _state(api, info, repo_type)
+
+
+def find_repository(api: HfApi, repo_id: str, repo_type: str) -> tuple[str, Any]:
+    """The name of a repository with its owner, and what the Hub says of it, nothing if it does not exist."""
+    if "/" not in repo_id:
+        repo_id = f"{patiently(api.whoami)['name']}/{repo_id}"
+    try:
+        return repo_id, patiently(api.repo_info, repo_id, repo_type=repo_type)
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        return repo_id, None
+
+
+def check_private(info: Any, because: str) -> None:
+    """Checks that a repository which should be private is."""
+    if not info.private:
         raise InputError(
-            f"{because}, but {repo_id!r} is there and public: make it private in its settings first, or push "
+            f"{because}, but {info.id!r} is there and public: make it private in its settings first, or push "
             "to another repository"
         )
-    return _state(api, info, repo_type)
 
 
 def read_repository(api: HfApi, repo_id: str, revision: str | None) -> Repository:

@@ -7,9 +7,22 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from ..utils.errors import InputError
 from . import cards
 from .commits import Change, commit
-from .repository import CARD, Pushed, Repository, check_repo_id, explained, hub_api, open_repository, patiently
+from .repository import (
+    CARD,
+    Pushed,
+    Repository,
+    check_private,
+    check_repo_id,
+    explained,
+    find_repository,
+    hub_api,
+    open_repository,
+    patiently,
+    reread,
+)
 
 _PAGE, _SDK = "index.html", "static"
+_GIVEN, _OF_DATASET = "`private` is True", "{!r} is private"
 # What the Hub puts into a new static Space beside a page, for that.
 _TEMPLATE = ("style.css",)
 
@@ -45,9 +58,7 @@ def push_space(
     api = hub_api(token)
 
     def change(there: Repository) -> Change:
-        ours = there.card is not None and cards.BEGIN in there.card
-        if not ours and not _is_new(api, there):
-            raise InputError(f"the Space {there.repo_id!r} shows something else: give another one, or delete it")
+        ours = _is_ours(api, there)
         return Change(
             texts={CARD: cards.space_card(title, dataset, existing=there.card if ours else None)},
             message="Page of a recording",
@@ -55,14 +66,50 @@ def push_space(
             removed=() if ours else tuple(path for path in _TEMPLATE if path in there.files),
         )
 
-    because = "`private` is True"
+    because = _GIVEN
     if dataset is not None and not private:
         with explained(dataset, "find"):
             private = patiently(api.dataset_info, dataset).private or private
-        because = f"{dataset!r} is private"
+        because = _OF_DATASET.format(dataset)
     with explained(repo_id, "push to"):
         there = open_repository(api, repo_id, "space", private, space_sdk=_SDK, because=because)
         return commit(api, there, "space", [], change, (_PAGE,), ["a page"])
+
+
+def check_space(repo_id: str, *, dataset: str, private: bool | None = None, token: str | None = None) -> None:
+    """Checks, before a coreset is pushed, that a Space of it would not be refused.
+
+    Args:
+        repo_id (`str`): The Space.
+        dataset (`str`): The dataset repository that it will belong to.
+        private (`bool`, *optional*): Whether these are made private where they do not exist.
+        token (`str`, *optional*): Access token; the one that is logged in if not given.
+
+    Raises:
+        InputError: as [`push_space`], for a Space that exists.
+    """
+    api = hub_api(token)
+    with explained(repo_id, "push to"):
+        _, there = find_repository(api, repo_id, "space")
+    if there is None:
+        return
+    with explained(dataset, "find"):
+        _, of = find_repository(api, dataset, "dataset")
+    if private:
+        check_private(there, _GIVEN)
+    elif of is not None and of.private:
+        check_private(there, _OF_DATASET.format(of.id))
+    with explained(repo_id, "push to"):
+        _is_ours(api, reread(api, there.id, "space"))
+
+
+def _is_ours(api: HfApi, there: Repository) -> bool:
+    """Whether a push made the Space, which may else be a new one and nothing more."""
+    if there.card is not None and cards.BEGIN in there.card:
+        return True
+    if not _is_new(api, there):
+        raise InputError(f"the Space {there.repo_id!r} shows something else: give another one, or delete it")
+    return False
 
 
 def _is_new(api: HfApi, there: Repository) -> bool:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from ..coresets.choose import Selection
-from ..coresets.scored import decided
+from ..coresets.scored import decided, find_classes
 from ..coresets.select import rank_coreset, select_coreset
 from ..coresets.summary import describe_coreset
 from ..data.columns import (
@@ -27,7 +27,7 @@ from ..data.columns import (
 )
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
-from ..data.labels import InputColumns, find_label_column, read_labels
+from ..data.labels import InputColumns, read_labels
 from ..recipe import Identity
 from ..utils.errors import InputError
 from .repository_recipe import ORIGIN, Coreset, Entry, Summary, budget_name, config_name, scorer_name
@@ -59,8 +59,11 @@ def describe_scored(
 ) -> tuple[Entry, Dataset]:
     """Ranks a scored dataset, and describes it for the recipe."""
     selection = decided(scored, score_column, selection)
-    if label_column is not None or recorded.classes != 0 or selection.needs_labels:
-        label_column = find_label_column(scored, label_column or recorded.label_column)
+    is_recorded = recorded.classes is not None or recorded.label_column is not None
+    # Without a recording, the columns tell whether there are classes.
+    has_classes = recorded.classes != 0 if is_recorded else _has_classes(scored)
+    if label_column is not None or has_classes or selection.needs_labels:
+        label_column = find_classes(scored, label_column or recorded.label_column)
     ranked = rank_coreset(scored, score_column=score_column, label_column=label_column, **selection.ranking)
     rank_column = rank_name(score_column)
     if rank_column in scored.column_names and not _same(scored, ranked, rank_column):
@@ -94,6 +97,10 @@ def describe_scored(
         more=dict.fromkeys(("family", "run", "full_features")),
     )
     return entry, ranked
+
+
+def _has_classes(dataset: Dataset) -> bool:
+    return any(isinstance(feature, ClassLabel) for feature in dataset.features.values())
 
 
 def _same(one: Dataset, other: Dataset, column: str) -> bool:

@@ -129,8 +129,13 @@ def test_a_space_is_as_private_as_the_dataset(hub: Hub, client: Client, place: P
     assert code == 0, error
     assert hub.space("me/closed-look").private
     hub.space("me/closed-look").private = False
-    code, _, error = client(command, *pushing(place, "me/closed", "--space", "me/closed-look"))
+    before = hub.dataset("me/closed").head
+    code, _, error = client(command, *pushing(place, "me/closed", "--space", "me/closed-look", "--full"))
     assert code == 2 and "'me/closed' is private, but 'me/closed-look' is there and public: make it" in error
+    code, _, error = client(command, *pushing(place, "me/secret", "--private", "--space", "me/closed-look"))
+    assert code == 2 and "--private is True, but 'me/closed-look' is there and public: make it" in error
+    # Refused before anything is pushed.
+    assert hub.dataset("me/closed").head == before and ("dataset", "me/secret") not in hub.repos
     assert client(command, *pushing(place, "me/opened", "--space", "me/opened-look"))[0] == 0
     assert not hub.space("me/opened-look").private
 
@@ -175,6 +180,8 @@ def test_a_space_that_shows_something_else(hub: Hub, client: Client, place: Path
     assert BEGIN.encode() not in theirs["README.md"]
     said = client(error_of, push_space, page, "me/other", title="one")
     assert said == "the Space 'me/other' shows something else: give another one, or delete it"
+    code, _, error = client(command, *pushing(place, "me/elsewhere", "--space", "me/other"))
+    assert code == 2 and said in error and ("dataset", "me/elsewhere") not in hub.repos
     assert hub.space("me/other").files == theirs
     # One that was made, and then nothing could be sent.
     hub.fail("POST", "/api/spaces/me/again/commit", status=403)

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from hf_ltc import select_coreset
+from hf_ltc import push_coreset, select_coreset
 from hf_ltc.cli.main import main
 from tests import hub_clients as do
 from tests.chats import chats, recorded
+from tests.helpers import error_of
 from tests.hub_server import Client, Hub
 
 
@@ -41,6 +42,10 @@ def test_pushed_and_loaded(hub: Hub, client: Client, tmp_path, balance: str | No
         expected = select_coreset(scored, **other, **by).select_columns(_COLUMNS)
         assert client(do.load_by_budget, repo_id, **other)[0] == do.content(expected)
     client(do.push, scored, f"{repo_id}-scores", scores_only=True, trajectories=run, source=source, **options)
+    # Without the recording nobody knows that there are no classes.
+    assert "are chosen with `balance` 'none'" in client(error_of, push_coreset, scored, f"{repo_id}-plain", [0.25])
+    client(do.push, scored, f"{repo_id}-plain", [0.25], **by)
+    assert client(do.load, f"{repo_id}-plain", "coreset-25pct")[0] == client(do.load, repo_id, "coreset-25pct")[0]
     assert client(do.load_by_budget, f"{repo_id}-scores", size=7)[0] == client(do.load_by_budget, repo_id, size=7)[0]
     scores, _ = client(do.load, repo_id, "scores")
     assert ("label" in scores[0]) is (balance is not None)

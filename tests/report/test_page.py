@@ -203,6 +203,17 @@ def test_pictures(rows, tmp_path):
     assert sorted(os.listdir(tmp_path / "texts")) == ["data_map.png", "losses.png", "page.html"]
 
 
+def test_negative_losses_are_drawn_whole(rows, tmp_path):
+    # A loop of one's own may minimize anything.
+    run, drawn = recorded(rows, (8,)), []
+    for shift in (0, 3):
+        lower = dataclasses.replace(run, losses=run.losses - shift, validation_losses=run.validation_losses - shift)
+        write_report(lower, rows, tmp_path / str(shift) / "page.html", pictures=True)
+        pixels = np.asarray(PIL.Image.open(tmp_path / str(shift) / "losses.png").convert("RGB"))
+        drawn.append((pixels == (0x2A, 0x7F, 0xB8)).all(axis=2).sum())
+    assert drawn[0] > 500 and abs(drawn[1] / drawn[0] - 1) < 0.3
+
+
 def test_the_page_is_replaced_and_nothing_else(rows, tmp_path):
     run = recorded(rows, (8,))
     file = write_report(run, rows, tmp_path / "new" / "page.html")
