@@ -23,6 +23,8 @@ from .models import own_weights
 # A batch norm needs two values a channel, which one row of 1x1 features would not give it.
 _LEAST_ROWS = 2
 _MOMENTUM = 0.9
+# Devices on which torch's fused AdamW is used; SGD, of few passes, would gain 3 to 10%.
+_FUSED = ("cpu", "cuda")
 # Steps among which rows change places so that each has rows of like length, as in transformers' Trainer.
 _WINDOW = 50
 # The papers' schedule: a tenth of the rate from half of the epochs on, a hundredth from three quarters on.
@@ -116,7 +118,8 @@ def prepare_training(
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(parameters, momentum=_MOMENTUM, nesterov=True, **options)
     else:
-        optimizer = torch.optim.AdamW(parameters, **options)
+        # One pass over the weights instead of many: most of the time of a step of `embedding_bag`.
+        optimizer = torch.optim.AdamW(parameters, fused=accelerator.device.type in _FUSED, **options)
     scheduler = _schedule(optimizer, config, steps)
     if compiled:
         # For each size of a batch anew, of which an epoch has few: code for any size would be made once two were seen,

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -112,6 +113,37 @@ def test_a_step_is_plain_sgd_on_the_mean_of_its_losses(batches):
         optimizer.step()
         optimizer.zero_grad()
     torch.testing.assert_close(weights(state.model), weights(model), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "plain"),
+    [
+        ("sgd", partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
+        ("adamw", torch.optim.AdamW),
+    ],
+)
+def test_a_fused_step_is_the_plain_one_in_each_memory_format(batches, optimizer, plain):
+    # A kernel that walks weights and gradients of different strides side by side would take them for each other.
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 10, (2, 3)), nn.Flatten(), nn.Linear(200, 10))
+
+    config = TrainingConfig(
+        epochs=1, batch_size=32, learning_rate=0.01, optimizer=optimizer, schedule="constant", augment=False
+    )
+    expected = network()
+    steps = plain(expected.parameters(), lr=0.01, weight_decay=5e-4, foreach=False)
+    for ((positions, _, _),) in epoch_shares(len(batches), config, 1):
+        ((images, labels, _),) = batches([positions])
+        cross_entropy(expected(images), labels).backward()
+        steps.step()
+        steps.zero_grad()
+    for channels_last in (False, True):
+        accelerator = Accelerator()
+        state = prepare_training(network(), len(batches), config, accelerator, channels_last=channels_last)
+        train_epoch(state, batches, config, accelerator)
+        assert state.model[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        torch.testing.assert_close(weights(state.model), weights(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_step(batches):
