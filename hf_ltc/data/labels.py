@@ -124,7 +124,9 @@ def same_columns(dataset: Dataset, columns: InputColumns) -> InputColumns:
     return find_input_columns(dataset, InputColumns() if renamed else columns)
 
 
-def find_label_column(dataset: Dataset, name: str | None = None, option: str = "label_column") -> str:
+def find_label_column(
+    dataset: Dataset, name: str | None = None, option: str = "label_column", inputs: Sequence[str] = ()
+) -> str:
     """Finds the column with the class labels, by its feature type `ClassLabel`.
 
     A column of strings, integers or booleans is taken as class labels only if the caller names it, since it may hold
@@ -134,6 +136,7 @@ def find_label_column(dataset: Dataset, name: str | None = None, option: str = "
         dataset (`datasets.Dataset`): The dataset.
         name (`str`, *optional*): The column, if the caller knows it.
         option (`str`, *optional*, defaults to `"label_column"`): The parameter that names it, for messages.
+        inputs (`Sequence[str]`, *optional*): Columns that hold something else, which no message proposes.
 
     Returns:
         `str`: the name of a column that [`read_labels`] can read.
@@ -144,8 +147,8 @@ def find_label_column(dataset: Dataset, name: str | None = None, option: str = "
     found = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     if name is None:
         # Ranks are integers too.
-        ranks = {rank_name(column) for column in dataset.column_names}
-        castable = [c for c, feature in dataset.features.items() if _is_castable(feature) and c not in ranks]
+        others = {*inputs, *(rank_name(column) for column in dataset.column_names)}
+        castable = [c for c, feature in dataset.features.items() if _is_castable(feature) and c not in others]
         if not found and castable:
             raise InputError(
                 f"no column of type ClassLabel in the dataset: name the one that holds the classes with "

@@ -188,7 +188,8 @@ def source_rows(
     where = dict(source or {})
     validation_split = where.pop("validation_split", None)
     named = InputColumns.of(config)
-    label, columns = find_label_column(train, config.label_column), find_input_columns(train, named)
+    label = find_label_column(train, config.label_column, inputs=named.texts)
+    columns = find_input_columns(train, named)
     if label in columns.names:
         raise InputError(f"column {label!r} is to be the input and the label: choose another `label_column`")
     config = settled(config, columns)

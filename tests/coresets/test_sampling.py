@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_ltc.coresets.choose import Selection, choose
-from hf_ltc.coresets.sampling import like_trajectories
+from hf_ltc.coresets.sampling import clustered, like_trajectories
 from hf_ltc.coresets.select import rank_coreset, select_coreset
 from tests.coresets.scored import many_rows, values
 from tests.helpers import error_of
@@ -149,6 +149,33 @@ def test_clusters_give_equally_many_rows_the_smallest_first(size):
     if 6 < size < 300:
         other = select_coreset(rows, seed=3, **options)
         assert values(other, "ltc_score") != values(kept, "ltc_score") != values(best, "ltc_score")
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_shares_of_clusters_are_those_of_the_published_schedule(least):
+    """What the code of S2L's authors does (2bc84dd), in words: clusters come by size, the smallest first; each gives
+    the whole part of what is left to choose over the clusters that are left, or all of its rows if it has fewer;
+    clusters of one row or two wait until no other is left."""
+    draw = np.random.default_rng(least)
+    for _ in range(30):
+        counts = least + draw.geometric(0.05, size=20)
+        cluster = draw.permutation(np.repeat(np.arange(20), counts))
+        size = int(draw.integers(40, counts[counts > 2].sum()))
+        published, left = np.zeros(20, dtype=int), size
+        waits = [number for number in np.argsort(counts, kind="stable") if counts[number] > 2]
+        for place, number in enumerate(waits):
+            published[number] = min(counts[number], left // (len(waits) - place))
+            left -= published[number]
+        assert left == 0
+        taken = np.arange(len(cluster)) < size
+        kept = clustered(cluster, np.zeros(len(cluster), dtype=int), taken, False, draw)
+        ours = np.bincount(cluster[kept], minlength=20)
+        small = int(counts[counts <= 2].sum())
+        if least > 2:
+            assert ours.tolist() == published.tolist()
+        else:
+            # Here clusters of one row or two come first, as all small ones do.
+            assert small == ours[counts <= 2].sum() == (published - ours)[counts > 2].sum()
 
 
 def test_clusters_are_within_classes_that_share_the_budget():

@@ -55,6 +55,9 @@ def test_no_candidate():
     assert "no column of type Image" in message and "text (string), scores (List)" in message
     message = error_of(find_label_column, frame(image=Image(), x=Value("float32"), kind=Value("string")))
     assert "`label_column`" in message and "'kind'" in message and "'x'" not in message
+    texts = frame(text=Value("string"), kind=Value("string"))
+    message = error_of(find_label_column, texts, inputs=["text"])
+    assert "'kind'" in message and "'text'" not in message
     message = error_of(find_label_column, frame(image=Image(), x=Value("float32")))
     assert "no column of type ClassLabel" in message and "x (float32)" in message
 
