@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hf_ltc.cli import main
+from hf_ltc.cli.parsing import dashed, parsed
+from hf_ltc.evaluation.methods import find_method
+
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
@@ -30,6 +34,24 @@ def test_records_are_read_as_they_were_written(tmp_path, monkeypatch):
     results.write_results(tmp_path / "x.json", made)
     assert json.dumps(results.read_results(tmp_path / "x.json"), sort_keys=True) == json.dumps(made, sort_keys=True)
     assert len((tmp_path / "x.json").read_text().splitlines()) < 60
+
+
+def test_what_the_gpu_script_runs_is_understood(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    gpu = import_module("gpu")
+    options = gpu.parsed(["--data", "cifar100", "--label-column", "fine_label", "--official", "CLD"])
+    commands = [command for together in gpu.phases(options) for command in together]
+    # Three parts that are measured, three recordings, and four processes by each of two protocols.
+    assert len(commands) == 3 + 3 + 2 * 4
+    for _, script, *given in commands:
+        if script == "-m":
+            found = main._parser().parse_args(dashed(given[1:]))
+            # The settings are checked when the command is made of them.
+            assert found.label_column == "fine_label" and parsed(found, found.command)
+        else:
+            source = Path(script).read_text()
+            assert all(f'"{option}"' in source for option in given if option.startswith("--"))
+    assert all(bool(find_method(name).variant) == (name in gpu.MEMBERS) for name in (*gpu.MEMBERS, *gpu.BASELINES))
 
 
 @pytest.mark.parametrize("file", sorted(SCRIPTS[0].parent.glob("*.json")), ids=lambda file: file.stem)

@@ -241,8 +241,10 @@ def test_bad_input_is_one_line():
     scored = spread(table, 2)
     with pytest.raises(InputError, match=r"`size` is 1000, but there are only \d+ candidate rows"):
         coreset_bounds(scored, size=1000)
-    with pytest.raises(InputError, match="`balance` is 'proportional': on Ray it must be one of class, none"):
+    with pytest.raises(InputError, match=r"`balance` is 'proportional': .* class, none; rank_coreset on one machine"):
         coreset_bounds(scored, 0.5, balance="proportional")
+    with pytest.raises(InputError, match=r"`balance` is 'source': on Ray it must be one of class, none$"):
+        coreset_bounds(scored, 0.5, balance="source")
     with pytest.raises(InputError, match="`keep` is 'best'"):
         coreset_bounds(scored, 0.5, keep="best")
     with pytest.raises(InputError, match="no column 'id' in the dataset: it has 'label', 'row', 'ltc_score'"):

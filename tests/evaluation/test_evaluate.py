@@ -573,6 +573,31 @@ def test_two_ranks_share_the_trials_and_find_the_same(place, uninterrupted, tmp_
     assert json.loads((tmp_path / "results.json").read_text())["hardware"]["processes"] == 2
 
 
+def evaluating_told(data, run, folder, beside):
+    """Evaluates, and writes down how many models this process has begun to train."""
+    train, begun = evaluate.train_on, []
+
+    def told(*given, **options):
+        begun.append(given[0])
+        (beside / f"{os.getpid()}.begun").write_text(str(len(begun)))
+        # Nobody trains alone, however long the other one takes to start.
+        while len(list(beside.glob("*.begun"))) < 2:
+            time.sleep(0.02)
+        return train(*given, **options)
+
+    evaluate.train_on = told
+    evaluating(data, run, folder, MORE)
+
+
+def test_two_commands_on_one_folder_train_each_model_once_and_find_the_same(place, uninterrupted, tmp_path):
+    given = (place / "data", place / "run", tmp_path / "out", tmp_path)
+    commands = [start(evaluating_told, *given)[0] for _ in range(2)]
+    assert finish(commands) == [0, 0]
+    begun = [int(path.read_text()) for path in tmp_path.glob("*.begun")]
+    assert len(begun) == 2 and sum(begun) == len(uninterrupted)
+    assert accuracies(tmp_path / "out") == uninterrupted
+
+
 def test_a_signal_stops_between_two_steps(place, tmp_path):
     (process,) = start(stopped, place, tmp_path)
     while not list(tmp_path.glob("out/cells/*.json")):

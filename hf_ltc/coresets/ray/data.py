@@ -150,7 +150,8 @@ def coreset_bounds(
         fraction (`float`, *optional*): Share in (0, 1] of the candidate rows (see [`coreset_size`]).
         size (`int`, *optional*): Rows to keep, instead of a fraction.
         balance (`str`, *optional*, defaults to `"class"`):
-            `"class"` or `"none"`; `"proportional"` is for a dataset on one machine.
+            `"class"` or `"none"`. `"proportional"` is for a dataset on one machine: which class gives the next row
+            depends on all rows before it, and no bounds say that.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
         label_column (`str`, *optional*, defaults to `"label"`): Classes: integers from 0 or strings.
         row_column (`str`, *optional*, defaults to `"row"`):
@@ -174,7 +175,8 @@ def coreset_bounds(
             f"`dataset` is a {kind}: coreset_bounds takes a ray.data.Dataset; select_coreset takes a datasets.Dataset"
         )
     if balance not in ("class", "none"):
-        raise InputError(f"`balance` is {balance!r}: on Ray it must be one of class, none")
+        one = "; rank_coreset on one machine has proportional" if balance == "proportional" else ""
+        raise InputError(f"`balance` is {balance!r}: on Ray it must be one of class, none{one}")
     selection = Selection(fraction, size, balance, keep, exclude_negative, typical=typical)
     schema = dataset.schema()
     columns = dict(zip(schema.names, schema.types)) if schema else {}
