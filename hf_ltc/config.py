@@ -59,11 +59,11 @@ class DataConfig:
 class RecordConfig:
     """Settings of [`record`].
 
-    The defaults record what was found to be worth recording: training losses, which cost nothing, and validation
-    losses at averaged weights, on which two seeds agree. `losses="evaluation", weights="raw",
-    schedule="step"` is the protocol of the papers (arXiv 2503.09721, arXiv 2508.20230).
+    The defaults are what worked best in our benchmarks: training losses, which cost nothing extra, and validation
+    losses at averaged weights, with which two seeds agree. `losses="evaluation", weights="raw", schedule="step"` is
+    the protocol of the papers (arXiv 2503.09721, arXiv 2508.20230).
 
-    Each field's meaning stands in its help text: `hf-ltc record --help`.
+    `hf-ltc record --help` describes each field.
 
     Raises:
         InputError: for a value outside its range, naming the parameter.
@@ -71,10 +71,10 @@ class RecordConfig:
 
     model: str | None = option(
         None,
-        "Source model: a timm name, or embedding_bag for texts, or transformers:ID_OR_FOLDER_OR_CONFIG; if not given "
+        "Source model: a timm name, or embedding_bag for texts, or transformers:ID_OR_FOLDER_OR_CONFIG; if not given, "
         "resnet18 for images and embedding_bag for texts.",
     )
-    epochs: Count = option(30, "Training epochs, T. Losses are recorded at 0 (untrained) and after each of them.")
+    epochs: Count = option(30, "Training epochs. Losses are recorded before training (epoch 0) and after each epoch.")
     output_dir: str = option("runs/ltc", "The run directory. The same command resumes an interrupted run in it.")
 
     image_column: str | None = option(None, "Column with the images; found by its feature type if not given.")
@@ -82,12 +82,13 @@ class RecordConfig:
     text_pair_column: str | None = option(None, "Column with the second texts, if rows are pairs of texts.")
     label_column: str | None = option(None, "Column with the class labels; found by its feature type if not given.")
     id_column: str | None = option(
-        None, "Column with a unique id for each row, to attach by id instead of by position."
+        None, "Column with a unique id for each row, to join rows by id instead of by position."
     )
 
     losses: Literal["training", "evaluation", "both"] = option(
         "training",
-        "Train rows: losses as the optimizer saw them (no extra pass), of one evaluation pass per epoch, or both.",
+        "Losses of the training rows: as the optimizer sees them (no extra pass), from an evaluation pass after each "
+        "epoch, or both.",
     )
     weights: Literal["averaged", "raw"] = option(
         "averaged",
@@ -98,35 +99,36 @@ class RecordConfig:
     record_every: Count = option(1, "Record after every k-th epoch (and always after the last).")
     signals: Annotated[list[Signal], different("names")] = option(
         [],
-        "Per-sample metrics to record besides the loss: margin, correct, el2n for the baselines; predicted, the class "
-        "that the model gives a row, for hf-ltc audit.",
+        "Per-sample metrics to record besides the loss: margin, correct and el2n for the baselines, predicted (the "
+        "predicted class) for hf-ltc audit.",
     )
     features: bool = option(
         False,
-        "Keep what the source model's last layer sees of every row, at the weights of validation losses: for "
-        "near-duplicates in hf-ltc audit, and for maps. With several `runs`, those of the first. The same command "
+        "Keep the input of the source model's last layer for every row, at the weights of validation losses: for "
+        "near-duplicates in hf-ltc audit, and for maps. With several `runs`, only of the first. The same command "
         "adds them to a finished run.",
     )
 
     store: Store = option(
         "trajectories",
-        "Keep the losses of every row in every epoch, or a summary: running sums of each row, of the same size "
-        "whatever the number of epochs, for scores that aggregate losses, such as the default.",
+        "Keep the losses of every row in every epoch, or a summary: running sums for each row, whose size does not "
+        "depend on the number of epochs, for scores that aggregate losses, such as the default.",
     )
 
     validation_fraction: Part = option(0.1, "Without a validation split: hold out this share of each class.")
     validation_per_class: Count = option(
-        50, "Without a validation split: hold out at most so many rows of each class."
+        50, "Without a validation split: hold out at most this many rows of each class."
     )
     validation_seed: int = option(
-        0, "Seed of the hold-out; not `seed`, so that runs with different seeds share their hold-out."
+        0, "Seed of the hold-out; separate from `seed`, so that different seeds hold out the same rows."
     )
     rotate_validation: bool = option(
-        False, "With several `runs`: hold out other rows in each, so that every row is recorded and may be chosen."
+        False, "With several `runs`: hold out different rows in each, so that every row can be chosen."
     )
     allow_shared_rows: bool = option(
         False,
-        "Accept a validation split that shares rows with train, for data such as blank tiles that are all alike.",
+        "Accept a validation split that shares rows with the training data, such as blank tiles that all look "
+        "the same.",
     )
 
     batch_size: Count = option(128, "Batch size per process. The batches of an epoch differ by one row at most.")
@@ -136,26 +138,26 @@ class RecordConfig:
     )
     learning_rate: Amount | None = option(
         None,
-        "Peak learning rate; if not given 0.1 for SGD, 1e-3 for AdamW on images, and on texts 1e-2 for embedding_bag, "
-        "5e-4 for transformers, 5e-5 for pretrained ones.",
+        "Peak learning rate; if not given, 0.1 for SGD and 1e-3 for AdamW on images; on texts, 1e-2 for "
+        "embedding_bag, 5e-4 for transformers, and 5e-5 for pretrained ones.",
     )
     weight_decay: Amount | None = option(
         None,
-        "Weight decay; if not given 5e-4 for images and for SGD; with AdamW on texts 0 for embedding_bag and 0.01 for "
-        "transformers.",
+        "Weight decay; if not given, 5e-4 for images and for SGD; with AdamW on texts, 0 for embedding_bag and 0.01 "
+        "for transformers.",
     )
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = option(
-        "one-cycle", "Learning rate schedule; step is the papers': x0.1 at 1/2 and 3/4 of the epochs."
+        "one-cycle", "Learning rate schedule; step, as in the papers, is x0.1 at 1/2 and 3/4 of the epochs."
     )
-    label_smoothing: Rate = option(0.0, "Label smoothing of the training objective; recorded losses are without.")
+    label_smoothing: Rate = option(0.0, "Label smoothing in training; recorded losses do not have it.")
     gradient_accumulation_steps: Count = option(1, "Batches per optimizer step.")
     seed: int = option(0, "Seed of the weights, the order of the rows and the augmentation.")
     runs: Count = option(1, "Number of runs, with seeds seed, seed + 1, ...: scores are averaged over them.")
     stop_when_stable: Share | None = option(
         None,
-        "End a run early once LTC of all epochs and of their first half correlate this much: stability within "
-        "a run, and no evidence that another seed would rank the rows alike (`runs` shows that). In docs/results.md, "
-        "0.9 saved half of the epochs or none, and cost accuracy.",
+        "End a run early once LTC over all epochs correlates this much with LTC over the first half. This is "
+        "stability within a run; it does not mean that another seed would rank the rows the same way (`runs` shows "
+        "that). In docs/results.md, 0.9 saved half of the epochs or none, and cost accuracy.",
     )
 
     stem: Literal["auto", "small", "imagenet"] = option(
@@ -164,7 +166,7 @@ class RecordConfig:
     pretrained: bool = option(False, "Start from pretrained weights, if there are any.")
     image_size: Side | None = option(None, "Side of the square images; found from the data if not given.")
     max_length: Count | None = option(
-        None, "Most tokens of a text that the model sees; if not given, as many as it can take, up to 512."
+        None, "Maximum number of tokens of a text; if not given, as many as the model can take, up to 512."
     )
     augment: bool = option(True, "Random crops and horizontal flips of images while training.")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Autocast of the forward pass; losses stay float32.")
@@ -243,7 +245,7 @@ class EvaluateConfig:
     Every model is trained from scratch by the same settings whatever rows it is trained on, and tested after the last
     step: nothing is tuned for a budget or a method, and no epoch is picked by its test accuracy.
 
-    Each field's meaning stands in its help text: `hf-ltc evaluate --help`.
+    `hf-ltc evaluate --help` describes each field.
 
     Raises:
         InputError: for a value outside its range, naming the parameter.
@@ -251,7 +253,7 @@ class EvaluateConfig:
 
     models: Annotated[Names, NOT_EMPTY] | None = option(
         None,
-        "Target models: as `RecordConfig.model`, one or more; resnet18, or embedding_bag for texts, if not given.",
+        "Target models, named as `RecordConfig.model`; if not given, resnet18 for images and embedding_bag for texts.",
     )
     fractions: Annotated[list[Share], different("numbers"), NOT_EMPTY] = option(
         [0.1, 0.3], "Budgets, as shares of the candidate rows, in (0, 1]."
@@ -259,28 +261,30 @@ class EvaluateConfig:
     members: Names = option(
         ["typical-weighted-das"],
         "Score variants: ltc, cld, das, weighted-das (the default of hf-ltc score), or OF-AGGREGATE-SCOPE such as "
-        "levels-losses-class, or that with -uncertainty; typical-NAME with typical rows first, as hf-ltc score ranks.",
+        "levels-losses-class, optionally with -uncertainty; typical-NAME puts typical rows first, as hf-ltc score "
+        "does.",
     )
     baselines: Names = option(
         ["random"],
-        "What they are compared with: random, mean_loss, final_loss, aum, el2n, forgetting, dyn_unc, tdds, dual, ccs, "
+        "Methods to compare with: random, mean_loss, final_loss, aum, el2n, forgetting, dyn_unc, tdds, dual, ccs, "
         "s2l, dual_beta. Some need `RecordConfig.signals`.",
     )
     full: bool = option(True, "Train on all candidate rows too.")
-    seeds: Count = option(3, "Models trained on each choice of rows, with seeds seed, seed + 1, ...")
-    seed: int = option(0, "First seed: of the weights, the order of rows, and the rows that are drawn.")
+    seeds: Count = option(3, "Number of models for each choice of rows, with seeds seed, seed + 1, ...")
+    seed: int = option(0, "First seed, for the weights, the order of the rows, and the rows that are drawn.")
     recommend: Share | None = option(
         None,
-        "Find the smallest budget at which models are at most this much less accurate than on all rows, 0.01 being "
-        "one point, instead of `fractions`; `baselines` are compared at that budget.",
+        "Instead of `fractions`, find the smallest budget at which models lose at most this much accuracy against all "
+        "rows (0.01 is one point); `baselines` are compared at that budget.",
     )
     output_dir: str | None = option(
-        None, "Folder of the results, RUN/evaluation if not given. The same command resumes an interrupted evaluation."
+        None,
+        "Folder for the results; RUN/evaluation if not given. The same command resumes an interrupted evaluation.",
     )
-    test_split: str = option("test", "Split that models are tested on: rows that no recording has seen.")
+    test_split: str = option("test", "Split that models are tested on, with rows that no recording has seen.")
     allow_shared_rows: bool = option(
         False,
-        "Accept test rows that are also in the recorded dataset, for data such as blank tiles that are all alike.",
+        "Accept test rows that are also in the recorded dataset, such as blank tiles that all look the same.",
     )
     image_column: str | None = option(None, "Column with the images; as recorded if not given.")
     text_column: str | None = option(None, "Column with the texts; as recorded if not given.")
@@ -288,27 +292,29 @@ class EvaluateConfig:
     label_column: str | None = option(None, "Column with the class labels; as recorded if not given.")
     id_column: str | None = option(None, "Column with the ids, for rows recorded by id; as recorded if not given.")
     balance: Literal["class", "proportional", "none"] = option(
-        "class", "How classes share a subset; the same for every method, random included."
+        "class", "How classes share a subset, for every method including random."
     )
 
     protocol: Literal["iterations", "epochs"] = option(
         "iterations",
-        "What every budget gets equally: optimizer steps, or epochs, which have fewer steps for fewer rows.",
+        "What every budget gets the same number of: optimizer steps, or epochs (fewer steps for fewer rows).",
     )
-    epochs: Count = option(30, "Epochs; with `protocol` iterations, of the full data: all budgets get its steps.")
-    iterations: Count | None = option(None, "Optimizer steps, instead of those of `epochs` on the full data.")
+    epochs: Count = option(
+        30, "Epochs; with `protocol` iterations, every budget gets the steps that these take on all rows."
+    )
+    iterations: Count | None = option(None, "Optimizer steps, instead of `epochs`.")
     batch_size: Count = option(128, "Batch size. The batches of an epoch differ by one row at most.")
     optimizer: Literal["auto", "sgd", "adamw"] = option(
         "auto", "SGD with Nesterov momentum 0.9, or AdamW; auto uses AdamW for models without batch norm."
     )
     learning_rate: Amount | None = option(
-        None, "Peak learning rate; if not given 0.1 for SGD and 1e-3 for AdamW, and on texts as when recording."
+        None, "Peak learning rate; if not given, 0.1 for SGD and 1e-3 for AdamW; on texts as when recording."
     )
     weight_decay: Amount | None = option(
-        None, "Weight decay; if not given 5e-4 for SGD and 0.05 for AdamW, and on texts as when recording."
+        None, "Weight decay; if not given, 5e-4 for SGD and 0.05 for AdamW; on texts as when recording."
     )
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = _like_record("schedule")
-    label_smoothing: Rate = option(0.0, "Label smoothing of the training objective.")
+    label_smoothing: Rate = option(0.0, "Label smoothing in training.")
     augment: bool = _like_record("augment")
     stem: Literal["auto", "small", "imagenet"] = option(
         "auto", "First layers of the model: small is for small images; auto uses it up to 64 pixels."

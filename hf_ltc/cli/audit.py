@@ -48,12 +48,12 @@ class Audit(Command):
     output: LocalPath | None = option(None, f"folder for the table, {AUDITED}", metavar="FOLDER")
     dataset: str | None = option(None, DATASET_HELP)
     validation_split: str | None = option(None, VALIDATION_HELP)
-    fraction: float | None = option(None, "share of the rows to call label issues; estimated if not given")
-    similarity: float = option(SIMILARITY, "least similarity of near-duplicates, inside (0, 1)")
+    fraction: float | None = option(None, "share of the rows to report as label issues; estimated if not given")
+    similarity: float = option(SIMILARITY, "minimum similarity of near-duplicates, in (0, 1)")
     apply: Literal["drop", "relabel"] | None = option(
         None,
-        f"save a new dataset without these rows, or with the labels suggested for them, and {CHANGES}, by which "
-        "hf_ltc.undo_audit takes it back",
+        f"save a new dataset without these rows, or with their suggested labels, and {CHANGES}, with which "
+        "hf_ltc.undo_audit reverts it",
     )
     kinds: list[Kind] = option([], "kinds of rows that `apply` changes; label issue if not given")
     losses: Losses | None = option(None, LOSSES_HELP)

@@ -45,14 +45,17 @@ HOW_OFTEN = (
     "were truly right to leave the default once of 7 times. Models trained longer may tell another."
 )
 _SELECTION_HELP = {
-    "balance": "how classes share a coreset; class if not given, and none for rows without classes",
-    "balance_column": "column whose values are balanced in the place of the classes, such as the source of a row",
+    "balance": "how classes share a coreset; if not given, class, or none for rows without classes",
+    "balance_column": "column to balance by instead of the classes, such as the source of a row",
     "keep": "keep the rows with the highest or the lowest scores",
     "coverage": "sample over the whole range of scores, or over clusters of trajectories (S2L)",
-    "min_per_class": "keep at least so many rows of each class",
+    "min_per_class": "keep at least this many rows of each class",
     "exclude_negative": "never choose rows with a negative score",
-    "seed": "seed of the sampling of --coverage",
-    "typical": f"share of each class that comes first by typicality, 0 for none; {TYPICAL} if rows have a typicality",
+    "seed": "seed for the sampling of --coverage",
+    "typical": (
+        f"share of each class that comes first, by typicality; 0 for none; if not given, {TYPICAL} where rows have a "
+        "typicality"
+    ),
 }
 
 
@@ -88,11 +91,13 @@ class Command(ABC):
 class VariantOptions:
     """Which score variant; options that are not given come from the preset, or from the default variant."""
 
-    preset: Literal["ltc", "cld", "das", "weighted-das"] | None = option(None, "a score variant by its name")
+    preset: Literal["ltc", "cld", "das", "weighted-das"] | None = option(None, "name of a score variant")
     of: Literal["differences", "levels"] | None = option(None, "what is correlated")
     aggregate: Literal["correlations", "losses"] | None = option(None, "what is averaged over validation samples")
-    scope: Literal["dataset", "class"] | None = option(None, "validation samples of a row: all, or its class's")
-    weighting: Literal["none", "uncertainty"] | None = option(None, "whether scores are weighted by uncertainty")
+    scope: Literal["dataset", "class"] | None = option(
+        None, "which validation samples a row is compared with: all, or those of its class"
+    )
+    weighting: Literal["none", "uncertainty"] | None = option(None, "whether to weight scores by uncertainty")
 
     def given(self) -> dict[str, str]:
         """The options that were given, as for [`ltc_scores`]."""

@@ -34,7 +34,7 @@ class Demo(Command):
 
     output_dir: LocalPath = option("runs/demo", "run directory of the demo")
     fractions: list[float] = option([0.1, 0.3], "budgets of the coresets")
-    seeds: int = option(3, "models trained on each choice of rows")
+    seeds: int = option(3, "number of models for each choice of rows")
 
     def execute(self) -> Results:
         return Results(*run_demo(self.output_dir, self.fractions, self.seeds))

@@ -47,11 +47,11 @@ class Push(Command):
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record")
     repo_id: str = argument("REPO_ID", "dataset repository, OWNER/NAME; created if it does not exist")
-    fractions: list[float] = option([], "budgets, as shares inside (0, 1]")
+    fractions: list[float] = option([], "budgets, as shares in (0, 1]")
     sizes: list[int] = option([], "budgets, as numbers of rows")
     scores_only: Flag = option(False, "push no rows: they are taken from the source dataset when loaded")
     full: Flag = option(False, "push the whole dataset in coreset order too")
-    trajectories: Flag = option(False, "put the loss trajectories beside the scores")
+    trajectories: Flag = option(False, "add the loss trajectories to the scores")
     splits: list[str] = option([], "further splits of the dataset, such as test")
     held_out: Flag = option(False, "push rows held out of training as split validation")
     dataset: str | None = option(None, DATASET_HELP)
@@ -59,7 +59,7 @@ class Push(Command):
     dataset_name: str | None = option(None, "what the card calls a dataset that is not on the Hub")
     scored: LocalPath | None = option(None, "folder of the scored dataset, for scores other than ltc_score")
     judged: LocalPath | None = option(
-        None, "folder of hf-ltc select --judge: push what it kept, with what was compared", metavar="CORESET"
+        None, "folder of hf-ltc select --judge: push what it kept, and the comparison", metavar="CORESET"
     )
     score_column: str = option("ltc_score", "the score to choose by")
     keep: Keep = selection_option("keep")

@@ -36,8 +36,8 @@ class Record(Command):
     config: RecordConfig
     from_recipe: str | None = option(
         None,
-        "record again as a recipe says: of a run directory, a recipe.json, or a repository of hf-ltc push; beside it "
-        "only what says where and how fast",
+        "repeat a recording from its recipe: a run directory, a recipe.json, or a repository of hf-ltc push; add only "
+        "options that say where and how fast to run",
     )
 
     PARAMETERS: ClassVar = {"train": "split", "validation": "validation_split", "name": "dataset_config"}

@@ -32,7 +32,7 @@ class Report(Command):
     """Write a page that shows which rows are kept, dropped and probably wrong: one HTML file."""
 
     run: LocalPath = argument("RUN", "run directory of hf-ltc record, with --signals margin predicted")
-    output: LocalPath | None = option(None, f"the file; RUN/{PAGE} if not given", metavar="FILE")
+    output: LocalPath | None = option(None, f"the HTML file; RUN/{PAGE} if not given", metavar="FILE")
     dataset: str | None = option(None, DATASET_HELP)
     validation_split: str | None = option(None, VALIDATION_HELP)
     evaluation: LocalPath | None = option(None, "results.json of hf-ltc evaluate, to show as well", metavar="RESULTS")

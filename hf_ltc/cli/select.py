@@ -45,11 +45,11 @@ class Select(Command):
     """Keep the coreset of a budget."""
 
     scored: LocalPath = argument("SCORED", "folder of hf-ltc score")
-    fraction: float | None = either("share of the candidate rows, inside (0, 1]")
+    fraction: float | None = either("share of the candidate rows, in (0, 1]")
     size: int | None = either("number of rows")
     output: LocalPath = option(MISSING, "folder for the coreset", metavar="CORESET")
     score_column: str = option("ltc_score", "the score to choose by")
-    label_column: str | None = option(None, "the classes; found by its type if not given")
+    label_column: str | None = option(None, "column with the class labels; found by its type if not given")
     keep: Keep = selection_option("keep")
     coverage: Coverage | None = selection_option("coverage")
     min_per_class: int = selection_option("min_per_class")
@@ -60,10 +60,12 @@ class Select(Command):
     typical: float | None = selection_option("typical")
     judge: Flag = option(
         False,
-        "keep the better one of this coreset, others by the same recording, and random rows: small models are trained "
-        "on each, and tested on rows held out",
+        "keep the best of this coreset, others from the same recording, and random rows: small models are trained on "
+        "each, and tested on held-out rows",
     )
-    judge_steps: int | None = option(None, "with --judge: steps of these models; by the recording if not given")
+    judge_steps: int | None = option(
+        None, "with --judge: training steps of these models; chosen by the recording if not given"
+    )
 
     IS_SHORT: ClassVar = True
 
