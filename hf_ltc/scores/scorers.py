@@ -21,20 +21,21 @@ from .typicality import Stage, typical_spans, typical_stages, typicality_of
 
 @dataclass(frozen=True, eq=False)
 class LTCScorer:
-    """Adds a score to batches of rows, and their typicality (see [`ltc_typicality`]), which ranking reads beside it.
+    """Adds a score and the typicality (see [`ltc_typicality`]), which ranking needs too, to batches of rows.
 
-    It is a callable for `map` of any engine, picklable and without state: make it with
-    [`LTCScorer.from_trajectories`]. It reads only `loss_trajectory` and, with `scope="class"`, the label column, of
-    rows and batches of `Dataset.map` and `IterableDataset.map` in any format, and of batches of Ray Data. For a
-    mapping it returns the new columns alone, which `datasets` adds to the row; an Arrow table or a frame of pandas or
-    polars it returns with the columns added. Rows without a trajectory have neither, flat ones no score.
+    It is a picklable, stateless callable for `map` of any engine: make it with [`LTCScorer.from_trajectories`]. It
+    reads only `loss_trajectory` and, with `scope="class"`, the label column. It takes rows and batches of
+    `Dataset.map` and `IterableDataset.map` in any format, and batches of Ray Data. For a mapping it returns only the
+    new columns, which `datasets` adds to the row. For an Arrow table or a pandas or polars frame it returns all
+    columns. Both values are null for rows without a trajectory, and the score is null for flat trajectories.
 
     Args:
         reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].
         lengths (`tuple[int, ...]`): Checkpoints of each run.
         of (`str`): `"differences"` or `"levels"`.
-        label_column (`str`, *optional*): The column that says which reference a row has; all have one if not given.
-        class_names (`tuple[str, ...]`, *optional*): Needed if that column does not hold the numbers of the classes.
+        label_column (`str`, *optional*): The column that says which reference belongs to a row; if not given, there is
+            one for all.
+        class_names (`tuple[str, ...]`, *optional*): Needed if that column does not hold class numbers.
         column (`str`): The column of scores; that of typicality has its name (`ltc_typicality` for `ltc_score`).
         trained (`tuple[int, ...]`, *optional*):
             The first checkpoint of each run after the untrained model, where uncertainty is the weight.
@@ -210,7 +211,7 @@ def _finite_but(runs: Sequence[np.ndarray], absent: Sequence[np.ndarray]) -> boo
 
 @dataclass(frozen=True)
 class BaselineScorer:
-    """Adds a baseline's score to batches of rows: a callable for `map` of any engine, picklable and without state.
+    """Adds a baseline's score to batches of rows: a picklable, stateless callable for `map` of any engine.
 
     It reads one trajectory column (`loss_trajectory`, or `<signal>_trajectory`), and takes and returns the same kinds
     of batches as [`LTCScorer`].
@@ -304,7 +305,7 @@ class BaselineScorer:
         return sum(self.lengths)
 
     def score(self, runs: Sequence[np.ndarray], absent: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """The mean of the baseline over runs.
+        """Mean of the baseline over runs.
 
         Args:
             runs (`Sequence[np.ndarray]`): `(K, N)` for each run, the metric at the checkpoints that are used.

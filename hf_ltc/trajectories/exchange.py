@@ -26,10 +26,10 @@ class ExchangeMixin:
 
         Args:
             features (`bool`, *optional*, defaults to `False`): As for [`Trajectories.attach`].
-            projection (`str`, *optional*): Likewise; both splits are on one map.
+            projection (`str`, *optional*): As for [`Trajectories.attach`]; both splits share one map.
 
         Returns:
-            `datasets.DatasetDict`: one row a sample, ids in a column `id` where there are any.
+            `datasets.DatasetDict`: one row per sample, with its id in a column `id` if there are ids.
 
         Raises:
             InputError: if the features were not recorded.
@@ -46,7 +46,7 @@ class ExchangeMixin:
         recipe: dict[str, Any] | None = None,
         loss_name: str = LOSSES[0],
     ) -> Self:
-        """Back from what [`Trajectories.to_dataset`] made, or from columns of the same names of any origin.
+        """Makes a recording from the result of [`Trajectories.to_dataset`], or from any columns with the same names.
 
         Args:
             dataset (`datasets.DatasetDict`): Splits `train` and `validation`.
@@ -59,8 +59,8 @@ class ExchangeMixin:
             [`Trajectories`]
 
         Raises:
-            InputError: for a split or column that is missing, a row without a trajectory or with one of another
-                length, and rows that occur twice.
+            InputError: for a missing split or column, a row without a trajectory or with one of another length, and
+                rows that occur twice.
         """
         fields = tables.read_dataset(dataset, epochs, lengths)
         return cls(**{**fields, "recipe": recipe or {}, "loss_name": loss_name})
@@ -95,7 +95,7 @@ class ExchangeMixin:
         """Pushes the trajectories to a dataset repository, as its configuration `trajectories`, with recipe and card.
 
         Args:
-            repo_id (`str`): The repository, made if it is not there; one with coresets will do.
+            repo_id (`str`): The repository, created if it does not exist; it may hold coresets too.
             private (`bool`, *optional*): Whether a new repository is private.
             token (`str`, *optional*): Access token; the one that is logged in if not given.
 
@@ -103,7 +103,7 @@ class ExchangeMixin:
             [`Pushed`]: its `revision` is the commit.
 
         Raises:
-            InputError: if the Hub refuses, cannot be reached, or holds something else under this name.
+            InputError: if the Hub refuses, cannot be reached, or has something else under this name.
         """
         from .on_hub import push_trajectories
 
@@ -122,7 +122,7 @@ class ExchangeMixin:
             [`Trajectories`]
 
         Raises:
-            InputError: if there is no such repository, or if its files and its recipe disagree.
+            InputError: if there is no such repository, or if its files do not match its recipe.
         """
         from .on_hub import load_trajectories
 

@@ -36,16 +36,15 @@ _NEEDED = (
 
 @dataclass(frozen=True, eq=False)
 class LossSummary:
-    """What `RecordConfig.store` `summary` keeps of a recording: sums of each row, whatever the number of epochs.
+    """What `RecordConfig(store="summary")` keeps of a recording: sums for each row, for any number of epochs.
 
-    It has the scores by mean validation losses (`aggregate="losses"`), weighted and not, the typicality and the ranks
-    that the trajectories would have given, also of a recording that goes on: load it again after a further epoch.
+    It gives the same scores by mean validation losses (`aggregate="losses"`, weighted or not), typicality and ranks as
+    the trajectories. You can load it while the recording is still running, after any epoch.
 
     Args:
-        sums (`tuple[RunningSums, ...]`): Those of each run.
-        validation_losses (`np.ndarray`): float32 `(L, Q)`, of all checkpoints.
-        labels, validation_labels, rows, validation_rows, epochs, lengths, ids, recipe, loss_name:
-            As of [`Trajectories`].
+        sums (`tuple[RunningSums, ...]`): The sums of each run.
+        validation_losses (`np.ndarray`): float32 `(L, Q)`, at all checkpoints. labels, validation_labels, rows,
+        validation_rows, epochs, lengths, ids, recipe, loss_name: As of [`Trajectories`].
     """
 
     sums: tuple[RunningSums, ...]
@@ -72,12 +71,12 @@ class LossSummary:
 
     @property
     def losses(self) -> Any:
-        """There are none: whoever asks for them is told."""
+        """A summary has no losses: always raises an `InputError`."""
         raise InputError(_NEEDED)
 
     @property
     def runs(self) -> list["LossSummary"]:
-        """Each of its runs as a value of its own."""
+        """The runs, one by one."""
         recipes = Recipe.from_dict(self.recipe).runs or []
         if len(recipes) != len(self.sums):
             recipes = [self.recipe] * len(self.sums)
@@ -95,7 +94,7 @@ class LossSummary:
 
     @classmethod
     def load(cls, path: str | Path) -> "LossSummary":
-        """Loads a run directory: of an unfinished run the sums so far, of several seeds the finished ones.
+        """Loads a run directory: the sums so far of an unfinished run, the finished seeds of several.
 
         Args:
             path (`str` or `Path`): The run directory.
@@ -117,7 +116,7 @@ class LossSummary:
 
     @classmethod
     def together(cls, runs: Sequence["LossSummary"]) -> "LossSummary":
-        """Joins runs that differ in the seed alone."""
+        """Joins runs that differ only in the seed."""
         first = runs[0]
         if any(not np.array_equal(run.rows, first.rows) for run in runs):
             raise InputError("the runs have different rows: record them with the same `RecordConfig.validation_seed`")
@@ -140,7 +139,7 @@ class LossSummary:
         weighting: str | None = None,
         preset: str | None = None,
     ) -> np.ndarray:
-        """The scores that [`ltc_scores`] gives with trajectories.
+        """The scores that [`ltc_scores`] computes from trajectories.
 
         Args:
             of, aggregate, scope, weighting, preset: As for [`ltc_scores`]; `aggregate` is `"losses"`.
@@ -182,8 +181,8 @@ class LossSummary:
         return np.clip(found, -1, 1).astype(np.float32)
 
     def typicality(self) -> np.ndarray:
-        """What [`ltc_typicality`] gives with trajectories: float32 `(N,)`. Of several runs the draw is another one, by
-        the same odds."""
+        """The typicality that [`ltc_typicality`] computes from trajectories: float32 `(N,)`. With several runs it is
+        another draw with the same odds."""
         probability, dual = np.zeros(len(self)), np.zeros(len(self))
         turns, hashed = hash_factors(len(self.sums)), np.zeros(len(self), dtype=np.uint64)
         turns[0] = 1
@@ -195,11 +194,11 @@ class LossSummary:
         return typicality_by_sums(probability, dual, hashed, self.labels)
 
     def mean_losses(self) -> np.ndarray:
-        """The mean loss of each row, as the baseline `"mean_loss"`: float32 `(N,)`."""
+        """The mean loss of each row, like the baseline `"mean_loss"`: float32 `(N,)`."""
         return np.mean([sums.mean_losses() for sums in self.sums], axis=0).astype(np.float32)
 
     def reliability(self, **variant: Any) -> reliability.Reliability:
-        """Agreement of the scores by its runs, as [`reliability`] tells it.
+        """How far the scores of its runs agree; see [`reliability`].
 
         Args:
             **variant: As for [`ltc_scores`].
@@ -216,7 +215,7 @@ class LossSummary:
         return found
 
     def scores_by_run(self, **variant: Any) -> list[np.ndarray]:
-        """The scores by each of its runs.
+        """The scores of each run.
 
         Args:
             **variant: As for [`ltc_scores`].

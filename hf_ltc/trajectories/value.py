@@ -38,18 +38,20 @@ _LATER: Any = None
 
 @dataclass(frozen=True, eq=False)
 class Trajectories(ExchangeMixin):
-    """The losses of a recording: of the candidate rows and of the validation samples, at each checkpoint.
+    """The losses of a recording: those of the candidate rows and of the validation samples, at each checkpoint.
 
-    Several runs (of seeds or source models) are one value too: their checkpoints follow one another along the first
-    axis, and `lengths` says how many each run has. No difference is taken across runs, and a score is the mean of
-    those by each run. Where validation samples rotate over the runs (`RecordConfig.rotate_validation`), rows and
-    validation samples are those of any run, and what a run did not record of them is NaN at all of its checkpoints.
+    Several runs (of different seeds or source models) can be in one value: their checkpoints follow one another along
+    the first axis, and `lengths` says how many each run has. No difference is taken across runs, and a score is the
+    mean of the scores of each run. If validation samples rotate over the runs (`RecordConfig.rotate_validation`), the
+    value has the rows and validation samples of all runs, and NaN at all checkpoints of a run that did not record
+    them.
 
-    Losses of any training will do: the first four, arrays or tensors of any floating-point type, are enough.
+    The losses may come from any training: the first four arguments, as arrays or tensors of any floating-point type,
+    are enough.
 
     Args:
         losses (`np.ndarray`): float32 `(L, N)`, natural-log cross-entropy of row `rows[i]` at checkpoint `epochs[t]`.
-            From `load(..., mmap=True)` it is read from disk epoch by epoch instead.
+            After `load(..., mmap=True)` it is read from disk epoch by epoch instead.
         validation_losses (`np.ndarray`): float32 `(L, Q)`.
         labels (`np.ndarray`): int64 `(N,)`, classes as numbered by the dataset's `ClassLabel`.
         validation_labels (`np.ndarray`): int64 `(Q,)`.
@@ -68,11 +70,11 @@ class Trajectories(ExchangeMixin):
         loss_name (`str`, *optional*, defaults to `"training_loss"`):
             Which losses `losses` are: `"training_loss"` or `"evaluation_loss"`.
         features ([`RowFeatures`], *optional*):
-            What the source model's last layer saw of each row (`RecordConfig.features`), by the row's number:
+            The input of the source model's last layer for each row (`RecordConfig.features`), by row number:
             `features.of(rows)` is float16 `(n, D)`.
 
     Raises:
-        InputError: for arrays whose shapes do not go together, and a recipe that cannot be checked against a dataset.
+        InputError: for arrays whose shapes do not match, and a recipe that cannot be checked against a dataset.
     """
 
     losses: Any
@@ -121,17 +123,17 @@ class Trajectories(ExchangeMixin):
 
     @property
     def runs(self) -> list["Trajectories"]:
-        """Each of its runs as a value of its own, with what it recorded."""
+        """The runs, one by one, each with what it recorded."""
         return combine.runs_of(self)
 
     @classmethod
     def load(cls, path: str | Path, *, losses: str | None = None, mmap: bool = False) -> "Trajectories":
-        """Loads a run directory: of an unfinished run the epochs written so far, of several seeds the finished ones.
+        """Loads a run directory: the epochs so far of an unfinished run, the finished seeds of several.
 
         Args:
             path (`str` or `Path`): The run directory.
             losses (`str`, *optional*):
-                `"training"` or `"evaluation"`, where both were recorded; training by default; `signals` has the other.
+                `"training"` (the default) or `"evaluation"`, if both were recorded. `signals` has the other.
             mmap (`bool`, *optional*, defaults to `False`): Read each epoch from disk when it is used.
 
         Returns:
@@ -203,19 +205,19 @@ class Trajectories(ExchangeMixin):
 
     @classmethod
     def average(cls, runs: Sequence["Trajectories"]) -> "Trajectories":
-        """Joins runs of several seeds or source models: each row's score is the mean of its scores in them.
+        """Joins runs of several seeds or source models: the score of a row is the mean of its scores in all runs.
 
         Args:
             runs (`Sequence[Trajectories]`):
-                Of the same dataset, with the same validation samples, or with samples that rotate
-                (`RecordConfig.rotate_validation`). Rows that only some recorded are left out, but not those that the
-                others held out.
+                Runs of the same dataset, with the same validation samples, or with samples that rotate
+                (`RecordConfig.rotate_validation`). Rows that some runs did not record are left out, unless these runs
+                held them out.
 
         Returns:
             [`Trajectories`]
 
         Raises:
-            InputError: if they are of different datasets, validation samples or kinds of losses.
+            InputError: if the runs have different datasets, validation samples or kinds of losses.
         """
         return combine.average(runs)
 
@@ -226,7 +228,7 @@ class Trajectories(ExchangeMixin):
             rows (`np.ndarray`): int64, row numbers in the source dataset, all of them recorded.
 
         Returns:
-            [`Trajectories`]: rows increasing, whatever the order they are given in.
+            [`Trajectories`]: its rows in increasing order.
 
         Raises:
             InputError: for rows that were not recorded.
@@ -242,27 +244,28 @@ class Trajectories(ExchangeMixin):
         projection: str | None = None,
         id_column: str | None = None,
     ) -> Dataset:
-        """Adds the column `loss_trajectory` to the dataset it was recorded on; no row is rewritten.
+        """Adds the column `loss_trajectory` to the recorded dataset; no row is rewritten.
 
         Args:
             dataset (`datasets.Dataset`):
-                The recorded dataset, in the recorded order; with recorded ids any part and order of it.
+                The recorded dataset in the recorded order; with recorded ids, any part of it in any order.
             signals (`Sequence[str]`, *optional*): Per-sample metrics to add, as `<name>_trajectory`.
             features (`bool`, *optional*, defaults to `False`):
-                Add `features`, what the source model's last layer saw of each row (`RecordConfig.features`): lists of
-                D float32, of a fixed size if every row has them. Rows held out have them too, unless joined by id.
+                Add the column `features`, the input of the source model's last layer for each row
+                (`RecordConfig.features`): lists of D float32, of a fixed size if every row has them. Held-out rows
+                have them too, unless rows are joined by id.
             projection (`str`, *optional*):
-                `"pca"` or `"umap"`: add the two columns that Embedding Atlas draws a map by, `projection_x` and
-                `projection_y`, float32.
+                `"pca"` or `"umap"`: add the float32 columns `projection_x` and `projection_y`, for a map in Embedding
+                Atlas.
             id_column (`str`, *optional*): The column with the ids, if it is not the recorded one.
 
         Returns:
-            `datasets.Dataset`: with lists of L float32, null for rows that were held out as validation. A row that
-            only some of several runs held out has NaN in their place.
+            `datasets.Dataset`: with lists of L float32, null for rows that were held out as validation samples. If
+                only some of several runs held out a row, it has NaN at the checkpoints of these runs.
 
         Raises:
-            InputError: if it is another dataset, or was shuffled, filtered or relabelled, saying in what it differs;
-                if a per-sample metric or the features were not recorded.
+            InputError: if it is another dataset, or was shuffled, filtered or relabeled, saying what differs; if a
+                per-sample metric or the features were not recorded.
         """
         wanted = require_features(self.features) if features or projection else None
         where = self.positions(dataset, id_column)
@@ -292,7 +295,7 @@ class Trajectories(ExchangeMixin):
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
             id_column (`str`, *optional*): Likewise.
             identity (`Mapping`, *optional*):
-                What [`dataset_identity`] says of the dataset, if it was asked, so that nothing is digested twice.
+                The result of [`dataset_identity`] for the dataset, if known, so that it is not computed twice.
 
         Returns:
             `np.ndarray`: int64 `(len(dataset),)`, the position among the recorded rows, or -1.
@@ -321,21 +324,22 @@ class Trajectories(ExchangeMixin):
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
             preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
             balance (`str`, *optional*):
-                As for [`rank_coreset`]; if not given `"class"`, or `"none"` for rows without classes.
+                As for [`rank_coreset`]; if not given, `"class"`, or `"none"` for rows without classes.
             typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
             baselines (`Sequence[str]`, *optional*):
-                Known scores to add beside, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
-                rows held out; they do not change the rank.
+                Known scores to add as well, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
+                held-out rows. They do not change the rank.
             id_column (`str`, *optional*): As for [`Trajectories.attach`].
-            label_column (`str`, *optional*): The column with the classes; as recorded, or the only one, if not given.
+            label_column (`str`, *optional*): The column with the classes; if not given, the recorded one, or the only
+                one.
             **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
         Returns:
             `datasets.Dataset`
 
         Warns:
-            LTCWarning: where several runs disagree, hard rows come first, the validation loss rises, or all that there
-                is are two differences.
+            LTCWarning: if runs disagree, hard rows come first, the validation loss rises, or there are only two
+                differences.
 
         Raises:
             InputError: as [`Trajectories.attach`], [`ltc_scores`] and [`baseline_scores`].
@@ -357,16 +361,16 @@ class Trajectories(ExchangeMixin):
         return ranked
 
     def weights(self, dataset: Dataset, *, weight_column: str = WEIGHT, **options: Any) -> Dataset:
-        """Adds a weight for each row's loss, of mean one, where no row is to be left out: [`Trajectories.score`], and
-        [`weight_rows`] by that score.
+        """Scores the rows and adds a weight for each row's loss, with mean one, as an alternative to a coreset:
+        [`Trajectories.score`] followed by [`weight_rows`].
 
         Args:
             dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
-            weight_column (`str`, *optional*, defaults to `"weight"`): The column to add; one that is there is refused.
+            weight_column (`str`, *optional*, defaults to `"weight"`): The column to add; an existing one is refused.
             **options: As for [`Trajectories.score`].
 
         Returns:
-            `datasets.Dataset`: with the columns of the score and of the weights, float32, null for rows held out.
+            `datasets.Dataset`: with the columns of the score, and the float32 weights, null for held-out rows.
 
         Raises:
             InputError: as [`Trajectories.score`] and [`weight_rows`].

@@ -9,15 +9,15 @@ class InputError(ValueError):
     """Raised for input that the user can fix: a dataset, a column, an option, a file.
 
     The message is one line that says what is wrong, where (row, column, parameter or file) and what to do. It names
-    parameters in backticks, as Python spells them (`batch_size`, or `RecordConfig.batch_size` of another call than the
-    one that failed). The command line turns these into its options, prints the line and exits with code 2.
+    parameters in backticks, as in Python (`batch_size`, or `RecordConfig.batch_size` for a parameter of another call).
+    The command line shows them as its options, prints the line and exits with code 2.
     """
 
 
 class LTCWarning(UserWarning):
-    """What a user should know of a result that is there all the same, such as scores that chance ranks.
+    """Warns about a result that may be of little use, such as scores whose ranking is mostly chance.
 
-    The message is as that of an [`InputError`]. The command line prints it as a line, and goes on.
+    The message is written like that of an [`InputError`]. The command line prints it as one line, and continues.
     """
 
 
