@@ -26,23 +26,24 @@ def coreset_order(
 ) -> np.ndarray:
     """Ranks rows so that every prefix of the order is the coreset of that size.
 
-    - `"class"` deals one row per class and round, the best of each class first; a class that runs out drops out.
-      Every prefix has equally many rows, to within one, of all classes that still have rows. Within a round the rows
-      come best first, so that a prefix that ends inside a round gives its last rows to the classes with the best ones.
-    - `"proportional"` keeps each class's share of the rows with a score: in a prefix of k rows its number differs from
-      k times its share by less than one row (the chairman assignment problem, Tijdeman 1980, solved by taking the
-      earliest deadline first). Divisor methods such as Webster's are not as exact: with many small classes they are
-      off by more than a row.
-    - `"none"` goes by score alone.
+    - `"class"` takes one row from each class per round, the best of each class first; a class that runs out drops out.
+      Every prefix has the same number of rows, to within one, from all classes that still have rows. Within a round
+      the best rows come first, so a prefix that ends inside a round gets its last rows from the classes with the best
+      ones.
+    - `"proportional"` keeps the share of each class among the rows with a score: in a prefix of k rows, the number of
+      its rows differs from k times its share by less than one (the chairman assignment problem, Tijdeman 1980, solved
+      by taking the earliest deadline first). Divisor methods such as Webster's are not as exact: with many small
+      classes they are off by more than a row.
+    - `"none"` ignores classes.
 
-    With `typicality`, the best rows of a class, or of all with `"none"`, are first its most typical ones, so many as
-    its share `typical` of the rows with a score (at least one), and then those that score best among the others.
+    With `typicality`, the best rows of a class (or of all rows, with `"none"`) are its most typical ones: the share
+    `typical` of its rows with a score, and at least one. Then come the rows with the best scores among the others.
 
-    Ties are broken by row number. Rows without a score come after all others: dealt in turn to the class that has the
-    fewest rows, or in proportion among themselves, or by row number.
+    Ties are broken by row number. Rows without a score come after all others: one at a time from the class that has
+    the fewest rows so far (`"class"`), in proportion among themselves (`"proportional"`), or by row number (`"none"`).
 
     Args:
-        scores (`np.ndarray`): float `(N,)`; NaN for a row that has no score, such as a flat trajectory.
+        scores (`np.ndarray`): float `(N,)`; NaN for rows without a score, such as those with a flat trajectory.
         labels (`np.ndarray`, *optional*): int `(N,)`, the class of every row; not needed for `"none"`.
         rows (`np.ndarray`, *optional*): int `(N,)`, row numbers to break ties by; the positions if not given.
         balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
@@ -51,7 +52,7 @@ def coreset_order(
         typical (`float`, *optional*, defaults to `0.1`): With `typicality`: the share of typical rows, in [0, 1].
 
     Returns:
-        `np.ndarray`: int32 `(N,)`, the rank of every row, 0 the first pick.
+        `np.ndarray`: int32 `(N,)`, the rank of every row; 0 is the first pick.
 
     Raises:
         InputError: for an unknown option, arrays of different lengths, or no labels where they are needed.

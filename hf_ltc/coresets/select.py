@@ -42,7 +42,7 @@ def rank_coreset(
     exclude_negative: bool = False,
     typical: float | None = None,
 ) -> Dataset:
-    """Adds the rank of every row in the coreset order: the coreset of a size is `rank < size`.
+    """Adds the rank of every row in the coreset order: the coreset of n rows is `rank < n`.
 
     See [`coreset_order`] for the order. No image is decoded and no row rewritten.
 
@@ -50,24 +50,24 @@ def rank_coreset(
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included. Ties are
             broken by the position in it.
         balance (`str`, *optional*, defaults to `"class"`):
-            `"class"`, `"proportional"` or `"none"`; or a column, such as `"source"`, whose values are taken for the
-            classes. A column with one of these three names is given as `label_column`. Rows without classes need
-            `"none"`.
+            `"class"`, `"proportional"` or `"none"`; or a column, such as `"source"`, to balance by its values instead
+            of the classes. If the column has one of these three names, give it as `label_column`. Rows without
+            classes need `"none"`.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
         rank_column (`str`, *optional*):
             The column to add or replace; `x_rank` for a score column `x_score` if not given.
         label_column (`str`, *optional*): Column with the class labels; found by its feature type if not given.
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
-        exclude_negative (`bool`, *optional*, defaults to `False`): Give rows with a negative score no rank.
+        exclude_negative (`bool`, *optional*, defaults to `False`): Do not rank rows with a negative score.
         typical (`float`, *optional*):
-            Share of each class that comes first, chosen by typicality (the column `x_typicality` for a score column
-            `x_score`, which [`LTCScorer`] adds); 0 for the score alone, as the papers have it. If not given, a tenth
-            where there is that column, and 0 where there is none or the lowest scores are best.
+            Share of each class that comes first, by typicality (the column `x_typicality` for a score column
+            `x_score`, which [`LTCScorer`] adds); 0 for the score alone, as in the papers. If not given, a tenth if
+            there is such a column, and 0 otherwise or if the lowest scores are best.
 
     Returns:
-        `datasets.Dataset`: with one more column, int32. It is null for rows that are no candidates: those held out
-        as validation samples (see [`recorded_rows`]), and those with a negative score if `exclude_negative`.
-        Candidate rows without a score, as their trajectory is flat, come last.
+        `datasets.Dataset`: with one more column, int32. It is null for rows that are not candidates: those held out as
+            validation samples (see [`recorded_rows`]), and those with a negative score if `exclude_negative`.
+            Candidate rows without a score, because their trajectory is flat, come last.
 
     Raises:
         InputError: if a column is missing or of another type, or a label is bad.
@@ -81,7 +81,7 @@ def rank_coreset(
 
 
 def in_coreset(ranks: Any, size: int) -> Any:
-    """Whether rows belong to the coreset of a size, by their rank: for `filter`, of streamed datasets too.
+    """Whether rows belong to the coreset of a given size, by their rank; for `filter`, also of streamed datasets.
 
         dataset.filter(in_coreset, fn_kwargs={"size": 5_000}, input_columns="ltc_rank", batched=True)
 
@@ -133,23 +133,24 @@ def select_coreset(
     clusters: int = 100,
     cluster_order: ClusterOrder = "random",
 ) -> Dataset:
-    """Keeps the coreset of a budget: the first rows of the coreset order, or rows drawn from all over the scores.
+    """Keeps the coreset of a budget: the first rows of the coreset order, or rows sampled over the whole range of
+    scores.
 
-    Without `coverage` and `min_per_class` the coreset is the rows with `rank < size`, so those of different budgets
-    are nested. With `coverage`, every class keeps as many rows as it has in that coreset (with `balance="none"` and no
-    `min_per_class` all rows count as one class), but rows drawn among its own:
+    Without `coverage` and `min_per_class`, the coreset consists of the rows with `rank < size`, so coresets of
+    different budgets are nested. With `coverage`, every class keeps the same number of rows as in that coreset (with
+    `balance="none"` and no `min_per_class`, all rows count as one class), but the rows are sampled:
 
-    - `"stratified"` (CCS, Zheng et al. 2023, arXiv 2210.15809): the share `cut` of the rows at the far end of the
-      order, the hardest or mislabeled ones, is left out; the others are divided into 50 strata of equal score width,
-      from which equally many rows are drawn at random (what a small stratum lacks comes from the larger ones).
+    - `"stratified"` (CCS, Zheng et al. 2023, arXiv 2210.15809): the share `cut` of the rows at the end of the order,
+      the hardest or mislabeled ones, is left out. The others are divided into 50 strata of equal score width, and the
+      same number of rows is drawn at random from each (if a stratum is too small, larger ones give more).
     - `"beta"` (DUAL, Cho et al. 2025, arXiv 2502.06905): rows are drawn one after another. The odds of a row are its
       score times the density of Beta(16 - b, b) at its mean probability of the true class, the mean of exp(-loss) over
       `loss_trajectory`; b = 15 (1 - m) (1 - r ** `beta_exponent`), where r is the share of rows left out and m is the
       mean probability of the ten rows with the highest scores. The paper has exponents of 5.5, 4 and 11 for CIFAR-10,
       CIFAR-100 and ImageNet. Rows with a score of 0 or less have no odds and are drawn after all others.
-    - `"clusters"` (S2L, Yang et al. 2024, arXiv 2403.07384): rows are clustered by k-means on `loss_trajectory`, in
-      each class as many clusters as its share of `clusters` (with `balance="none"` in all rows at once, as in the
-      paper). All clusters give equally many rows, and what the smallest lack comes from the larger ones.
+    - `"clusters"` (S2L, Yang et al. 2024, arXiv 2403.07384): rows are clustered by k-means on `loss_trajectory`, with
+      a number of clusters for each class in proportion to its rows (with `balance="none"`, all rows at once, as in the
+      paper). All clusters give the same number of rows; if a cluster is too small, larger ones give more.
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
@@ -162,14 +163,14 @@ def select_coreset(
         keep (`str`, *optional*, defaults to `"highest"`): As for [`rank_coreset`].
         exclude_negative (`bool`, *optional*, defaults to `False`): As for [`rank_coreset`].
         min_per_class (`int`, *optional*, defaults to `0`):
-            Rows that each class keeps at least, or all of them if it has fewer; the rest of the budget goes by rank.
+            Minimum number of rows of each class, or all if it has fewer; the rest of the budget goes by rank.
         coverage (`str`, *optional*): `"stratified"`, `"beta"` or `"clusters"`.
         cut (`float`, *optional*, defaults to `0.1`):
-            For `"stratified"`: the share of each class to leave out, in [0, 1), or less where the budget needs more.
+            For `"stratified"`: the share of each class to leave out, in [0, 1); less if the budget needs more rows.
         beta_exponent (`float`, *optional*, defaults to `4.0`): For `"beta"`: how fast easier rows gain odds.
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
-        typical (`float`, *optional*): As for [`rank_coreset`]; `coverage` draws rows by the score, whatever is given.
-        clusters (`int`, *optional*, defaults to `100`): For `"clusters"`: how many there are.
+        typical (`float`, *optional*): As for [`rank_coreset`]; ignored with `coverage`.
+        clusters (`int`, *optional*, defaults to `100`): For `"clusters"`: the number of clusters.
         cluster_order (`str`, *optional*, defaults to `"random"`):
             For `"clusters"`: which rows of a cluster are kept, `"random"` ones or the `"best"` by the score.
 
@@ -178,8 +179,8 @@ def select_coreset(
         [`rank_coreset`] with the same options; a rank column that says otherwise is replaced.
 
     Warns:
-        LTCWarning: where less than a fifth is kept, and these are the hardest rows; and where `typical` is not given,
-            and the rank column that is replaced has another order.
+        LTCWarning: if less than a fifth is kept, and these are the hardest rows; and if `typical` is not given, and
+            the existing rank column, which is replaced, has another order.
 
     Raises:
         InputError: for a budget or an option out of range, and as [`rank_coreset`].
@@ -207,7 +208,7 @@ def select_coreset(
 def split_coreset(
     dataset: Dataset, fraction: float | None = None, size: int | None = None, **options: Any
 ) -> DatasetDict:
-    """Splits a scored dataset into the coreset of a budget and the rows that it leaves.
+    """Splits a scored dataset into the coreset of a budget and the remaining rows.
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset.
@@ -217,9 +218,9 @@ def split_coreset(
 
     Returns:
         `datasets.DatasetDict`: `coreset`, as [`select_coreset`] keeps it; `conflicting`, the other rows with a
-        negative score (their losses rise when those of the validation samples fall); and `rest`. Where labels were
-        wrong, models were better without the conflicting rows than with them (docs/guides/audit.md). Rows held out as
-        validation samples are in none of them. All keep the order of the dataset, and have their rank.
+        negative score (their losses rise when those of the validation samples fall); and `rest`. With wrong labels in
+        the data, models were better without the conflicting rows than with them (docs/guides/audit.md). Rows held out
+        as validation samples are in none of the three. All keep the order of the dataset, and the ranks.
 
     Raises:
         InputError: as [`select_coreset`].

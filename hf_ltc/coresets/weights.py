@@ -13,25 +13,25 @@ WEIGHT = "weight"
 
 
 def weight_rows(dataset: Dataset, *, score_column: str = "ltc_score", weight_column: str = WEIGHT) -> Dataset:
-    """Adds a weight for each row's loss: its score where that is above 0, divided by the mean over the rows.
+    """Adds a weight for each row's loss: the positive part of its score, divided by the mean over the rows.
 
-    So rows that agree with the validation samples count in proportion, and those that contradict them not at all, as
-    Ren et al. (2018, arXiv 1803.09050) weight rows by how their gradients agree. The mean weight is one: the learning
-    rate need not change. No row is rewritten.
+    Rows that agree with the validation samples count in proportion, and rows that contradict them do not count; Ren et
+    al. (2018, arXiv 1803.09050) weight rows by the agreement of gradients in the same way. The mean weight is one, so
+    the learning rate can stay the same. No row is rewritten.
 
     Args:
         dataset (`datasets.Dataset`): A scored dataset; shuffled, selected and formatted ones included.
-        score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers of which more is better.
+        score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers in which higher is better.
         weight_column (`str`, *optional*, defaults to `"weight"`):
-            The column to add. One that is there is never replaced, not even by weights of another score.
+            The column to add. An existing column is never replaced, not even by weights of another score.
 
     Returns:
-        `datasets.Dataset`: with one more column, float32. It is 0 for candidate rows without a score, as their
-        trajectory is flat, and null for rows that are no candidates: those held out as validation samples.
+        `datasets.Dataset`: with one more column, float32. It is 0 for candidate rows without a score, because their
+            trajectory is flat, and null for held-out rows.
 
     Raises:
-        InputError: if the column of scores is missing or of another type, has infinite values, or no score above 0,
-            and if that of weights is there.
+        InputError: if the score column is missing or of another type, has infinite values or no score above 0, or if
+            the weight column already exists.
     """
     check_weight_column(dataset, weight_column)
     scores, candidates = read_scores(dataset, score_column)

@@ -33,18 +33,18 @@ def dataset_identity(
     text_columns: Sequence[str] = (),
     **where: Any,
 ) -> dict[str, Any]:
-    """What tells this dataset from another one: rows, features, labels in row order, and bytes of some rows.
+    """Identifies a dataset by its rows, features, labels in row order, and bytes of some rows.
 
-    The bytes are those of the encoded images of evenly spaced rows (of their files, where a row holds only a path), or
-    of the other columns in a dataset without images; where texts are named, of these alone. Nothing is decoded, and
-    besides the labels at most 128 rows are read.
+    The bytes are those of the encoded images of evenly spaced rows (or of their files, if a row holds only a path).
+    Without images, they are those of the columns in `text_columns`, or else of all columns. Nothing is decoded, and
+    apart from the labels at most 128 rows are read.
 
     Args:
         dataset (`datasets.Dataset`): The dataset; shuffled, selected and formatted ones included.
-        label_column (`str`, *optional*): The column with the class labels; `None` for rows that have no class.
+        label_column (`str`, *optional*): The column with the class labels; `None` for rows without classes.
         image_column (`str`, *optional*): A column of images whose type is not `Image`.
-        text_columns (`Sequence[str]`, *optional*): The columns of texts that models read, where they read texts.
-        **where: What is known of its origin, e.g. `repo_id`, `config`, `split`, `revision`; `None` is left out.
+        text_columns (`Sequence[str]`, *optional*): The columns with texts that models read, if any.
+        **where: What is known about its origin, such as `repo_id`, `config`, `split`, `revision`; `None` is left out.
 
     Returns:
         `dict[str, Any]`: plain JSON values, the same on any machine.

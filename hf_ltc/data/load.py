@@ -30,18 +30,18 @@ def load_split(
     Args:
         dataset (`str` or `os.PathLike`):
             A Hub id; a folder of `save_to_disk` (of a `Dataset` or a `DatasetDict`); a folder of images with one
-            folder per class, inside `train/` and `test/` or not; a folder of Parquet files (`train*`, `test*`); or
-            one Parquet file.
+            folder per class, optionally inside `train/` and `test/`; a folder of Parquet files (`train*`, `test*`); or
+            a single Parquet file.
         split (`str`, *optional*, defaults to `"train"`): A split or a slice of one, such as `"train[:1000]"`.
         name (`str`, *optional*):
-            The configuration, where the dataset has several. It is ignored for a folder of `save_to_disk` and a
-            Parquet file, which have none but may be copies of a dataset that has.
-        revision (`str`, *optional*): The Hub revision, likewise.
+            The configuration, if the dataset has several. It is ignored for a folder of `save_to_disk` and a Parquet
+            file, which have none but may be copies of a dataset that does.
+        revision (`str`, *optional*): The Hub revision; ignored likewise.
         data_files (`str`, `Sequence[str]` or `Mapping`, *optional*):
-            As in `datasets.load_dataset`, but the name of a file in the folder is never read as a pattern.
+            As in `datasets.load_dataset`, but the name of an existing file in the folder is never read as a pattern.
 
     Returns:
-        `datasets.Dataset`: the rows of the split, in the order stored.
+        `datasets.Dataset`: the rows of the split, in stored order.
 
     Raises:
         InputError: if there is no such dataset, configuration or split, or if the Hub cannot be reached.

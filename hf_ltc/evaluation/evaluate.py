@@ -72,29 +72,30 @@ def evaluate_coresets(
     *,
     accelerator: Accelerator | None = None,
 ) -> Evaluation:
-    """Trains models on coresets, on random subsets as large and on all rows, and tests each after its last step.
+    """Trains models on coresets, on random subsets of the same size and on all rows, and tests each after its last
+    step.
 
-    Results are kept in `config.output_dir`, a trial (one model, method, budget and seed) at a time: the same call goes
-    on where it was stopped, and one with other models, methods, budgets, seeds or recordings trains what is new.
-    Several processes of a launcher, or several commands, share the trials. When all are done there are `results.json`,
-    `results.md` and `accuracy.png`, of all trials that the folder has.
+    Every trial (one model, method, budget and seed) is saved in `config.output_dir`. The same call resumes where it
+    stopped, and a call with more models, methods, budgets, seeds or recordings trains only what is new. Several
+    processes of a launcher, or several commands, share the trials. When all trials are done, `results.json`,
+    `results.md` and `accuracy.png` show all trials in the folder.
 
-    With `config.recommend` budgets are tried until it is known which is the smallest that is worth nearly as much as
-    all rows: `Evaluation.recommendation`.
+    With `config.recommend`, it searches for the smallest budget that is nearly as good as all rows:
+    `Evaluation.recommendation`.
 
     Args:
         config ([`EvaluateConfig`]): The settings; `output_dir` must be given.
         runs ([`Trajectories`] or `Mapping[str, Trajectories]`):
-            The recording that rows are chosen by, or several of other source models, by name.
-        train (`datasets.Dataset`): The recorded dataset. Rows that were held out of it are never trained on.
+            The recording to choose rows by, or several of different source models, by name.
+        train (`datasets.Dataset`): The recorded dataset. Models are never trained on its held-out rows.
         test (`datasets.Dataset`): Rows that no recording has seen.
         validation (`datasets.Dataset`, *optional*):
-            The validation samples, needed where they are no rows of `train`: test rows must not be among them.
+            The validation samples, needed if they are not rows of `train`: test rows must not be among them.
         accelerator (`accelerate.Accelerator`, *optional*):
-            Of this process alone; made from `config` for each trial if not given.
+            An accelerator of this process alone; if not given, made from `config` for each trial.
 
     Returns:
-        [`Evaluation`]: of all trials in the folder; on every process, but `methods`, which takes time, on the first.
+        [`Evaluation`]: all trials in the folder, on every process; `methods`, which takes time, only on the first.
 
     Raises:
         InputError: for data, settings, methods or an output folder that the user can fix, before anything is trained.

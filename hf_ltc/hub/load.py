@@ -35,16 +35,17 @@ def load_coreset(
 ) -> Dataset:
     """Loads the coreset of any budget from a repository that [`push_coreset`] wrote.
 
-    The rows come from the repository if it has them, or else from the source dataset at the revision that was scored.
-    Either way they are compared with the recipe.
+    The rows come from the repository if it has them, and otherwise from the source dataset at the revision that was
+    scored. Either way, they are checked against the recipe.
 
     Args:
         repo_id (`str`): The repository.
         fraction (`float`, *optional*): Share in (0, 1] of the candidate rows.
         size (`int`, *optional*): Rows to keep, instead of a fraction.
-        scorer (`str`, *optional*, defaults to `"ltc"`): By which scorer, if there are several: `el2n`, `aum`, ...
+        scorer (`str`, *optional*, defaults to `"ltc"`): The scorer, if there are several: `el2n`, `aum`, ...
         revision (`str`, *optional*): A branch or commit; the newest if not given.
-        dataset (`datasets.Dataset`, *optional*): The source dataset to take the rows from, if it is loaded already.
+        dataset (`datasets.Dataset`, *optional*): The source dataset to take the rows from, if you have already loaded
+            it.
         token (`str`, *optional*): Access token; the one that is logged in if not given. A private or gated source
             dataset can only be loaded with the one that is logged in.
 
@@ -52,7 +53,7 @@ def load_coreset(
         `datasets.Dataset`: the rows that [`select_coreset`] chose, in the same order, with score and rank.
 
     Raises:
-        InputError: if there is no such repository or scorer, if its files and its recipe disagree, or if the source
+        InputError: if there is no such repository or scorer, if its files do not match its recipe, or if the source
             dataset is not the one that was scored.
     """
     if dataset is not None:

@@ -74,45 +74,45 @@ def push_coreset(
     The repository gets a configuration for each budget (`coreset-10pct`, ...: the columns of the dataset, the score
     and the rank), the configuration `scores` (row number, label, score and rank of every row), `recipe.json` and a
     card. Other scorers go into configurations of their own (`coreset-el2n-10pct`, `scores-el2n`), so that several can
-    share a repository. Everything else in the repository stays as it is.
+    share a repository. Everything else in the repository is left unchanged.
 
-    An interrupted push leaves the repository as it was before, and the same call uploads only what is still missing.
+    An interrupted push leaves the repository unchanged, and the same call uploads only what is still missing.
 
     Args:
         scored (`datasets.Dataset`): A dataset with scores.
         repo_id (`str`): The repository, `OWNER/NAME`; created if it does not exist.
         fractions (`Sequence[float]`, *optional*): Budgets, as shares of the candidate rows.
         sizes (`Sequence[int]`, *optional*): Budgets, as numbers of rows.
-        trajectories ([`Trajectories`], *optional*): The recording that the scores come from. They are compared with
-            it, and its recipe is published.
-        scores_only (`bool`, *optional*, defaults to `False`): Push no row of the dataset. [`load_coreset`] takes them
-            from the source dataset.
-        full (`bool`, *optional*, defaults to `False`): Push the whole dataset too, as the configuration `full`.
-            It is in coreset order, so that any coreset is the beginning of it.
-        with_trajectories (`bool`, *optional*, defaults to `False`): Put the columns with trajectories into `scores`.
+        trajectories ([`Trajectories`], *optional*): The recording that the scores come from. Scores are checked
+            against it, and its recipe is published.
+        scores_only (`bool`, *optional*, defaults to `False`): Push no rows: [`load_coreset`] takes them from the
+            source dataset.
+        full (`bool`, *optional*, defaults to `False`): Also push the whole dataset in coreset order, as the
+            configuration `full`, so every coreset is the beginning of it.
+        with_trajectories (`bool`, *optional*, defaults to `False`): Add the columns with trajectories to `scores`.
         splits (`Mapping[str, datasets.Dataset]`, *optional*): Further splits of every configuration with rows, e.g.
             `{"test": test}`.
         pictures (`Sequence[str]`, *optional*): Picture files for the card.
         report (`str` or `Path`, *optional*): The page that [`write_report`] wrote, which becomes `report.html` there.
-            Without it the page of an earlier push stays as long as the coresets by `ltc_score` do.
+            Without it, the page of an earlier push is kept until the coresets by `ltc_score` change.
         evaluation (`Sequence[Mapping]`, *optional*): Accuracies of models trained on the rows, for the card's
             table: mappings of `rows` (which, in words), `number`, `model`, `accuracy` (a number in [0, 1] for each
             seed) and `protocol` (how they were trained, in words).
         source (`Mapping`, *optional*): Where the dataset comes from: `repo_id`, `config`, `split`, `revision`. If not
-            given, what the recording or the dataset knows of it.
-        dataset_name (`str`, *optional*): What the card calls the dataset, where it is not on the Hub.
-        license (`str`, *optional*): License of the rows; that of the source dataset if not given.
+            given, it is taken from the recording or the dataset.
+        dataset_name (`str`, *optional*): Name of the dataset on the card, if it is not on the Hub.
+        license (`str`, *optional*): License of the rows; if not given, that of the source dataset.
         private (`bool`, *optional*): Whether a new repository is private.
         token (`str`, *optional*): Access token; the one that is logged in if not given.
-        max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Size of a Parquet file at most.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Maximum size of a Parquet file.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): The score.
         variant (`str` or `Mapping[str, str]`, *optional*):
-            The score variant in the column, which is computed from `trajectories` and compared: `"ltc"`, `"cld"`,
+            The score variant in the column, which is checked against `trajectories`: `"ltc"`, `"cld"`,
             `"das"` or `"weighted-das"`, or a mapping with `of`, `aggregate`, `scope` and `weighting`, as for
-            [`ltc_scores`]. If it is not given, that of `ltc_score` is found by trying all.
+            [`ltc_scores`]. If not given, that of `ltc_score` is found by trying all.
         label_column (`str`, *optional*): Column with the class labels; found by its type if not given.
-        judgement (`Mapping[str, Any]`, *optional*): What the coreset of one of the budgets was compared with, as
-            `hf-ltc select --judge` writes it (`judge` in the recipe beside the rows), for recipe and card.
+        judgement (`Mapping[str, Any]`, *optional*): The comparison of one of the coresets with others, for recipe and
+            card, as written by `hf-ltc select --judge` (`judge` in the recipe next to the rows).
         **selection: `balance`, `keep`, `exclude_negative`, `min_per_class`, `coverage`, `cut`, `beta_exponent`, `seed`
             and `typical`, as for [`select_coreset`].
 
@@ -120,8 +120,8 @@ def push_coreset(
         [`Pushed`]
 
     Raises:
-        InputError: for a dataset, budget or option that cannot be pushed; for scores that are not those of the
-            recording; if the Hub refuses, cannot be reached, or holds something else under these names.
+        InputError: for a dataset, budget or option that cannot be pushed; for scores that differ from those of the
+            recording; if the Hub refuses, cannot be reached, or has something else under these names.
     """
     # Before any work; the dataset is looked at to know how it is balanced.
     check_repo_id(repo_id)

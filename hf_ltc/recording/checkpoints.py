@@ -63,34 +63,35 @@ def record_checkpoints(
     run = record_checkpoints(paths, train, validation, output_dir="runs/mine", collate=collate)
     ```
 
-    A checkpoint is written when all of its rows are there. The same call resumes after an interruption: checkpoints
-    that are recorded are not loaded again, and those added to the list since are recorded.
+    A checkpoint is written as a whole, once it has all rows. The same call resumes after an interruption: recorded
+    checkpoints are not loaded again, and checkpoints added to the list are recorded.
 
     Args:
         checkpoints (`Sequence`):
             In the order of training: folders of `save_pretrained` or of the Trainer, files of weights (`.safetensors`,
             or `.pt` and `.bin` without code in them), state dicts, models, or functions that make a model.
-        train (`datasets.Dataset`): Rows with what the model takes and a class label.
+        train (`datasets.Dataset`): Rows with the inputs of the model and a class label.
         validation (`datasets.Dataset`, *optional*):
             Validation samples, on which the models were not trained; held out of `train` if not given.
         output_dir (`str` or `Path`): The run directory.
         model (`torch.nn.Module`, *optional*):
-            The model to load state dicts and files into; folders of transformers' models need none.
+            The model to load state dicts and files into; not needed for folders of transformers' models.
         collate (`Callable`, *optional*):
             Makes a batch from a list of rows: a mapping, passed to the model by name without its labels, or a tensor;
             transformers' `default_data_collator` if not given. It gets the columns that the model's `forward` names,
             or all columns if it names none.
         epochs (`Sequence[int]`, *optional*): Training epochs before each checkpoint; 1, 2, ... if not given.
         signals (`Sequence[str]`, *optional*): Further per-sample metrics: `margin`, `correct`, `el2n`, `predicted`.
-        label_column (`str`, *optional*): Column with the labels: `labels`, `label` or the one `ClassLabel` column.
-        id_column (`str`, *optional*): Column with a unique id for each row, to attach by.
+        label_column (`str`, *optional*): Column with the labels; if not given, `labels`, `label` or the only
+            `ClassLabel` column.
+        id_column (`str`, *optional*): Column with a unique id for each row, to join by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
         validation_per_class (`int`, *optional*):
-            At most this many rows of a class: 50 if not given, or 500 of all rows if they have no classes.
+            Hold out at most this many rows of a class; if not given, 50, or 500 of all rows if there are no classes.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
-            Accept validation samples whose images or texts are those of rows of `train`, as with blank tiles. Images
-            are compared as encoded: one that was saved again is not found.
+            Accept validation samples with the same image or text as a row of `train`, such as blank tiles. Images are
+            compared as encoded files, so a copy in another format is not detected.
         batch_size (`int`, *optional*, defaults to `256`): Batch size per process.
         num_workers (`int`, *optional*, defaults to `0`): Processes that read and collate.
         language_model (`bool`, *optional*, defaults to `False`):
@@ -103,8 +104,8 @@ def record_checkpoints(
         process.
 
     Raises:
-        InputError: for weights that are missing, do not fit or are not in the order of training; for data that cannot
-            be recorded; for a folder with another recording.
+        InputError: for weights that are missing, do not fit or are not in training order; for data that cannot be
+            recorded; for a folder with another recording.
     """
     if not isinstance(checkpoints, Sequence) or isinstance(checkpoints, str | Mapping | nn.Module):
         raise InputError(

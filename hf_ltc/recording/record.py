@@ -38,10 +38,10 @@ def record(
     source: Mapping[str, Any] | None = None,
     accelerator: Accelerator | None = None,
 ) -> Trajectories:
-    """Trains a source model and records every row's loss and the validation samples' losses after each epoch.
+    """Trains a source model, and records the losses of all rows and validation samples in each epoch.
 
     The first step of "Finding the Muses" (arXiv 2503.09721). The run directory is `config.output_dir`. The same call
-    resumes an interrupted run after its last whole epoch, and returns at once if the run is finished.
+    resumes an interrupted run after its last complete epoch, and returns at once if the run is finished.
 
     Args:
         config ([`RecordConfig`]): The settings.
@@ -56,7 +56,7 @@ def record(
         `config.store="summary"` a [`LossSummary`].
 
     Raises:
-        InputError: for faults in the data, the settings or the run directory that the user can fix.
+        InputError: for problems with the data, the settings or the run directory that the user can fix.
     """
     require_config(config, RecordConfig)
     _check_rotation(config, validation)

@@ -47,29 +47,30 @@ class TrajectoryRecorder:
     trajectories = recorder.finish()
     ```
 
-    An epoch is written when its block ends without an error: whole, or not at all. Made again with the same arguments,
-    the recorder resumes after the epochs that are there (`next_epoch`).
+    An epoch is written when its block ends without an error, as a whole. A recorder with the same arguments resumes
+    after the last written epoch (`next_epoch`).
 
     Args:
         output_dir (`str` or `Path`): The run directory.
         rows (`int` or `Sequence`): The number of rows in the dataset, or the numbers or unique ids of recorded rows.
-        labels (`np.ndarray`): int64 `(N,)`, their classes.
+        labels (`np.ndarray`): int64 `(N,)`, the classes of these rows.
         validation_labels (`np.ndarray`): int64 `(Q,)`, classes of the validation samples.
         validation_rows (`Sequence`, *optional*):
             Row numbers of the validation samples in the same dataset, or their unique ids. If not given, they are a
-            split of their own with the numbers 0 to Q - 1.
+            separate split with the numbers 0 to Q - 1.
         losses (`Sequence[str]`, *optional*, defaults to `("training_loss",)`):
             `"training_loss"`, `"evaluation_loss"` or both, and per-sample metrics such as `"margin"`. With both, pass
-            evaluation losses as `split="evaluation"`. `"predicted"` are class numbers, integers from 0.
+            evaluation losses as `split="evaluation"`. `"predicted"` holds class numbers, integers from 0.
         ids (`pyarrow.Array`, *optional*):
-            `(N,)` unique ids to attach by, for rows that are given by number.
+            `(N,)` unique ids to join by, for rows that are given by number.
         first_epoch (`int`, *optional*, defaults to `0`): Number of the first recorded epoch, 0 for an untrained model.
-        recipe (`dict`, *optional*): Anything to keep with the recording; `attach` checks `recipe["dataset"]`.
+        recipe (`dict`, *optional*): Anything to keep with the recording; `attach` checks the dataset against
+            `recipe["dataset"]`.
         accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
         store (`str`, *optional*, defaults to `"trajectories"`):
-            `"trajectories"`, or `"summary"`: running sums of each row, as many bytes whatever the number of epochs, of
-            one kind of loss and no metrics. Then `finish` returns a [`LossSummary`], and `LossSummary.load` reads one
-            after any epoch.
+            `"trajectories"`, or `"summary"`: running sums for each row, whose size does not depend on the number of
+            epochs, for one kind of loss and no metrics. Then `finish` returns a [`LossSummary`], and
+            `LossSummary.load` reads one after any epoch.
 
     Raises:
         InputError: if the folder holds something else, or a recording made with other arguments.
@@ -149,10 +150,10 @@ class TrajectoryRecorder:
 
     @contextmanager
     def epoch(self, number: int | None = None) -> Iterator[None]:
-        """Records one epoch: what `update` adds inside the block is joined, checked and written at its end.
+        """Records one epoch: everything that `update` adds inside the block is checked and written at its end.
 
         Args:
-            number (`int`, *optional*): The epoch; the one after the last written if not given.
+            number (`int`, *optional*): The epoch; if not given, the one after the last written.
         """
         number = self.next_epoch if number is None else number
         if number < self.next_epoch:
@@ -168,7 +169,8 @@ class TrajectoryRecorder:
             rows (`torch.Tensor`, `np.ndarray` or `Sequence`): `(B,)` row numbers or ids, as given to the recorder.
             losses (`torch.Tensor` or `np.ndarray`): `(B,)`, cross-entropy of each sample, natural logarithm.
             split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"`, or `"evaluation"`.
-            **metrics: Further values of each sample, `(B,)`, for each name in the recorder's `losses` but the first.
+            **metrics: Further values of each sample, `(B,)`, for each name in the recorder's `losses` except the
+            first.
 
         Raises:
             InputError: for rows that are not recorded, or losses of another shape, saying which.
@@ -188,13 +190,13 @@ class TrajectoryRecorder:
         self._buffers[split].add(positions, *values)
 
     def clear(self) -> None:
-        """Forgets what was added since the last epoch was collected."""
+        """Discards what was added since the last epoch was collected."""
         for buffer in self._buffers.values():
             buffer.clear()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What all processes added since the last epoch was collected, to resume in the middle of an epoch with
-        [`load_state_dict`]; called on every process."""
+        """What all processes added since the last epoch was collected, to resume within an epoch with
+        [`load_state_dict`]; call it on every process."""
         tables = {name: table.clone() for name, table in self._tables().items()}
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             operations = torch.distributed.ReduceOp
@@ -203,11 +205,11 @@ class TrajectoryRecorder:
         return {split: table.cpu() for split, table in tables.items()} | {_PROCESSES: torch.tensor(self._processes)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restores what [`state_dict`] returned; called on every process, one of which takes the values.
+        """Restores what [`state_dict`] returned; call it on every process.
 
         Raises:
-            InputError: if it was made with another number of processes, which get the rows in another order, or by
-                another recorder.
+            InputError: if it comes from another recorder, or from another number of processes, which would get the
+                rows in another order.
         """
         tables = {split: table for split, table in state.items() if split != _PROCESSES}
         if (was := int(state.get(_PROCESSES, self._processes))) != self._processes:

@@ -46,7 +46,7 @@ def apply_audit(
     kinds: Sequence[str] = (ISSUE,),
     id_column: str | None = None,
 ) -> Applied:
-    """Drops the rows that an audit found, or gives them the labels that it suggests, in a new dataset.
+    """Drops the rows that an audit found, or corrects their labels, in a new dataset.
 
     ```python
     table = audit(run, train)
@@ -55,24 +55,24 @@ def apply_audit(
     same_as_train = undo_audit(applied.dataset, applied.changes)
     ```
 
-    No image is decoded and no row rewritten. Rows that the audit has not, which were held out, stay as they are.
+    No image is decoded and no row rewritten. Held-out rows, which are not in the audit, are not changed.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
         dataset (`datasets.Dataset`): The recorded dataset.
-        table (`datasets.Dataset`): What [`audit`] made of both, or some of its rows.
+        table (`datasets.Dataset`): The result of [`audit`] for both, or some of its rows.
         how (`str`):
-            `"drop"` leaves the rows out, of each group of near-duplicates all but the one with the highest
-            `label_quality`; `"relabel"` gives them the suggested label, where there is another one than they have.
-        kinds (`Sequence[str]`, *optional*, defaults to `("label issue",)`): Which kinds of rows.
+            `"drop"` leaves out the rows (of each group of near-duplicates, all except the one with the highest
+            `label_quality`); `"relabel"` gives them the suggested label, if it differs from theirs.
+        kinds (`Sequence[str]`, *optional*, defaults to `("label issue",)`): The kinds of rows to change.
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
 
     Returns:
         [`Applied`]
 
     Raises:
-        InputError: for another dataset than the recorded one, a table of another recording, kinds that no audit has,
-            and no suggested labels.
+        InputError: for a dataset that was not recorded, a table of another recording, unknown kinds, and missing
+            suggested labels.
     """
     require(how in get_args(Way), "how", how, f"one of {', '.join(get_args(Way))}")
     known = [kind for kind in KINDS if kind != OK]
@@ -115,20 +115,21 @@ def apply_audit(
 def undo_audit(
     dataset: Dataset, changes: Dataset, source: Dataset | None = None, *, label_column: str | None = None
 ) -> Dataset:
-    """Takes back what [`apply_audit`] changed.
+    """Reverts what [`apply_audit`] changed.
 
     Args:
-        dataset (`datasets.Dataset`): The dataset that it made, with its rows in their order.
-        changes (`datasets.Dataset`): Its list of changes: of labels all or some, of dropped rows all.
+        dataset (`datasets.Dataset`): The dataset that it made, with the rows in the same order.
+        changes (`datasets.Dataset`): Its list of changes; some label changes may be left out, but no dropped row.
         source (`datasets.Dataset`, *optional*):
-            The dataset that rows were dropped from, which has them. All rows of both are read, to compare them.
+            The dataset that rows were dropped from. All rows of both are read, to compare them.
         label_column (`str`, *optional*): Column with the labels; found by its feature type if not given.
 
     Returns:
         `datasets.Dataset`: the rows and labels as they were.
 
     Raises:
-        InputError: for a list that is none of changes, one of another dataset, and dropped rows without `source`.
+        InputError: for a table that is no list of changes, changes of another dataset, and dropped rows without
+            `source`.
     """
     require_dataset(dataset, "dataset")
     if missing := [name for name in _COLUMNS if name not in changes.column_names]:

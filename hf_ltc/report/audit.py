@@ -42,7 +42,7 @@ def audit(
     duplicates: bool = True,
     id_column: str | None = None,
 ) -> Dataset:
-    """Tells for every recorded row whether its label is probably wrong, and what else is odd about it.
+    """Finds, among the recorded rows, labels that are probably wrong, near-duplicates and other conspicuous rows.
 
     ```python
     config = RecordConfig(signals=["margin", "predicted"], features=True, ...)
@@ -53,40 +53,40 @@ def audit(
     The table has one row for each recorded row, in their order, with the columns
 
     - `row`, int64: its number in the recorded dataset; and `id`, where ids were recorded;
-    - `label`: the label that it has;
-    - `suggested_label`: the class that the source model gave it most often in the second half of the epochs; null if
+    - `label`: its given label;
+    - `suggested_label`: the class that the source model predicted most often in the second half of the epochs; null if
       `RecordConfig.signals` had no `predicted`;
-    - `label_quality`, float32 in [0, 1]: the share of the other rows whose label is more probably wrong, as
-      [`wrong_label_quality`] ranks them; 0 for the row whose label is most probably wrong;
-    - `is_label_issue`, bool: whether it is called wrong: it is one of the rows with the lowest quality, as many as
-      have losses that rise where the validation losses fall (see [`wrong_label_count`]), or as `fraction` says;
-    - `near_duplicate_group`, int64: the number, from 0, of the group of rows that are nearly the same to the source
-      model (see [`near_duplicates`]); null for the others, and for all if the features were not recorded
+    - `label_quality`, float32 in [0, 1]: the share of the other rows whose label is more likely to be wrong, as ranked
+      by [`wrong_label_quality`]; 0 for the row whose label is most likely to be wrong;
+    - `is_label_issue`, bool: whether it is among the rows with the lowest quality. Their number is `fraction`, or else
+      the number of rows whose losses rise while the validation losses fall (see [`wrong_label_count`]);
+    - `near_duplicate_group`, int64: the number, from 0, of its group of rows that look nearly the same to the source
+      model (see [`near_duplicates`]); null for all other rows, and if features were not recorded
       (`RecordConfig.features`);
-    - `kind`, string: the first of these that is true of it: `label issue`; `shared with validation`, its image or text
-      is that of a validation sample; `near-duplicate`; `conflicting`, its losses go against those of the validation
-      samples (see [`conflicting`]); `ambiguous`, the model gives it its label in a quarter to three quarters of the
-      late epochs; or `ok`.
+    - `kind`, string: the first of these that applies: `label issue`; `shared with validation`, a validation sample has
+      the same image or text; `near-duplicate`; `conflicting`, its losses move against those of the validation samples
+      (see [`conflicting`]); `ambiguous`, the model predicts its label in a quarter to three quarters of the late
+      epochs; or `ok`.
 
-    `label_quality` and `is_label_issue` are called so by cleanlab, and mean the same.
+    `label_quality` and `is_label_issue` mean the same as in cleanlab.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
         dataset (`datasets.Dataset`, *optional*):
-            The recorded dataset. Without it no row is compared with the validation samples.
-        validation (`datasets.Dataset`, *optional*): The validation samples, where they are a split of their own.
-        fraction (`float`, *optional*): Share of the rows to call label issues, inside (0, 1).
+            The recorded dataset. Without it, rows are not compared with the validation samples.
+        validation (`datasets.Dataset`, *optional*): The validation samples, if they are a separate split.
+        fraction (`float`, *optional*): Share of the rows to report as label issues, in (0, 1).
         similarity (`float`, *optional*, defaults to `0.5`): As for [`near_duplicates`].
         duplicates (`bool`, *optional*, defaults to `True`):
-            Whether near-duplicates are looked for, if features were recorded. The time grows with the square of the
-            rows.
+            Whether to search for near-duplicates, if features were recorded. The time grows with the square of the
+            number of rows.
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
 
     Returns:
         `datasets.Dataset`: N rows.
 
     Raises:
-        InputError: for another dataset than the recorded one, and as [`ltc_scores`].
+        InputError: for a dataset that was not recorded, and as [`ltc_scores`].
     """
     found = find(
         trajectories,

@@ -36,14 +36,14 @@ class Explanation:
 def explain(
     trajectories: Recorded, rows: Sequence[int] | np.ndarray, k: int = 5, of: str = PRESETS["ltc"]["of"]
 ) -> Explanation:
-    """Finds the validation samples that rows help, and those that they hurt.
+    """Finds the validation samples that rows help most, and those that they hurt most.
 
     A score with `aggregate="correlations"` is the mean of these correlations; LTC is the mean of those of differences.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
         rows (`Sequence[int]`): Row numbers in the source dataset.
-        k (`int`, *optional*, defaults to `5`): How many validation samples of each kind.
+        k (`int`, *optional*, defaults to `5`): Number of validation samples of each kind.
         of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
 
     Returns:
@@ -63,12 +63,12 @@ def explain(
 def explain_validation(
     trajectories: Recorded, samples: Sequence[int] | np.ndarray, k: int = 5, of: str = PRESETS["ltc"]["of"]
 ) -> Explanation:
-    """Finds the rows that help validation samples, and those that hurt them: the reverse of [`explain`].
+    """Finds the rows that help validation samples most, and those that hurt them most: the reverse of [`explain`].
 
     Args:
         trajectories ([`Trajectories`]): The recording.
         samples (`Sequence[int]`): Positions among the validation samples, from 0.
-        k (`int`, *optional*, defaults to `5`): How many rows of each kind.
+        k (`int`, *optional*, defaults to `5`): Number of rows of each kind.
         of (`str`, *optional*, defaults to `"differences"`): What is correlated, as for [`ltc_scores`].
 
     Returns:

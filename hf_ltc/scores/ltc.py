@@ -67,21 +67,21 @@ def ltc_scores(
 
     Args:
         trajectories ([`Trajectories`], `np.ndarray` or `torch.Tensor`):
-            The recording. Of several runs the score is the mean over those that recorded the row, and in which it is
-            not flat. Or the rows' losses alone, `(L, N)`, the first of them of the untrained model; where it is not,
-            give [`Trajectories`] with its `epochs`.
+            The recording. With several runs, the score is the mean over those that recorded the row and in which it is
+            not flat. Or just the losses of the rows, `(L, N)`, starting with those of the untrained model; if they
+            start later, pass [`Trajectories`] with `epochs`.
         validation_losses (`np.ndarray` or `torch.Tensor`, *optional*):
-            Beside losses, those of the validation samples at the same checkpoints, `(L, Q)`.
+            If losses are given: those of the validation samples at the same checkpoints, `(L, Q)`.
         of (`str`, *optional*, defaults to `"levels"`):
-            What is correlated: `"differences"` of the loss from checkpoint to checkpoint, or `"levels"`, the loss.
+            What to correlate: `"levels"`, the losses, or `"differences"` between successive checkpoints.
         aggregate (`str`, *optional*, defaults to `"losses"`):
             `"correlations"`: the mean correlation with the validation samples; `"losses"`: the correlation with their
             mean loss.
         scope (`str`, *optional*, defaults to `"dataset"`):
-            With which validation samples: all of the `"dataset"`, or those of the row's `"class"`.
+            Which validation samples: all of the `"dataset"`, or those of the row's `"class"`.
         weighting (`str`, *optional*, defaults to `"uncertainty"`):
-            `"uncertainty"`: the correlation times the square root of [`uncertainty`], so that among rows that move
-            with the validation samples those come first of which the model is unsure for long.
+            `"uncertainty"`: the correlation times the square root of [`uncertainty`]. Among rows that follow the
+            validation samples, this favors those that the model stays unsure about for long.
         preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, instead of the four.
 
     Returns:
@@ -91,8 +91,7 @@ def ltc_scores(
 
     Raises:
         InputError: without validation samples (in a class, with `scope="class"`), with fewer than two differences, for
-            losses that are not finite, and for validation samples that are all flat; for tables that do not go
-            together.
+            losses that are not finite, for validation samples that are all flat, and for tables that do not match.
     """
     member = score_variant(of, aggregate, scope, weighting, preset=preset)
     if validation_losses is not None:

@@ -40,15 +40,15 @@ _BLOCK = 2**14
 
 
 def ltc_typicality(trajectories: Recorded) -> np.ndarray:
-    """The typicality of every recorded row, by which a coreset's first rows are chosen.
+    """The typicality of every recorded row, by which the first rows of a coreset are chosen.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
 
     Returns:
-        `np.ndarray`: float32 `(N,)`, less the logarithm of the time at which the row is drawn, where in a unit of time
-        the average row's odds go by once: the rows that are highest in it are a draw without replacement. NaN for rows
-        without odds, whose trajectory is flat.
+        `np.ndarray`: float32 `(N,)`, minus the logarithm of the time at which the row is drawn; the unit of time is
+            that in which the average row is drawn once. The rows with the highest values are a draw without
+            replacement. NaN for rows without odds, whose trajectory is flat.
 
     Raises:
         InputError: as [`ltc_scores`].

@@ -191,7 +191,7 @@ def save_encoder(folder: Path, form: Form) -> None:
 
 
 def load_encoder(folder: str | Path) -> Callable[..., dict[str, torch.Tensor]]:
-    """Loads what turns texts into inputs of the source model of a run.
+    """Loads the encoder that turns texts into inputs of a run's source model.
 
     ```python
     model, encode = load_model(folder), load_encoder(folder)
@@ -202,12 +202,12 @@ def load_encoder(folder: str | Path) -> Callable[..., dict[str, torch.Tensor]]:
         folder (`str` or `Path`): `RUN/source_model`.
 
     Returns:
-        `Callable`: takes a list of texts, and of pairs of texts a second one, and gives `input_ids` and
-        `attention_mask`, int64 `(B, L)`, by name.
+        `Callable`: takes a list of texts (and a second list, for pairs of texts), and returns a mapping with
+            `input_ids` and `attention_mask`, int64 `(B, L)`.
 
     Raises:
-        InputError: for a folder without a model of texts; what it gives raises it for a string in place of a list, and
-            for texts in which there is nothing.
+        InputError: for a folder without a text model. The encoder raises it for a string instead of a list, and for
+            empty texts.
     """
     place = Path(expanded(folder))
     settings = read_json(place / "config.json")

@@ -247,13 +247,13 @@ def load_model(folder: str | Path, averaged: bool = False) -> nn.Module:
 
     Args:
         folder (`str` or `Path`): `RUN/source_model`.
-        averaged (`bool`, *optional*, defaults to `False`): Its averaged weights, which losses were recorded with.
+        averaged (`bool`, *optional*, defaults to `False`): Load the averaged weights, with which losses were recorded.
 
     Returns:
         `torch.nn.Module`: in evaluation mode.
 
     Raises:
-        InputError: for a file that is missing or damaged, naming it.
+        InputError: for a missing or damaged file, naming it.
     """
     folder = Path(expanded(folder))
     path = folder / ("averaged_model.safetensors" if averaged else "model.safetensors")

@@ -20,17 +20,17 @@ from .value import Trajectories
 
 
 def reliability(runs: Trajectories | Sequence[Trajectories], **variant: Any) -> Reliability:
-    """The Spearman correlation, within classes, between the scores of runs that differ in nothing but the seed.
+    """The Spearman correlation, within classes, between the scores of runs that differ only in the seed.
 
     Args:
-        runs (`Trajectories` or `Sequence[Trajectories]`): Two runs or more, or the value that holds them.
+        runs (`Trajectories` or `Sequence[Trajectories]`): Two or more runs, or one value that holds them.
         **variant: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
     Returns:
         [`Reliability`]
 
     Warns:
-        LTCWarning: where it is below 0.5: chance ranks the rows more than the data do.
+        LTCWarning: if it is below 0.5: the ranking depends more on chance than on the data.
 
     Raises:
         InputError: for fewer than two runs, or runs of different datasets.

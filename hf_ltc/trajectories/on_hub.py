@@ -93,9 +93,9 @@ def push_source_model(
     """Pushes the source model of a run to a model repository, in one commit.
 
     Args:
-        run (`str` or `Path`): The run directory, or that of one seed of it.
-        repo_id (`str`): The repository; made if it is not there.
-        dataset_name (`str`, *optional*): What the card calls the dataset, where it is not on the Hub.
+        run (`str` or `Path`): The run directory, or that of one of its seeds.
+        repo_id (`str`): The repository; created if it does not exist.
+        dataset_name (`str`, *optional*): Name of the dataset on the card, if it is not on the Hub.
         private (`bool`, *optional*): Whether a new repository is private.
         token (`str`, *optional*): Access token; the one that is logged in if not given.
 

@@ -138,24 +138,24 @@ def coreset_bounds(
 ) -> CoresetBounds:
     """Finds which rows of each class the coreset of a budget keeps: exactly those of [`select_coreset`].
 
-    The dataset is read once, to take scores, label and row number from it (32 bytes a row, in Ray's object store).
-    Some passes go over these: one counts the rows of each class, which says how many of each are kept; the others
-    narrow down the score of the last one by histograms, until at most a million rows are left to sort. Nothing else is
-    sorted or moved; the driver holds at most 4 million counts.
+    The dataset is read once, for its scores, labels and row numbers (32 bytes per row, in Ray's object store). One
+    pass over these counts the rows of each class, to know how many of each to keep. Others narrow down the last score
+    kept with histograms, until at most a million rows are left to sort. Nothing else is sorted or moved; the driver
+    holds at most 4 million counts.
 
     Args:
         dataset (`ray.data.Dataset`):
-            Scored rows. As for [`rank_coreset`], rows held out as validation samples are no candidates, and candidate
+            Scored rows. As for [`rank_coreset`], rows held out as validation samples are not candidates, and candidate
             rows without a score come last.
         fraction (`float`, *optional*): Share in (0, 1] of the candidate rows (see [`coreset_size`]).
         size (`int`, *optional*): Rows to keep, instead of a fraction.
         balance (`str`, *optional*, defaults to `"class"`):
-            `"class"` or `"none"`. `"proportional"` is for a dataset on one machine: which class gives the next row
-            depends on all rows before it, and no bounds say that.
+            `"class"` or `"none"`. `"proportional"` works only on a single machine, because the class of the next row
+            depends on all rows before it.
         score_column (`str`, *optional*, defaults to `"ltc_score"`): Any column of numbers.
         label_column (`str`, *optional*, defaults to `"label"`): Classes: integers from 0 or strings.
         row_column (`str`, *optional*, defaults to `"row"`):
-            Unique row numbers from 0, to break ties by: rows have no position in a distributed dataset.
+            Unique row numbers from 0, to break ties: rows have no position in a distributed dataset.
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
         exclude_negative (`bool`, *optional*, defaults to `False`): Leave rows with a negative score out.
         typical (`float`, *optional*): As for [`rank_coreset`].

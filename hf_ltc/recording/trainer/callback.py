@@ -49,15 +49,15 @@ class TrajectoryCallback(TrainerCallback):
     scored = callback.trajectories.score(train)
     ```
 
-    For classifiers of images or text. The loss of each sample is computed from its float32 logits, whatever the
-    Trainer optimizes (label smoothing, class weights), and the callback does not change the training. A row's position
-    travels with it in a column of `train_dataset`. The Trainer's `resume_from_checkpoint` resumes the recording too,
-    even within an epoch; an epoch that the Trainer breaks off (`max_steps`) is not recorded.
+    For image and text classifiers. The loss of each sample is computed from its float32 logits, whatever the Trainer
+    optimizes (label smoothing, class weights), and the callback does not change the training. A column of
+    `train_dataset` carries the position of each row. The Trainer's `resume_from_checkpoint` resumes the recording too,
+    even within an epoch. An epoch that ends early (`max_steps`) is not recorded.
 
-    With `language_model=True` for causal language models, in a Trainer or TRL's `SFTTrainer`. The loss of a row is the
-    mean negative log-likelihood of those of its tokens that the training counts (whose label is not -100: those of the
-    completion, say), and their number is recorded as the signal `tokens`. `SFTTrainer` makes tokens of the rows, which
-    may be chats, prompts with completions, or texts; it is told of the callback once it is made:
+    With `language_model=True`, for causal language models in a Trainer or TRL's `SFTTrainer`. The loss of a row is the
+    mean negative log-likelihood of the tokens that count in training (those whose label is not -100, such as the
+    completion), and their number is recorded as the signal `tokens`. `SFTTrainer` tokenizes the rows itself (chats,
+    prompts with completions, or texts), so add the callback after creating it:
 
     ```python
     callback = TrajectoryCallback("runs/sft", train, language_model=True)
@@ -71,11 +71,11 @@ class TrajectoryCallback(TrainerCallback):
 
     Args:
         output_dir (`str` or `Path`): The run directory; not the Trainer's `output_dir`.
-        train (`datasets.Dataset`): Rows with what the model or the data collator takes and a class label.
+        train (`datasets.Dataset`): Rows with the inputs of the model or the data collator, and a class label.
         validation (`datasets.Dataset`, *optional*):
             Validation samples in the same form; held out of `train` if not given.
         losses (`str`, *optional*, defaults to `"training"`):
-            `"training"`, as the optimizer saw them, `"evaluation"`, from an extra pass after each epoch, or `"both"`.
+            `"training"`, as the optimizer sees them, `"evaluation"`, from an extra pass after each epoch, or `"both"`.
         weights (`str`, *optional*, defaults to `"averaged"`):
             Weights that evaluation and validation losses are computed with: `"averaged"` over about one epoch, or
             `"raw"`.
@@ -86,31 +86,31 @@ class TrajectoryCallback(TrainerCallback):
         signals (`Sequence[str]`, *optional*):
             Further per-sample metrics of each epoch: `margin`, `correct`, `el2n`, `predicted`.
         label_column (`str`, *optional*):
-            Column with the labels, as the model gets them; `labels`, `label` or the one `ClassLabel` column if not
-            given. With `language_model` any column of classes (the source of a row, say), by which rows are held out,
-            scored and balanced; none if not given.
+            Column with the labels, as the model gets them; if not given, `labels`, `label` or the only `ClassLabel`
+            column. With `language_model`, any column of classes (such as the source of a row), by which rows are held
+            out, scored and balanced; none if not given.
         id_column (`str`, *optional*): Column with a unique id for each row, to attach by.
         validation_fraction (`float`, *optional*, defaults to `0.1`): Share of each class that is held out.
         validation_per_class (`int`, *optional*):
-            At most this many rows held out of a class: 50 if not given, or 500 of all rows if they have no classes.
+            Hold out at most this many rows of a class; if not given, 50, or 500 of all rows if there are no classes.
         validation_seed (`int`, *optional*, defaults to `0`): Seed of the hold-out.
         allow_shared_rows (`bool`, *optional*, defaults to `False`):
-            Accept validation samples whose images or texts are those of rows of `train`, as with blank tiles. Images
-            are compared as encoded: one that was saved again is not found.
+            Accept validation samples with the same image or text as a row of `train`, such as blank tiles. Images are
+            compared as encoded files, so a copy in another format is not detected.
         language_model (`bool`, *optional*, defaults to `False`): Record a causal language model.
         record_every_steps (`int`, *optional*):
-            Record after every so many steps instead of after each epoch, as S2L does (arXiv 2403.07384); with
-            `losses="evaluation"`, since no row has a training loss between two epochs. The checkpoints are numbered
-            1, 2, ...
+            Record after this many steps instead of after each epoch, as S2L does (arXiv 2403.07384). Needs
+            `losses="evaluation"`, since not every row has a training loss between two checkpoints. The checkpoints are
+            numbered 1, 2, ...
         store (`str`, *optional*, defaults to `"trajectories"`): As for [`TrajectoryRecorder`].
 
     Attributes:
         train_dataset (`datasets.Dataset`): The dataset to train on: the rows that are not held out.
         validation_dataset (`datasets.Dataset`): The validation samples, for the `eval_dataset` of an `SFTTrainer`.
-        trajectories ([`Trajectories`], *optional*): What was recorded, once the training has ended.
+        trajectories ([`Trajectories`], *optional*): The recording, once the training has ended.
 
     Raises:
-        InputError: for data that cannot be recorded; in training, for a Trainer that leaves rows out, a model that
+        InputError: for data that cannot be recorded; during training, for a Trainer that leaves out rows, a model that
             returns no logits, losses that are not finite, or a folder with another recording.
     """
 
@@ -178,11 +178,11 @@ class TrajectoryCallback(TrainerCallback):
         self._began: int | None = None
 
     def add_to(self, trainer: Trainer) -> None:
-        """Adds the callback to TRL's `SFTTrainer`, or another Trainer that makes tokens of the rows itself, made with
-        `train_dataset=callback.train_dataset` and `eval_dataset=callback.validation_dataset`.
+        """Adds the callback to TRL's `SFTTrainer`, or to another Trainer that tokenizes the rows itself. Create the
+        Trainer with `train_dataset=callback.train_dataset` and `eval_dataset=callback.validation_dataset`.
 
         Raises:
-            InputError: if it packs rows, or does not have the validation samples.
+            InputError: if the Trainer packs rows, or does not have the validation samples.
         """
         if not isinstance(self._data, SequenceRows):
             raise InputError(

@@ -45,25 +45,26 @@ def write_report(
     write_report(run, train, "report.html")
     ```
 
-    It has the losses and the reliability of the recording, the distribution of scores, the data map, what each budget
-    keeps of each class with the images (or texts) at its edge, and the rows whose label is probably wrong. It holds
-    small copies of some images, so it is as public as these; paths and access tokens are left out.
+    It shows the losses and the reliability of the recording, the distribution of scores, the data map, what each
+    budget keeps of each class, with the images (or texts) at its edge, and the rows whose label is probably wrong. It
+    contains small copies of some images, so share it only with people who may see them. Paths and access tokens are
+    left out.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
         dataset (`datasets.Dataset`): The recorded dataset, as for [`Trajectories.attach`].
-        path (`str` or `Path`): The file; only another page of this function is replaced.
-        validation (`datasets.Dataset`, *optional*): The validation samples, where they are a split of their own.
-        evaluation ([`Evaluation`], `str` or `Path`, *optional*):
+        path (`str` or `Path`): The file; only an earlier page of this function is overwritten.
+        validation (`datasets.Dataset`, *optional*): The validation samples, if they are a separate split. evaluation
+        ([`Evaluation`], `str` or `Path`, *optional*):
             What [`evaluate_coresets`] returned, or its `results.json`.
-        dataset_name (`str`, *optional*): What the page calls the dataset, where it is not on the Hub.
+        dataset_name (`str`, *optional*): Name of the dataset on the page, if it is not on the Hub.
         preset (`str`, *optional*): As for [`ltc_scores`].
         balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
         typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
-        baselines (`Sequence[str]`, *optional*): Known scores to show beside, as for [`baseline_scores`].
+        baselines (`Sequence[str]`, *optional*): Known scores to show as well, as for [`baseline_scores`].
         pictures (`bool`, *optional*, defaults to `False`):
-            Write pictures beside it too: `rows_kept_and_dropped.png`, `data_map.png` and `losses.png`; only those of
-            another page are replaced.
+            Also write pictures next to it: `rows_kept_and_dropped.png`, `data_map.png` and `losses.png`; only those of
+            an earlier page are overwritten.
         id_column (`str`, *optional*): As for [`Trajectories.attach`].
         **variant: `of`, `aggregate`, `scope`, `weighting`, as for [`ltc_scores`].
 
