@@ -170,7 +170,7 @@ class TrajectoryRecorder:
             losses (`torch.Tensor` or `np.ndarray`): `(B,)`, cross-entropy of each sample, natural logarithm.
             split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"`, or `"evaluation"`.
             **metrics: Further values of each sample, `(B,)`, for each name in the recorder's `losses` except the
-            first.
+                first.
 
         Raises:
             InputError: for rows that are not recorded, or losses of another shape, saying which.

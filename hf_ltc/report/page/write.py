@@ -54,8 +54,8 @@ def write_report(
         trajectories ([`Trajectories`]): The recording.
         dataset (`datasets.Dataset`): The recorded dataset, as for [`Trajectories.attach`].
         path (`str` or `Path`): The file; only an earlier page of this function is overwritten.
-        validation (`datasets.Dataset`, *optional*): The validation samples, if they are a separate split. evaluation
-        ([`Evaluation`], `str` or `Path`, *optional*):
+        validation (`datasets.Dataset`, *optional*): The validation samples, if they are a separate split.
+        evaluation ([`Evaluation`], `str` or `Path`, *optional*):
             What [`evaluate_coresets`] returned, or its `results.json`.
         dataset_name (`str`, *optional*): Name of the dataset on the page, if it is not on the Hub.
         preset (`str`, *optional*): As for [`ltc_scores`].
