@@ -43,8 +43,9 @@ class LossSummary:
 
     Args:
         sums (`tuple[RunningSums, ...]`): The sums of each run.
-        validation_losses (`np.ndarray`): float32 `(L, Q)`, at all checkpoints. labels, validation_labels, rows,
-        validation_rows, epochs, lengths, ids, recipe, loss_name: As of [`Trajectories`].
+        validation_losses (`np.ndarray`): float32 `(L, Q)`, at all checkpoints.
+        labels, validation_labels, rows, validation_rows, epochs, lengths, ids, recipe, loss_name:
+            As in [`Trajectories`].
     """
 
     sums: tuple[RunningSums, ...]
