@@ -175,7 +175,7 @@ def coreset_bounds(
             f"`dataset` is a {kind}: coreset_bounds takes a ray.data.Dataset; select_coreset takes a datasets.Dataset"
         )
     if balance not in ("class", "none"):
-        one = "; rank_coreset on one machine has proportional" if balance == "proportional" else ""
+        one = {"proportional": "; rank_coreset on one machine has proportional"}.get(balance, "")
         raise InputError(f"`balance` is {balance!r}: on Ray it must be one of class, none{one}")
     selection = Selection(fraction, size, balance, keep, exclude_negative, typical=typical)
     schema = dataset.schema()
