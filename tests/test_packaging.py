@@ -133,14 +133,20 @@ def test_an_extra_that_is_missing_is_one_line(installed, tmp_path, small):
     assert not (tmp_path / "run").exists()
 
 
+def _interruptible() -> None:
+    # Tests that a shell runs in the background ignore SIGINT, and so would what they start.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_demo_begins(installed, tmp_path):
     """Its first recording; tests/cli/test_demo.py goes the whole way."""
     recorded = tmp_path / "runs" / "demo" / "seed-0" / "source_model" / "model.safetensors"
     said = tmp_path / "said"
     with said.open("w") as out:
         demo = subprocess.Popen(
-            [installed / "hf-ltc", "demo"], cwd=tmp_path, env=environment(installed), stdout=out, stderr=out
-        )
+            [installed / "hf-ltc", "demo"],
+            cwd=tmp_path, env=environment(installed), stdout=out, stderr=out, preexec_fn=_interruptible,
+        )  # fmt: skip
         while demo.poll() is None and not recorded.exists():
             time.sleep(0.1)
         demo.send_signal(signal.SIGINT)

@@ -73,7 +73,8 @@ def test_the_printed_chain_with_two_label_columns_two_runs_and_names_that_shells
     scoring = following(said)
     assert scoring == "hf-ltc score './-a $run' --output './-a $run-scored'"
     selecting = following(shell(scoring, client, tmp_path))
-    said = shell(selecting, client, tmp_path)
+    # From here on in a process that has the imports behind it, split as a shell does.
+    said = client(run_here, selecting, tmp_path)
     # Of 70 rows 10% would be fewer than the classes.
     (folder,) = [path for path in tmp_path.iterdir() if path.name.endswith("-30pct")]
     coreset = load_from_disk(folder)
@@ -81,7 +82,7 @@ def test_the_printed_chain_with_two_label_columns_two_runs_and_names_that_shells
     assert len(set(coreset["fine"][:])) == 10
     evaluating = following(said)
     assert evaluating.startswith("hf-ltc evaluate")
-    said = shell(following(shell(evaluating, client, tmp_path)), client, tmp_path)
+    said = client(run_here, following(client(run_here, evaluating, tmp_path)), tmp_path)
     assert hub.dataset("me/it-s-5-ltc").private
     assert run_python(said, client, tmp_path)["ltc_score"][:] == coreset["ltc_score"][:]
 

@@ -1,8 +1,6 @@
 """Columns of images that are no `Image`, as pandas and pyarrow write them: taken where they are named."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -12,6 +10,7 @@ import pytest
 from datasets import Dataset, Image, Value
 
 from hf_ltc import EvaluateConfig, RecordConfig, evaluate_coresets, record
+from hf_ltc.cli.main import main
 from hf_ltc.data.identity import check_identity, dataset_identity
 from hf_ltc.data.labels import find_image_column
 from hf_ltc.data.load import load_split
@@ -91,17 +90,13 @@ def test_pandas_rows_are_recorded_and_evaluated(tmp_path):
     assert evaluate_coresets(evaluate, run, train, test).trials
 
 
-def test_the_command_line_names_it_too(tmp_path):
+def test_the_command_line_names_it_too(tmp_path, capsys):
     written(tmp_path / "rows.parquet", "struct")
-    command = [sys.executable, "-m", "hf_ltc", "record", "--dataset", str(tmp_path / "rows.parquet")]
+    command = ["record", "--dataset", str(tmp_path / "rows.parquet"), "--label-column", "kind"]
     command += ["--model", "test_resnet", "--epochs", "2", "--batch-size", "8", "--output-dir", str(tmp_path / "run")]
-    command += ["--label-column", "kind"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "--image-column (one of 'photo')" in done.stderr.splitlines()[-1]
-    done = subprocess.run(
-        [*command, "--label-column", "kind", "--image-column", "photo"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    assert main(command) == 2
+    assert "--image-column (one of 'photo')" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*command, "--image-column", "photo"]) == 0
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["dataset"]["image_column"] == "photo"
 
 

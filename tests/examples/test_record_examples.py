@@ -1,8 +1,10 @@
 """The example scripts, run as a reader would run them."""
 
+import contextlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from datasets import load_from_disk
 
 from hf_ltc import RecordConfig, Trajectories, record
 from hf_ltc.evaluation.methods import DEFAULT_METHOD
+from tests.processes import finish, start
 from tests.texts import docstrings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -27,6 +30,18 @@ def on_two_processes(*command):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_as_script(script, arguments, out):
+    sys.argv = [script, *arguments]
+    with open(out, "a") as file, contextlib.redirect_stdout(file):
+        runpy.run_path(script, run_name="__main__")
+
+
+def on_two_ranks(folder, script, *arguments):
+    """What a script prints on two processes that have the imports behind them."""
+    assert finish(start(run_as_script, script, arguments, folder / "said", world=2)) == [0, 0]
+    return (folder / "said").read_text()
 
 
 def options(small, folder, run, batch_size):
@@ -77,7 +92,7 @@ def test_texts_alone_and_launched(tmp_path):
     kept = len(load_from_disk(str(tmp_path / "one-30pct")))
     assert said.startswith(f"Kept {kept} of {len(rows) - 12} texts") and not said.endswith("(0 were cut)")
     assert first.startswith("first: ") and last.startswith("last: ")
-    said = on_two_processes(*script, "--batch-size", "16", "--output-dir", str(tmp_path / "two"))
+    said = on_two_ranks(tmp_path, *script, "--batch-size", "16", "--output-dir", str(tmp_path / "two"))
     assert said.count("Kept ") == 1
     one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-4, rtol=1e-4)
@@ -110,7 +125,7 @@ def test_language_models_alone_and_launched(tmp_path):
     said = alone.stdout.splitlines()[-1]
     assert said.startswith("Kept 43 of 144 rows with ") and "8 sources" in said
     two = ["--batch-size", "8", "--output-dir", str(tmp_path / "two")]
-    assert on_two_processes(script, *options, *two).count("Kept 43 of 144 rows") == 1
+    assert on_two_ranks(tmp_path, script, *options, *two).count("Kept 43 of 144 rows") == 1
     one, two = (Trajectories.load(tmp_path / name) for name in ("one", "two"))
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-3)
     assert np.ptp(one.losses.mean(axis=1)) > 0.1

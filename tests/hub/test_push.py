@@ -240,6 +240,7 @@ def _scored(small: DatasetDict) -> tuple[Dataset, Trajectories]:
         ({"fractions": [0.1], "balance": "none"}, "column 'ltc_rank' ranks the rows in another order"),
         ({"fractions": [0.1], "source": {"name": "x"}}, "`source` has no 'name'"),
         ({"fractions": [0.1], "pictures": ["nothing.png"]}, "no picture 'nothing.png'"),
+        ({"fractions": [0.1], "judgement": {"rows": 3}}, "`judgement` is not what hf-ltc select --judge writes"),
         ({"fractions": [0.1], "evaluation": [{"rows": "all"}]}, "has no 'model'"),
         (
             {"fractions": [0.1], "evaluation": [{"rows": "all", "model": "x", "accuracy": [91.0]}]},

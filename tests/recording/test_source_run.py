@@ -276,6 +276,8 @@ def test_an_unknown_model_leaves_nothing_behind(small, tmp_path):
 
 
 def test_trackers_get_a_value_an_epoch(small, tmp_path):
+    with pytest.raises(InputError, match=r"`report_to` is swanlab: swanlab is not installed: pip install swanlab"):
+        record(settings(tmp_path / "run", report_to=["swanlab"]), small["train"])
     record(settings(tmp_path / "run", report_to=["tensorboard"], channels_last=True), small["train"])
     logs = list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
     assert any(b"validation_loss" in log.read_bytes() for log in logs)

@@ -89,6 +89,8 @@ def test_average_refuses_another_validation_split_of_the_same_labels():
 def test_average_refuses_nothing_and_runs_without_a_common_row():
     with pytest.raises(InputError, match=r"average\(\[\]\)"):
         Trajectories.average([])
+    with pytest.raises(InputError, match=r"`runs` is a str: give a list of recordings"):
+        Trajectories.average("runs/mine")
     run = make()
     with pytest.raises(InputError, match="no row in common"):
         Trajectories.average([run.take_rows(run.rows[:3]), run.take_rows(run.rows[5:])])

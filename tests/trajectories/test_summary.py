@@ -115,6 +115,9 @@ def test_what_needs_trajectories_says_so(tmp_path):
         Trajectories.load(tmp_path / "summary")
     with pytest.raises(InputError, match=r"has trajectories and no running sums: load it with Trajectories.load"):
         LossSummary.load(tmp_path / "trajectories")
+    recorded(tmp_path / "seeds" / "seed-0", "summary")
+    with pytest.raises(InputError, match=r"no run in .*seeds' is finished yet: run the same hf-ltc record command"):
+        LossSummary.load(tmp_path / "seeds")
     with pytest.raises(InputError, match="`aggregate` 'correlations' needs trajectories"):
         sums.scores(preset="ltc")
     with pytest.raises(InputError, match=r"`losses` is 'evaluation', and .* has running sums of its training_loss"):

@@ -134,9 +134,12 @@ def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, how):
     # A limit of the size of files stands for a disk without room: writing fails halfway.
     file = tmp_path / "file"
     write_text(file, "old")
+    # Nor could the process write what it ran for `make coverage`.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     ran = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(file), how], capture_output=True, text=True, check=True, timeout=120
-    )
+        [sys.executable, "-c", LIMITED, str(file), how],
+        capture_output=True, text=True, check=True, timeout=120, env=environment,
+    )  # fmt: skip
     assert ran.stderr == ""
     (line,) = ran.stdout.splitlines()
     assert line.startswith(f"cannot write {str(file)!r} (")
