@@ -52,7 +52,7 @@ def uncertainty_odds(run: Trajectories) -> np.ndarray:
     found = product._read(run.losses, spans)
     probability = np.exp(-run.losses[spans[0][1] :].astype(np.float64))
     replaced = product._Found(found.probability, probability.std(axis=0) * (1 - found.probability), found.chance)
-    return product._keys(replaced, product._stages(replaced, run.labels))
+    return product._of_all(replaced, run.labels)
 
 
 def _odds(run: Trajectories) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -85,7 +85,8 @@ def moving_over(rows: int) -> Callable[[Trajectories], np.ndarray]:
 
     def keys(run: Trajectories) -> np.ndarray:
         found = product._read(run.losses, product.typical_spans(run))
-        return product._keys(found, product._stages(found, run.labels, rows))
+        odds = product._odds(found)
+        return product._keys(found, odds, product._stages(found, odds, run.labels, rows))
 
     return keys
 

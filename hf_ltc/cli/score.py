@@ -1,10 +1,9 @@
 """The command `score`: from a recording to the recorded dataset with scores and ranks."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..coresets.order import TYPICAL, Balance
 from ..recipe import Recipe
@@ -32,12 +31,6 @@ from .parsing import LocalPath, argument
 from .push import some_fraction
 from .select import Select
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ..trajectories.summary import LossSummary
-    from ..trajectories.value import Trajectories
-
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Command):
@@ -62,8 +55,9 @@ class Score(Command):
         from ..coresets.scored import usual_balance
         from ..data.columns import read_column
         from ..scores.ltc import score_variant
-        from ..scores.reliability import reliability_of
+        from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
+        from ..trajectories.ranked import score_trajectories
         from ..trajectories.summary import LossSummary, load_recording
 
         run = load_recording(self.run, losses=self.losses)
@@ -85,11 +79,14 @@ class Score(Command):
                     "(`RecordConfig.store` summary): leave it out, or record with `RecordConfig.store` trajectories"
                 )
             scored = run.score(train, **options)
-            known = {}
+            known, each = {}, run.scores_by_run(**variant)
+            whole, losses = each[0] if len(each) == 1 else run.scores(**variant), run.mean_losses()
         else:
-            scored = run.score(train, baselines=self.baseline, **options)
+            scored, rows = score_trajectories(run, train, baselines=self.baseline, **options)
             known = {name: BaselineScorer.from_trajectories(run, name) for name in self.baseline}
-        each, hard = _by_run(run, variant)
+            each, whole, losses = rows.by_run, rows.scores, rows.mean_losses
+        # How far hard rows come first.
+        hard = within_class_spearman(whole, losses, run.labels)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
         count, held = len(scores) - scores.null_count, read_column(scored, "ltc_rank").null_count
@@ -159,21 +156,6 @@ class Score(Command):
             for name, scorer in known.items()
         ]
         return Results(values, text, [selecting, *others])
-
-
-def _by_run(run: "Trajectories | LossSummary", variant: Mapping[str, Any]) -> "tuple[list[np.ndarray], float]":
-    """The scores by each run, and how far hard rows come first by the scores of all."""
-    from ..scores.ltc import ltc_scores
-    from ..scores.reliability import hard_first, scores_by_run, within_class_spearman
-    from ..trajectories.summary import LossSummary
-
-    if isinstance(run, LossSummary):
-        each = run.scores_by_run(**variant)
-        whole = each[0] if len(each) == 1 else run.scores(**variant)
-        return each, within_class_spearman(whole, run.mean_losses(), run.labels)
-    each = scores_by_run(run.runs, run.rows, **variant)
-    # Of one run, its scores are those of the recording.
-    return each, hard_first(each[0] if len(each) == 1 else ltc_scores(run, **variant), run)
 
 
 def _found_anywhere(dataset: str | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import absent_columns, run_spans
+from .kernels import run_spans
 
 
 def absent_from_runs(table: Any, lengths: Sequence[int]) -> list[np.ndarray]:
@@ -27,7 +27,7 @@ def absent_from_runs(table: Any, lengths: Sequence[int]) -> list[np.ndarray]:
     found = [np.zeros(table.shape[1], dtype=bool) for _ in lengths]
     if len(lengths) > 1:
         for gone, (start, stop) in zip(found, run_spans(lengths)):
-            gone[absent_columns(table, start, stop)] = True
+            gone[_absent_columns(table, start, stop)] = True
         if len(nowhere := np.flatnonzero(np.logical_and.reduce(found))):
             for gone in found:
                 gone[nowhere] = False
@@ -47,3 +47,13 @@ def all_finite(table: np.ndarray, lengths: Sequence[int]) -> bool:
     for gone, (start, stop) in zip(absent_from_runs(table, lengths), run_spans(lengths)):
         fine[start:stop, gone] = True
     return bool(fine.all())
+
+
+def _absent_columns(table: Any, start: int, stop: int) -> np.ndarray:
+    """Which columns of a table are NaN from checkpoint `start` to before `stop`: int64, increasing."""
+    found = np.arange(table.shape[1])
+    for t in range(start, stop):
+        if not len(found):
+            break
+        found = found[np.isnan(np.asarray(table[t])[found])]
+    return found

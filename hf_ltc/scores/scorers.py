@@ -12,7 +12,7 @@ from ..recipe import Recipe
 from ..utils.errors import InputError, listed, require
 from .absent import absent_from_runs
 from .baselines import BASELINES, Baseline, random
-from .kernels import count_of, pass_over, run_spans
+from .kernels import count_of, each_part, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
@@ -157,10 +157,6 @@ class LTCScorer:
         return groups
 
 
-# Elements of a table that are worked on at once.
-_BLOCK = 2**22
-
-
 def baseline_scores(
     trajectories: RecordedColumns, name: str, *, epochs: tuple[int, int | None] | None = None, **options: Any
 ) -> np.ndarray:
@@ -187,20 +183,16 @@ def baseline_scores(
     if baseline.signal is None:
         return baseline.function(trajectories.rows, **dict(scorer.options)).astype(np.float32)
     table = trajectories.losses if baseline.signal == "loss" else trajectories.signals[baseline.signal]
-    n = len(trajectories.rows)
-    scores = np.empty(n, dtype=np.float32)
-    width = max(1, _BLOCK // scorer.length)
-    absent: list[np.ndarray] | None = None
-    for left in range(0, n, width):
-        part = slice(left, left + width)
-        runs = [np.stack([np.asarray(table[t])[part] for t in run]) for run in scorer.checkpoints]
-        if not all(np.isfinite(run).all() for run in runs):
-            absent = absent_from_runs(table, trajectories.lengths) if absent is None else absent
-        gone = None if absent is None else [each[part] for each in absent]
-        if gone is not None and not _finite_but(runs, gone):
+    scores = np.empty(len(trajectories.rows), dtype=np.float32)
+
+    def work(values: np.ndarray, part: slice) -> None:
+        found = scorer.of_table(values)
+        if found is None:
             what = "losses" if baseline.signal == "loss" else f"values of {baseline.signal}"
             raise not_finite(trajectories, table, trajectories.rows, what)
-        scores[part] = scorer.score(runs, gone)
+        scores[part] = found
+
+    each_part(table, work)
     return scores
 
 
@@ -304,16 +296,21 @@ class BaselineScorer:
         """Length of the trajectory."""
         return sum(self.lengths)
 
-    def score(self, runs: Sequence[np.ndarray], absent: Sequence[np.ndarray] | None = None) -> np.ndarray:
-        """Mean of the baseline over runs.
+    def of_table(self, values: np.ndarray) -> np.ndarray | None:
+        """Mean of the baseline over the runs that recorded a row.
 
         Args:
-            runs (`Sequence[np.ndarray]`): `(K, N)` for each run, the metric at the checkpoints that are used.
-            absent (`Sequence[np.ndarray]`, *optional*): For each run bool `(N,)`, the rows that it did not record.
+            values (`np.ndarray`): float32 `(L, N)`, the metric at all checkpoints.
 
         Returns:
-            `np.ndarray`: float32 `(N,)`.
+            `np.ndarray`: float32 `(N,)`; `None` where values are not finite.
         """
+        runs = [values[list(run)] for run in self.checkpoints]
+        absent = None
+        if not all(np.isfinite(run).all() for run in runs):
+            absent = absent_from_runs(values, self.lengths)
+            if not _finite_but(runs, absent):
+                return None
         function, options = BASELINES[self.name].function, dict(self.options)
         found = np.stack([function(run, **options) for run in runs])
         if absent is None:
@@ -343,13 +340,10 @@ class BaselineScorer:
         column = f"{signal}{TRAJECTORY_SUFFIX}"
         fix = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
         rows = read_rows(batch, column, self.length, fix)
-        runs = [rows.values[list(run)] for run in self.checkpoints]
-        absent = None
-        if not all(np.isfinite(run).all() for run in runs):
-            absent = absent_from_runs(rows.values, self.lengths)
-            if not _finite_but(runs, absent):
-                raise rows.not_finite(column, self.lengths)
-        return rows.with_columns(batch, {self.column: self.score(runs, absent)})
+        found = self.of_table(rows.values)
+        if found is None:
+            raise rows.not_finite(column, self.lengths)
+        return rows.with_columns(batch, {self.column: found})
 
     def _row_numbers(self, batch: Any, indices: Any) -> np.ndarray:
         if self.row_column is not None:

@@ -14,7 +14,6 @@ batch, process or machine.
 import itertools
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from ..data.splits import evenly_spaced
 from .baselines import mixed
-from .kernels import count_threads, run_spans
+from .kernels import each_part, run_spans
 from .protocol import Recorded, check_recorded, losses_not_finite
 from .windows import WINDOW
 
@@ -36,7 +35,8 @@ _BEST, _KEPT, _ROWS, _STEPS = 10, 0.1, 15, 5
 _LEAST = 1e-7
 # Rows among which those of the highest DUAL score are looked for: all, or evenly spaced ones of a larger recording.
 _SEARCHED = 2**21
-_BLOCK = 2**14
+# Epochs that are worked on at once.
+_STEP = 16
 
 
 def ltc_typicality(trajectories: Recorded) -> np.ndarray:
@@ -77,11 +77,13 @@ def typicality_by_sums(
 
 
 def _of_all(found: "_Found", labels: np.ndarray) -> np.ndarray:
-    searched = found
+    odds = _odds(found)
+    searched, known = found, odds
     if (n := len(found.dual)) > _SEARCHED:
         rows = evenly_spaced(n, _SEARCHED)
         searched = _Found(found.probability[rows], found.dual[rows], found.chance[rows])
-    return _keys(found, _stages(searched, labels))
+        known = (odds[0][rows], odds[1][rows])
+    return _keys(found, odds, _stages(searched, known, labels))
 
 
 class Stage(NamedTuple):
@@ -116,7 +118,7 @@ def typical_stages(trajectories: Recorded) -> tuple[Stage, ...]:
     searched = evenly_spaced(trajectories.losses.shape[1], _SEARCHED)
     found = _read(trajectories.losses, typical_spans(trajectories), searched)
     _require_finite(found, trajectories)
-    return _stages(found, trajectories.labels)
+    return _stages(found, _odds(found), trajectories.labels)
 
 
 def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Sequence[Stage]) -> np.ndarray:
@@ -130,7 +132,8 @@ def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Seq
     Returns:
         `np.ndarray`: float32 `(N,)`, as [`ltc_typicality`] gives it.
     """
-    return _keys(_read(table, spans), stages)
+    found = _read(table, spans)
+    return _keys(found, _odds(found), stages)
 
 
 def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:
@@ -148,73 +151,78 @@ class _Found:
     chance: np.ndarray  # inside (0, 1)
 
 
+class Reading:
+    """What the odds and the draw of rows depend on, found as their losses are read part by part.
+
+    Args:
+        n (`int`): Rows.
+        spans (`Sequence[tuple[int, int, int]]`): Of each run, as [`typical_spans`] gives them.
+    """
+
+    def __init__(self, n: int, spans: Sequence[tuple[int, int, int]]) -> None:
+        self.spans = spans
+        self.found = _Found(np.zeros(n), np.zeros(n), np.zeros(n))
+
+    def add(self, losses: np.ndarray, part: slice) -> None:
+        """Adds all the losses `(L, C)` of some rows, and which rows these are."""
+        length, n = losses.shape
+        summed, hashed, dual = np.zeros(n), np.zeros(n, dtype=np.uint64), np.zeros(n)
+        finite = np.ones(n, dtype=bool)
+        # Checkpoints and runs in which a row was recorded.
+        seen, runs = np.full(n, length), np.full(n, len(self.spans))
+        factors = hash_factors(length)
+        # Losses that are not finite are the caller's to name.
+        with np.errstate(all="ignore"):
+            for start, trained, stop in self.spans:
+                # Rows that this one of several runs did not record.
+                absent = np.isnan(losses[start]) if len(self.spans) > 1 else np.zeros(n, dtype=bool)
+                misses = absent.any()
+                seen[absent] -= stop - start
+                runs[absent] -= 1
+                windows = _Windows(min(WINDOW, stop - trained), n)
+                for left in range(start, stop, _STEP):
+                    right = min(left + _STEP, stop)
+                    # Zero may have a sign.
+                    table = np.add(losses[left:right], np.float32(0), dtype=np.float32)
+                    if misses:
+                        finite &= ~absent | np.isnan(table).all(axis=0)
+                        # Of probability 0, they add nothing to the sums.
+                        table[:, absent] = np.inf
+                    if not (fine := np.isfinite(table)).all():
+                        finite &= absent | fine.all(axis=0)
+                    added = np.einsum("t,tc->c", factors[left:right], table.view(np.uint32))
+                    hashed += np.where(absent, np.uint64(0), added) if misses else added
+                    for t in range(left, right):
+                        probability = np.negative(table[t - left], dtype=np.float64)
+                        np.exp(probability, out=probability)
+                        summed += probability
+                        if trained <= t < trained + CHECKPOINTS:
+                            windows.add(probability)
+                dual += windows.dual / windows.count
+            self.found.probability[part] = np.where(finite, summed / seen, np.nan)
+            self.found.dual[part] = dual / runs
+        self.found.chance[part] = _chance(hashed)
+
+    def typicality(self, trajectories: Recorded) -> np.ndarray:
+        """Once all rows were added, as [`ltc_typicality`] gives it."""
+        _require_finite(self.found, trajectories)
+        return _of_all(self.found, trajectories.labels)
+
+
 def _read(table: Any, spans: Sequence[tuple[int, int, int]], rows: np.ndarray | None = None) -> _Found:
     """Reads a table, or some rows of it, once."""
-    n = table.shape[1] if rows is None else len(rows)
-    found = _Found(np.zeros(n), np.zeros(n), np.zeros(n))
-    if rows is not None and n == table.shape[1]:
-        rows = None
-    if not isinstance(table, np.ndarray):
-        # On disk: epoch by epoch.
-        _read_part(found, table if rows is None else _RowsOf(table, rows), spans, slice(0, n))
-        return found
-    parts = [slice(left, min(left + _BLOCK, n)) for left in range(0, n, _BLOCK)]
+    if rows is None or len(rows) == table.shape[1]:
+        reading = Reading(table.shape[1], spans)
+        each_part(table, reading.add)
+        return reading.found
+    some = Reading(len(rows), spans)
 
-    def work(part: slice) -> None:
-        _read_part(found, table[:, part if rows is None else rows[part]], spans, part)
+    def add(losses: np.ndarray, part: slice) -> None:
+        first, last = np.searchsorted(rows, (part.start, part.stop)).tolist()
+        some.add(losses[:, rows[first:last] - part.start], slice(first, last))
 
-    with ThreadPoolExecutor(count_threads(n * len(table))) as pool:
-        list(pool.map(work, parts))
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class _RowsOf:
-    """Some rows of a table on disk, of which an epoch is read when it is used."""
-
-    table: Any
-    rows: np.ndarray
-
-    def __getitem__(self, t: int) -> np.ndarray:
-        return np.asarray(self.table[t])[self.rows]
-
-
-def _read_part(found: _Found, table: Any, spans: Sequence[tuple[int, int, int]], part: slice) -> None:
-    n, length = part.stop - part.start, spans[-1][2]
-    factors = hash_factors(length)
-    summed, hashed, dual = np.zeros(n), np.zeros(n, dtype=np.uint64), np.zeros(n)
-    finite = np.ones(n, dtype=bool)
-    # Checkpoints and runs in which a row was recorded.
-    seen, runs = np.full(n, length), np.full(n, len(spans))
-    # Losses that are not finite are the caller's to name.
-    with np.errstate(all="ignore"):
-        for start, trained, stop in spans:
-            windows = _Windows(min(WINDOW, stop - trained), n)
-            absent: np.ndarray | None = None
-            for t in range(start, stop):
-                # Zero may have a sign.
-                losses = np.ascontiguousarray(table[t], dtype=np.float32) + np.float32(0)
-                if t == start and len(spans) > 1 and (missing := np.isnan(losses)).any():
-                    # Rows that this one of several runs did not record.
-                    absent = missing
-                    seen[absent] -= stop - start
-                    runs[absent] -= 1
-                if absent is None:
-                    finite &= np.isfinite(losses)
-                    hashed += losses.view(np.uint32) * factors[t]
-                else:
-                    finite &= np.where(absent, np.isnan(losses), np.isfinite(losses))
-                    hashed += np.where(absent, np.uint64(0), losses.view(np.uint32) * factors[t])
-                    # Of probability 0, a row adds nothing to the sums.
-                    losses[absent] = np.inf
-                probability = np.exp(-losses.astype(np.float64))
-                summed += probability
-                if trained <= t < trained + CHECKPOINTS:
-                    windows.add(probability)
-            dual += windows.dual / windows.count
-        found.probability[part] = np.where(finite, summed / seen, np.nan)
-        found.dual[part] = dual / runs
-    found.chance[part] = _chance(hashed)
+    each_part(table, add)
+    return some.found
 
 
 def _chance(hashed: np.ndarray) -> np.ndarray:
@@ -258,10 +266,10 @@ def _require_finite(found: _Found, trajectories: Recorded) -> None:
         raise losses_not_finite(trajectories, trajectories.losses)
 
 
-def _stages(found: _Found, labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
+def _stages(found: _Found, odds: "_Odds", labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
     hardness = _hardness(found)
     moving = rows * int(np.count_nonzero(np.bincount(labels))) / len(labels)
-    offset, slope = _odds(found)
+    offset, slope = odds
     stages = []
     for step in range(_STEPS + 1):
         kept = _KEPT * min(1, (step + 0.5) / _STEPS)
@@ -279,8 +287,11 @@ def _hardness(found: _Found) -> float:
     return 1 - float(found.probability[best].mean())
 
 
-def _odds(found: _Found) -> tuple[np.ndarray, np.ndarray]:
-    """The logarithm of the odds is the first of these plus b times the second."""
+# The logarithm of the odds is the first of these plus b times the second.
+_Odds = tuple[np.ndarray, np.ndarray]
+
+
+def _odds(found: _Found) -> _Odds:
     inside = np.clip(found.probability, _LEAST, 1 - _LEAST)
     easy, hard = np.log(inside), np.log1p(-inside)
     # Negative losses, which are not cross-entropies, may have a negative score: no odds.
@@ -299,8 +310,8 @@ def _log_mean(logarithms: np.ndarray) -> float:
     return highest + math.log(int(whole.sum()) / len(logarithms) / 2.0**40)
 
 
-def _keys(found: _Found, stages: Sequence[Stage]) -> np.ndarray:
-    offset, slope = _odds(found)
+def _keys(found: _Found, odds: _Odds, stages: Sequence[Stage]) -> np.ndarray:
+    offset, slope = odds
     # How much of its own odds a row still waits for; it comes in the stage in which that much goes by.
     left = -np.log(found.chance)
     keys = np.full(len(left), np.nan)

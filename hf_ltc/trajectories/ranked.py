@@ -1,7 +1,8 @@
 """Scores of recorded rows as columns of their dataset, and the ranks by them."""
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +10,56 @@ from datasets import Dataset, Value
 
 from ..coresets import order, select
 from ..coresets.scored import usual_balance
-from ..data.columns import LTC_SCORE, rank_name, read_column, with_columns
+from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name, with_columns
 from ..recipe import Recipe
+from ..scores import reliability, scorers
+from ..scores.at_once import RowScores, row_scores
 from ..scores.protocol import Validated
+from ..utils.errors import require
+from . import tables
+
+if TYPE_CHECKING:
+    from .value import Trajectories
 
 # Warnings look at the coreset of a tenth.
 _LOOKED_AT = 10
+
+
+def score_trajectories(
+    run: "Trajectories",
+    dataset: Dataset,
+    *,
+    balance: order.Balance | str | None = None,
+    label_column: str | None = None,
+    typical: float | None = None,
+    baselines: Sequence[str] = (),
+    id_column: str | None = None,
+    **variant: Any,
+) -> tuple[Dataset, RowScores]:
+    """What [`Trajectories.score`] does, and the scores of the recorded rows; warns the caller's caller.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+        dataset, balance, label_column, typical, baselines, id_column, **variant: As for [`Trajectories.score`].
+    """
+    is_list = not isinstance(baselines, str) and len(set(baselines)) == len(baselines)
+    require(is_list, "baselines", baselines, "a list of different names")
+    # Read once, where it is on disk: the column needs it whole.
+    run = dataclasses.replace(run, losses=np.asarray(run.losses))
+    # Before the dataset is looked at: whether all that is asked for was recorded.
+    known = {f"{name}_score": scorers.baseline_scores(run, name) for name in baselines}
+    where = run.positions(dataset, id_column)
+    found = row_scores(run, **variant)
+    known = {LTC_SCORE: found.scores, typicality_name(LTC_SCORE): found.typicality, **known}
+    columns = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where), **score_columns(known, where)}
+    ranked, kept = ranked_by_score(
+        dataset, columns, where, run, balance=balance, label_column=label_column, typical=typical
+    )
+    agreed = reliability.reliability_of(found.by_run, run.labels) if len(found.by_run) > 1 else None
+    hard = reliability.doubt_of_hard(kept, found.mean_losses, run.labels)
+    doubts = [reliability.few_differences([run], variant), hard, reliability.doubt_of_validation(run.runs)]
+    reliability.warn_of_doubts(agreed, doubts, stacklevel=4)
+    return ranked, found
 
 
 def score_columns(scores: Mapping[str, np.ndarray], where: np.ndarray) -> dict[str, tuple[Any, object]]:

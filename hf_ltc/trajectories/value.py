@@ -11,25 +11,18 @@ from datasets import Dataset
 
 from ..coresets import order
 from ..coresets.weights import WEIGHT, check_weight_column, weight_rows
-from ..data.columns import (
-    LOSS_TRAJECTORY,
-    LTC_SCORE,
-    TRAJECTORY_SUFFIX,
-    typicality_name,
-    with_columns,
-)
+from ..data.columns import LOSS_TRAJECTORY, TRAJECTORY_SUFFIX, with_columns
 from ..data.inputs import class_numbers, integers, loss_table
 from ..recipe import Recipe
-from ..scores import ltc, reliability, scorers, typicality
 from ..utils import files
-from ..utils.errors import InputError, require
+from ..utils.errors import InputError
 from ..utils.files import local
 from . import combine, run_dir, tables
 from .align import row_places
 from .checks import check_fields
 from .exchange import ExchangeMixin
 from .features import RowFeatures, feature_columns, require_features
-from .ranked import ranked_by_score, score_columns
+from .ranked import score_trajectories
 from .run_dir import LOSSES, EpochTable, write_rows
 
 # A field that is not given has its value once the others are known.
@@ -344,21 +337,9 @@ class Trajectories(ExchangeMixin):
         Raises:
             InputError: as [`Trajectories.attach`], [`ltc_scores`] and [`baseline_scores`].
         """
-        is_list = not isinstance(baselines, str) and len(set(baselines)) == len(baselines)
-        require(is_list, "baselines", baselines, "a list of different names")
-        # Read once, where it is on disk: the column needs it whole.
-        run = dataclasses.replace(self, losses=np.asarray(self.losses))
-        # Before the dataset is looked at: whether all that is asked for was recorded.
-        known = {f"{name}_score": scorers.baseline_scores(run, name) for name in baselines}
-        where = self.positions(dataset, id_column)
-        scores = ltc.ltc_scores(run, preset=preset, **variant)
-        columns: dict[str, tuple[Any, object]] = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where)}
-        known = {LTC_SCORE: scores, typicality_name(LTC_SCORE): typicality.ltc_typicality(run), **known}
-        columns |= score_columns(known, where)
-        options: dict[str, Any] = {"balance": balance, "label_column": label_column, "typical": typical}
-        ranked, kept = ranked_by_score(dataset, columns, where, self, **options)
-        reliability.warn_of_scores(run, run.runs, scores, {"preset": preset, **variant}, kept)
-        return ranked
+        options: dict[str, Any] = {"preset": preset, "balance": balance, "typical": typical, "baselines": baselines}
+        options |= {"id_column": id_column, "label_column": label_column}
+        return score_trajectories(self, dataset, **options, **variant)[0]
 
     def weights(self, dataset: Dataset, *, weight_column: str = WEIGHT, **options: Any) -> Dataset:
         """Scores the rows and adds a weight for each row's loss, with mean one, as an alternative to a coreset:

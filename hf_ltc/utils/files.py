@@ -268,10 +268,24 @@ def marks_of(file: Any) -> dict[str, str]:
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Reads a safetensors file, or some arrays of it; an [`InputError`] names a file that is missing or damaged."""
     with opened(path) as file:
-        have = list(file.keys())
-        if missing := [name for name in names or () if name not in have]:
-            raise unreadable(path, f"it has no {', '.join(missing)}, only {', '.join(have)}")
-        return {name: file.get_tensor(name) for name in names or have}
+        _check_names(path, file, names or ())
+        return {name: file.get_tensor(name) for name in names or file.keys()}
+
+
+def _check_names(path: Path, file: Any, names: Sequence[str]) -> None:
+    have = list(file.keys())
+    if missing := [name for name in names if name not in have]:
+        raise unreadable(path, f"it has no {', '.join(missing)}, only {', '.join(have)}")
+
+
+def read_slice(path: Path, name: str, first: int, last: int) -> tuple[np.ndarray, list[int]]:
+    """Reads a part of an array of a safetensors file, as far as there is one, and the shape of all of it."""
+    with opened(path) as file:
+        _check_names(path, file, [name])
+        stored = file.get_slice(name)
+        shape = stored.get_shape()
+        has = len(shape) == 1 and first < last <= shape[0]
+        return (stored[first:last] if has else file.get_tensor(name).reshape(-1)[:0]), shape
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def named(member):
 
 
 class OnDisk:
-    """A table that can only be read epoch by epoch, and counts how often."""
+    """A table that can only be read by epochs or by columns, and counts the losses that were read."""
 
     def __init__(self, table):
         self.table, self.shape, self.read = table, table.shape, 0
@@ -38,10 +38,10 @@ class OnDisk:
     def __len__(self):
         return len(self.table)
 
-    def __getitem__(self, epoch):
-        assert isinstance(epoch, int), "one epoch at a time"
-        self.read += 1
-        return self.table[epoch]
+    def __getitem__(self, key):
+        assert isinstance(key, int) or (key[0] == slice(None) and isinstance(key[1], slice)), "an epoch, or columns"
+        self.read += self.table[key].size
+        return self.table[key]
 
 
 def falling(rng, lengths, count):

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from hf_ltc.scores import baselines, scorers
+from hf_ltc.scores import baselines, kernels
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.scorers import BaselineScorer, baseline_scores
 from hf_ltc.utils.errors import InputError
+from tests.scores.recordings import OnDisk
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,19 +215,11 @@ def test_forgetting_by_hand():
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_tables_read_epoch_by_epoch_and_in_blocks(name, monkeypatch):
+def test_tables_on_disk_are_read_part_by_part(name, monkeypatch):
     run = make_run(lengths=(33, 34))
-
-    class OnDisk:
-        def __init__(self, table):
-            self.table, self.shape = table, table.shape
-
-        def __getitem__(self, epoch):
-            assert isinstance(epoch, int), "one epoch at a time"
-            return self.table[epoch]
-
     expected = baseline_scores(run, name)
-    monkeypatch.setattr(scorers, "_BLOCK", 500)
+    monkeypatch.setattr(kernels, "_PART", 7)
+    monkeypatch.setattr(kernels, "_READ", 67 * 4 * 20)
     signals = {key: OnDisk(values) for key, values in run.signals.items()}
     read = dataclasses.replace(run, losses=OnDisk(run.losses), signals=signals)
     np.testing.assert_array_equal(baseline_scores(read, name), expected)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_ltc.scores import kernels
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.utils.errors import InputError
@@ -115,7 +116,7 @@ def test_arrays_tables_on_disk_and_columns_agree(member, tmp_path):
 
 
 @pytest.mark.parametrize("weighting", ["none", "uncertainty"])
-def test_a_table_on_disk_is_scored_without_holding_it(weighting):
+def test_a_table_on_disk_is_scored_without_holding_it(monkeypatch, weighting):
     n, length = 40_000, 300
     noise = np.random.default_rng(0).random((length, 1), dtype=np.float32)
     base = np.random.default_rng(1).random(n, dtype=np.float32)
@@ -124,16 +125,35 @@ def test_a_table_on_disk_is_scored_without_holding_it(weighting):
         def __init__(self):
             self.shape, self.read = (length, n), 0
 
-        def __getitem__(self, epoch):
-            self.read += 1
-            return base * noise[epoch] + np.roll(base, epoch)
+        def __getitem__(self, key):
+            rows = base[key[1]]
+            self.read += length * len(rows)
+            return rows * noise + np.arange(length, dtype=np.float32)[:, None] * rows[::-1]
 
     table = Generated()
+    monkeypatch.setattr(kernels, "_PART", 1000)
+    monkeypatch.setattr(kernels, "_READ", 2**22)
     run = make_run(n=n, lengths=(length,), losses=table)
     tracemalloc.start()
     ltc_scores(run, of="differences", weighting=weighting)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < length * n * 4 / 3
-    # Once each, and the first and last loss.
-    assert table.read == length + 2
+    # Once each.
+    assert table.read == length * n
+
+
+@pytest.mark.parametrize("member", [{}, {"preset": "das"}, {"preset": "cld"}], ids=str)
+@pytest.mark.parametrize("lengths", [(41,), (12,), (37, 20)], ids=str)
+def test_parts_of_any_size_in_any_number_of_threads_give_the_same_to_the_bit(monkeypatch, lengths, member):
+    run = make_run(n=400, lengths=lengths)
+    # Rows that are computed again in float64, and a flat one.
+    run.losses[:, 40:60] *= 1e-12
+    run.losses[:, 70] = 3
+    whole = ltc_scores(run, **member)
+    monkeypatch.setattr(kernels, "count_threads", lambda losses: 3)
+    for part in (7, 64):
+        monkeypatch.setattr(kernels, "_PART", part)
+        np.testing.assert_array_equal(ltc_scores(run, **member), whole)
+    monkeypatch.setattr(kernels, "_READ", 4 * sum(lengths) * 100)
+    np.testing.assert_array_equal(ltc_scores(dataclasses.replace(run, losses=OnDisk(run.losses)), **member), whole)

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import kstest, spearmanr
 
 from hf_ltc.data.columns import read_column
-from hf_ltc.scores import typicality
+from hf_ltc.scores import kernels, typicality
 from hf_ltc.scores.baselines import dual
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.scores.typicality import ltc_typicality, typical_spans, typical_stages, typicality_of
@@ -122,8 +122,8 @@ def test_a_row_is_as_typical_in_any_order_batch_and_process(monkeypatch, tmp_pat
     for part in (slice(0, 1), slice(3, 20), slice(1, 500, 7)):
         np.testing.assert_array_equal(typicality_of(run.losses[:, part], spans, stages), whole[part])
     np.testing.assert_array_equal(typicality_of(np.asfortranarray(run.losses), spans, stages), whole)
-    monkeypatch.setattr(typicality, "_BLOCK", 64)
-    monkeypatch.setattr(typicality, "count_threads", lambda losses: 3)
+    monkeypatch.setattr(kernels, "_PART", 64)
+    monkeypatch.setattr(kernels, "count_threads", lambda losses: 3)
     np.testing.assert_array_equal(ltc_typicality(run), whole)
 
 
