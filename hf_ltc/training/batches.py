@@ -37,7 +37,8 @@ class ImageBatches:
         labels (`torch.Tensor`): int64 `(N,)`, on the device.
         mean (`torch.Tensor`): float32 `(3,)`, on the device.
         std (`torch.Tensor`): float32 `(3,)`, on the device.
-        pixels (`torch.Tensor`, *optional*): uint8 `(N, 3, size, size)`, if the images are kept in memory.
+        pixels (`torch.Tensor`, *optional*):
+            uint8 `(N, 3, size, size)`, if the images are kept in memory; random cuts of large ones are decoded anew.
         channels_last (`bool`): Memory format of the batches.
         num_workers (`int`): Processes that decode where images are not in memory.
     """
@@ -115,7 +116,7 @@ class ImageBatches:
     def _pixels(
         self, index_batches: Iterable[np.ndarray], augmented: tuple[int, int] | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if self.pixels is None:
+        if self.pixels is None or (augmented is not None and self.size > images.SMALL_SIDE):
             yield from self.stored.batches(index_batches, self.num_workers, augmented=augmented)
             return
         for positions in index_batches:
@@ -133,6 +134,7 @@ def image_batches(
     cache_budget: float = 4.0,
     num_workers: int = 0,
     channels_last: bool = False,
+    reread: bool = False,
     progress: Callable[[int], Any] | None = None,
 ) -> ImageBatches:
     """Prepares the batches of a dataset: reads its images into memory if they fit, and the channels' statistics.
@@ -148,6 +150,7 @@ def image_batches(
         cache_budget (`float`, *optional*, defaults to `4.0`): GiB that `auto` may take.
         num_workers (`int`, *optional*, defaults to `0`): Processes that decode.
         channels_last (`bool`, *optional*, defaults to `False`): Memory format.
+        reread (`bool`, *optional*, defaults to `False`): Whether every epoch reads the images without augmentation.
         progress (`Callable[[int], Any]`, *optional*): Called with the number of rows read into memory.
 
     Returns:
@@ -157,9 +160,10 @@ def image_batches(
         InputError: for an image that cannot be decoded, naming the row.
     """
     count, pixels = len(labels), None
-    if cache == "always" or (cache == "auto" and images.fits_cache(count, stored.size, cache_budget * 2**30)):
+    fits = images.fits_cache(count, stored.size, cache_budget * 2**30, reread)
+    if cache == "always" or (cache == "auto" and fits):
         # Small images are decoded faster than they are passed between processes.
-        pixels = stored.read(progress)
+        pixels = stored.read(progress, num_workers if stored.size > images.SMALL_SIDE else 0)
     if statistics is None:
         rows = evenly_spaced(count, _STATISTICS_ROWS)
         sample = pixels[torch.from_numpy(rows)] if pixels is not None else None
@@ -208,12 +212,13 @@ def paired_batches(
         "channels_last": config.channels_last,
         "progress": progress,
     }
-    made = image_batches(*train, cache_budget=share, **options)
+    evaluated = isinstance(config, RecordConfig) and config.losses != "training"
+    made = image_batches(*train, cache_budget=share, reread=evaluated or not config.augment, **options)
     if other is None:
         return [made]
     options |= {"statistics": (made.mean.tolist(), made.std.tolist()), "cache_budget": config.cache_budget - share}
     try:
-        return [made, image_batches(*other, **options)]
+        return [made, image_batches(*other, reread=True, **options)]
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
 

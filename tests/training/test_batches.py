@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ltc.training.batches import image_batches
+from hf_ltc.config import EvaluateConfig, RecordConfig
+from hf_ltc.training.batches import image_batches, paired_batches
 from hf_ltc.training.images import StoredImages, augment, channel_statistics, draw_augmentation, normalize
 
 CPU = torch.device("cpu")
@@ -101,3 +102,35 @@ def test_some_rows_are_those_rows_with_the_statistics_of_all(small, cache):
     ((pixels, _, _),) = again([np.arange(2)])
     assert torch.equal(pixels, wanted[[3, 1]])
     assert torch.equal(part.mean, batches.mean)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_large_images_in_memory_give_the_batches_that_files_give(small, num_workers):
+    train = small["train"].select(range(10))
+    cached = made(train, size=96, reread=True, num_workers=num_workers)
+    streamed = made(train, "never", size=96, num_workers=0)
+    assert cached.pixels is not None and made(train, size=96, num_workers=0).pixels is None
+    for augmented in (None, (0, 1)):
+        one, other = (gathered(each, [np.arange(10)], augmented=augmented)[0] for each in (cached, streamed))
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # A cut of the epoch, not the image as it is kept.
+    assert not torch.equal(one, gathered(cached, [np.arange(10)])[0])
+
+
+def test_large_images_are_kept_where_every_epoch_reads_them_as_they_are(small, tmp_path):
+    parts = [
+        (StoredImages(rows, "image", 96), np.asarray(rows["label"][:], dtype=np.int64))
+        for rows in (small["train"].select(range(10)), small["test"].select(range(5)))
+    ]
+    options = {"image_size": 96, "num_workers": 0}
+    for changes, train_is_kept in (
+        ({}, False),
+        ({"augment": False}, True),
+        ({"losses": "evaluation"}, True),
+        ({"losses": "both"}, True),
+    ):
+        config = RecordConfig(output_dir=str(tmp_path), **options, **changes)
+        train, other = paired_batches(config, CPU, *parts, what="others")
+        assert (train.pixels is not None, other.pixels is not None) == (train_is_kept, True)
+    train, other = paired_batches(EvaluateConfig(**options), CPU, *parts, what="others")
+    assert (train.pixels is not None, other.pixels is not None) == (False, True)

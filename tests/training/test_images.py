@@ -93,9 +93,10 @@ def test_image_size_names_the_row_that_it_cannot_read():
 
 
 def test_what_fits_the_cache():
-    assert fits_cache(1000, 32, 1000 * 3 * 32 * 32)
-    assert not fits_cache(1001, 32, 1000 * 3 * 32 * 32)
-    assert fits_cache(10, 64, 1e9) and not fits_cache(10, 65, 1e9)
+    for reread in (True, False):
+        assert fits_cache(1000, 32, 1000 * 3 * 32 * 32, reread)
+        assert not fits_cache(1001, 32, 1000 * 3 * 32 * 32, reread)
+        assert fits_cache(10, 64, 1e9, reread) and fits_cache(10, 65, 1e9, reread) == reread
 
 
 # Datasets
