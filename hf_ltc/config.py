@@ -30,7 +30,7 @@ SIGNALS = ("margin", "correct", "el2n", "predicted")
 CLASS_SIGNALS = ("predicted",)
 
 
-Store = Literal["trajectories", "summary"]
+Store = Literal["trajectories", "compact", "summary"]
 Signal = Annotated[str, Check("of " + ", ".join(SIGNALS), lambda name: name in SIGNALS)]
 
 
@@ -111,8 +111,9 @@ class RecordConfig:
 
     store: Store = option(
         "trajectories",
-        "Keep the losses of every row in every epoch, or a summary: running sums for each row, whose size does not "
-        "depend on the number of epochs, for scores that aggregate losses, such as the default.",
+        "Keep trajectories (the losses of every row in every epoch), compact trajectories (one byte per loss, a quarter "
+        "of the space), or a summary: running sums for each row, whose size does not depend on the number of epochs, "
+        "for scores that aggregate losses, such as the default.",
     )
 
     validation_fraction: Part = option(0.1, "Without a validation split: hold out this share of each class.")
@@ -174,7 +175,9 @@ class RecordConfig:
     compile: bool = option(False, "Use torch.compile.")
 
     cache_images: Literal["auto", "always", "never"] = option(
-        "auto", "Decode images once and keep them in memory as uint8; auto does so if they fit `cache_budget`."
+        "auto",
+        "Decode images once and keep them in memory as uint8; auto does so if they fit `cache_budget`. Random cuts of "
+        "images above 64 pixels are always made from the files.",
     )
     cache_budget: Amount = option(4.0, "GiB of memory per process that the image cache may take.")
     num_workers: Workers = option(2, "Worker processes that decode images that are not cached.")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from ..scores.protocol import RecordedColumns
 from ..scores.running_sums import RunningSums, mean_validation_losses
 from ..training.metrics import LossBuffer, sample_values
 from ..trajectories import run_dir
+from ..trajectories.compact import COMPACT, compact_range, compacted
 from ..trajectories.run_dir import LOSSES, SUMS_OF, VALIDATION_LOSS, write_rows
 from ..trajectories.run_sums import drop_older_sums, read_sums, sums_to_write
 from ..trajectories.summary import load_recording
@@ -68,9 +69,10 @@ class TrajectoryRecorder:
             `recipe["dataset"]`.
         accelerator (`Accelerator` or `PartialState`, *optional*): The processes; this one alone if not given.
         store (`str`, *optional*, defaults to `"trajectories"`):
-            `"trajectories"`, or `"summary"`: running sums for each row, whose size does not depend on the number of
-            epochs, for one kind of loss and no metrics. Then `finish` returns a [`LossSummary`], and
-            `LossSummary.load` reads one after any epoch.
+            `"trajectories"`; `"compact"`: trajectories with one byte per loss, which keeps losses from 0.0001 to 20 to
+            within 2.5%; or `"summary"`: running sums for each row, whose size does not depend on the number of epochs,
+            for one kind of loss and no metrics. Then `finish` returns a [`LossSummary`], and `LossSummary.load` reads
+            one after any epoch.
 
     Raises:
         InputError: if the folder holds something else, or a recording made with other arguments.
@@ -91,7 +93,7 @@ class TrajectoryRecorder:
         accelerator: Processes | None = None,
         store: Store = "trajectories",
     ) -> None:
-        require(store in ("trajectories", "summary"), "store", store, "'trajectories' or 'summary'")
+        require(store in get_args(Store), "store", store, f"one of {listed(get_args(Store))}")
         if store == "summary" and (len(losses) != 1 or losses[0] not in LOSSES):
             raise InputError(
                 f"`store` 'summary' keeps running sums of one kind of loss, and `losses` is {', '.join(losses)}: give "
@@ -133,7 +135,11 @@ class TrajectoryRecorder:
         self._buffers = {split: LossBuffer(names[split], len(self._known[split]), device) for split in names}
         # Refuses one that is malformed, before anything is recorded.
         Recipe.check(recipe or {})
-        self._recipe = dict(recipe or {}) | ({SUMS_OF: losses[0]} if store == "summary" else {})
+        self._recipe = dict(recipe or {})
+        if store == "summary":
+            self._recipe[SUMS_OF] = losses[0]
+        if store == "compact":
+            self._recipe[COMPACT] = compact_range()
         # Those of the epochs written so far, once one is to be written.
         self._sums: tuple[int | None, RunningSums] | None = None
         self._open()
@@ -247,6 +253,8 @@ class TrajectoryRecorder:
         """Writes the file of an epoch; called on the main process."""
         if SUMS_OF in self._recipe:
             arrays = self._summed(epoch, arrays)
+        if COMPACT in self._recipe:
+            arrays = compacted(arrays, LOSSES)
         run_dir.write_epoch(path, arrays, {"run": self.run, "epoch": str(epoch)})
 
     def _summed(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -303,8 +311,7 @@ class TrajectoryRecorder:
         for name, left_out in (("config", RESUME_MAY_CHANGE), ("dataset", WHERE)):
             if marks.get(name):
                 marks[name] = {k: v for k, v in marks[name].items() if k not in left_out}
-        if SUMS_OF in self._recipe:
-            marks[SUMS_OF] = self._recipe[SUMS_OF]
+        marks |= {key: self._recipe[key] for key in (SUMS_OF, COMPACT) if key in self._recipe}
         made = sha256(json.dumps([marks, self._names], sort_keys=True, default=str).encode())
         for numbers in (self.rows, self.labels, self.validation_rows, self.validation_labels):
             made.update(len(numbers).to_bytes(8, "little") + numbers.astype("<i8").tobytes())

@@ -15,7 +15,6 @@ from ..data.identity import WHERE
 from ..recipe import TURN, Recipe
 from ..training import loop
 from ..trajectories import run_dir
-from ..trajectories.run_dir import SUMS_OF
 from ..trajectories.summary import load_recording
 from ..utils import files
 from ..utils.errors import InputError, as_input_error
@@ -129,7 +128,7 @@ def _differences(stored: Recipe, wanted: Recipe, may_differ: Set[str]) -> list[s
         own = {TURN, "held_out"} if TURN in now and "seed" in may_differ else set()
         if any(was.get(name) != now.get(name) for name in (was.keys() | now.keys()) - own):
             differ.append("other validation samples")
-    if (was_kept := "summary" if SUMS_OF in stored.more else "trajectories") != wanted.config.more["store"]:
+    if (was_kept := run_dir.stored_as(stored.more)) != wanted.config.more["store"]:
         differ.append(f"`store` was {was_kept!r}, now {wanted.config.more['store']!r}")
     if (one := stored.training.processes) != (other := wanted.training.processes):
         differ.append(f"it ran on {one} processes, now on {other}")

@@ -206,7 +206,7 @@ class SourceRun:
         NaN where there are too few epochs, or scores, or running sums, which have no half.
         """
         found = [math.nan]
-        if self.config.store == "trajectories" and self.accelerator.is_main_process:
+        if self.config.store != "summary" and self.accelerator.is_main_process:
             run = Trajectories.load(self.path, mmap=True)
             # No score yet, as of a model that has not begun to learn, is no reason to end a recording.
             with suppress(InputError):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import CLASS_SIGNALS
+from ..config import CLASS_SIGNALS, Store
 from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
 from ..utils.errors import InputError, one_line
@@ -22,16 +22,19 @@ from ..utils.files import (
     opened,
     read_arrays,
     read_json,
+    read_slice,
     replacing,
     unreadable,
     write_arrays,
     write_json,
 )
+from .compact import COMPACT, compacted, restored
 from .features import RowFeatures
 
 FORMAT = 1
 ROWS = "rows.safetensors"
 TRAJECTORIES = "trajectories"
+LOSSES = ("training_loss", "evaluation_loss")
 _INTEGERS = (np.dtype(np.int16), np.dtype(np.int32))
 _EPOCH = re.compile(r"epoch-(\d{5,})\.safetensors")
 _SEED = re.compile(r"seed-(\d+)")
@@ -95,25 +98,41 @@ class EpochTable(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, epoch: Any) -> Any:
-        if not isinstance(epoch, int | np.integer):
-            chosen = np.arange(len(self))[epoch]
+    def __getitem__(self, key: Any) -> Any:
+        """An epoch, a table of some epochs, or, of `[:, left:right]`, all epochs of some columns as an array."""
+        if isinstance(key, tuple):
+            _, columns = key
+            return self._columns(*columns.indices(self.shape[1])[:2])
+        if not isinstance(key, int | np.integer):
+            chosen = np.arange(len(self))[key]
             return self._with([self.paths[t] for t in chosen], [self._stored[t] for t in chosen], self.shape[1])
-        values = read_arrays(self.paths[int(epoch)], [self.name])[self.name]
+        return self._epoch(int(key), 0, self.shape[1])
+
+    def _columns(self, left: int, right: int) -> np.ndarray:
+        table = np.empty((len(self), max(0, right - left)), dtype=np.float32)
+        for epoch in range(len(self)):
+            table[epoch] = self._epoch(epoch, left, right)
+        return table
+
+    def _epoch(self, epoch: int, left: int, right: int) -> np.ndarray:
+        path, (size, where) = self.paths[epoch], self._stored[epoch]
+        places, first, last = None, left, right
+        if where is not None:
+            # In the file, all between the first and the last of these columns.
+            places = where[left:right]
+            known = places[places >= 0]
+            first, last = (int(known.min()), int(known.max()) + 1) if len(known) else (0, 0)
+        values, shape = read_slice(path, self.name, first, last)
         if self.name in CLASS_SIGNALS and values.dtype in _INTEGERS:
             values = values.astype(np.float32)
-        size, where = self._stored[int(epoch)]
-        if values.shape != (size,) or values.dtype != self.dtype:
-            raise unreadable(
-                self.paths[int(epoch)],
-                f"{self.name} is {values.dtype}{list(values.shape)}, not float32[{size}]: of another run?",
-            )
-        return values if where is None else placed(values, where)
+        if self.name in LOSSES and values.dtype == np.uint8:
+            values = restored(values)
+        if shape != [size] or values.dtype != self.dtype:
+            raise unreadable(path, f"{self.name} is {values.dtype}{shape}, not float32[{size}]: of another run?")
+        return values if places is None else placed(values, np.where(places < 0, -1, places - first))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        table = np.empty(self.shape, dtype=np.float32)
-        for epoch in range(len(self)):
-            table[epoch] = self[epoch]
+        table = self._columns(0, self.shape[1])
         return table if dtype is None else table.astype(dtype, copy=False)
 
     def take(self, places: np.ndarray) -> "EpochTable":
@@ -150,7 +169,6 @@ def placed(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     return found
 
 
-LOSSES = ("training_loss", "evaluation_loss")
 VALIDATION_LOSS = "validation_loss"
 # The key in the recipe of a run that keeps running sums: which losses they are of.
 SUMS_OF = "sums_of"
@@ -212,6 +230,11 @@ def rows_of_run(
     }
 
 
+def stored_as(recipe: Mapping[str, Any]) -> Store:
+    """What a recipe says that is kept of the losses."""
+    return "summary" if SUMS_OF in recipe else "compact" if COMPACT in recipe else "trajectories"
+
+
 def opened_run(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], list[int], list[str]]:
     """The recipe of a run directory, its rows, its epochs, and what the files of these hold."""
     values = read_json(path / RECIPE)
@@ -258,6 +281,8 @@ def write_run(run: RecordedColumns, folder: Path) -> None:
     for t, epoch in enumerate(run.epochs.tolist()):
         arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
         arrays[VALIDATION_LOSS] = run.validation_losses[t]
+        if COMPACT in recipe:
+            arrays = compacted(arrays, LOSSES)
         write_epoch(epoch_path(folder, epoch), arrays, {"run": recipe["run"], "epoch": str(epoch)})
     if run.features is not None:
         run.features.save(folder, recipe["run"], run.rows, run.validation_rows)
