@@ -1,6 +1,7 @@
 """How far recorded losses can be compressed before the rows are ranked otherwise.
 
     python benchmarks/compression.py [--runs runs/benchmarks] [--datasets cifar100 fashion_mnist] [--seeds 0 1]
+                                     [--data DATA]
 
 The recordings are those of recordings.py: training losses, validation losses at averaged weights, 30 epochs and the
 untrained model. Each is encoded, decoded and scored, and compared with the score of the losses as they were recorded:
@@ -8,21 +9,31 @@ Spearman correlation within classes, the rows that coresets of 10% and 30% share
 Spearman correlation of two seeds' scores. Validation samples are few and are not compressed; with fewer epochs they
 have as few. Coresets are by the score alone, since typical rows are drawn by chance, from the bits of the losses.
 Results are written to compression.json and compression.md beside this file.
+
+With --data, models are trained on the coresets of some forms as coresets.py trains them, each seed with a recording of
+its own. The gain of a form is what its coresets are worth more than random rows, beside that of the losses as they
+were recorded. What is done is not done again, and several processes may be started at once.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
+from coresets import Trial, data_of, train_on_rows
 from recordings import path_of, provenance, trajectories
 from results import write_results
 from scipy.fft import dct, idct
 
 from hf_ltc import Trajectories, ltc_scores
 from hf_ltc.coresets.overlap import overlap
+from hf_ltc.evaluation.methods import RANDOM, chosen_rows
+from hf_ltc.evaluation.trials import run_trials
+from hf_ltc.scores.ltc import DEFAULT_PRESET
 from hf_ltc.scores.reliability import within_class_spearman
 from hf_ltc.trajectories.combine import take_checkpoints
 
@@ -31,6 +42,18 @@ BUDGETS = (0.1, 0.3)
 # Losses between which logarithms are told apart.
 _LOWEST, _HIGHEST = 1e-4, 20.0
 _ZSTD = pa.Codec("zstd", compression_level=3)
+# The forms whose coresets models are trained on, from the finest to the coarsest.
+TRAINED = (
+    RANDOM,
+    "float32",
+    "8 bits of the logarithm",
+    "4 bits of the logarithm",
+    "every 2nd epoch",
+    "every 5th epoch",
+    "every 10th epoch",
+    "8 cosines, float16",
+    "4 cosines, float16",
+)
 # The recording as it is read again, and the bytes of its losses.
 Coded = tuple[Trajectories, int]
 
@@ -137,9 +160,40 @@ def measured(runs: Path, dataset: str, seeds: list[int]) -> list[dict]:
     return found
 
 
-def markdown(results: list[dict], datasets: list[str]) -> str:
-    """For each variant a table: the codes, each number as the mean over the datasets."""
-    said = []
+def gains(trained: list[dict]) -> dict[tuple[str, float, str], list[float]]:
+    """By dataset, budget and form, the accuracy of each seed less that on random rows, in points."""
+    reached = {(each["dataset"], each["fraction"], each["code"], each["seed"]): each["accuracy"] for each in trained}
+    found: dict[tuple[str, float, str], list[float]] = {}
+    for (dataset, fraction, code, seed), accuracy in reached.items():
+        gain = 100 * (accuracy - reached[dataset, fraction, RANDOM, seed])
+        found.setdefault((dataset, fraction, code), []).append(gain)
+    return found
+
+
+def gain_table(trained: list[dict], datasets: list[str]) -> list[str]:
+    """What the coresets of each form are worth: the gain in each setting, and its mean beside that of float32."""
+    found, settings = gains(trained), [(dataset, fraction) for dataset in datasets for fraction in BUDGETS]
+    whole = statistics.mean(statistics.mean(found[*setting, "float32"]) for setting in settings)
+    seeds = len(found[*settings[0], "float32"])
+    said = [
+        "## What models reach",
+        "",
+        f"Points above random rows, score alone, mean ± standard error, n = {seeds}.",
+        "",
+    ]
+    said.append(f"| losses | {' | '.join(f'{name} {f:.0%}' for name, f in settings)} | mean | of the gain |")
+    said.append(f"|---{'|---' * (len(settings) + 2)}|")
+    for code in (code for code in TRAINED if code != RANDOM):
+        each = [found[*setting, code] for setting in settings]
+        cells = [f"{statistics.mean(v):+.1f} ± {statistics.stdev(v) / len(v) ** 0.5:.1f}" for v in each]
+        mean = statistics.mean(map(statistics.mean, each))
+        said.append(f"| {code} | {' | '.join(cells)} | {mean:+.1f} | {mean / whole:.0%} |")
+    return [*said, ""]
+
+
+def markdown(results: list[dict], trained: list[dict], datasets: list[str]) -> str:
+    """What models reach, and for each variant a table: the codes, each number as the mean over the datasets."""
+    said = gain_table(trained, datasets) if trained else []
     for name in VARIANTS:
         said += [f"## {name}", "", "| losses | bytes a row | Spearman | shared at 10% | at 30% | reliability |"]
         said.append("|---|---|---|---|---|---|")
@@ -152,10 +206,33 @@ def markdown(results: list[dict], datasets: list[str]) -> str:
             cells.append(", ".join(f"{each['reliability']:.2f}" for each in here))
             said.append(f"| {code} | {' | '.join(cells)} |")
         said.append("")
-    return "\n".join([f"Means over {' and '.join(datasets)}; reliability of each.", "", *said])
+    return "\n".join([f"Tables of variants: means over {' and '.join(datasets)}; reliability of each.", "", *said])
 
 
 _NAMES = ("dataset", "code", "variant")
+
+
+def accuracies(options: argparse.Namespace) -> list[dict]:
+    """A record of each form, dataset, budget and seed: the accuracy of a model trained on its coreset."""
+    found = [
+        {"dataset": dataset, "code": code, "fraction": fraction, "seed": seed}
+        for seed in options.targets
+        for dataset in options.datasets
+        for fraction in BUDGETS
+        for code in TRAINED
+    ]
+
+    def train(dataset: str, code: str, fraction: float, seed: int) -> dict:
+        data = data_of(options.data, dataset, 0.0)
+        run = trajectories(path_of(options.runs, dataset, "test_resnet", 30, 0.0, seed))
+        method = RANDOM if code == RANDOM else DEFAULT_PRESET
+        coded = run if code == RANDOM else CODES[code](run)[0]
+        rows = chosen_rows(method, coded, round(fraction * len(data.rows)), seed=seed)
+        return {"accuracy": train_on_rows(data, rows, Trial(dataset, method, fraction, seed))}
+
+    todo = {"+".join(map(str, each.values())): partial(train, **each) for each in found}
+    results = run_trials(options.runs / "compression", todo, "compression")
+    return [each | result for each, result in zip(found, results.values())]
 
 
 def main() -> None:
@@ -163,13 +240,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--datasets", nargs="+", default=["cifar100", "fashion_mnist"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--data", type=Path, help="as for recordings.py: train models on the coresets")
+    parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2], help="seeds of these models (0 1 2)")
     options = parser.parse_args()
+    # Cores that others use make threads wait for each other.
+    torch.set_num_threads(1)
+    trained = accuracies(options) if options.data else []
     results = [each for dataset in options.datasets for each in measured(options.runs, dataset, options.seeds)]
     command = f"python benchmarks/compression.py --datasets {' '.join(options.datasets)} --seeds "
     command += " ".join(map(str, options.seeds))
+    if trained:
+        command += f" --data DATA --targets {' '.join(map(str, options.targets))}"
     script = Path(__file__)
-    write_results(script.with_suffix(".json"), {"command": command, **provenance(), "results": results})
-    text = f"Made by `{command}`.\n\n{markdown(results, options.datasets)}"
+    made = {"command": command, **provenance(), "results": results, "accuracies": trained}
+    write_results(script.with_suffix(".json"), made)
+    text = f"Made by `{command}`.\n\n{markdown(results, trained, options.datasets)}"
     script.with_suffix(".md").write_text(text)
     print(text)
 

@@ -219,15 +219,19 @@ def mark(trial: Trial) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def train_on_rows(data: Data, rows: np.ndarray, trial: Trial) -> float:
+    """The test accuracy of a trial's model, trained on some rows."""
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    stem, config = STEMS.get(trial.target, "imagenet"), training_of(trial)
+    return train_on(trial.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem=stem)
+
+
 def train_trial(options: argparse.Namespace, trial: Trial) -> dict:
     started = time.perf_counter()
     data = data_of(options.data, trial.dataset, trial.noise)
     rows = rows_of(options.runs, trial, len(data.rows))
     chosen = time.perf_counter()
-    config = training_of(trial)
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    stem = STEMS.get(trial.target, "imagenet")
-    found = train_on(trial.target, data.train.take(rows), data.test, data.classes, config, accelerator, stem=stem)
+    found = train_on_rows(data, rows, trial)
     return {
         **asdict(trial),
         "training": mark(trial),
