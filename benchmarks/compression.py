@@ -16,6 +16,7 @@ were recorded. What is done is not done again, and several processes may be star
 """
 
 import argparse
+import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,7 @@ from coresets import Trial, data_of, train_on_rows
 from recordings import path_of, provenance, trajectories
 from results import write_results
 from scipy.fft import dct, idct
+from scipy.stats import sem
 
 from hf_ltc import Trajectories, ltc_scores
 from hf_ltc.coresets.overlap import overlap
@@ -165,27 +167,25 @@ def gains(trained: list[dict]) -> dict[tuple[str, float, str], list[float]]:
     reached = {(each["dataset"], each["fraction"], each["code"], each["seed"]): each["accuracy"] for each in trained}
     found: dict[tuple[str, float, str], list[float]] = {}
     for (dataset, fraction, code, seed), accuracy in reached.items():
-        gain = 100 * (accuracy - reached[dataset, fraction, RANDOM, seed])
-        found.setdefault((dataset, fraction, code), []).append(gain)
+        if all((dataset, fraction, each, seed) in reached for each in TRAINED):
+            gain = 100 * (accuracy - reached[dataset, fraction, RANDOM, seed])
+            found.setdefault((dataset, fraction, code), []).append(gain)
     return found
 
 
 def gain_table(trained: list[dict], datasets: list[str]) -> list[str]:
     """What the coresets of each form are worth: the gain in each setting, and its mean beside that of float32."""
-    found, settings = gains(trained), [(dataset, fraction) for dataset in datasets for fraction in BUDGETS]
+    found, every = gains(trained), [(dataset, fraction) for dataset in datasets for fraction in BUDGETS]
+    settings = [setting for setting in every if (*setting, RANDOM) in found]
     whole = statistics.mean(statistics.mean(found[*setting, "float32"]) for setting in settings)
-    seeds = len(found[*settings[0], "float32"])
-    said = [
-        "## What models reach",
-        "",
-        f"Points above random rows, score alone, mean ± standard error, n = {seeds}.",
-        "",
-    ]
-    said.append(f"| losses | {' | '.join(f'{name} {f:.0%}' for name, f in settings)} | mean | of the gain |")
+    said = ["## What models reach", "", "Points above random rows, score alone, mean ± standard error.", ""]
+    heads = [f"{name} {fraction:.0%}, n = {len(found[name, fraction, RANDOM])}" for name, fraction in settings]
+    said.append(f"| losses | {' | '.join(heads)} | mean | of the gain |")
     said.append(f"|---{'|---' * (len(settings) + 2)}|")
     for code in (code for code in TRAINED if code != RANDOM):
         each = [found[*setting, code] for setting in settings]
-        cells = [f"{statistics.mean(v):+.1f} ± {statistics.stdev(v) / len(v) ** 0.5:.1f}" for v in each]
+        cells = [f"{statistics.mean(v):+.1f}" for v in each]
+        cells = [f"{cell} ± {sem(v):.1f}" if len(v) > 1 else cell for cell, v in zip(cells, each)]
         mean = statistics.mean(map(statistics.mean, each))
         said.append(f"| {code} | {' | '.join(cells)} | {mean:+.1f} | {mean / whole:.0%} |")
     return [*said, ""]
@@ -231,8 +231,13 @@ def accuracies(options: argparse.Namespace) -> list[dict]:
         return {"accuracy": train_on_rows(data, rows, Trial(dataset, method, fraction, seed))}
 
     todo = {"+".join(map(str, each.values())): partial(train, **each) for each in found}
-    results = run_trials(options.runs / "compression", todo, "compression")
-    return [each | result for each, result in zip(found, results.values())]
+    folder = options.runs / "compression"
+    if options.partial:
+        done = {name: folder / f"{name}.json" for name in todo}
+        results = {name: json.loads(path.read_text()) for name, path in done.items() if path.exists()}
+    else:
+        results = run_trials(folder, todo, "compression")
+    return [each | results[name] for name, each in zip(todo, found) if name in results]
 
 
 def main() -> None:
@@ -242,6 +247,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--data", type=Path, help="as for recordings.py: train models on the coresets")
     parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2], help="seeds of these models (0 1 2)")
+    parser.add_argument("--partial", action="store_true", help="take the models that are trained already")
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
@@ -250,7 +256,7 @@ def main() -> None:
     command = f"python benchmarks/compression.py --datasets {' '.join(options.datasets)} --seeds "
     command += " ".join(map(str, options.seeds))
     if trained:
-        command += f" --data DATA --targets {' '.join(map(str, options.targets))}"
+        command += f" --data DATA --targets {' '.join(map(str, options.targets))}{' --partial' * options.partial}"
     script = Path(__file__)
     made = {"command": command, **provenance(), "results": results, "accuracies": trained}
     write_results(script.with_suffix(".json"), made)

@@ -111,9 +111,9 @@ class RecordConfig:
 
     store: Store = option(
         "trajectories",
-        "Keep trajectories (the losses of every row in every epoch), compact trajectories (one byte per loss, a quarter "
-        "of the space), or a summary: running sums for each row, whose size does not depend on the number of epochs, "
-        "for scores that aggregate losses, such as the default.",
+        "Keep trajectories (the losses of every row in every epoch), compact trajectories (one byte per loss, a "
+        "quarter of the space), or a summary: running sums for each row, whose size does not depend on the number of "
+        "epochs, for scores that aggregate losses, such as the default.",
     )
 
     validation_fraction: Part = option(0.1, "Without a validation split: hold out this share of each class.")

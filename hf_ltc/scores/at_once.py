@@ -8,7 +8,7 @@ import numpy as np
 from .kernels import correlations, each_part, mean_of_runs
 from .ltc import first_trained, references, score_variant
 from .protocol import RecordedColumns, losses_not_finite
-from .scorers import BaselineScorer
+from .scorers import BaselineScorer, score_table
 from .typicality import Reading, typical_spans
 
 
@@ -62,7 +62,7 @@ def row_scores(trajectories: RecordedColumns, **variant: Any) -> RowScores:
         for of_run, one in zip(by_run, each):
             of_run[part] = mean_of_runs([one])
         reading.add(losses, part)
-        found = mean_loss.of_table(losses)
+        found = score_table(mean_loss, losses)
         assert found is not None
         mean_losses[part] = found
 

@@ -186,7 +186,7 @@ def baseline_scores(
     scores = np.empty(len(trajectories.rows), dtype=np.float32)
 
     def work(values: np.ndarray, part: slice) -> None:
-        found = scorer.of_table(values)
+        found = score_table(scorer, values)
         if found is None:
             what = "losses" if baseline.signal == "loss" else f"values of {baseline.signal}"
             raise not_finite(trajectories, table, trajectories.rows, what)
@@ -296,21 +296,16 @@ class BaselineScorer:
         """Length of the trajectory."""
         return sum(self.lengths)
 
-    def of_table(self, values: np.ndarray) -> np.ndarray | None:
-        """Mean of the baseline over the runs that recorded a row.
+    def score(self, runs: Sequence[np.ndarray], absent: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """Mean of the baseline over runs.
 
         Args:
-            values (`np.ndarray`): float32 `(L, N)`, the metric at all checkpoints.
+            runs (`Sequence[np.ndarray]`): `(K, N)` for each run, the metric at the checkpoints that are used.
+            absent (`Sequence[np.ndarray]`, *optional*): For each run bool `(N,)`, the rows that it did not record.
 
         Returns:
-            `np.ndarray`: float32 `(N,)`; `None` where values are not finite.
+            `np.ndarray`: float32 `(N,)`.
         """
-        runs = [values[list(run)] for run in self.checkpoints]
-        absent = None
-        if not all(np.isfinite(run).all() for run in runs):
-            absent = absent_from_runs(values, self.lengths)
-            if not _finite_but(runs, absent):
-                return None
         function, options = BASELINES[self.name].function, dict(self.options)
         found = np.stack([function(run, **options) for run in runs])
         if absent is None:
@@ -340,7 +335,7 @@ class BaselineScorer:
         column = f"{signal}{TRAJECTORY_SUFFIX}"
         fix = None if signal == "loss" else f"attach it, scored = run.attach(dataset, signals=[{signal!r}])"
         rows = read_rows(batch, column, self.length, fix)
-        found = self.of_table(rows.values)
+        found = score_table(self, rows.values)
         if found is None:
             raise rows.not_finite(column, self.lengths)
         return rows.with_columns(batch, {self.column: found})
@@ -351,6 +346,23 @@ class BaselineScorer:
         elif indices is None:
             raise InputError("random scores are made of row numbers: map with with_indices=True, or give row_column")
         return np.asarray(indices, dtype=np.int64).reshape(-1)
+
+
+def score_table(scorer: BaselineScorer, values: np.ndarray) -> np.ndarray | None:
+    """Mean of a baseline over the runs that recorded a row.
+
+    Args:
+        scorer ([`BaselineScorer`]): The baseline.
+        values (`np.ndarray`): float32 `(L, N)`, its metric at all checkpoints.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`; `None` where values are not finite.
+    """
+    runs = [values[list(run)] for run in scorer.checkpoints]
+    if all(np.isfinite(run).all() for run in runs):
+        return scorer.score(runs)
+    absent = absent_from_runs(values, scorer.lengths)
+    return scorer.score(runs, absent) if _finite_but(runs, absent) else None
 
 
 def _settings(name: str, baseline: Baseline, options: Mapping[str, Any]) -> dict[str, Any]:

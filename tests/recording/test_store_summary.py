@@ -135,7 +135,7 @@ def test_an_epoch_that_could_not_be_written_is_not_added(tmp_path, monkeypatch):
 def test_what_sums_cannot_keep_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"`store` 'summary' keeps running sums of one kind of loss, and `losses` is"):
         own_loop(tmp_path / "run", 0, losses=["training_loss", "margin"])
-    with pytest.raises(InputError, match="`store` is 'sums': it must be one of trajectories, compact, summary"):
+    with pytest.raises(InputError, match="`store` is 'sums': it must be one of 'trajectories', 'compact', 'summary'"):
         TrajectoryRecorder(tmp_path / "run", rows=2, labels=[0, 1], validation_labels=[0], store="sums")
     asked = {
         "losses": "both",
