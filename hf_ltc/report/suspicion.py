@@ -36,7 +36,8 @@ def wrong_label_quality(run: RecordedColumns) -> np.ndarray:
         trusted = _mean_at(trained, run, run.signals["margin"], expit)
     else:
         trusted = -baseline_scores(run, "mean_loss")
-    return (rankdata(trusted) - 1) / max(1, len(trusted) - 1)
+    # SciPy 1.18 ranks float32 in float32.
+    return (rankdata(trusted.astype(np.float64)) - 1) / max(1, len(trusted) - 1)
 
 
 def wrong_label_count(run: RecordedColumns) -> int:

@@ -43,7 +43,9 @@ def within_class_spearman(first: np.ndarray, second: np.ndarray, labels: np.ndar
     known = known[np.argsort(labels[known], kind="stable")]
     total = weight = 0.0
     for members in np.split(known, np.flatnonzero(np.diff(labels[known])) + 1):
-        one, two = (rankdata(scores[members]) - (len(members) + 1) / 2 for scores in (first, second))
+        # In float64, whatever the scores are: SciPy 1.18 ranks float32 in float32.
+        both = (scores[members].astype(np.float64) for scores in (first, second))
+        one, two = (rankdata(scores) - (len(members) + 1) / 2 for scores in both)
         norm = float(np.linalg.norm(one) * np.linalg.norm(two))
         if norm > 0:
             total += len(members) * float(one @ two) / norm
