@@ -157,4 +157,4 @@ def test_a_crossing_below_the_budgets_that_were_tried_is_not_said_as_a_number():
 
 def test_it_says_that_several_budgets_were_tried():
     found, _ = searched(by_power)
-    assert "5 were tried" in words.details(found)[0]
+    assert "5 budgets were tried" in words.details(found)[0]

@@ -39,8 +39,8 @@ def details(found: Found) -> list[str]:
     said = []
     if best is not None and (tried := len(found["budgets"])) > 1:
         said.append(
-            f"How sure it is, is of this budget alone: {tried} were tried, and a lucky one is found more easily. "
-            "More `seeds` tell."
+            f"That is the certainty of one comparison: {tried} budgets were tried, so a lucky one is found more "
+            "easily. Repeat with more seeds to be surer."
         )
     for each in found["baselines"]:
         assert best is not None
