@@ -263,7 +263,7 @@ def _costs(evaluation: Evaluation) -> list[str]:
         return []
     said = [
         "### Cost\n\nSeconds from nothing to a tested model on chosen rows (recording, scoring, choosing, training, "
-        "test; images decoded) as shares of those on all rows; in brackets without the recording, which several "
+        "test; inputs read before) as shares of those on all rows; in brackets without the recording, which several "
         "models share. Means over the seeds, as precise as the machine was idle."
     ]
 
@@ -313,9 +313,12 @@ def _protocol(evaluation: Evaluation) -> str:
     )
     start = "pretrained weights" if config["pretrained"] else "scratch"
     equal = f"{steps:,} optimizer steps" if steps is not None else f"{config['epochs']} epochs"
+    # Texts are not augmented.
+    of_texts = evaluation.settings.get("text_column") is not None
+    augmented = "" if of_texts else f", augmentation {'on' if config['augment'] else 'off'}"
     return (
-        f"Trained from {start} for {equal} at every budget, batch size {config['batch_size']}, {config['schedule']}, "
-        f"augmentation {'on' if config['augment'] else 'off'} ({how}); tested after the last step."
+        f"Trained from {start} for {equal} at every budget, batch size {config['batch_size']}, {config['schedule']}"
+        f"{augmented} ({how}); tested after the last step."
     )
 
 

@@ -265,7 +265,7 @@ def doubt_of_validation(runs: Sequence[Validated]) -> str | None:
         if means[-1] - means[best] > _RISE * (means[0] - means[best]):
             return (
                 f"The mean validation loss rose from {means[best]:.2f} after epoch {run.epochs[best]} to "
-                f"{means[-1]:.2f} after the last one, and scores follow it: look for wrong labels and other images "
+                f"{means[-1]:.2f} after the last one, and scores follow it: look for wrong labels and other data "
                 "among the validation samples, or record fewer epochs."
             )
     return None

@@ -54,6 +54,8 @@ def test_the_protocol_and_the_seeds_are_said():
     by_epochs = evaluation()
     by_epochs = dataclasses.replace(by_epochs, settings={**by_epochs.settings, "iterations": None})
     assert "for 30 epochs at every budget" in markdown(by_epochs)
+    of_texts = dataclasses.replace(by_epochs, settings={**by_epochs.settings, "text_column": "text"})
+    assert "one-cycle (SGD" in markdown(of_texts) and "augmentation" not in markdown(of_texts)
 
 
 def test_other_numbers_of_seeds_are_said_where_they_are():
