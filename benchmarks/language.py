@@ -267,7 +267,7 @@ def main() -> None:
             work[name] = partial(train_target, options.runs, method, fraction, seed)
         for seed in seeds:
             work[f"all+seed{seed}"] = partial(train_target, options.runs, ALL, 1.0, seed)
-    folder = options.runs / "trained"
+    folder, asked = options.runs / "trained", len(work)
     if options.partial:
         work = {name: each for name, each in work.items() if (folder / f"{name}.json").exists()}
     elif importlib.util.find_spec("trl") is None:
@@ -276,9 +276,10 @@ def main() -> None:
         recorded(options.runs / "run")
     results = list(run_trials(folder, work, "training").values())
     output = Path(__file__).with_suffix(".json")
-    command = "python benchmarks/language.py"
-    write_results(output, {"command": command, **provenance(), "results": results})
-    output.with_suffix(".md").write_text(f"Made by `{command}`, which says how.\n\n{markdown(results)}\n")
+    command, note = "python benchmarks/language.py", f"{len(results)} of the {asked} trials are done"
+    write_results(output, {"command": command, "note": note, **provenance(), "results": results})
+    said = f"Made by `{command}`; language.py says how. {note.capitalize()}."
+    output.with_suffix(".md").write_text(f"{said}\n\n{markdown(results)}\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from hf_ltc.evaluation.methods import FULL, RANDOM
 
 # Two standard errors.
 _SURE = 2
+Cells = dict[tuple[str, str], dict[str, dict[int, float]]]
 
 
 def report(results: Sequence[dict], default: str, unseen: Sequence[str]) -> str:
@@ -19,7 +20,11 @@ def report(results: Sequence[dict], default: str, unseen: Sequence[str]) -> str:
         default (`str`): The method that the others are compared with.
         unseen (`Sequence[str]`): Datasets that no part of the default was chosen on.
     """
-    cells = _cells(results)
+    return tables(_cells(results), default, unseen)
+
+
+def tables(cells: Cells, default: str, unseen: Sequence[str]) -> str:
+    """Likewise, of accuracies in percent by setting (dataset with what else it is, budget), method and seed."""
     parts = []
     for dataset in dict.fromkeys(setting[0] for setting in cells):
         parts.append(_accuracies(dataset, cells))
@@ -27,9 +32,8 @@ def report(results: Sequence[dict], default: str, unseen: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _cells(results: Sequence[dict]) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
-    """Accuracy in percent by setting (dataset, budget), method and seed."""
-    cells: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+def _cells(results: Sequence[dict]) -> Cells:
+    cells: Cells = {}
     for each in results:
         noise = f", {each['noise']:.0%} of labels wrong" if each["noise"] else ""
         target = f", {each['target']}" if each["target"] != "test_resnet" else ""
@@ -43,7 +47,7 @@ def _cells(results: Sequence[dict]) -> dict[tuple[str, str], dict[str, dict[int,
     return cells
 
 
-def _accuracies(dataset: str, cells: dict) -> str:
+def _accuracies(dataset: str, cells: Cells) -> str:
     here = {kept: methods for (name, kept), methods in cells.items() if name == dataset}
     methods = list(dict.fromkeys(name for each in here.values() for name in each if name != FULL))
     budgets = [kept for kept in here if any(name != FULL for name in here[kept])]
@@ -63,7 +67,7 @@ def _shown(values: dict[int, float]) -> str:
     return plus_minus(statistics.mean(each), statistics.stdev(each) if len(each) > 1 else None) + f" ({len(each)})"
 
 
-def _regret(cells: dict, default: str, unseen: Sequence[str]) -> str:
+def _regret(cells: Cells, default: str, unseen: Sequence[str]) -> str:
     lines = [
         "| setting | kept | random | default | ahead of random | best method | its accuracy | regret | n |",
         "|---|---:|---:|---:|---:|---|---:|---:|---:|",
@@ -106,7 +110,7 @@ def _difference(one: dict[int, float], other: dict[int, float]) -> tuple[float, 
     return statistics.mean(each), error, len(each)
 
 
-def _means(cells: dict, default: str) -> str:
+def _means(cells: Cells, default: str) -> str:
     """Every method's mean over the settings that have it, beside the default's over the same settings and seeds."""
     lines = [
         "| method | settings | its mean | the default's | default ahead |",
