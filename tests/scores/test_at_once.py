@@ -1,6 +1,7 @@
 """All in one read of the losses: what the functions for each of them give."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,20 +35,17 @@ def test_one_read_gives_what_each_function_gives(monkeypatch, lengths, member):
     np.testing.assert_array_equal(found.mean_losses, baseline_scores(run, "mean_loss"))
     np.testing.assert_array_equal(found.by_run, scores_by_run(run.runs, run.rows, **member))
     table = OnDisk(run.losses)
-    again = row_scores(_Plain(run, table), **member)
+    again = row_scores(_plain(run, table), **member)
     for field in dataclasses.fields(found):
         np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
     assert table.read == run.losses.size
 
 
-class _Plain:
+def _plain(run, losses):
     """A recording whose losses can only be read as from disk."""
-
-    def __init__(self, run, losses):
-        self.run, self.losses = run, losses
-
-    def __getattr__(self, name):
-        return getattr(self.run, name)
+    # With attributes of its own: protocols look for no others since Python 3.12.
+    own = {name: getattr(run, name) for name in dir(run) if not name.startswith("_")}
+    return SimpleNamespace(**own | {"losses": losses})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
