@@ -17,7 +17,7 @@ evaluations after their last model, other parts from their beginning. So a slice
 (for its --iterations, or with the protocol epochs for --epochs of all rows) and for each of the other parts. What
 there is stands in --runs, and where --archive is given in that file too, with which another machine resumes. Exit code
 0 means that all is done, 75 that there is more to do, 1 that something failed, or that a slice was too short to finish
-anything. Then, and so far, results are in gpu.json and gpu.md beside this file (of --smoke in --runs).
+anything. What has been found so far is written to --output, and as a table beside it, after each slice.
 
 Nothing here has been run on a GPU yet: no result of it is in this folder.
 """
@@ -221,6 +221,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--official", default=None, metavar="FOLDER", help="checkout of the official code")
+    parser.add_argument("--output", type=Path, default=None, help="gpu.json beside this file, or of --smoke in --runs")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--workers", type=int, default=4, help="evaluations side by side")
     parser.add_argument("--seeds", type=int, default=3)
@@ -243,6 +244,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
             setattr(options, name, value)
     elif not options.data:
         parser.error("give --data, or --smoke")
+    options.output = options.output or (options.runs if options.smoke else HERE) / "gpu.json"
     return options
 
 
@@ -268,9 +270,9 @@ def main() -> None:
     except Failed:
         print("a command failed: what it printed says why", file=sys.stderr)
     finally:
-        write(options, (options.runs if options.smoke else HERE) / "gpu.json")
         if options.archive:
             pack(options.archive, options.runs)
+        write(options, options.output)
     sys.exit(code)
 
 
