@@ -14,9 +14,10 @@ validation samples, all of them together:
 - tracin-fast: the same of the last layer alone, by TracInCPFast;
 - influence: influence functions with EK-FAC (arXiv 2308.03296) by kronfluence, at the last weights.
 
-Fresh models are trained on what each score keeps, best rows of each class first, and on random rows. Seconds are those
-of one core (process time), beside those of the training itself. What is done is not done again, and several processes
-may be started at once. data.py says what DATA holds. Results go to gradients.json and gradients.md beside this file.
+Fresh models are trained on what each score but ltc-checkpoints keeps, best rows of each class first, and on random
+rows. Seconds are those of one core (process time), beside those of the training itself. What is done is not done
+again, and several processes may be started at once. data.py says what DATA holds. Results go to gradients.json and
+gradients.md beside this file.
 """
 
 import argparse
