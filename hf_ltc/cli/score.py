@@ -54,7 +54,7 @@ class Score(Command):
 
         from ..coresets.scored import usual_balance
         from ..data.columns import read_column
-        from ..scores.ltc import score_variant
+        from ..scores.ltc import DEFAULT, LEAST_WEIGHTED, is_weighted, score_variant
         from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
         from ..trajectories.ranked import score_trajectories
@@ -89,6 +89,8 @@ class Score(Command):
         hard = within_class_spearman(whole, losses, run.labels)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
         scores = read_column(scored, "ltc_score")
+        member = score_variant(**variant)
+        weighted = is_weighted(run, member)
         count, held = len(scores) - scores.null_count, read_column(scored, "ltc_rank").null_count
         values = {
             "output": self.output,
@@ -97,6 +99,7 @@ class Score(Command):
             "flat": len(scored) - held - count,
             "held_out": held,
             "mean": pc.mean(scores).as_py(),
+            "weighted": weighted,
             "reliability": found and found.to_dict(),
             "mean_loss_correlation": finite(hard),
             "baselines": {
@@ -110,7 +113,7 @@ class Score(Command):
         }
         made = {
             # In full, as the default may be another one in later versions.
-            "family": score_variant(**variant),
+            "family": member,
             "losses": run.loss_name,
             "balance": usual_balance(source, balance)[0],
             "balance_column": self.balance_column,
@@ -130,6 +133,19 @@ class Score(Command):
             f"mean {values['mean']:.3f}."
             if count
             else "No row has a score: all trajectories are flat.",
+            *(
+                [
+                    f"Not weighted by uncertainty, which needs {LEAST_WEIGHTED} checkpoints per run. Short recordings "
+                    "make weaker coresets: record more epochs if you can."
+                ]
+                if member["weighting"] == "uncertainty" and not weighted
+                else []
+            ),
+            *(
+                ["The default score was chosen on images. In our benchmarks of texts, --preset cld was better."]
+                if source.text_column and member == DEFAULT
+                else []
+            ),
             *([str(found)] if found else []),
             *(
                 f"Added {scorer.column}, mean {values['baselines'][name]['mean']:.3f}; its {scorer.keeps} are kept."

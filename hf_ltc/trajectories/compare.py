@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..scores.kernels import run_spans
-from ..scores.ltc import ltc_scores
+from ..scores.ltc import is_weighted, ltc_scores, score_variant
 from ..scores.reliability import (
     Reliability,
     reliability_of,
@@ -48,7 +48,8 @@ def reliability(runs: Trajectories | Sequence[Trajectories], **variant: Any) -> 
 def stability(trajectories: Trajectories, **variant: Any) -> float:
     """Within-class Spearman of the scores of all checkpoints with those of the first half of them.
 
-    This is stability within a run, and no evidence that another seed would rank the rows alike.
+    This is stability within a run, and no evidence that another seed would rank the rows alike. Where half of the
+    checkpoints are too few for the weight of uncertainty, both scores are without it.
 
     Args:
         trajectories ([`Trajectories`]): A run, or several, of each of which the first half is taken.
@@ -62,5 +63,9 @@ def stability(trajectories: Trajectories, **variant: Any) -> float:
         return float("nan")
     starts = [start for start, _ in run_spans(trajectories.lengths)]
     first = np.concatenate([np.arange(start, start + half) for start, half in zip(starts, halves)])
-    half_scores = ltc_scores(take_checkpoints(trajectories, first), **variant)
-    return within_class_spearman(ltc_scores(trajectories, **variant), half_scores, trajectories.labels)
+    half = take_checkpoints(trajectories, first)
+    member = dict(score_variant(**variant))
+    # Or scores with a weight would be compared with scores without.
+    if not is_weighted(half, member):
+        member["weighting"] = "none"
+    return within_class_spearman(ltc_scores(trajectories, **member), ltc_scores(half, **member), trajectories.labels)

@@ -15,7 +15,7 @@ from ..data.columns import LTC_SCORE, rank_name, typicality_name
 from ..recipe import Recipe
 from ..scores import reliability
 from ..scores.kernels import run_spans
-from ..scores.ltc import score_variant, validation_references
+from ..scores.ltc import is_weighted, score_variant, validation_references
 from ..scores.protocol import check_checkpoints
 from ..scores.running_sums import RunningSums, correlations, mean_validation_losses
 from ..scores.typicality import hash_factors, typicality_by_sums
@@ -162,6 +162,7 @@ class LossSummary:
         # For what it says of validation samples that no score can come from.
         validation_references(self, member)
         groups = self.labels if member["scope"] == "class" else None
+        weighted = is_weighted(self, member)
         found, defined = np.zeros(len(self)), np.zeros(len(self))
         for sums, (start, stop) in zip(self.sums, run_spans(self.lengths)):
             classes = sums.means.shape[1] - 1
@@ -172,7 +173,7 @@ class LossSummary:
                 ]
             )
             one = correlations(sums, means, member["of"], groups)
-            if member["weighting"] == "uncertainty":
+            if weighted:
                 one *= np.sqrt(sums.uncertainty())
             known = ~np.isnan(one)
             np.add(found, one, out=found, where=known)
@@ -266,10 +267,10 @@ class LossSummary:
         options: dict[str, Any] = {"balance": balance, "label_column": label_column, "typical": typical}
         ranked, kept = ranked_by_score(dataset, columns, where, self, **options)
         variant = {"preset": preset, **variant}
-        hard = reliability.doubt_of_hard(kept, self.mean_losses(), self.labels)
-        runs = self.runs
+        runs, last = self.runs, float(np.mean([sums.last().mean() for sums in self.sums]))
         agreed = reliability.reliability_of(self.scores_by_run(**variant), self.labels) if len(runs) > 1 else None
-        doubts = [reliability.few_differences(runs, variant), hard, reliability.doubt_of_validation(runs)]
+        scores = found[LTC_SCORE]
+        doubts = reliability.doubts_of(scores, self.mean_losses(), last, kept, self.labels, runs, variant)
         reliability.warn_of_doubts(agreed, doubts, stacklevel=3)
         return ranked
 

@@ -25,7 +25,8 @@ from hf_ltc.coresets.overlap import overlap
 from hf_ltc.coresets.select import select_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores.ltc import ltc_scores, score_variant
-from hf_ltc.scores.reliability import hard_first
+from hf_ltc.scores.reliability import within_class_spearman
+from hf_ltc.scores.scorers import baseline_scores
 from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compare import reliability
@@ -171,7 +172,9 @@ def test_score_adds_the_columns(place, tmp_path, capsys, family, name):
     assert found["mean"] == pytest.approx(float(scores.mean()), abs=1e-6)
     assert (found["rows"], found["scored"], found["flat"], found["held_out"]) == (150, len(made), 0, 150 - len(made))
     assert (found["reliability"] is None) == (name == "run-0")
-    assert found["mean_loss_correlation"] == pytest.approx(hard_first(scores, made))
+    assert found["mean_loss_correlation"] == pytest.approx(
+        within_class_spearman(scores, baseline_scores(made, "mean_loss"), made.labels)
+    )
     recipe = json.loads((tmp_path / "scored" / "recipe.json").read_text())
     # Every choice, so that it means the same with another default.
     assert recipe["score"]["family"] == score_variant(**family)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hf_ltc.scores import ltc
 from hf_ltc.scores.explain import explain
-from hf_ltc.scores.ltc import DEFAULT, PRESETS, ltc_scores, references
+from hf_ltc.scores.ltc import DEFAULT, PRESETS, is_weighted, ltc_scores, references
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.utils.errors import InputError
 from tests.helpers import error_of
@@ -38,7 +38,7 @@ def test_presets_are_the_papers_and_the_default_is_a_member():
 
 
 @pytest.mark.parametrize("member", VARIANTS + WEIGHED, ids="-".join)
-@pytest.mark.parametrize("lengths", [(3,), (12,), (40,), (5, 3, 14)], ids=str)
+@pytest.mark.parametrize("lengths", [(3,), (16,), (40,), (5, 3, 14), (17, 21)], ids=str)
 def test_every_member_is_its_definition(member, lengths):
     run = make_run(lengths=lengths)
     scores = ltc_scores(run, **named(member))
@@ -49,7 +49,7 @@ def test_every_member_is_its_definition(member, lengths):
 @given(st.integers(0, 10**6), st.sampled_from(VARIANTS), st.integers(-12, 12))
 @settings(max_examples=25, deadline=None)
 def test_scores_do_not_change_with_units_and_follow_their_rows(seed, member, power):
-    run = make_run(seed=seed, lengths=(6, 4))
+    run = make_run(seed=seed, lengths=(18, 16))
     scores = ltc_scores(run, **named(member))
     order = np.random.default_rng(seed).permutation(60)
     moved = dataclasses.replace(run, losses=2.0**power * run.losses[:, order], labels=run.labels[order])
@@ -58,7 +58,7 @@ def test_scores_do_not_change_with_units_and_follow_their_rows(seed, member, pow
 
 
 def test_one_row_and_one_validation_sample():
-    run = make_run(n=1, q=1, lengths=(5,), classes=1)
+    run = make_run(n=1, q=1, lengths=(20,), classes=1)
     for member in VARIANTS:
         np.testing.assert_allclose(ltc_scores(run, **named(member)), directly(run, *member), atol=1e-5, rtol=0)
     same = dataclasses.replace(run, validation_losses=run.losses)
@@ -73,7 +73,7 @@ def test_flat_rows_have_no_score_and_the_others_do_not_notice():
     run = make_run()
     losses = run.losses.copy()
     losses[:, 3] = 1.7
-    losses[:, 5] = 4 - 0.5 * np.arange(8)
+    losses[:, 5] = 4 - 0.5 * np.arange(16)
     flat = dataclasses.replace(run, losses=losses)
     scores = ltc_scores(flat, preset="ltc")
     assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 5]
@@ -159,7 +159,7 @@ def test_recordings_that_have_no_score():
         LTCScorer.from_trajectories(named, scope="class")
     assert not np.isnan(ltc_scores(some)).any()
     none = dataclasses.replace(
-        run, validation_losses=np.empty((8, 0), dtype=np.float32), validation_labels=np.empty(0, dtype=np.int64)
+        run, validation_losses=np.empty((16, 0), dtype=np.float32), validation_labels=np.empty(0, dtype=np.int64)
     )
     with pytest.raises(InputError, match="no validation samples to correlate rows with"):
         ltc_scores(none)
@@ -171,7 +171,7 @@ def test_recordings_that_have_no_score():
     with pytest.raises(InputError, match="validation losses of class 2 are flat"):
         ltc_scores(dataclasses.replace(run, validation_losses=validation_losses), scope="class")
     with pytest.raises(InputError, match="validation losses are flat"):
-        ltc_scores(dataclasses.replace(run, validation_losses=np.zeros((8, 12), dtype=np.float32)))
+        ltc_scores(dataclasses.replace(run, validation_losses=np.zeros((16, 12), dtype=np.float32)))
 
 
 def test_choices_are_checked():
@@ -236,3 +236,18 @@ def test_what_goes_not_with_two_arrays_is_refused():
     run = make_run()
     assert "losses alone have no classes" in error_of(ltc_scores, run.losses, run.validation_losses, preset="cld")
     assert "a recording has its own: leave them out" in error_of(ltc_scores, run, "differences")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_short_recordings_are_not_weighted(first):
+    def recorded(*trained):
+        lengths = tuple(length + 1 - first for length in trained)
+        epochs = np.concatenate([np.arange(length) + first for length in lengths])
+        return make_run(lengths=lengths, epochs=epochs)
+
+    for trained, weighted in [((15,), True), ((14,), False), ((20, 15), True), ((20, 14), False)]:
+        run = recorded(*trained)
+        plain = ltc_scores(run, preset="das")
+        assert np.array_equal(ltc_scores(run), plain) != weighted
+        assert is_weighted(run, PRESETS["weighted-das"]) == weighted
+        assert not is_weighted(run, PRESETS["das"])

@@ -67,10 +67,10 @@ def test_bad_batches(form):
             return {"loss_trajectory": values}
         return {"loss_trajectory": trajectories}
 
-    with pytest.raises(InputError, match=r"trajectory of length 7 \(row 2 of the batch\), .* of length 8"):
+    with pytest.raises(InputError, match=r"trajectory of length 7 \(row 2 of the batch\), .* of length 16"):
         scorer(batch([None, good[0], good[1][:7], good[2]]))
-    bad = [None, good[0], good[1][:7] + [float("nan")], good[2]]
-    with pytest.raises(InputError, match=r"1 values that are not finite at checkpoint 7 \(rows 2 of the batch\)"):
+    bad = [None, good[0], good[1][:15] + [float("nan")], good[2]]
+    with pytest.raises(InputError, match=r"1 values that are not finite at checkpoint 15 \(rows 2 of the batch\)"):
         scorer(batch(bad))
     with pytest.raises(InputError, match=r"no column 'loss_trajectory' .*'image': attach .*run\.attach\(dataset\)"):
         scorer({"image": form([1, 2])})
@@ -97,12 +97,12 @@ def test_arrow_lists_of_any_kind():
     flat = pa.array(run.losses.T.ravel())
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(run.losses.T))
     scorer = LTCScorer.from_trajectories(run)
-    for kind in (pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float32(), 8)):
+    for kind in (pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float32(), 16)):
         whole = pa.array([run.losses[:, 0].tolist(), *rows], kind)[1:]
         for values in (whole, pa.chunked_array([whole[:1], whole[1:4], whole[4:]])):
             found = scorer(pa.table({"loss_trajectory": values}))["ltc_score"].to_pylist()
             assert found == [None if score is None else pytest.approx(float(score), abs=1e-6) for score in expected]
-    for values in (tensors, pa.FixedSizeListArray.from_arrays(flat, 8)):
+    for values in (tensors, pa.FixedSizeListArray.from_arrays(flat, 16)):
         found = scorer(pa.table({"loss_trajectory": values}))["ltc_score"].to_numpy()
         np.testing.assert_allclose(found, ltc_scores(run), atol=1e-6)
     with pytest.raises(InputError, match="column 'loss_trajectory' holds double, not lists of numbers"):

@@ -54,7 +54,7 @@ def test_of_one_checkpoint_there_is_none():
 
 
 def test_losses_too_negative_for_float32_have_the_highest_score():
-    run = make_run(n=6, lengths=(12,))
+    run = make_run(n=6, lengths=(18,))
     run.losses[:, 2] = -90 - run.losses[:, 2]
     run.losses[:, 4] -= 200
     scores = ltc_scores(run)

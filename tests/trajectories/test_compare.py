@@ -5,6 +5,7 @@ import json
 import math
 import warnings
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,8 @@ from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.reliability import (
     Reliability,
     doubt_of_hard,
+    doubt_of_memorized,
     doubt_of_validation,
-    hard_first,
     hardness,
     spearman_brown,
     within_class_spearman,
@@ -127,15 +128,6 @@ def test_rows_without_a_score_are_left_out():
     assert within_class_spearman(second, first, LABELS) == kept
 
 
-def test_hard_rows_come_first_where_scores_rise_with_the_mean_loss():
-    run = make(0)
-    scores = ltc_scores(run)
-    # That of the untrained model is no loss of training.
-    mean = run.losses[1:].astype(np.float64).mean(axis=0)
-    assert hard_first(scores, run) == pytest.approx(by_scipy(scores, mean, LABELS), abs=1e-6)
-    assert hard_first(mean, run) == pytest.approx(1) and hard_first(-mean, run) == pytest.approx(-1)
-
-
 def test_a_small_coreset_of_hard_rows_is_a_doubt():
     labels = np.repeat([0, 1], [40, 60])
     losses = np.random.default_rng(0).permutation(100).astype(float)
@@ -154,6 +146,28 @@ def test_a_small_coreset_of_hard_rows_is_a_doubt():
     larger = losses >= np.sort(losses)[-20]
     for kept in (losses < 12, np.arange(100) % 9 == 0, larger, np.zeros(100, bool)):
         assert doubt_of_hard(kept, losses, labels) is None
+
+
+def test_rows_known_by_heart_are_a_doubt_where_the_hard_ones_come_first():
+    losses, labels = np.linspace(0, 1, 100), np.repeat([0, 1], [40, 60])
+
+    def said(scores=losses, last=0.01, first=1.8, left=0.53):
+        means = np.repeat([[first], [0.6], [left]], 5, axis=1)
+        return doubt_of_memorized(scores, losses, last, labels, [SimpleNamespace(validation_losses=means)])
+
+    assert said() == (
+        "Hard rows come first (Spearman 1.00 with the mean loss), and the source model knows the train rows by heart: its "
+        "mean loss is 0.01 on them, and 0.53 on validation samples. Random rows may be worth more: record fewer epochs, "
+        "or score by `preset` 'cld'; hf-ltc evaluate tells."
+    )
+    for other in (
+        {"scores": -losses},
+        {"scores": np.random.default_rng(0).random(100)},
+        {"last": 0.06},
+        {"left": 0.3},
+        {"scores": np.full(100, np.nan)},
+    ):
+        assert said(**other) is None
 
 
 def test_the_first_rows_of_the_order_are_looked_at(monkeypatch):
