@@ -312,8 +312,8 @@ def doubt_of_memorized(
     if not found > _HARD_FIRST:
         return None
     return (
-        f"Hard rows come first (Spearman {found:.2f} with the mean loss), and the source model knows the train rows by "
-        f"heart: its mean loss is {last:.2f} on them, and {left:.2f} on validation samples. Random rows may be worth "
+        f"Hard rows come first (Spearman {found:.2f} with the mean loss), and the source model knows the train rows "
+        f"by heart: its mean loss is {last:.2f} on them, {left:.2f} on validation samples. Random rows may be worth "
         "more: record fewer epochs, or score by `preset` 'cld'; hf-ltc evaluate tells."
     )
 

@@ -156,9 +156,9 @@ def test_rows_known_by_heart_are_a_doubt_where_the_hard_ones_come_first():
         return doubt_of_memorized(scores, losses, last, labels, [SimpleNamespace(validation_losses=means)])
 
     assert said() == (
-        "Hard rows come first (Spearman 1.00 with the mean loss), and the source model knows the train rows by heart: its "
-        "mean loss is 0.01 on them, and 0.53 on validation samples. Random rows may be worth more: record fewer epochs, "
-        "or score by `preset` 'cld'; hf-ltc evaluate tells."
+        "Hard rows come first (Spearman 1.00 with the mean loss), and the source model knows the train rows by heart: "
+        "its mean loss is 0.01 on them, 0.53 on validation samples. Random rows may be worth more: record fewer "
+        "epochs, or score by `preset` 'cld'; hf-ltc evaluate tells."
     )
     for other in (
         {"scores": -losses},
