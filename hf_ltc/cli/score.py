@@ -54,7 +54,7 @@ class Score(Command):
 
         from ..coresets.scored import usual_balance
         from ..data.columns import read_column
-        from ..scores.ltc import DEFAULT, LEAST_WEIGHTED, is_weighted, score_variant
+        from ..scores.ltc import LEAST_WEIGHTED, is_weighted, score_variant
         from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
         from ..trajectories.ranked import score_trajectories
@@ -135,15 +135,12 @@ class Score(Command):
             else "No row has a score: all trajectories are flat.",
             *(
                 [
-                    f"Not weighted by uncertainty, which needs {LEAST_WEIGHTED} checkpoints per run. Short recordings "
-                    "make weaker coresets: record more epochs if you can."
+                    "Not weighted by uncertainty: that made coresets of texts worse."
+                    if source.text_column
+                    else f"Not weighted by uncertainty, which needs {LEAST_WEIGHTED} epochs per run. Short recordings "
+                    "make weaker coresets: record more if you can."
                 ]
                 if member["weighting"] == "uncertainty" and not weighted
-                else []
-            ),
-            *(
-                ["The default score was chosen on images. In our benchmarks of texts, --preset cld was better."]
-                if source.text_column and member == DEFAULT
                 else []
             ),
             *([str(found)] if found else []),

@@ -9,7 +9,7 @@ from typing import Any
 from ..coresets.choose import Selection
 from ..data.columns import typicality_name
 from ..recipe import Identity, Recipe, SeedReliability
-from ..scores.ltc import PRESETS
+from ..scores.ltc import LEAST_WEIGHTED, PRESETS
 from ..scores.reliability import LOW
 from .repository_recipe import Coreset, Entry, RepositoryRecipe, Trained, TrajectoriesEntry
 
@@ -135,7 +135,10 @@ def _what(name: str, entry: Entry) -> str:
         text = f"Rows of {source} whose loss over training moves with that of validation samples. "
         if entry.family is None:
             return text + "Each row has a score from -1 to 1, the correlation of the two."
-        family = entry.family.choices
+        family = dict(entry.family.choices)
+        if entry.dataset.text_column is not None:
+            # Texts are not weighted, whatever was asked for.
+            family["weighting"] = "none"
         preset = next((_PRESETS[preset] for preset, variant in PRESETS.items() if variant == family), None)
         with_whom = "validation samples of its class" if family["scope"] == "class" else "validation samples"
         moves = "changes of a row's loss from epoch to epoch" if family["of"] == "differences" else "a row's losses"
@@ -149,7 +152,7 @@ def _what(name: str, entry: Entry) -> str:
         if family["weighting"] == "uncertainty":
             whose = "label" if entry.dataset.task is None else "tokens"
             how += f", times the square root of how much the probability of the row's {whose} varied"
-            how += " (Dyn-Unc, arXiv 2306.05175)"
+            how += f" (Dyn-Unc, arXiv 2306.05175) if {LEAST_WEIGHTED} epochs or more were recorded"
         choices = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{choices}`."
     keeps = "lowest" if entry.options.keep == "lowest" else "highest"

@@ -4,7 +4,7 @@ Every score variant is u(z) . r_g: u(z) is the row's centered trajectory of norm
 trajectory of the row's group. The mean Pearson correlation with Q validation samples is one such product with the mean
 of their u, so no N x Q matrix is needed: O((N + Q) T) time and O(N) memory. With `weighting="uncertainty"` the score
 is multiplied by the square root of how much the model's probability of the row's label varies, in the same pass.
-Short recordings are not weighted.
+Short recordings and texts are not weighted.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..recipe import Recipe
 from ..utils.errors import InputError, listed, require
 from .absent import absent_from_runs
 from .kernels import BLOCK, count_of, pass_over, run_spans, standardized
@@ -38,7 +39,7 @@ of AlignPrune (arXiv 2604.07306), and DAS weighted by uncertainty."""
 # What won the benchmarks (docs/results.md).
 DEFAULT_PRESET = "weighted-das"
 DEFAULT = PRESETS[DEFAULT_PRESET]
-# Checkpoints of a run from which its scores are weighted: one and a half windows (docs/results.md, Short recordings).
+# Checkpoints of a run from which its scores are weighted (docs/results.md, "The weight of uncertainty").
 LEAST_WEIGHTED = 15
 _CHOICES = {
     "of": ("differences", "levels"),
@@ -84,8 +85,8 @@ def ltc_scores(
             Which validation samples: all of the `"dataset"`, or those of the row's `"class"`.
         weighting (`str`, *optional*, defaults to `"uncertainty"`):
             `"uncertainty"`: the correlation times the square root of [`uncertainty`]. Among rows that follow the
-            validation samples, this favors those that the model stays unsure about for long. Recordings with fewer
-            than 15 checkpoints of a trained model are not weighted.
+            validation samples, this favors those that the model stays unsure about for long. Texts, and recordings
+            with fewer than 15 checkpoints of a trained model, are not weighted.
         preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, instead of the four.
 
     Returns:
@@ -214,21 +215,24 @@ def score_variant(
 
 
 def is_weighted(trajectories: Validated, member: Mapping[str, str]) -> bool:
-    """Whether a recording is long enough for a variant's weight, if that has one.
+    """Whether a variant's weight, if it has one, is used for a recording: coresets of some are better without.
 
     Within few windows the probability of a row varies most if the row was learned then: in a short recording, the
-    weight would favor the easiest rows.
+    weight would favor the easiest rows. Models of texts soon know their rows by heart, and it would favor the hardest.
 
     Args:
         trajectories ([`Trajectories`]): The recording, of one or more runs.
         member (`Mapping[str, str]`): The variant, from [`score_variant`].
 
     Returns:
-        `bool`: whether `weighting` is `"uncertainty"`, and every run has 15 checkpoints or more of a trained model.
+        `bool`: whether `weighting` is `"uncertainty"`, the rows are no texts, and every run has 15 checkpoints or more
+            of a trained model.
     """
+    if member["weighting"] == "none" or Recipe.from_dict(trajectories.recipe).dataset.text_column is not None:
+        return False
     spans = run_spans(trajectories.lengths)
     trained = [int((trajectories.epochs[start:stop] > 0).sum()) for start, stop in spans]
-    return member["weighting"] == "uncertainty" and min(trained, default=0) >= LEAST_WEIGHTED
+    return min(trained, default=0) >= LEAST_WEIGHTED
 
 
 def first_trained(trajectories: Recorded, member: Mapping[str, str]) -> tuple[int, ...] | None:

@@ -251,3 +251,9 @@ def test_short_recordings_are_not_weighted(first):
         assert np.array_equal(ltc_scores(run), plain) != weighted
         assert is_weighted(run, PRESETS["weighted-das"]) == weighted
         assert not is_weighted(run, PRESETS["das"])
+
+
+def test_texts_are_not_weighted():
+    run = make_run(lengths=(20,), recipe={"dataset": {"text_column": "text"}})
+    np.testing.assert_array_equal(ltc_scores(run), ltc_scores(run, preset="das"))
+    assert not np.array_equal(ltc_scores(make_run(lengths=(20,))), ltc_scores(run))
