@@ -7,9 +7,9 @@ recorded by the light model for texts, once for each number of epochs and seed, 
 its own. Fresh models are trained for 1,000 steps of 64 rows on what the default order keeps, with the weight and
 without it, and on random rows.
 
-From banking77 it was chosen that texts and recordings of fewer than 15 epochs are not weighted. sst2 had no part in it,
-and trec only in that for texts it is so at any length. Trials that are done are not repeated. --partial writes the results that are there to
-weight.json and weight.md.
+From banking77 it was chosen that texts and recordings of fewer than 15 epochs are not weighted, from trec that texts
+are not at any length. sst2 had no part in it. Trials that are done are not repeated. --partial writes the results that
+are there to weight.json and weight.md.
 """
 
 import argparse
