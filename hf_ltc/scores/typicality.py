@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.splits import evenly_spaced
+from ..utils.errors import InputError
 from .baselines import mixed
 from .kernels import each_part, run_spans
 from .protocol import Recorded, check_recorded, losses_not_finite
@@ -267,6 +268,8 @@ def _require_finite(found: _Found, trajectories: Recorded) -> None:
 
 
 def _stages(found: _Found, odds: "_Odds", labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
+    if not len(labels):
+        raise InputError("the recording has no rows, and typicality is relative to the others: keep some rows")
     hardness = _hardness(found)
     moving = rows * int(np.count_nonzero(np.bincount(labels))) / len(labels)
     offset, slope = odds

@@ -11,6 +11,7 @@ from scipy.stats import kstest, spearmanr
 
 from hf_ltc.data.columns import read_column
 from hf_ltc.scores import kernels, typicality
+from hf_ltc.scores.at_once import row_scores
 from hf_ltc.scores.baselines import dual
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.scores.typicality import ltc_typicality, typical_spans, typical_stages, typicality_of
@@ -222,3 +223,9 @@ def test_huge_losses_are_untypical():
     keys = ltc_typicality(run)
     assert np.isnan(keys[9]) and np.isnan(keys[11])
     assert np.isfinite(np.delete(keys, [9, 11])).all()
+
+
+@pytest.mark.parametrize("score", [ltc_typicality, typical_stages, row_scores], ids=lambda score: score.__name__)
+def test_a_recording_without_rows_is_refused(score):
+    with pytest.raises(InputError, match="the recording has no rows, and typicality is relative to the others: keep"):
+        score(make_run(n=0))
