@@ -19,7 +19,7 @@ from ..scores.protocol import RecordedColumns
 from ..scores.running_sums import RunningSums, mean_validation_losses
 from ..training.metrics import LossBuffer, sample_values
 from ..trajectories import run_dir
-from ..trajectories.compact import COMPACT, compact_range, compacted
+from ..trajectories.compact import COMPACT, check_logarithms, compact_range, compacted
 from ..trajectories.run_dir import LOSSES, SUMS_OF, VALIDATION_LOSS, write_rows
 from ..trajectories.run_sums import drop_older_sums, read_sums, sums_to_write
 from ..trajectories.summary import load_recording
@@ -243,11 +243,14 @@ class TrajectoryRecorder:
     def collect(self, epoch: int) -> dict[str, np.ndarray]:
         """Joins and checks what was added; called on every process. Returns float32 `(N,)` and `(Q,)` by name, and
         int32 of class numbers."""
-        return {
+        arrays = {
             name: values
             for split, buffer in self._buffers.items()
             for name, values in buffer.collect(self.accelerator, epoch, self._known[split]).items()
         }
+        if COMPACT in self._recipe:
+            check_logarithms(arrays, LOSSES, epoch, self.rows)
+        return arrays
 
     def write(self, epoch: int, arrays: Mapping[str, np.ndarray], path: Path) -> None:
         """Writes the file of an epoch; called on the main process."""
@@ -329,7 +332,7 @@ class TrajectoryRecorder:
                 )
             self._recipe = stored
         else:
-            self._recipe = {"format": run_dir.FORMAT, "run": self.run, **self._recipe}
+            self._recipe = run_dir.marked({"run": self.run, **self._recipe})
         self.wait()
         with together(self.accelerator):
             if self.is_main and not recipe.exists():

@@ -28,10 +28,12 @@ from ..utils.files import (
     write_arrays,
     write_json,
 )
-from .compact import COMPACT, compacted, restored
+from .compact import COMPACT, compacted, is_compact, restored
 from .features import RowFeatures
 
 FORMAT = 1
+# Of runs with compact losses, which versions that do not know them then refuse.
+COMPACT_FORMAT = 2
 ROWS = "rows.safetensors"
 TRAJECTORIES = "trajectories"
 LOSSES = ("training_loss", "evaluation_loss")
@@ -101,8 +103,10 @@ class EpochTable(Sequence[np.ndarray]):
     def __getitem__(self, key: Any) -> Any:
         """An epoch, a table of some epochs, or, of `[:, left:right]`, all epochs of some columns as an array."""
         if isinstance(key, tuple):
-            _, columns = key
-            return self._columns(*columns.indices(self.shape[1])[:2])
+            slices = [type(each) for each in key] == [slice, slice]
+            if not slices or key[0] != slice(None) or key[1].step not in (None, 1):
+                raise IndexError(f"of columns, a table on disk reads [:, left:right] alone, not {key}")
+            return self._columns(*key[1].indices(self.shape[1])[:2])
         if not isinstance(key, int | np.integer):
             chosen = np.arange(len(self))[key]
             return self._with([self.paths[t] for t in chosen], [self._stored[t] for t in chosen], self.shape[1])
@@ -238,10 +242,10 @@ def stored_as(recipe: Mapping[str, Any]) -> Store:
 def opened_run(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], list[int], list[str]]:
     """The recipe of a run directory, its rows, its epochs, and what the files of these hold."""
     values = read_json(path / RECIPE)
-    if (found := values.get("format")) != FORMAT:
+    if (found := values.get("format")) not in (FORMAT, COMPACT_FORMAT):
         raise InputError(
             f"{str(path / RECIPE)!r} has format {found!r}, this version reads "
-            f"{FORMAT}: load it with the version of hf_ltc that wrote it"
+            f"{FORMAT} and {COMPACT_FORMAT}: load it with the version of hf_ltc that wrote it"
         )
     # Warns at the line that called `Trajectories.load` or `LossSummary.load`.
     recipe = Recipe.load(values, path / RECIPE, stacklevel=4)
@@ -276,7 +280,7 @@ def read_shared_recipe(path: Path, runs: int) -> dict[str, Any]:
 
 def write_run(run: RecordedColumns, folder: Path) -> None:
     """Writes a run directory of one run, which [`read_run`] reads; the recipe last, which makes it one."""
-    recipe = {**marked(run.recipe), "epochs": run.epochs.tolist()}
+    recipe = {**marked(recipe_to_write(run)), "epochs": run.epochs.tolist()}
     write_rows(folder, run)
     for t, epoch in enumerate(run.epochs.tolist()):
         arrays = {name: values[t] for name, values in {**run.signals, run.loss_name: run.losses}.items()}
@@ -303,9 +307,19 @@ def _narrow(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype(_INTEGERS[int(numbers.max(initial=0)) > np.iinfo(np.int16).max])
 
 
+def recipe_to_write(run: RecordedColumns) -> dict[str, Any]:
+    """The recipe of a run, without the mark of compact losses where they were changed since and would be rounded."""
+    tables = {**run.signals, run.loss_name: run.losses}
+    if COMPACT not in run.recipe or all(is_compact(one) for name in LOSSES for one in tables.get(name, ())):
+        return run.recipe
+    return {name: value for name, value in run.recipe.items() if name != COMPACT}
+
+
 def marked(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with the marks that tell the files of a run from those of others."""
-    return {"format": FORMAT, "run": uuid.uuid4().hex[:16], **recipe}
+    marks = {"format": FORMAT, "run": uuid.uuid4().hex[:16], **recipe}
+    # By what is written now, whatever the recipe comes from.
+    return {**marks, "format": COMPACT_FORMAT if COMPACT in recipe else FORMAT}
 
 
 def write_rows(folder: Path, run: RecordedColumns) -> None:

@@ -160,7 +160,7 @@ class Trajectories(ExchangeMixin):
             run_dir.write_run(one, path if len(runs) == 1 else path / f"seed-{number}")
         if len(runs) > 1:
             write_rows(path, self)
-            files.write_json(path / files.RECIPE, run_dir.marked(self.recipe))
+            files.write_json(path / files.RECIPE, run_dir.marked(run_dir.recipe_to_write(self)))
 
     def truncate(self, epochs: int) -> "Trajectories":
         """Keeps the checkpoints up to a training epoch.

@@ -75,8 +75,29 @@ def test_the_trainer_and_an_own_loop_store_them(tmp_path):
     with made.epoch():
         made.update(range(2), np.array([0.3, 30.0]))
         made.update([0], np.array([0.3]), split="validation")
+    assert made.path.joinpath("recipe.json").read_text().count('"format": 2')
     own = made.finish()
     np.testing.assert_allclose(own.losses, [[0.3, 20]], rtol=0.025)
     assert own.validation_losses[0, 0] == np.float32(0.3)
     with pytest.raises(InputError, match="holds another recording"):
         TrajectoryRecorder(tmp_path / "own", rows=2, labels=[0, 1], validation_labels=[0])
+
+
+def test_negative_losses_are_named_and_the_epoch_can_be_recorded_again(tmp_path):
+    rows = [3, 5, 8]
+    made = TrajectoryRecorder(tmp_path, rows=rows, labels=[0, 1, 0], validation_labels=[0], store="compact")
+
+    def epoch(losses):
+        with made.epoch():
+            made.update(rows, np.array(losses))
+            # Validation losses are kept as they are.
+            made.update([0], np.array([-0.5]), split="validation")
+
+    with pytest.raises(
+        InputError, match=r"epoch 0: training_loss of 2 of 3 rows is negative \(rows 5, 8\), and `store` compact keeps"
+    ):
+        epoch([0.3, -0.5, -0.1])
+    epoch([0.3, -1.2e-7, 0.0])
+    own = made.finish()
+    np.testing.assert_allclose(own.losses, [[0.3, 1e-4, 1e-4]], rtol=0.025)
+    assert own.validation_losses[0, 0] == -0.5

@@ -10,8 +10,7 @@ from hf_ltc.scores.reliability import within_class_spearman
 from hf_ltc.trajectories import run_dir
 from hf_ltc.trajectories.compact import COMPACT, compact_range, compacted, restored
 from hf_ltc.trajectories.value import Trajectories
-from hf_ltc.utils.errors import InputError
-from hf_ltc.utils.files import read_arrays
+from hf_ltc.utils.files import RECIPE, read_arrays, read_json
 from tests.scores.recordings import make_run
 
 
@@ -32,15 +31,45 @@ def test_outside_the_range_it_is_the_nearest_end_and_what_is_not_finite_stays_so
     assert np.isnan(again([np.nan, np.inf, -np.inf])).all()
 
 
-def test_negative_losses_are_refused():
-    with pytest.raises(InputError, match=r"keeps logarithms of losses, and a loss is -0.5: record with `store` traj"):
-        again([1, -0.5, -0.1])
+def test_what_rounding_leaves_of_zero_is_the_lowest():
+    np.testing.assert_allclose(again([-1.2e-7, -9e-5]), 1e-4, rtol=1e-6)
+
+
+def compact(rounded=True, **changes):
+    """A recording with the mark of compact losses, which may be as bytes keep them."""
+    run = make_run(n=600, lengths=(31,), rows=np.arange(600), **changes)
+    fields = {each.name: getattr(run, each.name) for each in dataclasses.fields(run)}
+    losses = again(run.losses) if rounded else run.losses
+    return Trajectories(**{**fields, "losses": losses, "recipe": {COMPACT: compact_range()}})
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_losses_that_were_changed_are_saved_as_they_are(tmp_path, mmap):
+    compact().save(tmp_path / "run")
+    run = Trajectories.load(tmp_path / "run", mmap=mmap)
+    run.truncate(9).save(tmp_path / "short")
+    assert Trajectories.load(tmp_path / "short").recipe[COMPACT]
+    changed = dataclasses.replace(run, losses=np.asarray(run.losses) - 1)
+    for name, value in {"one": changed, "two": Trajectories.average([run, changed])}.items():
+        value.save(tmp_path / name)
+        read = Trajectories.load(tmp_path / name)
+        np.testing.assert_array_equal(read.losses, np.asarray(value.losses))
+        assert COMPACT not in read.recipe and read.recipe["format"] == 1
+    # Each of several runs is as it was.
+    stored = [read_arrays(run_dir.epoch_path(tmp_path / "two" / f"seed-{seed}", 3)) for seed in range(2)]
+    assert [one["training_loss"].dtype for one in stored] == [np.uint8, np.float32]
+
+
+def test_versions_that_do_not_know_the_bytes_are_told_by_the_format(tmp_path):
+    value = compact()
+    value.save(tmp_path / "run")
+    Trajectories.average([value, value]).save(tmp_path / "runs")
+    for path in ("run", "runs", "runs/seed-0", "runs/seed-1"):
+        assert read_json(tmp_path / path / RECIPE)["format"] == 2
 
 
 def test_a_run_directory_of_bytes_is_read_as_losses_in_memory_and_on_disk(tmp_path):
-    run = make_run(n=600, lengths=(31,), rows=np.arange(600))
-    fields = {each.name: getattr(run, each.name) for each in dataclasses.fields(run)}
-    value = Trajectories(**{**fields, "recipe": {COMPACT: compact_range()}})
+    unrounded, value = compact(rounded=False), compact()
     value.save(tmp_path / "run")
     stored = read_arrays(run_dir.epoch_path(tmp_path / "run", 3))
     assert {name: values.dtype.name for name, values in stored.items()} == {
@@ -48,11 +77,11 @@ def test_a_run_directory_of_bytes_is_read_as_losses_in_memory_and_on_disk(tmp_pa
         "validation_loss": "float32",
     }
     read, mapped = (Trajectories.load(tmp_path / "run", mmap=mmap) for mmap in (False, True))
-    np.testing.assert_array_equal(read.losses, again(value.losses))
+    np.testing.assert_array_equal(read.losses, value.losses)
     np.testing.assert_array_equal(read.validation_losses, value.validation_losses)
     scores = ltc_scores(read)
     np.testing.assert_array_equal(ltc_scores(mapped), scores)
-    assert within_class_spearman(scores, ltc_scores(value), value.labels) > 0.99
+    assert within_class_spearman(scores, ltc_scores(unrounded), value.labels) > 0.99
     # Written again it is the same, to the byte.
     read.save(tmp_path / "again")
     for name, values in read_arrays(run_dir.epoch_path(tmp_path / "again", 3)).items():

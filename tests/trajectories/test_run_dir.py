@@ -104,6 +104,27 @@ def test_an_epoch_table_is_the_array(table):
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        np.s_[1:3, 0:2],
+        np.s_[0, 0:2],
+        np.s_[:, 1],
+        np.s_[:, [0, 1]],
+        np.s_[:, ::2],
+        np.s_[:, ::-1],
+        np.s_[:, :, :],
+        np.s_[np.arange(6), :],
+    ],
+    ids=str,
+)
+def test_columns_of_a_table_are_read_from_all_epochs_or_not_at_all(table, key):
+    epochs, values = table
+    np.testing.assert_array_equal(epochs[:, 1:3:1], values[:, 1:3])
+    with pytest.raises(IndexError, match=r"of columns, a table on disk reads \[:, left:right\] alone, not"):
+        epochs[key]
+
+
+@pytest.mark.parametrize(
     "taken", [slice(1, 4), slice(None, None, -2), np.array([5, 0, 2]), np.arange(6) % 2 == 0, [], [3]], ids=str
 )
 def test_epochs_of_a_table_are_a_table(table, taken):
@@ -294,7 +315,7 @@ def test_a_damaged_file_is_named(saved, name, content):
 def test_another_format_is_refused(saved):
     change(saved / files.RECIPE, format=99)
     with pytest.raises(
-        InputError, match=r"recipe.json' has format 99, this version reads 1: load it with the version"
+        InputError, match=r"recipe.json' has format 99, this version reads 1 and 2: load it with the version"
     ):
         Trajectories.load(saved)
 
