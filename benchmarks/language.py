@@ -54,7 +54,6 @@ METHODS: dict[str, dict] = {
     "S2L": {"coverage": "clusters", "typical": 0.0},
     "default": {},
     "default, by source": {"balance": "source"},
-    "das": {"preset": "das"},
     "ltc": {"preset": "ltc"},
     "lowest loss": {"score_column": "mean_loss_score", "keep": "lowest"},
     "highest loss": {"score_column": "mean_loss_score", "keep": "highest", "typical": 0.0},

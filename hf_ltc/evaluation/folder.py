@@ -14,7 +14,7 @@ SETTINGS = "evaluation.json"
 # What proxies said of coresets, which may stand beside an evaluation.
 JUDGEMENTS = "judgements.json"
 # Raised where trials of a name come to mean other rows: 3 since the odds of typical rows move.
-FORMAT = 3
+FORMAT = 4
 
 
 def named_recordings(folder: Path, runs: Mapping[str, Trajectories]) -> dict[str, tuple[Trajectories, str]]:

@@ -13,9 +13,8 @@ from scipy.stats import rankdata
 
 from ..utils.errors import LTCWarning
 from ..utils.files import finite
-from .kernels import run_spans
 from .ltc import ltc_scores, score_variant
-from .protocol import Recorded, RecordedColumns, Validated
+from .protocol import RecordedColumns, Validated
 from .scorers import baseline_scores
 
 logger = logging.getLogger(__name__)
@@ -27,9 +26,6 @@ LOW = 0.5
 _HARD, _SMALL = 0.75, 0.2
 # Of what the validation loss fell by, the part that it may rise by again.
 _RISE = 0.2
-# Where hard rows come first, train rows are known by heart, and much of the first validation loss is left, coresets of
-# texts were far behind random rows; where little was left, they were not (docs/results.md, "Known by heart").
-_HARD_FIRST, _BY_HEART, _LEFT = 0.8, 0.1, 0.2
 
 
 def within_class_spearman(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
@@ -191,7 +187,6 @@ def hardness(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray) -> f
 def warn_of_scores(
     trajectories: RecordedColumns,
     runs: Sequence[RecordedColumns],
-    scores: np.ndarray,
     variant: Mapping[str, Any],
     kept: np.ndarray,
 ) -> None:
@@ -200,7 +195,6 @@ def warn_of_scores(
     Args:
         trajectories ([`Trajectories`]): The recording that was scored.
         runs (`Sequence[Trajectories]`): Its runs.
-        scores (`np.ndarray`): float `(N,)`, its scores.
         variant (`Mapping`): The score variant: `preset`, `of`, `aggregate`, `scope`, `weighting`, as for
             [`ltc_scores`].
         kept (`np.ndarray`): bool `(N,)`, a small coreset by these scores.
@@ -209,20 +203,11 @@ def warn_of_scores(
     if len(runs) > 1:
         found = reliability_of(scores_by_run(runs, trajectories.rows, **variant), trajectories.labels)
     mean_losses = baseline_scores(trajectories, "mean_loss")
-    last = last_loss(trajectories)
-    doubts = doubts_of(scores, mean_losses, last, kept, trajectories.labels, runs, variant)
-    warn_of_doubts(found, doubts, stacklevel=4)
-
-
-def last_loss(trajectories: Recorded) -> float:
-    """The mean loss of the rows at the last checkpoint of each run, in nats."""
-    return float(np.mean([np.nanmean(trajectories.losses[stop - 1]) for _, stop in run_spans(trajectories.lengths)]))
+    warn_of_doubts(found, doubts_of(mean_losses, kept, trajectories.labels, runs, variant), stacklevel=4)
 
 
 def doubts_of(
-    scores: np.ndarray,
     mean_losses: np.ndarray,
-    last: float,
     kept: np.ndarray,
     labels: np.ndarray,
     runs: Sequence[Validated],
@@ -231,8 +216,7 @@ def doubts_of(
     """All that warnings of scores say, `None` where there is nothing to say.
 
     Args:
-        scores, mean_losses (`np.ndarray`): float `(N,)`, of the recorded rows.
-        last (`float`): As [`last_loss`].
+        mean_losses (`np.ndarray`): float `(N,)`, of the recorded rows.
         kept (`np.ndarray`): bool `(N,)`, a small coreset by these scores.
         labels (`np.ndarray`): int64 `(N,)`.
         runs (`Sequence[Trajectories]`): The runs.
@@ -241,7 +225,6 @@ def doubts_of(
     return [
         few_differences(runs, variant),
         doubt_of_hard(kept, mean_losses, labels),
-        doubt_of_memorized(scores, mean_losses, last, labels, runs),
         doubt_of_validation(runs),
     ]
 
@@ -294,28 +277,6 @@ def doubt_of_validation(runs: Sequence[Validated]) -> str | None:
                 "among the validation samples, or record fewer epochs."
             )
     return None
-
-
-def doubt_of_memorized(
-    scores: np.ndarray, mean_losses: np.ndarray, last: float, labels: np.ndarray, runs: Sequence[Validated]
-) -> str | None:
-    """The warning that hard rows come first by the losses of a source model that has learned the train rows by heart.
-
-    Args:
-        scores, mean_losses, last, labels, runs: As for [`doubts_of`].
-    """
-    means = [np.asarray(run.validation_losses, dtype=np.float64).mean(axis=1) for run in runs]
-    first, left = (float(np.mean([each[at] for each in means])) for at in (0, -1))
-    if not (last < _BY_HEART * left and left > _LEFT * first):
-        return None
-    found = within_class_spearman(scores, mean_losses, labels)
-    if not found > _HARD_FIRST:
-        return None
-    return (
-        f"Hard rows come first (Spearman {found:.2f} with the mean loss), and the source model knows the train rows "
-        f"by heart: its mean loss is {last:.2f} on them, {left:.2f} on validation samples. Random rows may be worth "
-        "more: record fewer epochs, or score by `preset` 'cld'; hf-ltc evaluate tells."
-    )
 
 
 def few_differences(runs: Sequence[Validated], variant: Mapping[str, Any]) -> str | None:

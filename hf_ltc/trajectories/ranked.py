@@ -56,8 +56,7 @@ def score_trajectories(
         dataset, columns, where, run, balance=balance, label_column=label_column, typical=typical
     )
     agreed = reliability.reliability_of(found.by_run, run.labels) if len(found.by_run) > 1 else None
-    last = reliability.last_loss(run)
-    doubts = reliability.doubts_of(found.scores, found.mean_losses, last, kept, run.labels, run.runs, variant)
+    doubts = reliability.doubts_of(found.mean_losses, kept, run.labels, run.runs, variant)
     reliability.warn_of_doubts(agreed, doubts, stacklevel=4)
     return ranked, found
 

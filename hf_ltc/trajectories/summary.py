@@ -267,10 +267,9 @@ class LossSummary:
         options: dict[str, Any] = {"balance": balance, "label_column": label_column, "typical": typical}
         ranked, kept = ranked_by_score(dataset, columns, where, self, **options)
         variant = {"preset": preset, **variant}
-        runs, last = self.runs, float(np.mean([sums.last().mean() for sums in self.sums]))
+        runs = self.runs
         agreed = reliability.reliability_of(self.scores_by_run(**variant), self.labels) if len(runs) > 1 else None
-        scores = found[LTC_SCORE]
-        doubts = reliability.doubts_of(scores, self.mean_losses(), last, kept, self.labels, runs, variant)
+        doubts = reliability.doubts_of(self.mean_losses(), kept, self.labels, runs, variant)
         reliability.warn_of_doubts(agreed, doubts, stacklevel=3)
         return ranked
 

@@ -5,7 +5,6 @@ import json
 import math
 import warnings
 from itertools import combinations
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,6 @@ from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.reliability import (
     Reliability,
     doubt_of_hard,
-    doubt_of_memorized,
     doubt_of_validation,
     hardness,
     spearman_brown,
@@ -146,28 +144,6 @@ def test_a_small_coreset_of_hard_rows_is_a_doubt():
     larger = losses >= np.sort(losses)[-20]
     for kept in (losses < 12, np.arange(100) % 9 == 0, larger, np.zeros(100, bool)):
         assert doubt_of_hard(kept, losses, labels) is None
-
-
-def test_rows_known_by_heart_are_a_doubt_where_the_hard_ones_come_first():
-    losses, labels = np.linspace(0, 1, 100), np.repeat([0, 1], [40, 60])
-
-    def said(scores=losses, last=0.01, first=1.8, left=0.53):
-        means = np.repeat([[first], [0.6], [left]], 5, axis=1)
-        return doubt_of_memorized(scores, losses, last, labels, [SimpleNamespace(validation_losses=means)])
-
-    assert said() == (
-        "Hard rows come first (Spearman 1.00 with the mean loss), and the source model knows the train rows by heart: "
-        "its mean loss is 0.01 on them, 0.53 on validation samples. Random rows may be worth more: record fewer "
-        "epochs, or score by `preset` 'cld'; hf-ltc evaluate tells."
-    )
-    for other in (
-        {"scores": -losses},
-        {"scores": np.random.default_rng(0).random(100)},
-        {"last": 0.06},
-        {"left": 0.3},
-        {"scores": np.full(100, np.nan)},
-    ):
-        assert said(**other) is None
 
 
 def test_the_first_rows_of_the_order_are_looked_at(monkeypatch):

@@ -57,7 +57,7 @@ def doubts(run: Trajectories, contents: Contents) -> list[str]:
     kept = contents.ranked.ranks < contents.sizes[BUDGETS.index(0.1)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_scores(run, run.runs, contents.ranked.scores, contents.variant, kept)
+        warn_of_scores(run, run.runs, contents.variant, kept)
     found = [str(each.message) for each in caught if issubclass(each.category, LTCWarning)]
     if len(run.lengths) < 2:
         found.insert(0, "One run was recorded: nobody knows how much another seed would change the choice of rows.")
