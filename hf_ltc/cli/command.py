@@ -45,7 +45,10 @@ HOW_OFTEN = (
     "were truly right to leave the default once of 7 times. Models trained longer may tell another."
 )
 _SELECTION_HELP = {
-    "balance": "how classes share a coreset; if not given, class, or none for rows without classes",
+    "balance": (
+        "how classes share a coreset; if not given, as in the folder of hf-ltc score, if there is one, or else class, "
+        "or none for rows without classes"
+    ),
     "balance_column": "column to balance by instead of the classes, such as the source of a row",
     "keep": "keep the rows with the highest or the lowest scores",
     "coverage": "sample over the whole range of scores, or over clusters of trajectories (S2L)",
@@ -138,6 +141,32 @@ def balance_given(balance: str | None, column: str | None, dataset: "Dataset") -
         )
     check_values(dataset, column, "balance_column")
     return "class", column
+
+
+def as_scored(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a command that chooses scored rows which it was not given, as hf-ltc score ranked these rows.
+
+    Args:
+        given (`Mapping[str, Any]`): All options of the command.
+        recipe (`Mapping[str, Any]`): The recipe beside the rows.
+
+    Returns:
+        `dict[str, Any]`: those of `balance`, `balance_column` and `typical` to take.
+    """
+    from ..coresets.scored import usual_balance
+
+    made = recipe.get(SCORED)
+    if not isinstance(made, Mapping):
+        return {}
+    taken: dict[str, Any] = {}
+    if given["typical"] is None and given["score_column"] == "ltc_score" and given["keep"] == "highest":
+        taken["typical"] = made.get("typical")
+    if given["balance"] is given["balance_column"] is given.get("label_column") is None:
+        if (column := made.get("balance_column")) is not None:
+            taken["balance_column"] = column
+        elif made.get("balance") != usual_balance(Recipe.from_dict(recipe).dataset)[0]:
+            taken["balance"] = made.get("balance")
+    return taken
 
 
 def recorded_split(source: Identity, dataset: str | None, split: str | None = None) -> "Dataset":

@@ -23,6 +23,7 @@ from .command import (
     Losses,
     Results,
     VariantOptions,
+    as_scored,
     balance_given,
     balance_option,
     recipe_beside,
@@ -87,7 +88,9 @@ class Push(Command):
     def execute(self) -> Results:
         if self.judged is not None:
             return self._as_judged()
-        return self._push({}, None)
+        # Without a folder the rows are ranked here.
+        taken = {} if self.scored is None else as_scored(vars(self), recipe_beside(self.scored))
+        return dataclasses.replace(self, **taken)._push({}, None)
 
     def _as_judged(self) -> Results:
         """Pushes what hf-ltc select --judge kept, by the options in the recipe beside it."""

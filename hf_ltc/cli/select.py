@@ -21,6 +21,7 @@ from .command import (
     Losses,
     Results,
     VariantOptions,
+    as_scored,
     balance_given,
     balance_option,
     check_output,
@@ -86,11 +87,7 @@ class Select(Command):
                 f"cannot load the scored dataset {self.scored!r} ({one_line(error)}): make it again with hf-ltc score"
             ) from error
         beside_rows = recipe_beside(self.scored)
-        column = (beside_rows.get(SCORED) or {}).get("balance_column")
-        if self.balance is self.balance_column is self.label_column is None and column is not None:
-            # As hf-ltc score ranked these rows.
-            return replace(self, balance_column=column)._select(scored, beside_rows, output)
-        return self._select(scored, beside_rows, output)
+        return replace(self, **as_scored(vars(self), beside_rows))._select(scored, beside_rows, output)
 
     def _select(self, scored: "Dataset", beside_rows: dict[str, Any], output: Path) -> Results:
         from ..coresets.scored import decided, usual_balance
@@ -117,11 +114,7 @@ class Select(Command):
         kept["balance"], kept["label_column"] = way, label_column
         # As the dataset is ranked, for the recipe and for what comes next.
         made = beside_rows.get(SCORED) or {}
-        typical = self.typical
-        if typical is None and self.score_column == "ltc_score" and self.keep == "highest":
-            # As hf-ltc score ranked these rows.
-            typical = made.get("typical")
-        options = Selection(keep=self.keep, coverage=self.coverage, typical=typical)
+        options = Selection(keep=self.keep, coverage=self.coverage, typical=self.typical)
         kept["typical"] = decided(scored, self.score_column, options).typical
         told: dict[str, Any] = {}
         text: list[str] = []

@@ -68,8 +68,8 @@ def describe_scored(
     rank_column = rank_name(score_column)
     if rank_column in scored.column_names and not _same(scored, ranked, rank_column):
         raise InputError(
-            f"column {rank_column!r} ranks the rows in another order than {selection.ranking} does: give push_coreset "
-            "the options that rank_coreset was given, or remove the column"
+            f"column {rank_column!r} ranks the rows in another order than {selection.ranking} does: give the options "
+            "that the rows were ranked with, `balance` and `typical` too, or remove the column"
         )
     columns = user_columns(ranked, score_column, rank_column)
     texts = [name for name in InputColumns.of(recorded).texts if name in columns]

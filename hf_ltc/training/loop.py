@@ -309,6 +309,11 @@ def load_checkpoint(folder: Path, state: TrainingState, accelerator: Accelerator
     """Restores a state to what it was when [`save_checkpoint`] was called; called on every process."""
     rest = torch.load(folder / _REST, map_location="cpu", weights_only=True)
     plain_model(state, accelerator).load_state_dict(load_file(folder / _MODEL))
+    if accelerator.scaler is not None:
+        # An optimizer that was made fused is handed the scale of the gradients, which a step that is not, as in
+        # checkpoints of before there were fused ones, refuses. Before the load, which places steps accordingly.
+        for old, new in zip(rest["optimizer"]["param_groups"], state.optimizer.param_groups, strict=True):
+            old["fused"] = new.get("fused")
     state.optimizer.load_state_dict(rest["optimizer"])
     state.scheduler.load_state_dict(rest["scheduler"])
     if state.averaged is not None:

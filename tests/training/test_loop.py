@@ -320,6 +320,33 @@ def test_from_a_checkpoint_it_goes_on_bit_by_bit(batches, tmp_path, optimizer, c
     assert second.epoch == 3
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_checkpoint_of_before_steps_were_fused_is_gone_on_with(batches, tmp_path, scaled):
+    config = TrainingConfig(epochs=2, batch_size=40, optimizer="adamw", learning_rate=0.01)
+
+    def prepared():
+        accelerator = Accelerator()
+        # What mixed precision in float16 makes on a GPU.
+        accelerator.scaler = torch.amp.GradScaler("cpu") if scaled else None
+        return prepare_training(linear(), len(batches), config, accelerator), accelerator
+
+    whole, accelerator = prepared()
+    train_epoch(whole, batches, config, accelerator)
+    for group in whole.optimizer.param_groups:
+        group["fused"] = None
+    save_checkpoint(tmp_path, whole, accelerator)
+    # As it was trained then.
+    for group in whole.optimizer.param_groups:
+        group["fused"] = scaled or None
+    train_epoch(whole, batches, config, accelerator)
+    again, accelerator = prepared()
+    load_checkpoint(tmp_path, again, accelerator)
+    # Without a scale to take, the step stays as it was, to the bit.
+    assert [group["fused"] for group in again.optimizer.param_groups] == [scaled or None]
+    train_epoch(again, batches, config, accelerator)
+    assert torch.equal(weights(again.model), weights(whole.model))
+
+
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "step", "constant"])
 @pytest.mark.parametrize("rows", [8, 40, 150])
 def test_iterations_end_inside_an_epoch_and_the_schedule_with_them(batches, rows, schedule):
