@@ -335,7 +335,7 @@ def test_the_score_variant_that_is_told_is_the_only_one_computed(small: DatasetD
 @pytest.mark.parametrize("variant", VARIANTS, **_BY_NAME)
 def test_the_score_variant_is_found_by_a_sample_of_the_rows(variant: dict[str, str], computed: Any):
     rows = do.labeled(2_500)
-    run = do.recorded(rows, held=100)
+    run = do.recorded(rows, held=100, checkpoints=16)
     scored = run.score(rows, **variant)
     assert _variant_pushed(run, scored) == variant == _searched(run, scored)
     assert [count for count, _ in computed if count > 1_000] == [2_400] and computed[-1] == (2_400, variant)

@@ -68,7 +68,7 @@ def test_the_page_and_its_pictures(hub: Hub, client: Client, place: Path):
     files = hub.dataset("me/paged").files
     assert files["report.html"].decode() == page and "report.html" in files["README.md"].decode()
     # One of other budgets does not, unless it has a page too.
-    for options, there in (((), False), (("--report",), True), (("--preset", "das"), False)):
+    for options, there in (((), False), (("--report",), True), (("--preset", "ltc"), False)):
         code, _, error = client(command, *pushing(place, "me/paged", "0.3", *options))
         assert code == 0, error
         files = hub.dataset("me/paged").files
