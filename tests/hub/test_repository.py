@@ -88,7 +88,7 @@ def test_a_coreset_is_rebuilt_with_as_many_typical_rows(
     source = {"repo_id": "me/source", "split": "train"}
     options = {"trajectories": run, "scores_only": True, "source": source}
     said = client(do.complaint, do.push, scored, "me/typical", **options)
-    assert "the options that rank_coreset was given" in said
+    assert "give the options that the rows were ranked with" in said
     options["typical"] = typical
     client(do.push, scored, "me/typical", **options)
     columns = ["image", "label", "ltc_score", "ltc_typicality", "ltc_rank"]
