@@ -144,7 +144,7 @@ def balance_given(balance: str | None, column: str | None, dataset: "Dataset") -
 
 
 def as_scored(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a command that chooses scored rows which it was not given, as hf-ltc score ranked these rows.
+    """Options that `select` or `push` was not given, as hf-ltc score ranked the rows.
 
     Args:
         given (`Mapping[str, Any]`): All options of the command.

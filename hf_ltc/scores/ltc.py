@@ -8,7 +8,7 @@ Short recordings and texts are not weighted.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -233,6 +233,17 @@ def is_weighted(trajectories: Validated, member: Mapping[str, str]) -> bool:
     spans = run_spans(trajectories.lengths)
     trained = [int((trajectories.epochs[start:stop] > 0).sum()) for start, stop in spans]
     return min(trained, default=0) >= LEAST_WEIGHTED
+
+
+def variant_of_all(runs: Sequence[Validated], **variant: Any) -> dict[str, str]:
+    """The score variant by which recordings can be compared: without its weight, unless all of them are weighted.
+
+    Args:
+        runs (`Sequence[Trajectories]`): The recordings.
+        **variant: As for [`score_variant`].
+    """
+    member = score_variant(**variant)
+    return {**member, **({} if all(is_weighted(run, member) for run in runs) else {"weighting": "none"})}
 
 
 def first_trained(trajectories: Recorded, member: Mapping[str, str]) -> tuple[int, ...] | None:

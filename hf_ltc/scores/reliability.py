@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from ..utils.errors import LTCWarning
 from ..utils.files import finite
-from .ltc import ltc_scores, score_variant
+from .ltc import ltc_scores, score_variant, variant_of_all
 from .protocol import RecordedColumns, Validated
 from .scorers import baseline_scores
 
@@ -115,10 +115,10 @@ def scores_by_run(runs: Sequence[RecordedColumns], rows: np.ndarray, **variant: 
     Returns:
         `list[np.ndarray]`: float32 `(N,)` each, NaN for rows that the run did not record.
     """
-    found = []
+    found, member = [], variant_of_all(runs, **variant)
     for run in runs:
         scores = np.full(len(rows), np.nan, dtype=np.float32)
-        scores[np.searchsorted(rows, run.rows)] = ltc_scores(run, **variant)
+        scores[np.searchsorted(rows, run.rows)] = ltc_scores(run, **member)
         found.append(scores)
     return found
 

@@ -136,10 +136,8 @@ class RunningSums:
 
     def uncertainty(self) -> np.ndarray:
         """As [`Uncertainty`]: float64 `(N,)`."""
-        epochs = int(self.counts[1])
-        if epochs > WINDOW:
-            return self.deviation / (epochs - WINDOW)
-        return self._only_window()[0]
+        # Shorter recordings are not weighted.
+        return self.deviation / (int(self.counts[1]) - WINDOW)
 
     def typical(self) -> tuple[np.ndarray, np.ndarray]:
         """The mean probability of the label, and the DUAL score: float64 `(N,)` each."""

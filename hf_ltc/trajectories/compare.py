@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..scores.kernels import run_spans
-from ..scores.ltc import is_weighted, ltc_scores, score_variant
+from ..scores.ltc import ltc_scores, variant_of_all
 from ..scores.reliability import (
     Reliability,
     reliability_of,
@@ -64,8 +64,5 @@ def stability(trajectories: Trajectories, **variant: Any) -> float:
     starts = [start for start, _ in run_spans(trajectories.lengths)]
     first = np.concatenate([np.arange(start, start + half) for start, half in zip(starts, halves)])
     half = take_checkpoints(trajectories, first)
-    member = dict(score_variant(**variant))
-    # Or scores with a weight would be compared with scores without.
-    if not is_weighted(half, member):
-        member["weighting"] = "none"
+    member = variant_of_all([half], **variant)
     return within_class_spearman(ltc_scores(trajectories, **member), ltc_scores(half, **member), trajectories.labels)

@@ -15,7 +15,7 @@ from ..data.columns import LTC_SCORE, rank_name, typicality_name
 from ..recipe import Recipe
 from ..scores import reliability
 from ..scores.kernels import run_spans
-from ..scores.ltc import is_weighted, score_variant, validation_references
+from ..scores.ltc import is_weighted, score_variant, validation_references, variant_of_all
 from ..scores.protocol import check_checkpoints
 from ..scores.running_sums import RunningSums, correlations, mean_validation_losses
 from ..scores.typicality import hash_factors, typicality_by_sums
@@ -222,7 +222,8 @@ class LossSummary:
         Args:
             **variant: As for [`ltc_scores`].
         """
-        return [run.scores(**variant) for run in self.runs]
+        member = variant_of_all(self.runs, **variant)
+        return [run.scores(**member) for run in self.runs]
 
     def positions(
         self, dataset: Dataset, id_column: str | None = None, *, identity: Mapping[str, Any] | None = None

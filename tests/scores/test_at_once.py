@@ -25,7 +25,7 @@ def recorded(lengths, n=90):
 
 
 @pytest.mark.parametrize("member", [{}, {"preset": "ltc"}, {"preset": "cld"}], ids=str)
-@pytest.mark.parametrize("lengths", [(12,), (41,), (9, 14)], ids=str)
+@pytest.mark.parametrize("lengths", [(12,), (41,), (9, 14), (15, 30), (16, 30)], ids=str)
 def test_one_read_gives_what_each_function_gives(monkeypatch, lengths, member):
     run = recorded(lengths)
     monkeypatch.setattr(kernels, "_PART", 32)
