@@ -43,9 +43,9 @@ quality: .venv/.installed-test
 # site/index.html. What is built stands as it does in the repository, so that links work in both.
 docs: .venv/.installed-test
 	rm -rf build/docs site
-	mkdir -p build/docs/benchmarks
+	mkdir -p build/docs/benchmarks/results
 	cp -R README.md CHANGELOG.md CONTRIBUTING.md RELEASING.md docs examples model_cards build/docs
-	cp benchmarks/*.md build/docs/benchmarks
+	cp benchmarks/results/*.md build/docs/benchmarks/results
 	PYTHONPATH=. $(BIN)/zensical build --clean --strict
 
 # dist/: what is uploaded to PyPI.

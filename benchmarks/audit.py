@@ -16,7 +16,7 @@ Beside these settings, scikit-learn's digits are recorded without augmentation f
 wrong labels by heart (HEART): `--only recordings --datasets digits`.
 
 What is there is not made again, and several processes may be started at once. DATA is as for recordings.py. Results go
-to audit.json and audit.md beside this file.
+to results/audit.json and audit.md.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from data import SIZES
 from datasets import ClassLabel, Dataset, Features, Image
 from filelock import FileLock, Timeout
 from recordings import DATASETS, provenance
-from results import write_results
+from result_files import results_of, write_results
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -292,7 +292,7 @@ def write_tables(options: argparse.Namespace) -> None:
         folder = place(options.runs, (*HEART_SETTING, seed))
         if folder.is_dir() and is_finished(folder):
             heart += measured(options.data, folder, (*HEART_SETTING, seed))[0]
-    here, command = Path(__file__), "python benchmarks/audit.py --data DATA"
+    output, command = results_of(__file__), "python benchmarks/audit.py --data DATA"
     settings = {"rows": ROWS, "model": MODEL, "epochs": EPOCHS, "batch_size": BATCH, "folds": FOLDS}
     tool = {"cleanlab": version("cleanlab")} if find_spec("cleanlab") else {}
     made = {
@@ -304,9 +304,9 @@ def write_tables(options: argparse.Namespace) -> None:
         "rules": called,
         "by heart": heart,
     }
-    write_results(here.with_suffix(".json"), made)
+    write_results(output, made)
     text = markdown(rows, called) + by_heart(heart)
-    here.with_suffix(".md").write_text(f"Made by `{command}`; audit.py says how.\n\n{text}")
+    output.with_suffix(".md").write_text(f"Made by `{command}`; audit.py says how.\n\n{text}")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ untrained model. Each is encoded, decoded and scored, and compared with the scor
 Spearman correlation within classes, the rows that coresets of 10% and 30% share, and the reliability, which is the
 Spearman correlation of two seeds' scores. Validation samples are few and are not compressed; with fewer epochs they
 have as few. Coresets are by the score alone, since typical rows are drawn by chance, from the bits of the losses.
-Results are written to compression.json and compression.md beside this file.
+Results are written to results/compression.json and compression.md.
 
 With --data, models are trained on the coresets of some forms as coresets.py trains them, each seed with a recording of
 its own. The gain of a form is what its coresets are worth more than random rows, beside that of the losses as they
@@ -27,7 +27,7 @@ import pyarrow as pa
 import torch
 from coresets import Trial, data_of, train_on_rows
 from recordings import path_of, provenance, trajectories
-from results import write_results
+from result_files import results_of, write_results
 from scipy.fft import dct, idct
 from scipy.stats import sem
 
@@ -257,11 +257,11 @@ def main() -> None:
     command += " ".join(map(str, options.seeds))
     if trained:
         command += f" --data DATA --targets {' '.join(map(str, options.targets))}{' --partial' * options.partial}"
-    script = Path(__file__)
+    output = results_of(__file__)
     made = {"command": command, **provenance(), "results": results, "accuracies": trained}
-    write_results(script.with_suffix(".json"), made)
+    write_results(output, made)
     text = f"Made by `{command}`.\n\n{markdown(results, trained, options.datasets)}"
-    script.with_suffix(".md").write_text(text)
+    output.with_suffix(".md").write_text(text)
     print(text)
 
 

@@ -19,7 +19,7 @@ the most negative rows, a quarter of all classes.
 
 Trials that are done are not repeated, those of conflicting.json neither, and several processes may be started at once.
 All seeds of a setting come after one seed of all. --partial writes the results that are there. DATA is as for
-recordings.py; recordings are shared with audit.py. Results go to conflicting.json and conflicting.md beside this file.
+recordings.py; recordings are shared with audit.py. Results go to results/conflicting.json and .md.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from accelerate.utils import set_seed
 from audit import BATCH, MODEL, STEM, place, rows_of
 from data import SIZES
 from recordings import DATASETS, provenance
-from results import read_results, write_results
+from result_files import read_results, results_of, write_results
 from tables import plus_minus
 
 from hf_ltc import Trajectories, audit, ltc_scores
@@ -238,7 +238,7 @@ def main() -> None:
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
-    output, folder = Path(__file__).with_suffix(".json"), options.runs / "conflicting"
+    output, folder = results_of(__file__), options.runs / "conflicting"
     folder.mkdir(parents=True, exist_ok=True)
     asked = {trial.name: trial for trial in trials_of(options.seeds, options.ways)}
     for each in read_results(output)["results"] if output.exists() else []:

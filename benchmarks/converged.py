@@ -9,7 +9,7 @@ is of the target, of the draws and of a recording of its own: its luck is in the
 
 Settings are in SETTINGS, in the order in which they are trained: few seeds of all before any has all of its seeds.
 Trials that are done are not repeated, those of converged.json neither; several processes may be started at once.
---partial writes the results that are there to converged.json and converged.md.
+--partial writes the results that are there to results/converged.json and converged.md.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from data import AUGMENTED, Data
 from orders import ODDS, OTHERS, VARIANTS, Recorded
 from recordings import OPTIMIZERS, STEMS, path_of, provenance, trajectories
 from regret import report
-from results import read_results, write_results
+from result_files import read_results, results_of, write_results
 
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
 from hf_ltc.evaluation.trials import run_trials
@@ -234,7 +234,7 @@ def main() -> None:
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
-    output, folder = Path(__file__).with_suffix(".json"), options.runs / "converged"
+    output, folder = results_of(__file__), options.runs / "converged"
     folder.mkdir(parents=True, exist_ok=True)
     asked = {trial.name: trial for trial in trials_of(options.seeds)}
     before = read_results(output)["results"] if output.exists() else []

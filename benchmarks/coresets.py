@@ -5,9 +5,8 @@
 
 Stages: screening, single, windows, finalists, typical, longer, length, stopped, short, brief, validation, noise,
 wrong, transfer, architectures, sanity. Trials that are done are not repeated, and several processes may be started at
-once on the same stage. When all trials of a stage are done, its results are written to coresets-STAGE.json beside this
-file; --partial writes those that are there. Some stages need recordings of their own, of recordings.py with these
-options:
+once on the same stage. When all trials of a stage are done, its results are written to results/coresets-STAGE.json;
+--partial writes those that are there. Some stages need recordings of their own, of recordings.py with these options:
 
     transfer       --models test_efficientnet test_vit --seeds 0
     short, brief   --epochs 5 --windows 0 0.25 1
@@ -36,7 +35,7 @@ from accelerate import Accelerator
 from candidates import CANDIDATES, MEMBERS, WEIGHTED, within_class_ranks
 from data import Data
 from recordings import OPTIMIZERS, STEMS, WINDOWS, path_of, provenance, stopped_at, trajectories
-from results import write_results
+from result_files import results_of, write_results
 from tables import markdown, noise_tables, on_all_rows, ranked, transfer_table
 
 from hf_ltc import Trajectories
@@ -512,7 +511,6 @@ def main() -> None:
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
-    here = Path(__file__)
     results = noise(options) if options.stage == "noise" else work(options, STAGES[options.stage]())
     noises = [Trial(d, DEFAULT, runs=(0,), noise=share) for d in DATASETS for share in NOISE]
     trials = noises if options.stage == "noise" else STAGES[options.stage]()
@@ -523,7 +521,7 @@ def main() -> None:
     asked = len(results) if options.stage == "noise" else len(trials)
     if len(results) < asked:
         made["note"] = f"{len(results)} of {asked} trials: the others were not trained"
-    output = here.with_name(f"coresets-{options.stage}.json")
+    output = results_of(__file__, f"coresets-{options.stage}")
     write_results(output, {**made, **provenance(), "results": results})
     if options.stage == "noise":
         text = noise_tables(results)

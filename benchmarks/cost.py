@@ -5,7 +5,7 @@
 Records test_resnet on 6,000 rows of Fashion-MNIST, once for all epochs and once until --stop-when-stable ends it, and
 trains ResNet-18 for as many epochs on all rows, on what each recording chose and on random rows (--protocol epochs: a
 tenth of the rows is a tenth of the steps). Results, with the seconds of each phase and the cost as a share of training
-on all rows, go to cost.json and cost.md beside this file.
+on all rows, go to results/cost.json and cost.md.
 
 DATA holds the folder fashion_mnist with Parquet files (train*, test*).
 """

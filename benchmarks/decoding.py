@@ -15,7 +15,7 @@ processor time; the median of their ratios counts, which other work on the machi
 package shrinks the whole image, and crops it later on the device; the others do what they do at any size.
 
 The photographs are the two that scikit-learn has, 640 pixels wide, cut and shrunk, or laid side by side to be larger.
-Results go to decoding.json and decoding.md beside this file.
+Results go to results/decoding.json and decoding.md.
 """
 
 import argparse
@@ -26,14 +26,13 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import torch
 from datasets import Dataset, Features, Image
 from recordings import provenance
-from results import write_results
+from result_files import results_of, write_results
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from torchvision.io import ImageReadMode, decode_image
@@ -174,7 +173,7 @@ def main() -> None:
     names = ("torchvision", "torchcodec", "pillow")
     about = {"command": command, "load of the machine": [round(load, 1), round(os.getloadavg()[0], 1)], **provenance()}
     about["versions"] |= {name: version(name) for name in names}
-    output = Path(__file__).with_suffix(".json")
+    output = results_of(__file__)
     write_results(output, {**about, "results": results})
     note = (
         f"Made by `{command}`; decoding.py says how. Images a second of one core, and the median of {options.repeats} "

@@ -3,7 +3,7 @@
     python benchmarks/digits.py [--run runs/digits]
 
 Records the digits of scikit-learn with two seeds, as `hf-ltc demo` does, and trains fresh models on the rows that
-score variants, known scores and chance keep at four budgets. Results go to digits.json and digits.md beside this file.
+score variants, known scores and chance keep at four budgets. Results go to results/digits.json and digits.md.
 """
 
 import argparse

@@ -13,7 +13,7 @@ originals at a threshold; precision is the share of these pairs among all that a
 datasets have near-duplicates of their own. Last comes what `near_duplicates` does, with rows in place of pairs: the
 share of the rows in groups that are copies or their originals.
 
-DATA is as for recordings.py. Results go to duplicates.json and duplicates.md beside this file.
+DATA is as for recordings.py. Results go to results/duplicates.json and duplicates.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from audit import BATCH, EPOCHS, MODEL, STEM, rows_of
 from datasets import Dataset
 from PIL import Image, ImageEnhance, ImageOps
 from recordings import DATASETS, provenance
-from results import write_results
+from result_files import results_of, write_results
 
 from hf_ltc import RecordConfig, Trajectories, record
 from hf_ltc.report.duplicates import SIMILARITY, near_duplicates
@@ -189,11 +189,11 @@ def main() -> None:
             found = measured(Trajectories.load(folder), originals, kinds, len(rows))
             results += [{"dataset": name, **each} for each in found]
     if options.only != "record":
-        here, command = Path(__file__), "python benchmarks/duplicates.py --data DATA"
+        output, command = results_of(__file__), "python benchmarks/duplicates.py --data DATA"
         settings = {"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH, "copies of each kind": COPIES}
         made = {"command": command, "settings": settings, **provenance(), "results": results}
-        write_results(here.with_suffix(".json"), made)
-        here.with_suffix(".md").write_text(f"Made by `{command}`; duplicates.py says how.\n\n{report(results)}\n")
+        write_results(output, made)
+        output.with_suffix(".md").write_text(f"Made by `{command}`; duplicates.py says how.\n\n{report(results)}\n")
 
 
 if __name__ == "__main__":

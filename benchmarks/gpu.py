@@ -33,7 +33,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from datasets import DatasetDict
-from results import write_results
+from result_files import results_of, write_results
 
 from hf_ltc import digits
 
@@ -221,7 +221,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--official", default=None, metavar="FOLDER", help="checkout of the official code")
-    parser.add_argument("--output", type=Path, default=None, help="gpu.json beside this file, or of --smoke in --runs")
+    parser.add_argument("--output", type=Path, default=None, help="results/gpu.json, or of --smoke in --runs")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--workers", type=int, default=4, help="evaluations side by side")
     parser.add_argument("--seeds", type=int, default=3)
@@ -244,7 +244,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
             setattr(options, name, value)
     elif not options.data:
         parser.error("give --data, or --smoke")
-    options.output = options.output or (options.runs if options.smoke else HERE) / "gpu.json"
+    options.output = options.output or (options.runs / "gpu.json" if options.smoke else results_of(__file__))
     return options
 
 

@@ -16,8 +16,8 @@ validation samples, all of them together:
 
 Fresh models are trained on what each score but ltc-checkpoints keeps, best rows of each class first, and on random
 rows. Seconds are those of one core (process time), beside those of the training itself. What is done is not done
-again, and several processes may be started at once. data.py says what DATA holds. Results go to gradients.json and
-gradients.md beside this file.
+again, and several processes may be started at once. data.py says what DATA holds. Results go to
+results/gradients.json and gradients.md.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.task import Task
 from recordings import DATASETS, provenance
-from results import write_results
+from result_files import results_of, write_results
 from tables import plus_minus
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -395,7 +395,7 @@ def main() -> None:
     about = provenance()
     about["versions"] |= {name: version(name) for name in ("captum", "kronfluence")}
     found = {"training": sources, "scores": costs, "agreement": agreed, "results": results}
-    output = Path(__file__).with_suffix(".json")
+    output = results_of(__file__)
     write_results(output, {"command": command, "protocol": protocol, "note": note, **about, **found})
     parts = [f"Made by `{command}`; gradients.py says how. Trained were {note}."]
     for dataset in options.datasets:

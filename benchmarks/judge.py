@@ -14,7 +14,7 @@ What is not independent: the margin of 1.5 points, the two proxies and the quart
 Fashion-MNIST and CIFAR-100 at 5, 10 and 30%, with other recordings' seeds among them. So the cells of these budgets
 say how well the constants fit, and those of 20, 50, 70 and 90% how well they carry over on the same data.
 
-Results go to judge.json and judge.md beside this file. What is done is not done again.
+Results go to results/judge.json and judge.md. What is done is not done again.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from coresets import BATCH, DATASETS, RATE, STEPS, data_of
 from recordings import path_of, provenance, trajectories
-from results import read_results, write_results
+from result_files import read_results, results_of, write_results
 
 from hf_ltc import RecordConfig, Trajectories, record
 from hf_ltc.cli.demo import digits
@@ -137,7 +137,7 @@ def judge_digits(options: argparse.Namespace, fraction: float, seed: int) -> dic
 
 def truth_of_images() -> dict[tuple, float]:
     """The test accuracy by dataset, fraction, seed and method."""
-    stored = read_results(Path(__file__).with_name("coresets-typical.json"))
+    stored = read_results(results_of(__file__, "coresets-typical"))
     return {
         (trial["dataset"], trial["fraction"], trial["seed"], trial["method"]): trial["accuracy"]
         for trial in stored["results"]
@@ -341,7 +341,7 @@ def main() -> None:
     groups = {name: summary(part, errors) for name, part in parts.items() if part}
     margins, firsts = by_margin(cells), by_first(cells)
     command = "python benchmarks/judge.py --data DATA"
-    output = Path(__file__).with_suffix(".json")
+    output = results_of(__file__)
     missing = len(results) < len(work)
     left = f" {len(results)} of {len(work)} choices: the others were not judged yet." if missing else ""
     made = {

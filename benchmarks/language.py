@@ -10,7 +10,7 @@ A Llama of 32 numbers a token is recorded by TRL's SFTTrainer for 6 epochs. Then
 configuration, is trained for 200 steps of 32 rows on what each method keeps: equally many steps whatever the budget.
 The result is its loss on the test rows in nats a token, the mean of the two sources. Random rows and those of S2L are
 drawn anew for each seed. At 10% the default, das and ltc keep the same rows, the typical ones, which come first.
-Results go to language.json and language.md beside this file. A stopped run is gone on with by the same command;
+Results go to results/language.json and language.md. A stopped run is gone on with by the same command;
 --partial writes what there is. At full size it takes about 40 minutes of a free core.
 """
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from recordings import provenance
-from results import write_results
+from result_files import results_of, write_results
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
@@ -274,7 +274,7 @@ def main() -> None:
     else:
         recorded(options.runs / "run")
     results = list(run_trials(folder, work, "training").values())
-    output = Path(__file__).with_suffix(".json")
+    output = results_of(__file__)
     command, note = "python benchmarks/language.py", f"{len(results)} of the {asked} trials are done"
     write_results(output, {"command": command, "note": note, **provenance(), "results": results})
     said = f"Made by `{command}`; language.py says how. {note.capitalize()}."

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from coresets import DATASETS, Trial, recording, train_trial
 from recordings import provenance
-from results import write_results
+from result_files import results_of, write_results
 from tables import plus_minus
 
 from hf_ltc import Trajectories, ltc_scores, ltc_typicality
@@ -162,7 +162,7 @@ def main() -> None:
     results = list(run_trials(options.runs / "cells", todo, "luck").values())
     lost = luck(results)
     command = "python benchmarks/luck.py --data DATA"
-    output = Path(__file__).with_suffix(".json")
+    output = results_of(__file__)
     write_results(output, {"command": command, **provenance(), "overlap": shared, "luck": lost, "results": results})
     said = "Mean ± deviation; one recording: 9 models, two: 3. The three recordings differ in nothing but the seed."
     output.with_suffix(".md").write_text(f"Made by `{command}`. {said}\n\n{text(shared, lost)}\n")

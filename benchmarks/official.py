@@ -257,7 +257,7 @@ def main():
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 4], help="their loader's processes (0 and 4)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on either side (1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first pair (0)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "official.json")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:

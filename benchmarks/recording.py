@@ -4,7 +4,7 @@
 
 Times on a shared machine say little by themselves, so each ratio compares neighbors in time: an epoch with and one
 without recording, or with the model alone on one resident batch, in turn; the median of the pairs counts. Results are
-printed, and written to recording.json beside this file.
+printed, and written to results/recording.json.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from result_files import results_of
 from torch.nn.functional import cross_entropy
 
 from hf_ltc.cli.demo import digits
@@ -172,7 +173,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--mixed-precision", default="no")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, default=results_of(__file__))
     options = parser.parse_args()
     found, rows, size, accelerator = measure(options)
     settings = {name: getattr(options, name) for name in ("model", "batch_size", "pairs", "mixed_precision", "seed")}

@@ -11,7 +11,7 @@ the correlation of how early a row is kept with its mean loss and its AUM in the
 say no more than these), and the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of
 each length have a training of their own with a whole schedule; "first" are the first epochs of longer ones.
 
-Results go to reliability-DATASET.json and reliability.md beside this file.
+Results go to results/reliability-DATASET.json and reliability.md.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from candidates import CANDIDATES, MEMBERS, WEIGHTED
 from recordings import DATASETS, WINDOWS, path_of, provenance, trajectories
-from results import write_results
+from result_files import results_of, write_results
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
 from hf_ltc.coresets.overlap import overlap
@@ -175,7 +175,6 @@ def main() -> None:
             rows += table(options.runs, dataset, epochs, options.seeds, windows)
             stopped += stops(options.runs, dataset, epochs, options.seeds)
             rises += rising(options.runs, dataset, epochs, options.seeds)
-    here = Path(__file__)
     settings = {
         "source model": "test_resnet",
         "batch size": about["batch_size"],
@@ -186,10 +185,12 @@ def main() -> None:
     for dataset in DATASETS:
         own = {name: [row for row in each if row["dataset"] == dataset] for name, each in tables.items()}
         write_results(
-            here.with_name(f"reliability-{dataset}.json"),
+            results_of(__file__, f"reliability-{dataset}"),
             {"command": command, "settings": settings, **provenance(), **own},
         )
-    here.with_suffix(".md").write_text(f"Made by `{command}`; reliability.py says how.\n\n{markdown(rows, rises)}")
+    results_of(__file__).with_suffix(".md").write_text(
+        f"Made by `{command}`; reliability.py says how.\n\n{markdown(rows, rises)}"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Losses and scores are drawn at random. Seconds of a core are those of all proces
 jobs on the machine change less than the time that passes; memory is what these hold at most at once, and how much of
 it is the object store.
 With the least rows the coreset is compared with that of `rank_coreset` in memory, row by row. A step that is done is
-not done again; files are deleted once they have been used. Results go to scaling.json and scaling.md beside this file.
+not done again; files are deleted once they have been used. Results go to results/scaling.json and scaling.md.
 """
 
 import argparse
@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 from recordings import provenance
-from results import write_results
+from result_files import results_of, write_results
 
 from hf_ltc import LTCScorer, Trajectories, coreset_bounds
 from hf_ltc.coresets.order import coreset_order
@@ -303,7 +303,7 @@ def main() -> None:
         "coreset": FRACTION,
         "score": "the default, with typicality",
     }
-    output = Path(__file__).with_suffix(".json")
+    output = results_of(__file__)
     write_results(output, {"command": command, "protocol": protocol, **about, "results": results})
     loads = [each["load"] for each in results]
     said = (

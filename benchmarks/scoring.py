@@ -4,8 +4,8 @@
 
 FOLDER is a checkout of https://github.com/manishnagaraj/CLD_Coresets_from_Trajectories; without it that part is left
 out. Each part runs in a process of its own, so that its memory can be measured. Scores and reads are timed in turns,
-and their medians reported; other times are the best of `--repeats`. Results are printed, and written to scoring.json
-beside this file.
+and their medians reported; other times are the best of `--repeats`. Results are printed, and written to
+results/scoring.json.
 """
 
 import argparse
@@ -404,7 +404,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=7, help="calls of which the fastest counts (7)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic losses (0)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--output", default=str(Path(__file__).with_suffix(".json")), help="where results are written")
+    results = Path(__file__).parent / "results" / "scoring.json"
+    parser.add_argument("--output", type=Path, default=results, help="where results are written")
     parser.add_argument(
         "--only", nargs="+", metavar="PART", help="measure these parts again, keep the others' results"
     )
@@ -444,7 +445,7 @@ def main():
         # Of the machine before each part: times are comparable where it is well below the number of cores.
         "load_average": {},
     }
-    output = Path(given.output)
+    output = given.output
     if given.only:
         before = json.loads(output.read_text())
         results = {**before, **results, "load_average": before["load_average"]}

@@ -10,7 +10,7 @@ last one. All subsets are balanced by class. Each seed is of the target, of the 
 
 Nothing is chosen on sst2. What is trained is in SETTINGS, in its order: one seed of all comes first. Trials that are
 done are not repeated, and several processes may be started at once. --partial writes the results that are there to
-texts.json and texts.md. Seconds are those of a core.
+results/texts.json and texts.md. Seconds are those of a core.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import torch
 from accelerate import Accelerator
 from recordings import provenance
 from regret import Cells, tables
-from results import write_results
+from result_files import results_of, write_results
 from scipy.stats import rankdata
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizerFast, DistilBertConfig
@@ -306,7 +306,7 @@ def main() -> None:
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
-    bench, output = Bench(options.data, options.runs), Path(__file__).with_suffix(".json")
+    bench, output = Bench(options.data, options.runs), results_of(__file__)
     asked = list(dict.fromkeys(trial for each in SETTINGS for trial in each.trials()))
     work, folder = {}, options.runs / "trials"
     for trial in asked:

@@ -10,8 +10,8 @@ momentum with each of the models, on images that are on the device:
 - vmap: the weights of all models stacked, one forward and backward pass for all by torch.func.
 
 Times on a shared machine say little by themselves, so each way is timed in turn with the trainings one after another;
-the median of the ratios counts, above 1 where the way is faster. Results are printed, and written to together.json
-beside this file.
+the median of the ratios counts, above 1 where the way is faster. Results are printed, and written to
+results/together.json.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from result_files import results_of
 from torch.nn.functional import cross_entropy
 
 from hf_ltc.training.models import create_model
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, default=results_of(__file__))
     options = parser.parse_args()
     # As many as a process has, and cores that others use make threads wait for each other.
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ four models and held out of one, and with five seeds that all hold out the same 
 All is done twice, with other seeds and other hold-outs. Reliability is the Spearman correlation, within classes, of
 the two scores. Fresh models are trained for 500 steps on the rows that each score keeps, typical rows first as by
 default; each budget has as many rows whatever the method. Recordings and trials that are there are not made again.
-Results go to unseen.json and unseen.md beside this file.
+Results go to results/unseen.json and unseen.md.
 
 DATA holds the folders cifar100 and fashion_mnist with Parquet files (train*, test*).
 """
@@ -34,6 +34,7 @@ from accelerate import Accelerator
 from candidates import within_class_ranks
 from datasets import ClassLabel, Dataset
 from recordings import provenance
+from result_files import results_of
 
 from hf_ltc import RecordConfig, Trajectories, record
 from hf_ltc.coresets.choose import Selection, rank
@@ -268,10 +269,10 @@ def main() -> None:
         for replicate in REPLICATES
         for rotate in (True, False)
     }
-    script = Path(__file__)
+    output = results_of(__file__)
     results = {"command": command, **provenance(), "recording": seconds, "reliability": found, "trials": done}
-    write_json(script.with_suffix(".json"), results)
-    script.with_suffix(".md").write_text(markdown(command, names, done, found))
+    write_json(output, results)
+    output.with_suffix(".md").write_text(markdown(command, names, done, found))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ without it, and on random rows.
 
 From banking77 it was chosen that texts and recordings of fewer than 15 epochs are not weighted, from trec that texts
 are not at any length. sst2 had no part in it. Trials that are done are not repeated. --partial writes the results that
-are there to weight.json and weight.md.
+are there to results/weight.json and weight.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from recordings import provenance
-from results import write_results
+from result_files import results_of, write_results
 from tables import plus_minus
 
 from hf_ltc import EvaluateConfig, RecordConfig, Trajectories, ltc_scores, ltc_typicality, record
@@ -147,7 +147,7 @@ def main() -> None:
         results = list(run_trials(folder, asked).values())
     command = "python benchmarks/weight.py --data DATA"
     note = f"{len(results)} of {len(asked)} trials are done"
-    output = Path(__file__).with_suffix(".json")
+    output = results_of(__file__)
     write_results(output, {"command": command, "note": note, **provenance(), "results": results})
     said = (
         f"Made by `{command}`, which says how. Accuracy in percent, mean ± deviation over seeds. {note.capitalize()}."

@@ -37,7 +37,7 @@ STYLE = {
 def accuracy() -> Figure:
     """Accuracy over budget: every model trained at convergence, and the mean where there are several."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    from results import read_results
+    from result_files import read_results
 
     trials = read_results(ROOT / "benchmarks" / "converged.json")["results"]
     named = {"typical-weighted-das": "coreset", "random": "random rows"}

@@ -26,7 +26,7 @@ def test_what_a_benchmark_imports_is_there(script):
 
 def test_records_are_read_as_they_were_written(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
-    results = import_module("results")
+    results = import_module("result_files")
     few = [{"rows": 1}] * 3
     many = [{"same": None, "kind": kind, "rows": [1, 2]} for kind in (None, 1, 1.0, True, "a", *range(20))]
     many[3]["only here"] = many[4]["nested"] = {"x": 0.1}
@@ -54,6 +54,6 @@ def test_what_the_gpu_script_runs_is_understood(monkeypatch):
     assert all(bool(find_method(name).variant) == (name in gpu.MEMBERS) for name in (*gpu.MEMBERS, *gpu.BASELINES))
 
 
-@pytest.mark.parametrize("file", sorted(SCRIPTS[0].parent.glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((SCRIPTS[0].parent / "results").glob("*.json")), ids=lambda file: file.stem)
 def test_committed_results_can_be_reviewed(file):
     assert file.stat().st_size <= 100_000

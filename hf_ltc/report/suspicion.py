@@ -25,8 +25,8 @@ def wrong_label_quality(run: RecordedColumns) -> np.ndarray:
 
     Rows are ranked by the probability of the label against the most probable other class, averaged over training. It
     is AUM (Pleiss et al., arXiv 2001.10528) of margins on a logistic scale, on which no epoch counts more than
-    another: a model that comes to know wrong labels by heart gives them large margins (benchmarks/audit.md). By their
-    mean loss where `RecordConfig.signals` had no `margin`.
+    another: a model that comes to know wrong labels by heart gives them large margins (benchmarks/results/audit.md).
+    By their mean loss where `RecordConfig.signals` had no `margin`.
 
     Args:
         run ([`Trajectories`]): The recording.
@@ -44,7 +44,7 @@ def wrong_label_count(run: RecordedColumns) -> int:
     """An estimate of how many labels are wrong: the rows whose losses rise where those of the validation samples fall.
 
     These have a negative correlation with the mean validation loss (DAS; AlignPrune, arXiv 2604.07306). Nothing is
-    fitted, and it needs no threshold; benchmarks/audit.md compares it with confident learning.
+    fitted, and it needs no threshold; benchmarks/results/audit.md compares it with confident learning.
 
     Args:
         run ([`Trajectories`]): The recording.

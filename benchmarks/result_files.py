@@ -17,6 +17,12 @@ _MANY = 20
 _ABSENT = "absent"
 
 
+def results_of(script: str | Path, name: str | None = None) -> Path:
+    """The file of a script's results: `results/NAME.json` beside it, by its own name if none is given."""
+    script = Path(script)
+    return script.parent / "results" / f"{name or script.stem}.json"
+
+
 def write_results(path: Path, made: dict[str, Any]) -> None:
     """Writes results, whole or not at all."""
     parts = [f"{json.dumps(name)}: {_text(value)}" for name, value in finite(made).items()]
