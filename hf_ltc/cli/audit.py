@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..config import DataConfig, recorded_config
@@ -118,17 +117,18 @@ class Audit(Command):
                 f"{len(applied.changes):,} rows were {done} ({', '.join(kinds)}): {APPLIED} is the new dataset, "
                 f"and {CHANGES} the list of them."
             )
-            following += _recorded_again(recipe, folder / APPLIED, beside(self.run, f"-{self.apply}"))
+            changed = DataConfig(dataset=str(folder / APPLIED), split=str(applied.dataset.split or "train"))
+            following += _recorded_again(recipe, changed, beside(self.run, f"-{self.apply}"))
         save(table, folder, {**run.recipe, AUDIT: {**made, "kinds": counts}}, applied)
         return Results(values, text, following)
 
 
-def _recorded_again(recipe: Recipe, dataset: Path, output: str) -> list[Command | str]:
+def _recorded_again(recipe: Recipe, data: DataConfig, output: str) -> list[Command | str]:
     """The command that records the new dataset as the old one was, if hf-ltc record did that with rows held out."""
     config = recorded_config(recipe)
     if config is None or recipe.validation.split is not None:
         return []
-    return [Record(data=DataConfig(dataset=str(dataset)), config=replace(config, output_dir=output))]
+    return [Record(data=data, config=replace(config, output_dir=output))]
 
 
 def _as_text(table: "Dataset") -> str:

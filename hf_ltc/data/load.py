@@ -1,6 +1,7 @@
 """Loads a split of a dataset from a Hub id, a folder or a file; no part of it is left out silently."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,11 @@ def load_split(
             if isinstance(loaded, DatasetDict):
                 check_saved(place, loaded)
             else:
-                loaded = DatasetDict({str(loaded.split or "train"): loaded})
+                # One that was loaded as a slice is called "train[:100]", or "train" alone, which has a name.
+                name_of_all = str(loaded.split or "train")
+                name_of_split = re.split(r"[^\w.]", name_of_all)[0]
+                split = name_of_split if split == name_of_all else split
+                loaded = DatasetDict({name_of_split: loaded})
         elif parquet:
             loaded = load_file(place)
         elif os.path.isdir(place):

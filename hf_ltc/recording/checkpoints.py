@@ -1,5 +1,6 @@
 """Trajectories from saved weights: of any classifier, on any dataset that a collator makes inputs from."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -24,7 +25,7 @@ from ..trajectories import run_dir
 from ..trajectories.value import Trajectories
 from ..utils import files
 from ..utils.environment import usual_torch
-from ..utils.errors import InputError, as_input_error
+from ..utils.errors import InputError, as_input_error, listed
 from ..utils.processes import progress_bar
 from .epochs import LOSS_NAMES, TOKENS, EpochPasses
 from .input_rows import input_rows, most_held_out, sequence_rows
@@ -32,6 +33,8 @@ from .recorder import TRAIN, VALIDATION
 
 Checkpoint = nn.Module | Mapping[str, torch.Tensor] | str | Path | Callable[[], nn.Module]
 _STEP = re.compile(r"(\d+)$")
+# In the file of an epoch: what tells the weights that it was recorded from.
+_WEIGHTS = "weights"
 
 
 def record_checkpoints(
@@ -64,7 +67,8 @@ def record_checkpoints(
     ```
 
     A checkpoint is written as a whole, once it has all rows. The same call resumes after an interruption: recorded
-    checkpoints are not loaded again, and checkpoints added to the list are recorded.
+    checkpoints are not loaded again, and checkpoints added to the list are recorded. Weights that have changed since
+    are refused; of functions that make a model nothing tells.
 
     Args:
         checkpoints (`Sequence`):
@@ -148,6 +152,7 @@ def record_checkpoints(
     }
     metrics = [TOKENS] if language_model else signals
     recorder = rows.recorder(output_dir, [*LOSS_NAMES["evaluation"], *metrics], state, recipe)
+    _check_recorded(recorder.path, dict(zip(numbers, checkpoints)))
     total = len(waiting) * (len(rows.train) + len(rows.validation))
     bar = progress_bar(state, "recording checkpoints", "row", total)
 
@@ -167,6 +172,8 @@ def record_checkpoints(
             batches = {name: SequenceBatches(accepted_columns(loaded, part), *how) for name, part in parts.items()}
         else:
             batches = data.batches(make_batch, state.device, num_workers, loaded)
+        told = _digest(checkpoint)
+        recorder.marks = {} if told is None else {_WEIGHTS: told}
         with recorder.epoch(epoch):
             passes.validate(loaded, batches)
             passes.evaluate(loaded, batches)
@@ -203,6 +210,47 @@ def _check_there(checkpoint: Checkpoint, model: nn.Module | None) -> None:
             )
     elif isinstance(checkpoint, Mapping) and model is None:
         raise InputError("a state dict needs model=, which it is loaded into")
+
+
+def _check_recorded(folder: Path, checkpoints: Mapping[int, Checkpoint]) -> None:
+    """Checks that what a folder has was recorded from the same checkpoints.
+
+    Raises:
+        InputError: for weights that are others now, and epochs of which no checkpoint is given.
+    """
+    fix = "give another `output_dir`, or the checkpoints that were recorded there"
+    for epoch in run_dir.published_epochs(folder):
+        if epoch not in checkpoints:
+            raise InputError(
+                f"{str(folder)!r} has epoch {epoch}, and no checkpoint is given for it, only for "
+                f"{listed(list(checkpoints))}: {fix}"
+            )
+        with files.opened(run_dir.epoch_path(folder, epoch)) as content:
+            was = files.marks_of(content).get(_WEIGHTS)
+        now = None if was is None else _digest(checkpoints[epoch])
+        # A file and what was loaded from it have different digests.
+        if was and now and was.split()[0] == now.split()[0] and was != now:
+            raise InputError(f"{str(folder)!r} has epoch {epoch} of other weights than those given for it: {fix}")
+
+
+def _digest(checkpoint: Checkpoint) -> str | None:
+    """What tells weights from others, without making a model of them; nothing of a function that makes one."""
+    whole = hashlib.sha256()
+    if isinstance(checkpoint, str | Path):
+        path = Path(checkpoint)
+        parts = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("*model*.bin"))
+        for part in parts:
+            with part.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        return f"files {whole.hexdigest()}" if parts else None
+    state = checkpoint.state_dict() if isinstance(checkpoint, nn.Module) else checkpoint
+    if not isinstance(state, Mapping):
+        return None
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    for name, value in sorted(tensors.items()):
+        whole.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return f"tensors {whole.hexdigest()}"
 
 
 def _load(checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:

@@ -49,7 +49,8 @@ class TrajectoryRecorder:
     ```
 
     An epoch is written when its block ends without an error, as a whole. A recorder with the same arguments resumes
-    after the last written epoch (`next_epoch`).
+    after the last written epoch: count from `next_epoch` on, with the weights that the training had then. A loop that
+    begins anew needs another `output_dir`.
 
     Args:
         output_dir (`str` or `Path`): The run directory.
@@ -143,8 +144,18 @@ class TrajectoryRecorder:
         # Those of the epochs written so far, once one is to be written.
         self._sums: tuple[int | None, RunningSums] | None = None
         self._open()
+        # What else the files of epochs say of themselves.
+        self.marks: dict[str, str] = {}
         published = run_dir.published_epochs(self.path)
-        self.next_epoch = published[-1] + 1 if published else first_epoch
+        self._next_epoch = published[-1] + 1 if published else first_epoch
+        # Whether there are epochs that the caller's loop has not shown to know of.
+        self._is_unaware = bool(published)
+
+    @property
+    def next_epoch(self) -> int:
+        """The number of the epoch after the last written."""
+        self._is_unaware = False
+        return self._next_epoch
 
     @property
     def is_main(self) -> bool:
@@ -160,10 +171,23 @@ class TrajectoryRecorder:
 
         Args:
             number (`int`, *optional*): The epoch; if not given, the one after the last written.
+
+        Raises:
+            InputError: for an epoch that is recorded, and without a number in a folder with epochs that the loop does
+                not know of: those of another training, if it begins anew.
         """
+        if number is None and self._is_unaware:
+            raise InputError(
+                f"{str(self.path)!r} has epochs up to {self._next_epoch - 1}, and a training that begins anew would "
+                f"be recorded as going on after them: count on from recorder.next_epoch ({self._next_epoch}) with the "
+                "weights of that training, or give another `output_dir`"
+            )
         number = self.next_epoch if number is None else number
         if number < self.next_epoch:
-            raise InputError(f"epoch {number} is recorded already: epochs are not written again")
+            raise InputError(
+                f"epoch {number} is recorded already in {str(self.path)!r}, and epochs are not written again: go on "
+                f"with epoch {self.next_epoch} (recorder.next_epoch), or give another `output_dir`"
+            )
         self.clear()
         yield
         self.publish(number, self.collect(number))
@@ -258,7 +282,7 @@ class TrajectoryRecorder:
             arrays = self._summed(epoch, arrays)
         if COMPACT in self._recipe:
             arrays = compacted(arrays, LOSSES)
-        run_dir.write_epoch(path, arrays, {"run": self.run, "epoch": str(epoch)})
+        run_dir.write_epoch(path, arrays, {"run": self.run, "epoch": str(epoch), **self.marks})
 
     def _summed(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The validation losses of an epoch, and the sums of all epochs up to it."""
@@ -283,7 +307,7 @@ class TrajectoryRecorder:
         with together(self.accelerator):
             if self.is_main:
                 self.write(epoch, arrays, run_dir.epoch_path(self.path, epoch))
-        self.next_epoch = epoch + 1
+        self._next_epoch = epoch + 1
 
     def wait(self) -> None:
         """Waits for the other processes."""

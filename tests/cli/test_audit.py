@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
 
 from hf_ltc.cli.demo import digits
 from hf_ltc.cli.main import main
@@ -79,8 +79,10 @@ def test_near_duplicates_once_a_finished_run_has_features(place, tmp_path, capsy
 
 
 def test_the_new_texts_are_recorded_as_the_old_ones_were(tmp_path, capsys):
-    docstrings(80).save_to_disk(tmp_path / "data")
-    line = ["record", "--dataset", tmp_path / "data", "--text-column", "text", "--epochs", "3", "--max-length", "20"]
+    # Of a split that is not called train, which the new dataset knows.
+    DatasetDict({"test": docstrings(80)}).save_to_disk(tmp_path / "data")
+    line = ["record", "--dataset", tmp_path / "data", "--split", "test"]
+    line += ["--text-column", "text", "--epochs", "3", "--max-length", "20"]
     succeeds(capsys, *line, "--output-dir", tmp_path / "run")
     output = tmp_path / "found"
     said = succeeds(capsys, "audit", tmp_path / "run", "--output", output, "--apply", "drop", "--fraction", "0.2")

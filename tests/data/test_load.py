@@ -85,6 +85,19 @@ def test_saved_dataset_is_the_train_split_if_it_names_no_other(splits, tmp_path)
     assert "test (20 rows)" in error_of(load_split, tmp_path / "named")
 
 
+@pytest.mark.parametrize("split", ["train[:30]", "train[10%:]", "train+test", "test[5:]+train[:3]"])
+def test_a_dataset_that_was_loaded_as_a_slice_and_saved(splits, tmp_path, split):
+    parquet_files(splits, tmp_path / "digits")
+    rows = datasets.load_dataset(str(tmp_path / "digits"), split=split)
+    assert str(rows.split) == split
+    rows.save_to_disk(tmp_path / "saved")
+    # By the name of the split, which is the usual one as a rule, and as recipes call it.
+    name = split[: len("test")] if split.startswith("test") else "train"
+    for called in (name, split):
+        assert same_rows(load_split(tmp_path / "saved", called), rows)
+    assert same_rows(load_split(tmp_path / "saved", f"{name}[2:5]"), rows.select(range(2, 5)))
+
+
 def test_image_folder(splits, tmp_path):
     for split, rows in splits.items():
         for i, (image, label) in enumerate(zip(read_column(rows, "image").to_pylist(), rows["label"])):

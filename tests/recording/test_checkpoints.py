@@ -175,6 +175,27 @@ def test_what_is_recorded_is_not_loaded_again(small, tmp_path):
     assert calls == [0, 1, 2, 2, 3]
 
 
+@pytest.mark.parametrize("form", [as_state_dict, as_model, as_file, as_safetensors, as_folder])
+def test_other_weights_are_not_taken_for_those_recorded(small, tmp_path, form):
+    """The same files written again by another training, into the same run directory."""
+
+    def record(folder, states, epochs=None):
+        (tmp_path / folder).mkdir()
+        made = [form(state, tmp_path / folder / f"weights-{number}") for number, state in enumerate(states)]
+        options = {"model": network(), "collate": collate, "epochs": epochs}
+        return record_checkpoints(made, small["train"], output_dir=tmp_path / "run", **options)
+
+    states = weights(4)
+    check(record("first", states[:3]), small["train"], states[:3])
+    check(record("more", states), small["train"], states)
+    with pytest.raises(InputError, match=r"run' has epoch 3 of other weights than those given for it: give another"):
+        record("one", [*states[:2], *weights(2, seed=1)])
+    with pytest.raises(InputError, match="has epoch 1 of other weights"):
+        record("all", weights(4, seed=1))
+    with pytest.raises(InputError, match=r"has epoch 1, and no checkpoint is given for it, only for 10, 20, 30: "):
+        record("epochs", weights(3, seed=1), [10, 20, 30])
+
+
 def test_folders_of_transformers_need_no_model(small, tmp_path):
     # The default collator, and columns that forward does not name left out.
     train = small["train"].map(lambda row: {"pixel_values": np.array(row["image"], dtype=np.float32)[None] / 255})

@@ -187,6 +187,26 @@ def test_both_losses_and_signals_are_kept_apart(tmp_path):
     assert Trajectories.load(tmp_path / "run", losses="evaluation").losses.tolist() == [[3.0, 4.0]]
 
 
+def test_a_loop_that_begins_anew_is_not_recorded_after_the_epochs_of_another_training(tmp_path):
+    # The loop of the documentation, run twice: it ran on after the epochs there were, with the losses of a new model.
+    record_epochs(recorder(tmp_path / "run"), 3)
+    said = r"run' has epochs up to 2, .* count on from recorder.next_epoch \(3\) .*, or give another `output_dir`"
+    with pytest.raises(InputError, match=said):
+        record_epochs(recorder(tmp_path / "run"), 3)
+    said = r"epoch 0 is recorded already in .*: go on with epoch 3 \(recorder.next_epoch\), or give another"
+    with pytest.raises(InputError, match=said), recorder(tmp_path / "run").epoch(0):
+        pass
+    assert run_dir.published_epochs(tmp_path / "run") == [0, 1, 2]
+    # With the number of an epoch the loop shows that it knows; then it need not say those that follow.
+    made = recorder(tmp_path / "run")
+    values = np.zeros(10)
+    with made.epoch(3):
+        made.update(np.arange(7), values[:7])
+        made.update(np.arange(3), values[7:], split="validation")
+    record_epochs(made, 1)
+    assert run_dir.published_epochs(tmp_path / "run") == [0, 1, 2, 3, 4]
+
+
 def test_made_again_it_goes_on(tmp_path):
     first = recorder(tmp_path / "run")
     record_epochs(first, 2)
