@@ -1,4 +1,4 @@
-"""A Hub and its clients for a test module."""
+"""A Hub and its clients: the same processes for all tests, and no repositories where a module begins."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,23 +10,30 @@ from tests import hub_clients
 from tests.hub_server import Client, Hub
 
 
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
+@pytest.fixture(scope="session")
+def running_hub() -> Iterator[Hub]:
     with Hub() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """One process for all that does not need a fresh cache."""
-    with Client(hub, tmp_path_factory.mktemp("client")) as running:
+def hub(running_hub: Hub) -> Hub:
+    """A Hub without repositories."""
+    running_hub.clear()
+    return running_hub
+
+
+@pytest.fixture(scope="session")
+def client(running_hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One process for all that does not need a fresh cache: to start one takes seconds."""
+    with Client(running_hub, tmp_path_factory.mktemp("client")) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def visitor(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+@pytest.fixture(scope="session")
+def visitor(running_hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Another one, which never pushes: what it loads of a repository is in no cache of it."""
-    with Client(hub, tmp_path_factory.mktemp("visitor")) as running:
+    with Client(running_hub, tmp_path_factory.mktemp("visitor")) as running:
         yield running
 
 

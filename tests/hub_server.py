@@ -7,6 +7,7 @@ noted in `requests`, with the bytes of its body.
 
 import base64
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,6 +30,9 @@ _POINTER_SIZE = 130
 _DATE = "2026-01-01T00:00:00.000Z"
 
 
+_COMMITS = itertools.count()
+
+
 @dataclass
 class Repo:
     """One repository: `branches[name]` is a list of commit ids, and `commits[id]` the files of a commit by path."""
@@ -42,7 +46,8 @@ class Repo:
 
     def add_commit(self, branch: str, files: dict[str, bytes], title: str) -> str:
         history = self.branches[branch]
-        seed = f"{branch} {len(self.commits)} {title} {sorted(files)}".encode()
+        # No two are alike, those of a repository that had the same name before neither.
+        seed = f"{next(_COMMITS)} {branch} {title} {sorted(files)}".encode()
         oid = hashlib.sha1(seed).hexdigest()
         self.commits[oid], self.titles[oid] = files, title
         history.append(oid)
@@ -94,6 +99,20 @@ class Hub:
     """
 
     def __init__(self) -> None:
+        self.clear()
+        self.lock = threading.RLock()
+        hub = self
+
+        class Handler(_Handler):
+            pass
+
+        Handler.hub = hub
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def clear(self) -> None:
+        """Forgets all repositories and faults."""
         self.tokens = {WRITER: "me", OTHER: "other"}
         self.members: dict[str, list[str]] = {"lab": ["me"]}
         self.repos: dict[tuple[str, str], Repo] = {}
@@ -106,16 +125,6 @@ class Hub:
         self.lose_answers = 0
         # What it finds in the head of a card.
         self.invalid: list[str] = []
-        self.lock = threading.RLock()
-        hub = self
-
-        class Handler(_Handler):
-            pass
-
-        Handler.hub = hub
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self) -> "Hub":
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
