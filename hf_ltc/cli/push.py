@@ -123,6 +123,7 @@ class Push(Command):
         from ..hub.space import check_space, push_space
         from ..report.page.facts import dataset_title
         from ..report.page.pictures import ROWS
+        from ..trajectories.align import dataset_places, held_out_rows
         from ..trajectories.on_hub import push_source_model, source_model_folder
         from ..trajectories.value import Trajectories
 
@@ -146,7 +147,14 @@ class Push(Command):
                 raise InputError("--held-out: no rows were held out of training, or --splits has a validation already")
             if set(run.validation_rows.tolist()) & set(run.rows.tolist()):
                 raise InputError("--held-out: the validation samples rotate over runs, so they are candidate rows too")
-            splits["validation"] = scored.select(run.validation_rows)
+            held = held_out_rows(run, scored, dataset_places(run, scored))
+            if held is None:
+                raise InputError(
+                    "--held-out: rows are joined by id, which those held out have none of, and they stand elsewhere "
+                    "in this dataset than when they were recorded: give the dataset as it was recorded, or leave "
+                    "--held-out out"
+                )
+            splits["validation"] = scored.select(held)
         options = {
             "scores_only": self.scores_only,
             "full": self.full,

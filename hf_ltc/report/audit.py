@@ -11,7 +11,7 @@ from ..data.labels import InputColumns
 from ..data.shared_rows import input_columns, shared_rows
 from ..recipe import Recipe
 from ..scores.protocol import require_classes, require_recorded
-from ..trajectories.align import dataset_places
+from ..trajectories.align import dataset_places, held_out_rows
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError, require
 from .duplicates import SIMILARITY, near_duplicates
@@ -203,8 +203,7 @@ def _shared(
                 "were recorded: give those, or leave it out"
             )
         compare(run.rows, validation)
-    # Rows joined by id may stand elsewhere in this dataset, and then nothing tells where those held out do.
-    elif (run.validation_rows >= 0).all() and np.array_equal(at, run.rows):
+    elif held_out_rows(run, dataset, at) is not None:
         # Where validation samples rotate, those of one run are rows of another.
         rotate = np.isin(run.validation_rows, run.rows).any()
         for one in run.runs if rotate else [run]:

@@ -107,3 +107,19 @@ def dataset_places(run: "Trajectories | LossSummary", dataset: Dataset, id_colum
     there = np.flatnonzero(where >= 0)
     places[where[there]] = there
     return places
+
+
+def held_out_rows(run: "Trajectories", dataset: Dataset, places: np.ndarray) -> np.ndarray | None:
+    """Where the rows that were held out stand in a dataset: int64 `(Q,)`; `None` where nothing tells.
+
+    They have numbers and no ids. So in a dataset joined by id they are known only if its rows stand where they did
+    when they were recorded.
+
+    Args:
+        run ([`Trajectories`]): The recording.
+        dataset (`datasets.Dataset`): As for [`Trajectories.attach`].
+        places (`np.ndarray`): From [`dataset_places`].
+    """
+    held = run.validation_rows
+    known = len(held) and held.min() >= 0 and held.max() < len(dataset) and np.array_equal(places, run.rows)
+    return held if known else None

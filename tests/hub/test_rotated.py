@@ -1,6 +1,7 @@
 """A recording whose validation samples rotate, pushed and loaded: every row is a candidate."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,17 @@ def test_rows_held_out_that_are_candidates_are_no_validation_split(
     assert main(line) == 2
     (said,) = [one for one in capsys.readouterr().err.splitlines() if "error" in one]
     assert "--held-out: the validation samples rotate over runs, so they are candidate rows too" in said
+
+
+@pytest.mark.parametrize("part", [lambda rows: rows.shuffle(seed=1), lambda rows: rows.select(range(140))])
+def test_rows_held_out_have_no_ids_and_are_not_looked_for_by_their_old_numbers(
+    rows: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: Callable[[Dataset], Dataset]
+):
+    # By their numbers rows that models train on were pushed as the split validation.
+    rows = rows.add_column("id", [f"row {number}" for number in range(len(rows))])
+    do.recorded(rows, ids="id").save(tmp_path / "run")
+    part(rows).save_to_disk(str(tmp_path / "data"))
+    line = ["push", str(tmp_path / "run"), "me/held", "--dataset", str(tmp_path / "data"), "--held-out"]
+    assert main(line) == 2
+    (said,) = [one for one in capsys.readouterr().err.splitlines() if "error" in one]
+    assert "--held-out: rows are joined by id, which those held out have none of, and they stand elsewhere" in said
