@@ -25,6 +25,7 @@ from .command import (
     recorded_split,
     recorded_validation,
     save,
+    warn_of_unfinished,
 )
 from .parsing import LocalPath, argument
 from .record import Record
@@ -73,6 +74,7 @@ class Audit(Command):
         if self.kinds and self.apply is None:
             raise InputError(f"`kinds` {self.kinds[0]!r} goes with `apply`: give that, or leave it out")
         run = Trajectories.load(self.run, losses=self.losses)
+        warn_of_unfinished(self.run)
         recipe = Recipe.from_dict(run.recipe)
         folder = None
         if self.output is not None:

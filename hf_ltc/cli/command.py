@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +18,7 @@ from ..coresets.order import TYPICAL
 from ..recipe import Identity, Recipe
 from ..scores.baselines import BASELINES
 from ..utils import files
-from ..utils.errors import InputError
+from ..utils.errors import InputError, LTCWarning
 from ..utils.files import expanded, local
 from ..utils.settings import option
 
@@ -167,6 +168,31 @@ def as_scored(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, 
         elif made.get("balance") != usual_balance(Recipe.from_dict(recipe).dataset)[0]:
             taken["balance"] = made.get("balance")
     return taken
+
+
+def warn_of_unfinished(*runs: str) -> None:
+    """Warns of recordings that were interrupted, as what is there is loaded all the same.
+
+    Args:
+        *runs (`str`): Run directories.
+    """
+    from ..trajectories import run_dir
+
+    for path in map(Path, dict.fromkeys(runs)):
+        seeds = run_dir.seed_folders(path)
+        left = [folder for folder in seeds or [path] if not run_dir.is_finished(folder)]
+        if left:
+            has = (
+                f"{len(seeds) - len(left)} of {len(seeds)} runs"
+                if seeds
+                else f"epochs up to {max(run_dir.published_epochs(path))}"
+            )
+            warnings.warn(
+                f"the recording in {str(path)!r} is not finished, and this is of the {has} that are there: run the "
+                "same hf-ltc record command again, which goes on with it",
+                LTCWarning,
+                stacklevel=2,
+            )
 
 
 def recorded_split(source: Identity, dataset: str | None, split: str | None = None) -> "Dataset":

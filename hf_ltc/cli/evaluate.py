@@ -22,6 +22,7 @@ from .command import (
     has_test_rows,
     recorded_split,
     recorded_validation,
+    warn_of_unfinished,
 )
 from .parsing import Flag, LocalPath, argument, command_line
 from .push import Push, repository_name
@@ -88,6 +89,7 @@ class Evaluate(Command):
         folder = Path(self.config.output_dir or Path(path) / "evaluation")
         check_free(folder)
         run = Trajectories.load(path, losses=self.losses)
+        warn_of_unfinished(path)
         recipe = Recipe.from_dict(run.recipe)
         train = recorded_split(recipe.dataset, self.dataset)
         validation = recorded_validation(recipe, self.dataset, self.validation_split)
@@ -177,6 +179,7 @@ class Evaluate(Command):
         if len(set(paths)) < len(paths):
             raise InputError(f"the same RUN is given twice: {' '.join(self.runs)}")
         runs = [Trajectories.load(path, losses=self.losses) for path in self.runs]
+        warn_of_unfinished(*self.runs)
         names: list[str] = []
         for depth in range(1 + max(len(path.parts) for path in paths)):
             folders = [path.parts[max(0, len(path.parts) - depth) :] for path in paths]

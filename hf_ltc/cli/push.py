@@ -30,6 +30,7 @@ from .command import (
     recorded_split,
     recorded_validation,
     selection_option,
+    warn_of_unfinished,
 )
 from .parsing import Flag, LocalPath, argument
 
@@ -134,6 +135,7 @@ class Push(Command):
         if self.source_model is not None:
             source_model_folder(self.run)
         run = Trajectories.load(self.run, losses=self.losses)
+        warn_of_unfinished(self.run)
         recipe = Recipe.from_dict(run.recipe)
         source = recipe.dataset
         scored = self._scored(run, source)

@@ -17,6 +17,7 @@ from .command import (
     VariantOptions,
     beside,
     selection_option,
+    warn_of_unfinished,
 )
 from .parsing import LocalPath, argument
 from .replay import Replay
@@ -129,6 +130,7 @@ class Compare(Command):
         from ..trajectories.value import Trajectories
 
         runs = [Trajectories.load(run, losses=self.losses) for run in (self.run_a, self.run_b)]
+        warn_of_unfinished(self.run_a, self.run_b)
         # Checks that they can be compared.
         Trajectories.average(runs)
         both = np.intersect1d(runs[0].rows, runs[1].rows)

@@ -20,6 +20,7 @@ from .command import (
     recorded_split,
     recorded_validation,
     selection_option,
+    warn_of_unfinished,
 )
 from .parsing import Flag, LocalPath, argument
 from .push import Push, repository_name
@@ -53,6 +54,7 @@ class Report(Command):
         from ..trajectories.value import Trajectories
 
         run = Trajectories.load(self.run, losses=self.losses)
+        warn_of_unfinished(self.run)
         recipe = Recipe.from_dict(run.recipe)
         file = check_page(self.output if self.output is not None else Path(self.run) / PAGE)
         if self.pictures:

@@ -26,6 +26,7 @@ from .command import (
     recorded_split,
     save,
     selection_option,
+    warn_of_unfinished,
 )
 from .parsing import LocalPath, argument
 from .push import some_fraction
@@ -61,6 +62,7 @@ class Score(Command):
         from ..trajectories.summary import LossSummary, load_recording
 
         run = load_recording(self.run, losses=self.losses)
+        warn_of_unfinished(self.run)
         source = Recipe.from_dict(run.recipe).dataset
         output = check_output(self.output, SCORED, self.run, self.dataset or source.path)
         train = recorded_split(source, self.dataset)

@@ -195,6 +195,21 @@ def test_score_counts_flat_rows(place, tmp_path, capsys):
     assert "3 flat" in succeeds(capsys, "score", run_folder, "--output", tmp_path / "again")
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "has"), [("run-0", ".", "epochs up to 2"), ("both", "seed-1", "1 of 2 runs")]
+)
+def test_what_comes_of_an_interrupted_recording_says_so(place, tmp_path, capsys, name, part, has):
+    folder = copy(place, tmp_path, name)
+    recipe = folder / part / "recipe.json"
+    whole = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps({key: value for key, value in whole.items() if key != "epochs"}))
+    (folder / part / "trajectories" / "epoch-00003.safetensors").unlink()
+    said = f"{name}' is not finished, and this is of the {has} that are there: run the same hf-ltc record command"
+    for line in (["score", folder, "--output", tmp_path / "scored"], ["audit", folder], ["compare", folder, folder]):
+        assert said in warned_of(capsys, *line)
+    assert "is not finished" not in warned_of(capsys, "audit", place / name)
+
+
 def test_score_warns_where_hard_rows_come_first(place, tmp_path, capsys):
     run = Trajectories.load(place / "run-0")
     # A quarter of the rows is learned when the validation samples are; the others were known from the start, or never
