@@ -15,6 +15,7 @@ from ..utils.errors import InputError, some_rows
 from .run_dir import EpochTable, placed
 
 if TYPE_CHECKING:
+    from .summary import LossSummary
     from .value import Trajectories
 
 
@@ -28,8 +29,7 @@ def average(runs: Sequence["Trajectories"]) -> "Trajectories":
         require_recorded(run, "runs")
     first = runs[0]
     for number, run in enumerate(runs[1:], 1):
-        problem = _differs(first, run)
-        if problem:
+        if problem := differs(first, run):
             raise InputError(f"run {number} cannot be averaged with run 0: {problem}")
     if any(not np.array_equal(run.validation_rows, first.validation_rows) for run in runs):
         aligned = _with_each_row(runs)
@@ -103,7 +103,7 @@ def _columns(table: Any, places: np.ndarray) -> Any:
     return table.take(places) if isinstance(table, EpochTable) else placed(np.asarray(table), places)
 
 
-def _turns(run: "Trajectories") -> list[Any]:
+def _turns(run: "Trajectories | LossSummary") -> list[Any]:
     """Which of the hold-outs that rotate its runs have; empty if they have all the same."""
     turn = Recipe.from_dict(run.recipe).validation.more.get(TURN)
     return [] if turn is None else list(turn) if isinstance(turn, list) else [turn]
@@ -200,7 +200,8 @@ def _recipes(run: "Trajectories") -> list[dict[str, Any]]:
     return recipes if len(recipes) == len(run.lengths) else [run.recipe] * len(run.lengths)
 
 
-def _differs(first: "Trajectories", other: "Trajectories") -> str | None:
+def differs(first: "Trajectories | LossSummary", other: "Trajectories | LossSummary") -> str | None:
+    """In what two recordings differ that cannot be joined."""
     one, two = (Recipe.from_dict(run.recipe) for run in (first, other))
     keys = ("rows", "labels", "content", "label_column")
     different = [key for key in keys if getattr(one.dataset, key) != getattr(two.dataset, key)]
@@ -232,7 +233,9 @@ def _but_turn(validation: Identity) -> Mapping[str, Any]:
     return {name: value for name, value in validation.to_dict().items() if name not in (TURN, "held_out")}
 
 
-def _same_ids(first: "Trajectories", here: np.ndarray, other: "Trajectories", there: np.ndarray) -> bool:
+def _same_ids(
+    first: "Trajectories | LossSummary", here: np.ndarray, other: "Trajectories | LossSummary", there: np.ndarray
+) -> bool:
     if first.ids is None or other.ids is None:
         return first.ids is other.ids
     return first.ids.take(pa.array(here)).equals(other.ids.take(pa.array(there)))

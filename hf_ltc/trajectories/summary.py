@@ -23,6 +23,7 @@ from ..utils.errors import InputError
 from ..utils.files import local
 from . import run_dir
 from .align import row_places
+from .combine import differs
 from .ranked import ranked_by_score, score_columns
 from .run_dir import LOSSES
 from .run_sums import has_sums, read_summary
@@ -117,10 +118,17 @@ class LossSummary:
 
     @classmethod
     def together(cls, runs: Sequence["LossSummary"]) -> "LossSummary":
-        """Joins runs that differ only in the seed."""
+        """Joins runs that differ only in the seed.
+
+        Raises:
+            InputError: if the runs have different datasets, rows, validation samples or kinds of losses.
+        """
         first = runs[0]
         if any(not np.array_equal(run.rows, first.rows) for run in runs):
             raise InputError("the runs have different rows: record them with the same `RecordConfig.validation_seed`")
+        for number, run in enumerate(runs[1:], 1):
+            if problem := differs(first, run):
+                raise InputError(f"run {number} cannot be joined with run 0: {problem}")
         recipe = {**first.recipe, "runs": [run.recipe for run in runs]} if len(runs) > 1 else first.recipe
         return dataclasses.replace(
             first,

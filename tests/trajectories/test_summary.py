@@ -100,6 +100,22 @@ def test_several_runs_have_the_mean_score(tmp_path):
         one.reliability()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": (ROWS + 1) % 3}, r"recorded on different datasets \(labels differ\)"),
+        ({"validation_labels": (HELD + 1) % 3}, "different validation samples"),
+        ({"recipe": {"dataset": {"rows": 50, "content": {"image": "others"}}}}, r"datasets \(rows, content differ\)"),
+        ({"losses": ["evaluation_loss"]}, "one holds training_loss, the other evaluation_loss"),
+    ],
+)
+def test_runs_of_other_rows_samples_or_losses_are_not_joined(tmp_path, options, said):
+    one = recorded(tmp_path / "one", "summary").finish()
+    other = recorded(tmp_path / "other", "summary", **options).finish()
+    with pytest.raises(InputError, match=f"run 2 cannot be joined with run 0: .*{said}"):
+        LossSummary.together([one, one, other])
+
+
 def test_what_needs_trajectories_says_so(tmp_path):
     sums = recorded(tmp_path / "summary", "summary").finish()
     whole = recorded(tmp_path / "trajectories", "trajectories").finish()
