@@ -85,8 +85,7 @@ def moving_over(rows: int) -> Callable[[Trajectories], np.ndarray]:
 
     def keys(run: Trajectories) -> np.ndarray:
         found = product._read(run.losses, product.typical_spans(run))
-        odds = product._odds(found)
-        return product._keys(found, odds, product._stages(found, odds, run.labels, rows))
+        return product._keys(found, product._stages(found, run.labels, rows))
 
     return keys
 

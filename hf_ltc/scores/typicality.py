@@ -36,8 +36,8 @@ _BEST, _KEPT, _ROWS, _STEPS = 10, 0.1, 15, 5
 _LEAST = 1e-7
 # Rows among which those of the highest DUAL score are looked for: all, or evenly spaced ones of a larger recording.
 _SEARCHED = 2**21
-# Epochs that are worked on at once.
-_STEP = 16
+# Epochs that are worked on at once, and rows that are drawn at once.
+_STEP, _PART = 16, 2**17
 
 
 def ltc_typicality(trajectories: Recorded) -> np.ndarray:
@@ -78,13 +78,11 @@ def typicality_by_sums(
 
 
 def _of_all(found: "_Found", labels: np.ndarray) -> np.ndarray:
-    odds = _odds(found)
-    searched, known = found, odds
-    if (n := len(found.dual)) > _SEARCHED:
-        rows = evenly_spaced(n, _SEARCHED)
-        searched = _Found(found.probability[rows], found.dual[rows], found.chance[rows])
-        known = (odds[0][rows], odds[1][rows])
-    return _keys(found, odds, _stages(searched, known, labels))
+    n = len(found.dual)
+    stages = _stages(found if n <= _SEARCHED else found.take(evenly_spaced(n, _SEARCHED)), labels)
+    # Part by part, since there are many arrays of as many rows.
+    parts = (found.take(slice(start, start + _PART)) for start in range(0, n, _PART))
+    return np.concatenate([_keys(part, stages) for part in parts])
 
 
 class Stage(NamedTuple):
@@ -119,7 +117,7 @@ def typical_stages(trajectories: Recorded) -> tuple[Stage, ...]:
     searched = evenly_spaced(trajectories.losses.shape[1], _SEARCHED)
     found = _read(trajectories.losses, typical_spans(trajectories), searched)
     _require_finite(found, trajectories)
-    return _stages(found, _odds(found), trajectories.labels)
+    return _stages(found, trajectories.labels)
 
 
 def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Sequence[Stage]) -> np.ndarray:
@@ -133,8 +131,7 @@ def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Seq
     Returns:
         `np.ndarray`: float32 `(N,)`, as [`ltc_typicality`] gives it.
     """
-    found = _read(table, spans)
-    return _keys(found, _odds(found), stages)
+    return _keys(_read(table, spans), stages)
 
 
 def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:
@@ -150,6 +147,9 @@ class _Found:
     probability: np.ndarray  # the mean of the label's probability over all checkpoints
     dual: np.ndarray  # uncertainty times difficulty, the mean over runs
     chance: np.ndarray  # inside (0, 1)
+
+    def take(self, rows: np.ndarray | slice) -> "_Found":
+        return _Found(self.probability[rows], self.dual[rows], self.chance[rows])
 
 
 class Reading:
@@ -267,12 +267,12 @@ def _require_finite(found: _Found, trajectories: Recorded) -> None:
         raise losses_not_finite(trajectories, trajectories.losses)
 
 
-def _stages(found: _Found, odds: "_Odds", labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
+def _stages(found: _Found, labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
     if not len(labels):
         raise InputError("the recording has no rows, and typicality is relative to the others: keep some rows")
     hardness = _hardness(found)
     moving = rows * int(np.count_nonzero(np.bincount(labels))) / len(labels)
-    offset, slope = odds
+    offset, slope = _odds(found)
     stages = []
     for step in range(_STEPS + 1):
         kept = _KEPT * min(1, (step + 0.5) / _STEPS)
@@ -308,13 +308,16 @@ def _log_mean(logarithms: np.ndarray) -> float:
     if not len(known):
         return 0.0
     highest = float(known.max())
+    known -= highest
+    np.exp(known, out=known)
+    known *= 2.0**40
     # Whole numbers, whose sum does not depend on the order; of 2 million it stays below 2**62.
-    whole = np.rint(np.exp(known - highest) * 2.0**40).astype(np.int64)
+    whole = np.rint(known, out=known).astype(np.int64)
     return highest + math.log(int(whole.sum()) / len(logarithms) / 2.0**40)
 
 
-def _keys(found: _Found, odds: _Odds, stages: Sequence[Stage]) -> np.ndarray:
-    offset, slope = odds
+def _keys(found: _Found, stages: Sequence[Stage]) -> np.ndarray:
+    offset, slope = _odds(found)
     # How much of its own odds a row still waits for; it comes in the stage in which that much goes by.
     left = -np.log(found.chance)
     keys = np.full(len(left), np.nan)
