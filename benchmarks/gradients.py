@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from captum.influence import TracInCP, TracInCPFast
 from data import Data
@@ -374,6 +375,8 @@ def main() -> None:
         for way in (DEFAULT_METHOD, *FROM_LOSSES, *GRADIENTS)
     ]
     trials = {trial.name: trial for trial in trials_of(options)}
+    # Models are trained in bf16, which accelerate refuses to a process that computed in another precision.
+    AcceleratorState._reset_state()
     cells = options.runs / "cells"
     if options.partial:
         results = [json.loads(path.read_text()) for name in trials if (path := cells / f"{name}.json").exists()]

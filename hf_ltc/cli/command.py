@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import gc
 import os
 import shutil
 import warnings
@@ -113,6 +114,19 @@ class VariantOptions:
         from ..scores.ltc import DEFAULT
 
         return cls(**{name: value for name, value in variant.items() if value != DEFAULT[name]})
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Imports of torch and its like take two thirds of the time if nothing looks for garbage among their objects."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():
+            # They live as long as the process, and need not be looked at again.
+            gc.freeze()
+        gc.enable()
 
 
 def selection_option(name: str) -> Any:

@@ -20,6 +20,7 @@ from .command import (
     Results,
     VariantOptions,
     has_test_rows,
+    importing,
     recorded_split,
     recorded_validation,
     warn_of_unfinished,
@@ -123,9 +124,10 @@ class Evaluate(Command):
         return Results({"output_dir": str(folder), **values}, text, following)
 
     def _evaluation(self) -> Results | None:
-        from ..evaluation.evaluate import evaluate_coresets
-        from ..evaluation.methods import METHODS
-        from ..evaluation.pictures import PICTURE, RESULTS, TABLE, markdown
+        with importing():
+            from ..evaluation.evaluate import evaluate_coresets
+            from ..evaluation.methods import METHODS
+            from ..evaluation.pictures import PICTURE, RESULTS, TABLE, markdown
 
         folder = self.config.output_dir or str(Path(self.runs[0]) / "evaluation")
         config = dataclasses.replace(self.config, output_dir=folder)

@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import gc
 import json
 import os
 import signal
@@ -43,7 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as ended:
         # After --help, or for an unknown option.
         code = int(ended.code or 0)
-    return code if output is None else output.exit_code(code)
+    if output is None:
+        return code
+    # Python's last look for garbage takes a second or two: most objects are those of modules, which are none.
+    gc.freeze()
+    return output.exit_code(code)
 
 
 def _run(arguments: list[str] | None) -> int:

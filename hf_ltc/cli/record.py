@@ -16,6 +16,7 @@ from .command import (
     Results,
     VariantOptions,
     beside,
+    importing,
     selection_option,
     warn_of_unfinished,
 )
@@ -44,9 +45,10 @@ class Record(Command):
     PARAMETERS: ClassVar = {"train": "split", "validation": "validation_split", "name": "dataset_config"}
 
     def execute(self) -> Results | None:
-        from ..data.load import load_split
-        from ..recording.record import record
-        from ..scores.reliability import Reliability
+        with importing():
+            from ..data.load import load_split
+            from ..recording.record import record
+            from ..scores.reliability import Reliability
 
         data, config = self.data, self.config
         replay = None if self.from_recipe is None else Replay.read(self.from_recipe, data, config)

@@ -1,5 +1,6 @@
 """What commands have in common: a dataset takes the place of its earlier one whole, or not at all; names."""
 
+import gc
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, List, Value, load_from_disk
 
-from hf_ltc.cli.command import CORESET, SCORED, check_output, recipe_beside, save
+from hf_ltc.cli.command import CORESET, SCORED, check_output, importing, recipe_beside, save
 from hf_ltc.cli.main import main
 from hf_ltc.cli.push import repository_name
 from hf_ltc.recipe import Identity
@@ -157,3 +158,13 @@ def test_select_into_what_it_reads_is_one_line(tmp_path: Path, capsys: pytest.Ca
 )
 def test_a_repository_is_named_after_its_dataset(dataset: dict[str, str], name: str):
     assert repository_name(Identity(**dataset)) == name
+
+
+def test_nothing_looks_for_garbage_while_modules_are_imported():
+    assert gc.isenabled()
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    # Once a process: what is made later may be garbage.
+    assert gc.get_freeze_count()

@@ -101,7 +101,8 @@ def square(
         OSError: or another error of Pillow's, for a value that is no image.
     """
     content = content_of(value)
-    if isinstance(content, bytes) and mode in (None, "RGB"):
+    # Whatever is small is left to Pillow, unless a JPEG can be decoded at a smaller scale.
+    if isinstance(content, bytes) and mode in (None, "RGB") and (size > SMALL_SIDE or is_jpeg(content)):
         # What goes wrong here goes wrong below, where more is tried.
         with suppress(Exception), quiet():
             if (found := _quick(content, size, choose)) is not None:
