@@ -3,19 +3,19 @@
     pip install cleanlab
     python benchmarks/audit.py --data DATA [--runs runs/audit] [--seeds 0 1 2] [--only folds|recordings|table]
 
-A share of the labels is replaced before anything else, among the validation samples too, as nobody knows which labels
-of a dataset are wrong: by another class at random (symmetric), or by the next class (class-dependent, "pair flipping"
-in Han et al., Co-teaching, NeurIPS 2018). Then the dataset is recorded once by `record`, with its validation samples
-held out of it, and scored. Confident learning (Northcutt et al., JAIR 2021, arXiv 1911.00068) gets probabilities of
-the same model, trained equally long, for rows that it was not trained on: as many trainings as folds, on all rows, the
-validation samples included. Every score is measured on the candidate rows, how well it tells wrong labels from right
-ones: AUROC, average precision, and the miss rate, which is the share of wrong labels that are not among as many rows
-as there are wrong labels.
+First, a share of the labels is replaced, by another random class (symmetric) or by the next class (class-dependent,
+"pair flipping" in Han et al., Co-teaching, NeurIPS 2018). The labels of validation samples are replaced too, because
+nobody knows which labels of a real dataset are wrong. Then `record` records the dataset once, with held-out validation
+samples, and the rows are scored. Confident learning (Northcutt et al., JAIR 2021, arXiv 1911.00068) gets out-of-fold
+probabilities of the same model, trained equally long on all rows, validation samples included: one training per fold.
+On the candidate rows, each score is measured by how well it separates wrong labels from correct ones: AUROC, average
+precision, and the miss rate. If n labels are wrong, the miss rate is the share of them that is not among the worst n
+rows.
 
-Beside these settings, scikit-learn's digits are recorded without augmentation for so long that the model knows the
-wrong labels by heart (HEART): `--only recordings --datasets digits`.
+In a setting of its own, scikit-learn's digits are recorded without augmentation for so long that the model memorizes
+the wrong labels (HEART): `--only recordings --datasets digits`.
 
-What is there is not made again, and several processes may be started at once. DATA is as for recordings.py. Results go
+Existing parts are skipped, and you can start several processes at once. DATA is as for recordings.py. Results go
 to results/audit.json and audit.md.
 """
 

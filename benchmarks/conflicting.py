@@ -1,24 +1,24 @@
-"""What are the rows good for that contradict the validation samples? Left out, relabelled, or weighted down.
+"""What to do with rows that contradict the validation samples? Leave them out, relabel them, or weight them down.
 
     python benchmarks/audit.py --data DATA --only recordings --kinds symmetric --noise 0 0.2 --seeds 0 1 2    # first
     python benchmarks/conflicting.py --data DATA [--runs runs/audit] [--seeds 0 1 2] [--ways kept ...] [--partial]
 
-A dataset is recorded as audit.py does it, with its labels as they are and with 20% of them replaced by another class,
-among the validation samples too. Of the candidate rows, two equally large sets are looked at: those whose losses have
-a negative correlation with the mean validation loss (DAS), and those that `audit` calls label issues. A fresh model of
-the same kind is trained on the candidate rows with one of these sets
+A dataset is recorded as in audit.py, once with its own labels and once with 20% of them replaced by another class,
+validation samples included. The script compares two sets of candidate rows of the same size: rows whose losses have a
+negative correlation with the mean validation loss (DAS), and rows that `audit` calls label issues. A fresh model of
+the same kind is trained on the candidate rows, with one of these sets
 
-- kept: as if nobody had looked;
+- kept: nothing changes;
 - left out;
-- relabelled: given the label that `audit` suggests;
-- weighted down: in each epoch a quarter of them takes part, drawn anew;
+- relabelled: with the label that `audit` suggests;
+- weighted down: each epoch draws a quarter of them.
 
-and, to tell what is due to their number alone, with as many rows left out at random. All models are trained for
-equally many steps, and tested on the test rows, whose labels are right: on all, and on those of the classes that have
-the most negative rows, a quarter of all classes.
+To see the effect of their number alone, the same number of random rows is left out. All models train for the same
+number of steps. They are tested on test rows with correct labels: on all of them, and on the quarter of the classes
+that has the most negative rows.
 
-Trials that are done are not repeated, those of conflicting.json neither, and several processes may be started at once.
-All seeds of a setting come after one seed of all. --partial writes the results that are there. DATA is as for
+Finished trials are not repeated, including those in conflicting.json, and you can start several processes at once. One
+seed of every setting comes first. --partial writes the results so far. DATA is as for
 recordings.py; recordings are shared with audit.py. Results go to results/conflicting.json and .md.
 """
 

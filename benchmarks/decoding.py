@@ -1,20 +1,20 @@
-"""Images a second and core, from files to batches of pixels: this package beside torchvision and timm.
+"""Images per second and core, from files to batches of pixels: hf_ltc against torchvision and timm.
 
     python benchmarks/decoding.py [--repeats 7]
 
-Photographs of 300, 500 and 1,600 pixels as JPEG, and of 500 as PNG and WebP, become squares of 224, 128 and 64 pixels:
-cut out at random for training, or their center for evaluation. Three do the same:
+Photographs (JPEG of 300, 500 and 1,600 pixels; PNG and WebP of 500) become squares of 224, 128 and 64 pixels: random
+crops for training, center crops for evaluation. Three implementations do the same:
 
 - hf_ltc: the batches of `StoredImages`, as recordings and evaluations read them;
 - torchvision: `torchvision.io.decode_image` and transforms v2 (`RandomResizedCrop`, `RandomHorizontalFlip`; `Resize`,
   `CenterCrop`);
 - timm: Pillow, and the transforms that timm makes for training, without color jitter, and for evaluation.
 
-All in one process and one thread, batches of uint8 images included. Each repeat times all three, one after another, by
-processor time; the median of their ratios counts, which other work on the machine changes little. At 64 pixels this
-package shrinks the whole image, and crops it later on the device; the others do what they do at any size.
+All run in one process and one thread, batches of uint8 images included. Each repeat measures the processor time of all
+three, one after another. The results are medians of their ratios, because other work on the machine changes these
+little. At 64 pixels, hf_ltc shrinks the whole image, and crops it later on the device; the others work as at any size.
 
-The photographs are the two that scikit-learn has, 640 pixels wide, cut and shrunk, or laid side by side to be larger.
+The photographs are the two in scikit-learn (640 pixels wide), cropped and shrunk, or tiled to make larger ones.
 Results go to results/decoding.json and decoding.md.
 """
 

@@ -1,9 +1,9 @@
-"""Easy data and few rows: what coresets of handwritten digits are worth, in the setting of the demo.
+"""Easy data, few rows: what are coresets of handwritten digits worth, in the setting of the demo?
 
     python benchmarks/digits.py [--run runs/digits]
 
 Records the digits of scikit-learn with two seeds, as `hf-ltc demo` does, and trains fresh models on the rows that
-score variants, known scores and chance keep at four budgets. Results go to results/digits.json and digits.md.
+score variants, known scores and random draws keep at four budgets. Results go to results/digits.json and digits.md.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""Which cosine of features tells near-duplicates? Copies planted among real images, and counted.
+"""Which cosine of features finds near-duplicates? Copies are planted among real images and counted.
 
     python benchmarks/duplicates.py --data DATA [--runs runs/duplicates] [--only record|table]
 
-To the first 5,000 rows of a dataset, copies of 600 of them are added, 100 of each kind: equal pixel by pixel, encoded
-again as JPEG, made brighter or darker, shifted by two pixels, cut to 7/8 of their side and made as large again, and
-mirrored. All of them are recorded with their features, as a user would. Then pairs of rows are looked for by the
-cosine of features in several spaces: of the features as they are, centered on their mean, centered on that of their
-class, and whitened, which gives all directions the same variance (Jégou and Chum, ECCV 2012); by the cosine itself,
-and scaled by what is usual where the rows are: twice the cosine, less the mean cosine of either row with its ten
-nearest neighbors (CSLS: Conneau et al., arXiv 1710.04087). Recall is the share of the copies that are found with their
-originals at a threshold; precision is the share of these pairs among all that are found, and a lower bound: the
-datasets have near-duplicates of their own. Last comes what `near_duplicates` does, with rows in place of pairs: the
-share of the rows in groups that are copies or their originals.
+The first 5,000 rows of a dataset get copies of 600 of them, 100 of each kind: equal pixel by pixel, encoded again as
+JPEG, brighter or darker, shifted by two pixels, cropped to 7/8 of their side and resized back, and mirrored. All rows
+are recorded with their features, as a user would. Then pairs of rows are searched by the cosine of their features in
+several spaces: plain features, centered on their mean, centered on the mean of their class, and whitened, so that all
+directions have the same variance (Jégou and Chum, ECCV 2012). The similarity is the cosine itself, or CSLS, which
+compares it with the neighborhood: twice the cosine minus the mean cosine of each row with its ten nearest neighbors
+(Conneau et al., arXiv 1710.04087). Recall is the share of copies found with their originals at a threshold. Precision
+is the share of these pairs among all pairs found; it is a lower bound, because the datasets have near-duplicates of
+their own. The last part tests `near_duplicates`, with rows instead of pairs: the share of the rows in groups that are
+copies or their originals.
 
 DATA is as for recordings.py. Results go to results/duplicates.json and duplicates.md.
 """

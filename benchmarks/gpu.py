@@ -12,12 +12,12 @@ The parts, in this order:
 - coresets: three seeds are recorded at once with `hf-ltc record`, then target models are trained on what each method
   chose with `hf-ltc evaluate`, several at once, by each of --protocols.
 
-After --minutes everything is stopped between two steps. The same command resumes: recordings after their last epoch,
-evaluations after their last model, other parts from their beginning. So a slice has to be long enough for one model
-(for its --iterations, or with the protocol epochs for --epochs of all rows) and for each of the other parts. What
-there is stands in --runs, and where --archive is given in that file too, with which another machine resumes. Exit code
-0 means that all is done, 75 that there is more to do, 1 that something failed, or that a slice was too short to finish
-anything. What has been found so far is written to --output, and as a table beside it, after each slice.
+After --minutes, everything stops between two steps. The same command resumes: recordings after their last epoch,
+evaluations after their last model, other parts from their beginning. So a slice must be long enough for one model (its
+--iterations, or, with the protocol epochs, --epochs of all rows) and for each of the other parts. The state is kept in
+--runs, and also in the file --archive if it is given, so another machine can resume. Exit code 0 means that all is
+done, 75 that there is more to do, 1 that something failed or that the slice was too short to finish anything. After
+each slice, the results so far are written to --output, with a table next to it.
 
 Nothing here has been run on a GPU yet: no result of it is in this folder.
 """

@@ -1,14 +1,14 @@
-"""The luck of a recording: how alike the coresets of two recordings are, and what another recording costs or gains.
+"""The luck of a recording: how similar are the coresets of two recordings, and what does another recording change?
 
     python benchmarks/recordings.py --data DATA --seeds 0 1 2                                  # first
     python benchmarks/luck.py --data DATA [--runs runs/benchmarks]
 
-Overlap: the share of rows that the coresets of two recordings have in common, which differ in nothing but the seed.
-The same of a recording and two others together, joined by their mean scores (as hf_ltc does) or by the mean of ranks.
+Overlap: the share of rows that the coresets of two recordings have in common if only the seed differs. The same for a
+recording and two others joined by their mean scores (as in hf_ltc) or by their mean ranks.
 
-Accuracy: target models of three seeds on the coresets of each of three recordings, so that the luck of the recording
-is told apart from that of the target; and on the coresets of two recordings together, joined either way. 500 steps, as
-in coresets.py, whose trials these are; they are not repeated.
+Accuracy: target models of three seeds on the coresets of each of three recordings, to separate the luck of the
+recording from that of the target; also on the coresets of two recordings joined either way. 500 steps, as in
+coresets.py; it shares its trials, and does not repeat them.
 """
 
 import argparse

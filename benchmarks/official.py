@@ -1,15 +1,15 @@
-"""The time of an epoch with its losses, against get_loss_values.py of the official CLD code, on CIFAR-100.
+"""The time of an epoch with losses, compared with get_loss_values.py of the official CLD code, on CIFAR-100.
 
     python benchmarks/official.py --official FOLDER --dataset CIFAR100
 
 FOLDER is a checkout of https://github.com/manishnagaraj/CLD_Coresets_from_Trajectories, CIFAR100 a Hub id or a folder
-of Parquet files. Both sides train the same model on as many rows in batches of the same size, and compute the losses
-of all train rows and validation samples after each epoch, in evaluation mode and without augmentation. Their code runs
-unchanged, except for the model in place of theirs, and for tensors that stay on the CPU where there is no GPU.
+of Parquet files. Both sides train the same model on the same number of rows with the same batch size. After each epoch
+they compute the losses of all train rows and validation samples, in evaluation mode and without augmentation. The
+official code runs unchanged, except for the model, and for tensors that stay on the CPU if there is no GPU.
 
-Each side has a process of its own. The two run in turn, and which goes first alternates: on a shared machine only
-neighbors in time can be compared, and the median of their ratios counts. A linear model leaves little but the loading
-of images and the keeping of losses, which is what a fast GPU waits for.
+Each side has its own process. The two take turns, in alternating order, because on a shared machine only neighboring
+runs can be compared; the result is the median of their ratios. A linear model leaves little work except loading images
+and storing losses, and this is what a fast GPU waits for.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Ways of choosing rows that hf_ltc does not offer: variants of its own order, and methods of others.
 
-Each takes one recording (and the source model's features, where it needs them), a number of rows and a seed, and
-returns their positions, equally many of each class.
+Each takes one recording (with the source model's features if it needs them), a number of rows and a seed, and returns
+their positions, the same number of each class.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""What recording costs: against plain training in the same loop, and training against the model alone.
+"""What does recording cost? Recording against plain training in the same loop, and training against the model alone.
 
     python benchmarks/recording.py [--dataset cifar100 folder or Hub id] [--rows 1024] [--model resnet18] [--pairs 5]
 
-Times on a shared machine say little by themselves, so each ratio compares neighbors in time: an epoch with and one
-without recording, or with the model alone on one resident batch, in turn; the median of the pairs counts. Results are
+Single times on a shared machine say little, so each ratio compares neighboring runs: an epoch with recording and one
+without it, or one with the model alone on a resident batch. The result is the median of the pairs. Results are
 printed, and written to results/recording.json.
 """
 

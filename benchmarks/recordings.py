@@ -1,13 +1,13 @@
-"""Makes the recordings that reliability.py and coresets.py read: everything that can be recorded, from one training.
+"""Makes the recordings for reliability.py and coresets.py: everything that can be recorded, from one training.
 
     python benchmarks/recordings.py --data DATA [--runs runs/benchmarks] [--epochs 30] [--noise 0.0] [--seeds 0 1 2 3]
 
 A source model is trained once per seed. After each epoch, losses are computed at its raw weights and at averages of
-them over several windows, so that the recordings compared differ in these and not in the training. The loop is the
-package's own (`hf_ltc.training.loop`). Recordings that are there are not made again, and several processes
-may be started at once: each takes the next one that no other has begun.
+them over several windows, so the recordings differ only in these, and not in the training. The loop is the one
+of the package (`hf_ltc.training.loop`). Existing recordings are skipped, and you can start several processes at once:
+each takes the next recording that no other has started.
 
-data.py says what DATA holds. Beside the losses the features of the source model are kept, for methods that need them.
+data.py describes DATA. The features of the source model are stored too, for methods that need them.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Would another seed rank the rows alike? Reliability of every score, by what is recorded and how.
+"""Would another seed rank the rows the same way? The reliability of every score, for each kind of recording.
 
     python benchmarks/recordings.py --data DATA                                               # first
     python benchmarks/recordings.py --data DATA --epochs 5 --windows 0 0.25 1
     python benchmarks/recordings.py --data DATA --epochs 60 --windows 0 0.25 1 --evaluated
     python benchmarks/reliability.py [--runs runs/benchmarks]
 
-Reliability is the Spearman correlation within classes between the scores of two recordings that differ in nothing but
-the seed, here the mean over all pairs of the seeds that were recorded, with the range of the pairs. Beside it are
-the correlation of how early a row is kept with its mean loss and its AUM in the same recording (a reliable score may
-say no more than these), and the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of
-each length have a training of their own with a whole schedule; "first" are the first epochs of longer ones.
+Reliability is the Spearman correlation within classes between the scores of two recordings that differ only in the
+seed: here, the mean over all pairs of recorded seeds, with the range of the pairs. The tables also show how the place
+of a row in the ranking correlates with its mean loss and its AUM in the same recording (a reliable score may say no
+more than these), and the share of rows that coresets of 10% and 30% of two seeds have in common. Recordings of each
+length have their own training with a whole schedule; "first" means the first epochs of longer ones.
 
 Results go to results/reliability-DATASET.json and reliability.md.
 """

@@ -2,16 +2,15 @@
 
     python benchmarks/together.py [--models 4] [--model test_resnet] [--batch-size 64] [--steps 50] [--pairs 7]
 
-`record --runs K` and the seeds of `evaluate` are such trainings. Each way takes equally many steps of SGD with
-momentum with each of the models, on images that are on the device:
+`record --runs K` and the seeds of `evaluate` are such trainings. Each way runs the same number of SGD steps with
+momentum for each model, on images that are on the device:
 
-- streams: step by step, each model on a CUDA stream of its own (on a GPU only);
-- processes: each model in a process of its own, which starts to train when all are ready;
-- vmap: the weights of all models stacked, one forward and backward pass for all by torch.func.
+- streams: step by step, each model on its own CUDA stream (only on a GPU);
+- processes: each model in its own process, which starts to train when all are ready;
+- vmap: the weights of all models stacked, with one forward and backward pass for all, by torch.func.
 
-Times on a shared machine say little by themselves, so each way is timed in turn with the trainings one after another;
-the median of the ratios counts, above 1 where the way is faster. Results are printed, and written to
-results/together.json.
+Single times on a shared machine say little, so each way takes turns with the trainings one after another. The result
+is the median of the ratios, above 1 if the way is faster. Results are printed, and written to results/together.json.
 """
 
 import argparse

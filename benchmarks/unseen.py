@@ -1,20 +1,20 @@
-"""Scores of rows by models that never trained on them, against scores by models that did.
+"""Scores by models that never trained on a row, against scores by models that did.
 
     python benchmarks/unseen.py --data DATA [--runs runs/unseen]
 
-Records the first 5,000 rows of a dataset with five seeds and `rotate_validation`, so that each row is trained on by
-four models and held out of one, and with five seeds that all hold out the same rows. Compared are the default score of
+Records the first 5,000 rows of a dataset with five seeds and `rotate_validation`, so four models train on each row and
+one holds it out; and again with five seeds that all hold out the same rows. The script compares the default score of
 
-- trained: the rows' losses as rows that are trained on, the mean of four runs;
-- unseen: their losses as validation samples of the fifth, against the other validation samples of this run (UNSEEN,
-  arXiv 2511.12988, scores rows so);
-- both: the mean of their ranks within the class;
-- plain: the recording without rotation, in which a tenth of the rows is lost to the coreset.
+- trained: the losses of a row in the four runs that trained on it, averaged;
+- unseen: its losses as a validation sample of the fifth run, against the other validation samples of that run (as in
+  UNSEEN, arXiv 2511.12988);
+- both: the mean of the two ranks within the class;
+- plain: the recording without rotation, where a tenth of the rows cannot be in the coreset.
 
-All is done twice, with other seeds and other hold-outs. Reliability is the Spearman correlation, within classes, of
-the two scores. Fresh models are trained for 500 steps on the rows that each score keeps, typical rows first as by
-default; each budget has as many rows whatever the method. Recordings and trials that are there are not made again.
-Results go to results/unseen.json and unseen.md.
+Everything is done twice, with other seeds and other hold-outs. Reliability is the Spearman correlation, within
+classes, of the two scores. Fresh models are trained for 500 steps on the rows that each score keeps, typical rows
+first as by default. Each budget has the same number of rows for every method. Existing recordings and trials are not
+made again. Results go to results/unseen.json and unseen.md.
 
 DATA holds the folders cifar100 and fashion_mnist with Parquet files (train*, test*).
 """

@@ -1,15 +1,15 @@
-"""Whether the weight of uncertainty helps recordings of texts, by their length: scored with it and without.
+"""Does the weight of uncertainty help with texts? Recordings of several lengths, scored with and without it.
 
     python benchmarks/weight.py --data DATA [--runs runs/weight] [--partial]
 
 DATA holds the folders banking77, trec and sst2 (train.parquet and test.parquet with `text` and `label`). Each is
-recorded by the light model for texts, once for each number of epochs and seed, each with a learning rate schedule of
-its own. Fresh models are trained for 1,000 steps of 64 rows on what the default order keeps, with the weight and
+recorded with the light model for texts, once for each number of epochs and seed, with its own learning rate schedule.
+Fresh models are trained for 1,000 steps of 64 rows on the rows that the default order keeps, with the weight and
 without it, and on random rows.
 
-From banking77 it was chosen that texts and recordings of fewer than 15 epochs are not weighted, from trec that texts
-are not at any length. sst2 had no part in it. Trials that are done are not repeated. --partial writes the results that
-are there to results/weight.json and weight.md.
+Chosen from banking77: texts and recordings of fewer than 15 epochs are not weighted. Chosen from trec: texts are not
+weighted at any length. sst2 had no part in the choice. Finished trials are not repeated. --partial writes the results
+so far to results/weight.json and weight.md.
 """
 
 import argparse

@@ -7,7 +7,7 @@
     python examples/evaluate.py --dataset uoft-cs/cifar100 --run runs/c100 --models vgg11_bn --output-dir worth
     accelerate launch examples/evaluate.py ...          # a model on each GPU of the machine
 
-`hf-ltc evaluate --help` lists the options. Run again after an interruption, the same command goes on.
+`hf-ltc evaluate --help` lists the options. After an interruption, run the same command again: it resumes.
 """
 
 from transformers import HfArgumentParser

@@ -6,7 +6,7 @@
 
     python examples/push_coreset.py --run runs/cifar100 --dataset uoft-cs/cifar100 --repo-id me/cifar100-ltc
 
-Anyone then has the coreset by `load_dataset("me/cifar100-ltc", "coreset-10pct")`, or that of any other budget by
+Anyone can then load a coreset with `load_dataset("me/cifar100-ltc", "coreset-10pct")`, or one of any other budget with
 `hf_ltc.load_coreset("me/cifar100-ltc", fraction=0.2)`. Log in first: `hf auth login`.
 """
 

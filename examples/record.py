@@ -7,7 +7,7 @@
     python examples/record.py --dataset uoft-cs/cifar100 --label-column fine_label --epochs 30 --output-dir runs/c100
     accelerate launch examples/record.py ...            # on all GPUs of the machine
 
-`hf-ltc record --help` lists the options. Run again after an interruption, the same command resumes.
+`hf-ltc record --help` lists the options. After an interruption, run the same command again: it resumes.
 """
 
 import logging

@@ -2,13 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["hf-ltc"]
 # ///
-"""Record trajectories from weights that a training saved, after the fact.
+"""Record trajectories from saved weights, after the training.
 
     python examples/record_checkpoints.py --output-dir runs/checkpoints
     accelerate launch examples/record_checkpoints.py ...            # each process evaluates its part of the rows
 
-Here a small network first trains on scikit-learn's digits and saves its weights after every epoch: put your own
-checkpoints, model and rows in its place. Run again after an interruption, checkpoints that are recorded are skipped.
+Here, a small network first trains on scikit-learn's digits and saves its weights after every epoch. Replace it with
+your own checkpoints, model and rows. If you run it again after an interruption, it skips recorded checkpoints.
 """
 
 import argparse
@@ -28,12 +28,12 @@ def make_model() -> nn.Module:
 
 
 def collate(rows: list[dict]) -> torch.Tensor:
-    """What the model takes, of a list of rows: a tensor, or a dict of tensors for a model of transformers."""
+    """Turns a list of rows into the input of the model: a tensor, or a dict of tensors for a model of transformers."""
     return torch.stack([torch.tensor(np.array(row["image"]), dtype=torch.float32) / 255 for row in rows])
 
 
 def train_and_save(train, epochs: int, folder: Path) -> list[Path]:
-    """A training like any other, which knows nothing of trajectories."""
+    """An ordinary training run, without hf_ltc."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = make_model()

@@ -2,13 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["hf-ltc"]
 # ///
-"""Record trajectories in a training loop of your own.
+"""Record trajectories in your own training loop.
 
     python examples/record_own_loop.py --output-dir runs/mine
     accelerate launch examples/record_own_loop.py ...            # on all GPUs of the machine
 
-The recorder wants the losses of every row once an epoch, and those of the validation samples; what trains, and how, is
-yours. Run again after an interruption, the same command resumes.
+Once per epoch, the recorder needs the loss of every row and of every validation sample. The model and the training are
+up to you. After an interruption, run the same command again: it resumes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from hf_ltc import TrajectoryRecorder, dataset_identity, digits, select_coreset
 
 
 def tensors(dataset) -> TensorDataset:
-    """Row numbers beside images and labels: they go through every shuffle with their row."""
+    """Row numbers, images and labels: a row number stays with its row through every shuffle."""
     rows = dataset[:]
     images = np.stack([np.array(image, dtype=np.float32) / 255 for image in rows["image"]])
     return TensorDataset(torch.arange(len(dataset)), torch.from_numpy(images), torch.tensor(rows["label"]))

@@ -7,9 +7,9 @@
     python examples/record_sft.py --output-dir runs/sft
     accelerate launch examples/record_sft.py ...                     # on all GPUs of the machine
 
-Needs no network: the rows are questions about Python's standard library, answered by its own documentation, and the
-model starts untrained. Put your own dataset (texts, prompts with completions, or chats) and model in their place; all
-else stays as it is, with PEFT too. Run again after an interruption, the same command resumes.
+This needs no network: the rows are questions about Python's standard library, answered by its own documentation, and
+the model starts untrained. Replace them with your own dataset (texts, prompts with completions, or chats) and model;
+nothing else has to change, not even with PEFT. After an interruption, run the same command again: it resumes.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", default="runs/sft", help="The run directory.")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--rows", type=int, help="So many rows; all if not given.")
+    parser.add_argument("--rows", type=int, help="Number of rows; all if not given.")
     parser.add_argument("--batch-size", type=int, default=16, help="Rows per process and step.")
     options = parser.parse_args()
     train = questions()
@@ -105,7 +105,7 @@ def main() -> None:
     trainer = SFTTrainer(
         model=LlamaForCausalLM(config),
         args=arguments,
-        train_dataset=callback.train_dataset,  # train, less the rows held out
+        train_dataset=callback.train_dataset,  # train without the rows held out
         eval_dataset=callback.validation_dataset,
         processing_class=tokenizer,
     )

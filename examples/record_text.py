@@ -2,14 +2,14 @@
 # requires-python = ">=3.11"
 # dependencies = ["hf-ltc"]
 # ///
-"""Record a dataset of texts, keep 30% of them, and read what comes first and last.
+"""Record a dataset of texts, keep 30% of them, and print the first and last of the ranking.
 
     python examples/record_text.py --dataset fancyzhx/ag_news --text-column text --epochs 10 --output-dir runs/news
     accelerate launch examples/record_text.py ... --model transformers:distilbert-base-uncased --pretrained
     python examples/record_text.py --dataset snli --text-column premise --text-pair-column hypothesis ...
 
-Without a model a bag of embeddings is trained, which takes seconds on a processor. Run again after an interruption,
-the same command resumes.
+By default, it trains a bag of embeddings, which takes seconds on a CPU. After an interruption, run the same command
+again: it resumes.
 """
 
 import logging

@@ -2,15 +2,15 @@
 # requires-python = ">=3.11"
 # dependencies = ["hf-ltc"]
 # ///
-"""Record trajectories while transformers' Trainer trains a classifier of texts or of images.
+"""Record trajectories while transformers' Trainer trains a text or image classifier.
 
     python examples/record_with_trainer.py --task text --output-dir runs/text
     python examples/record_with_trainer.py --task image --output-dir runs/image
     accelerate launch examples/record_with_trainer.py ...            # on all GPUs of the machine
 
-Needs no network: the texts are sentences from the documentation inside Python's standard library, told apart by the
-module they are from, the images are scikit-learn's digits, and the models start untrained. Put your own dataset,
-tokenizer and model in their place. Run again after an interruption, the same command resumes.
+This needs no network: the texts are sentences from the documentation of Python's standard library, classified by their
+module, the images are scikit-learn's digits, and the models start untrained. Replace them with your own dataset,
+tokenizer and model. After an interruption, run the same command again: it resumes.
 """
 
 import argparse
@@ -42,7 +42,7 @@ MODULES = ("asyncio", "datetime", "email.message", "logging", "pathlib", "unitte
 
 
 def docstrings() -> Dataset:
-    """Sentences of the documentation that comes with Python, and the module that each is from."""
+    """Sentences of Python's documentation, and the module of each."""
     rows: dict[str, list] = {"text": [], "label": []}
     for label, name in enumerate(MODULES):
         module = importlib.import_module(name)

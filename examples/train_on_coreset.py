@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["datasets>=5.2", "pillow", "torchvision", "transformers[torch]>=5.23"]
 # ///
-"""Train a model of another architecture on a coreset from the Hub: plain `transformers`, nothing of hf_ltc.
+"""Train a model of another architecture on a coreset from the Hub, with plain `transformers` and without hf_ltc.
 
 python examples/train_on_coreset.py --repo-id me/cifar100-ltc --model microsoft/swin-tiny-patch4-window7-224
 """

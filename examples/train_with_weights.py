@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["hf-ltc"]
 # ///
-"""Train on all rows, each with a weight by its score, instead of on a coreset.
+"""Train on all rows, weighted by their scores, instead of on a coreset.
 
     python examples/train_with_weights.py --output-dir runs/weights
 
-Needs no network: the images are scikit-learn's digits. Rows whose loss moves with those of the validation samples
-count more, and rows that contradict them not at all. Put your own dataset and model in their place.
+This needs no network: the images are scikit-learn's digits. Rows whose losses follow those of the validation samples
+count more, and rows that contradict them do not count. Replace them with your own dataset and model.
 """
 
 import argparse

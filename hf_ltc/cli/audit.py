@@ -87,16 +87,16 @@ class Audit(Command):
         worst = table.select(np.argsort(table["label_quality"][:], kind="stable")[:_SHOWN])
         values: dict[str, Any] = {"output": self.output, "rows": len(table), "kinds": counts, "worst": worst.to_list()}
         text = [
-            f"Of {len(table):,} rows " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) + ".",
-            f"The {len(worst)} whose label is most probably wrong:",
+            f"{len(table):,} rows: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) + ".",
+            f"The {len(worst)} labels that are most likely wrong:",
             _as_text(worst),
         ]
         if table.data.column("suggested_label").null_count == len(table):
-            text.append("No label is suggested: record with `RecordConfig.signals` predicted for that.")
+            text.append("No labels are suggested: that needs a recording with `RecordConfig.signals` predicted.")
         if run.features is None:
             text.append(
-                "No near-duplicates are looked for: record with `RecordConfig.features` for that, which adds to a "
-                "finished run what it lacks."
+                "Near-duplicates were not searched for: that needs `RecordConfig.features`, which can be added to a "
+                "finished run."
             )
         else:
             values["near_duplicate_groups"] = pc.count_distinct(table.data["near_duplicate_group"]).as_py()
@@ -104,7 +104,7 @@ class Audit(Command):
         if folder is None:
             return Results(values, text)
         made: dict[str, Any] = {"fraction": self.fraction, "similarity": self.similarity, "rows": len(table)}
-        text.append(f"In {self.output}: {AUDITED}, one row for each row that was recorded.")
+        text.append(f"Written to {self.output}: {AUDITED}, with one row per recorded row.")
         following: list[Command | str] = [
             f"import datasets; table = datasets.Dataset.from_parquet({str(folder / AUDITED)!r})"
         ]
@@ -114,10 +114,10 @@ class Audit(Command):
             applied = apply_audit(run, train, table, self.apply, kinds=kinds)
             made |= {"apply": self.apply, "apply_kinds": kinds, "changed": len(applied.changes)}
             values["changed"] = len(applied.changes)
-            done = "dropped" if self.apply == "drop" else "relabelled"
+            done = "dropped" if self.apply == "drop" else "relabeled"
             text.append(
                 f"{len(applied.changes):,} rows were {done} ({', '.join(kinds)}): {APPLIED} is the new dataset, "
-                f"and {CHANGES} the list of them."
+                f"and {CHANGES} lists the changes."
             )
             changed = DataConfig(dataset=str(folder / APPLIED), split=str(applied.dataset.split or "train"))
             following += _recorded_again(recipe, changed, beside(self.run, f"-{self.apply}"))

@@ -43,8 +43,8 @@ VALIDATION_HELP = "split of the validation samples, if it is not that of the tra
 BASELINE_NAMES = ", ".join(BASELINES)
 # Of benchmarks/judge.py.
 HOW_OFTEN = (
-    "It is advice: in a benchmark such models told the sign of a true difference in 85 of 96 comparisons (89%), and "
-    "were truly right to leave the default once of 7 times. Models trained longer may tell another."
+    "This is only advice: in a benchmark, such models saw which of two coresets is better in 85 of 96 comparisons "
+    "with a true difference (89%), and were right to leave the default in 1 of 7 cases. Longer training may disagree."
 )
 _SELECTION_HELP = {
     "balance": (

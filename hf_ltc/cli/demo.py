@@ -143,7 +143,7 @@ def run_demo(
     lines += [
         "",
         f"It took {result['seconds']:.0f} s; the run directory is {output_dir}.",
-        f"Open {page} in a browser: it shows the rows that are kept, dropped, and worth a look.",
+        f"Open {page} in a browser: it shows which rows are kept, which are dropped, and which deserve a second look.",
         "Next, with a dataset of yours (a Hub id, a folder of images or of Parquet files):",
         "  hf-ltc record --dataset DATASET --epochs 30 --runs 2 --output-dir runs/mine",
         "  hf-ltc score runs/mine --output scored",

@@ -167,7 +167,7 @@ class Evaluate(Command):
             balance=config.balance,
             typical=pushing.typical,
         )
-        text = [markdown(evaluation), f"In {folder}: {', '.join(made)}.", f"To see it: {command_line(seeing)}"]
+        text = [markdown(evaluation), f"Written to {folder}: {', '.join(made)}.", f"To see it: {command_line(seeing)}"]
         # Where all rows are needed there is nothing to push.
         following = [] if config.recommend and best is None else [pushing]
         return Results({"output_dir": folder, **evaluation.to_dict()}, text, list(following))

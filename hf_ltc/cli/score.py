@@ -132,12 +132,12 @@ class Score(Command):
         save(scored, output, {**run.recipe, SCORED: made})
         text = [
             f"Scored {count:,} of {len(scored):,} rows ({held:,} held out, {values['flat']:,} flat), "
-            f"mean {values['mean']:.3f}."
+            f"mean score {values['mean']:.3f}."
             if count
             else "No row has a score: all trajectories are flat.",
             *(
                 [
-                    "Not weighted by uncertainty: that made coresets of texts worse."
+                    "Not weighted by uncertainty: the weight makes coresets of texts worse."
                     if source.text_column
                     else f"Not weighted by uncertainty, which needs {LEAST_WEIGHTED} epochs per run. Short recordings "
                     "make weaker coresets: record more if you can."

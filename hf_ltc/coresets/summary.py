@@ -48,14 +48,16 @@ class CoresetSummary:
         share = f" ({100 * self.rows / self.pool:.1f}%)" if self.pool else ""
         said = [f"The coreset has {self.rows:,} of the {self.pool:,} candidate rows{share}"]
         if self.held_out:
-            said[-1] += f"; {self.held_out:,} more are held out or not scored"
+            said[-1] += f"; {self.held_out:,} other rows are held out or have no score"
         if self.pool_classes:
             counts = [self.classes.get(name, 0) for name in self.pool_classes]
             each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
             said.append(f"Each of its {len(counts):,} classes has {each} rows")
         if self.score_range and self.pool_score_range:
             kept, pool = ("{:.4g} to {:.4g}".format(*r) for r in (self.score_range, self.pool_score_range))
-            said.append(f"Their {self.score_column} is {kept}, that of all {pool}; {self.negative:,} are negative")
+            said.append(
+                f"Their {self.score_column} is {kept} (of all candidates: {pool}); {self.negative:,} are negative"
+            )
         if self.flat:
             said.append(f"{self.flat:,} candidate rows have no score and come last")
         return ". ".join(said) + "."

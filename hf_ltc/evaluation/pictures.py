@@ -159,7 +159,7 @@ def _recommended(evaluation: Evaluation) -> list[str]:
 def _accuracies(evaluation: Evaluation) -> list[str]:
     """A table a model: methods by budgets."""
     counts = {row["n"] for row in evaluation.rows}
-    seeds = f"n = {counts.pop()} each" if len(counts) == 1 else "n in brackets where it is not the largest"
+    seeds = f"n = {counts.pop()} each" if len(counts) == 1 else "n in parentheses where it is smaller"
     most = max((row["n"] for row in evaluation.rows), default=0)
 
     def shown(row: Mapping[str, Any]) -> str:
@@ -167,10 +167,10 @@ def _accuracies(evaluation: Evaluation) -> list[str]:
         return text if row["n"] == most else f"{text} (n = {row['n']})"
 
     said = [
-        f"Test accuracy in %, mean ± sample deviation over seeds ({seeds}), {evaluation.settings['test_rows']:,} test "
-        f"rows. {_protocol(evaluation)} The recordings are the same for all seeds: what another one would choose is "
-        f"in no deviation, but in the reliability below. Bold: ahead of each other method by more than either "
-        f"deviation, of {_SEEDS} seeds or more, by scores of a reliability of {LOW} or more."
+        f"Test accuracy in %, mean ± standard deviation over seeds ({seeds}), {evaluation.settings['test_rows']:,} "
+        f"test rows. {_protocol(evaluation)} All seeds use the same recordings, so the deviation leaves out the luck "
+        f"of a recording; the reliability below shows it. Bold: ahead of every other method by more than either "
+        f"deviation, with {_SEEDS} seeds or more and a reliability of {LOW} or more."
     ]
     for model in dict.fromkeys(row["model"] for row in evaluation.rows):
         said.append(f"### {_text(model)}\n\n" + _by_budget(evaluation, model, shown, bold=True))
@@ -220,9 +220,9 @@ def _scores(evaluation: Evaluation) -> list[str]:
             [_text(_label(evaluation, each)), *(_NONE if value is None else f"{value:.2f}" for value in values)]
         )
     return [
-        "### Scores\n\nSpearman correlations within classes: of the scores of two seeds (reliability, for the mean of "
-        "all runs by the Spearman-Brown formula), and of how early a row is kept with its mean loss and AUM in the "
-        "same recording: a method that keeps hard rows first is positive with the mean loss.",
+        "### Scores\n\nSpearman correlations within classes. Reliability: between the scores of two seeds (for the "
+        "mean of all runs, by the Spearman-Brown formula). The last two columns: between how early a row is kept and "
+        "its mean loss or AUM; the first of them is positive if a method keeps hard rows first.",
         _table(table),
     ]
 
@@ -232,8 +232,9 @@ def _transfers(evaluation: Evaluation) -> list[str]:
     if all(each["loss"] is None for each in evaluation.transfer):
         return []
     said = [
-        "### Transfer\n\nAccuracy in % of each model (columns) on rows that recordings of each source model chose (in "
-        "brackets behind the method); in brackets the loss against the model's own choice, in points, seed by seed."
+        "### Transfer\n\nAccuracy in % of each model (columns) on rows chosen by each source model (in parentheses "
+        "after the method). In parentheses after the accuracy: the points lost against the model's own choice, seed "
+        "by seed."
     ]
     for fraction in dict.fromkeys(each["fraction"] for each in evaluation.transfer):
         part = [each for each in evaluation.transfer if each["fraction"] == fraction]
@@ -262,9 +263,9 @@ def _costs(evaluation: Evaluation) -> list[str]:
     if not rows:
         return []
     said = [
-        "### Cost\n\nSeconds from nothing to a tested model on chosen rows (recording, scoring, choosing, training, "
-        "test; inputs read before) as shares of those on all rows; in brackets without the recording, which several "
-        "models share. Means over the seeds, as precise as the machine was idle."
+        "### Cost\n\nTime to a tested model (recording, scoring, choosing, training and test, without reading the "
+        "inputs), relative to all rows. In parentheses: without the recording, which several models can share. Means "
+        "over the seeds; other work on the machine makes them less precise."
     ]
 
     def shown(row: Mapping[str, Any]) -> str:

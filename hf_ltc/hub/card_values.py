@@ -26,14 +26,14 @@ _CLD = """@article{nagaraj2025coresets,
   year    = {2025}
 }"""
 _LOSSES = {
-    "training": "as the optimizer saw them",
-    "evaluation": "of an evaluation pass after each epoch",
-    "both": "as the optimizer saw them, and of an evaluation pass after each epoch",
+    "training": "training losses, as the optimizer saw them",
+    "evaluation": "evaluation losses, from a pass after each epoch",
+    "both": "training losses, as the optimizer saw them, and evaluation losses, from a pass after each epoch",
 }
 _AS_CODE = "source model"
 # A longer table of classes is not readable.
 _MOST_CLASSES = 1000
-_WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "as they were after the epoch"}
+_WEIGHTS = {"averaged": "moving average over about one epoch", "raw": "the weights after each epoch"}
 
 
 def dataset_values(repo_id: str, recipe: RepositoryRecipe) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _coreset_values(name: str, entry: Entry, repo_id: str) -> dict[str, Any]:
     pool_classes = {} if first is None else first.summary.pool_classes
     files, rank = f"hf://datasets/{repo_id}/{entry.scores}/*.parquet", _sql(entry.rank_column, '"')
     return {
-        "heading": f"Chosen by {_score_title(name)}",
+        "heading": f"Coresets by {_score_title(name)}",
         "what": _what(name, entry),
         "configs": [_config_values(config, made, pool) for config, made in configs.items()],
         "pool": _pool_text(entry),
@@ -132,31 +132,30 @@ _PRESETS = {
 def _what(name: str, entry: Entry) -> str:
     source = source_text(entry.dataset, link=True)
     if name == "ltc":
-        text = f"Rows of {source} whose loss over training moves with that of validation samples. "
+        text = f"These rows of {source} have losses that follow those of the validation samples during training. "
         if entry.family is None:
-            return text + "Each row has a score from -1 to 1, the correlation of the two."
+            return text + "The score of a row, from -1 to 1, is the correlation of the two."
         family = dict(entry.family.choices)
         if entry.dataset.text_column is not None:
             # Texts are not weighted, whatever was asked for.
             family["weighting"] = "none"
         preset = next((_PRESETS[preset] for preset, variant in PRESETS.items() if variant == family), None)
-        with_whom = "validation samples of its class" if family["scope"] == "class" else "validation samples"
-        moves = "changes of a row's loss from epoch to epoch" if family["of"] == "differences" else "a row's losses"
+        what = "loss changes" if family["of"] == "differences" else "losses"
         how = (
-            f"mean Pearson correlation of the {moves} with those of all {with_whom}"
+            f"mean Pearson correlation between the {what} of a row and those of each validation sample"
             if family["aggregate"] == "correlations"
-            else f"Pearson correlation of the {moves} with the mean of those of the {with_whom}"
+            else f"Pearson correlation between the {what} of a row and the mean {what} of the validation samples"
         )
-        how = how.replace("the a row's", "a row's")
+        how += " of its class" if family["scope"] == "class" else ""
         named = f" ({preset})" if preset else ""
         if family["weighting"] == "uncertainty":
             whose = "label" if entry.dataset.task is None else "tokens"
-            how += f", times the square root of how much the probability of the row's {whose} varied"
+            how += f", multiplied by the square root of how much the probability of the row's {whose} varied"
             how += f" (Dyn-Unc, arXiv 2306.05175) if {LEAST_WEIGHTED} epochs or more were recorded"
         choices = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{choices}`."
     keeps = "lowest" if entry.options.keep == "lowest" else "highest"
-    return f"Rows of {source} with the {keeps} {code(entry.score_column)}."
+    return f"These rows of {source} have the {keeps} {code(entry.score_column)}."
 
 
 def _score_title(name: str) -> str:
@@ -166,30 +165,31 @@ def _score_title(name: str) -> str:
 
 def _how(selection: Selection) -> str:
     balance = {
-        "class": "Classes take turns, each giving its best row, so that they have equally many rows to within one.",
+        "class": "Classes take turns, each giving its best row until it has none left, so the coreset is balanced.",
         "proportional": "Every class keeps its share of the rows.",
-        "none": "Rows are taken whatever their class.",
+        "none": "Classes are ignored.",
     }[selection.balance]
     said = [balance]
     if selection.typical:
         whose = "all rows" if selection.balance == "none" else "each class"
         said.append(
-            f"The first {100 * selection.typical:g}% of {whose} are typical rows, drawn with the odds of DUAL (arXiv "
-            "2502.06905), the easier ones first; after them come the rows that score best."
+            f"The first {100 * selection.typical:g}% of {whose} are typical rows, easier ones first, drawn with the "
+            "odds of DUAL (arXiv 2502.06905). The rows with the best scores come next."
         )
     if selection.keep == "lowest":
         said.append("The lowest scores are kept.")
     if selection.exclude_negative:
         said.append("Rows with a negative score are never chosen.")
     if selection.min_per_class:
-        said.append(f"Each class keeps {selection.min_per_class} rows at least.")
+        said.append(f"Each class keeps at least {selection.min_per_class} rows.")
     if selection.coverage == "stratified":
-        said.append(f"Rows are drawn from strata of equal score width, the last {selection.cut:.0%} left out.")
+        said.append(
+            f"Rows are drawn from strata of equal score width, without the last {selection.cut:.0%} of the rows."
+        )
     elif selection.coverage == "clusters":
         within = "at random" if selection.cluster_order == "random" else "best score first"
         said.append(
-            f"Rows are drawn, {within}, from {selection.clusters} clusters of trajectories that run alike, from all "
-            "equally many."
+            f"Each of {selection.clusters} clusters of similar trajectories gives the same number of rows, {within}."
         )
     elif selection.coverage == "beta":
         said.append(f"Rows are drawn by score and a Beta density (exponent {selection.beta_exponent:g}).")
@@ -200,10 +200,12 @@ def _how(selection: Selection) -> str:
 
 def _pool_text(entry: Entry) -> str:
     rows, pool, held_out, flat = entry.dataset.rows, entry.pool, entry.held_out, entry.flat
-    said = f"{pool:,} of {rows:,} rows are candidates"
-    said += f"; {held_out:,} were held out as validation samples or have no score" if held_out else ""
-    said += f"; {flat:,} have a flat trajectory, no score, and come last" if flat else ""
-    return said + "."
+    said = [f"{pool:,} of {rows:,} rows are candidates."]
+    if held_out:
+        said.append(f"{held_out:,} were held out as validation samples or have no score.")
+    if flat:
+        said.append(f"{flat:,} come last: their loss never changes, so they have no score.")
+    return " ".join(said)
 
 
 def recording_rows(recipe: Recipe) -> list[tuple[str, str]]:
@@ -224,18 +226,18 @@ def recording_values(recipe: Recipe) -> list[tuple[str, str]]:
         _AS_CODE: config.model,
         "parameters": _in("{:,}", recipe.parameters),
         "epochs": config.epochs,
-        "image side": _in("{} pixels", training.image_size),
-        "tokens of a text": _in("{} at most", training.max_length),
-        "texts longer than that": _in("{:,} (their ends were not read)", training.truncated),
+        "image size": _in("{} pixels", training.image_size),
+        "tokens per text": _in("at most {}", training.max_length),
+        "truncated texts": _in("{:,}", training.truncated),
         "losses of rows": _LOSSES.get(config.losses or ""),
         "weights for validation losses": _WEIGHTS.get(config.weights or ""),
         "validation samples": _in(
-            "{:,}, other ones in each run" if recipe.validation.rotates else "{:,}", training.validation_rows
+            "{:,}, different ones in each run" if recipe.validation.rotates else "{:,}", training.validation_rows
         ),
         "optimizer": ", ".join(filter(None, optimizer)),
         "runs (seeds)": f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else None,
         "reliability": _reliability(recipe.reliability),
-        "seconds": f"{seconds:,.0f} on {recipe.hardware.device or 'unknown'}" if seconds else None,
+        "time": f"{seconds:,.0f} s on {recipe.hardware.device or 'unknown hardware'}" if seconds else None,
         "versions": ", ".join(f"{name} {number}" for name, number in recipe.versions.items()),
     }
     return [(name, str(value)) for name, value in said.items() if value]
@@ -257,14 +259,14 @@ def _reliability(found: SeedReliability) -> str | None:
 
 def _warning(scorer: str, recipe: Recipe) -> str | None:
     if recipe == Recipe():
-        return "It is not known how the scores were made: no recording was given."
+        return "How the scores were made is unknown: the push named no recording."
     found = recipe.reliability
     if found.runs is None and scorer != "ltc":
         return None
     if found.runs is None:
-        return "One run was recorded, so it is not known how much the choice depends on the seed."
+        return "Only one run was recorded, so it is unknown how much the selection depends on the seed."
     if found.mean is None or found.mean < LOW:
-        return f"The reliability is below {LOW}: another seed would choose quite different rows."
+        return f"The reliability is below {LOW}: another seed would select quite different rows."
     return None
 
 
@@ -294,13 +296,12 @@ def _trajectory_values(entry: TrajectoriesEntry, told: bool) -> dict[str, Any]:
 def _limits(entries: Collection[Entry]) -> list[str]:
     labeled = not entries or any(entry.dataset.task is None for entry in entries)
     said = [
-        "A coreset carries the biases of its source dataset, and may add to them: rows that are rare, hard or wrongly "
-        "labeled are the ones most likely left out.",
-        f"Rows were chosen for one task{', by the labels of the column that was scored,' if labeled else ''} with one "
-        "source model.",
+        "A coreset has the biases of its source dataset, and may add to them: it is most likely to leave out rare, "
+        "hard or mislabeled rows.",
+        f"The rows were selected with one source model, for one task{': predicting these labels' if labeled else ''}.",
     ]
     if any(entry.held_out for entry in entries):
-        said.append("Rows that were held out as validation samples are in no coreset.")
+        said.append("Rows held out as validation samples are in no coreset.")
     return said
 
 

@@ -19,8 +19,9 @@ from .card_values import MUSES, dataset_values, plain, recording_rows, source_te
 from .repository_recipe import RepositoryRecipe
 from .tables import Table
 
-BEGIN = "<!-- hf_ltc: what stands between these two lines is written anew by every push; edit outside of them -->"
+BEGIN = "<!-- hf_ltc: every push rewrites the text between these two lines; edit outside of them -->"
 END = "<!-- hf_ltc: end -->"
+_MARK = "<!-- hf_ltc: "
 TAGS = ("coreset", "ltc")
 # The page of what was recorded, by the name that it has in a repository.
 REPORT = "report.html"
@@ -106,8 +107,8 @@ def source_model_card(
         "is_pair": recipe.dataset.text_pair_column is not None,
         "classes": settings.get("num_classes"),
         "limits": [
-            "It was trained for its losses, on the candidate rows: validation samples were held out.",
-            "Losses depend on the seed: scores are best taken from several such models.",
+            "It was trained only for its losses, on the candidate rows, without the validation samples.",
+            "Losses depend on the seed, so it is best to average scores over several such models.",
         ],
         "citation": MUSES,
     }
@@ -236,8 +237,9 @@ def splice(existing: str, block: str) -> str:
     Returns:
         `str`
     """
-    start, end = existing.find(BEGIN), existing.find(END)
-    if start < 0 or end < start:
+    # The first mark by its beginning: its words have changed.
+    start, end = existing.find(_MARK), existing.find(END)
+    if start < 0 or end <= start:
         # Someone may have deleted the marks. What they wrote is not touched.
         return f"{existing.rstrip()}\n\n{block}\n"
     return existing[:start] + block + existing[end + len(END) :]

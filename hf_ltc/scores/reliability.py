@@ -148,8 +148,9 @@ def warn_of_reliability(found: Reliability, stacklevel: int = 2) -> None:
     """
     if not found.mean >= LOW:
         warnings.warn(
-            f"{found} Below {LOW}, chance ranks the rows more than the data do: record with `RecordConfig.weights` "
-            "averaged, more `RecordConfig.runs`, a lower `RecordConfig.learning_rate` or more `RecordConfig.epochs`.",
+            f"{found} Below {LOW}, the ranking depends more on chance than on the data: record with "
+            "`RecordConfig.weights` averaged, more `RecordConfig.runs`, a lower `RecordConfig.learning_rate` or more "
+            "`RecordConfig.epochs`.",
             LTCWarning,
             stacklevel=stacklevel + 1,
         )
@@ -157,10 +158,7 @@ def warn_of_reliability(found: Reliability, stacklevel: int = 2) -> None:
 
 def say_unknown() -> None:
     """Logs that the reliability of one run is not known."""
-    logger.info(
-        "Reliability unknown: one run cannot tell what another seed would say; record with `RecordConfig.runs` 2 or "
-        "more."
-    )
+    logger.info("Reliability unknown: it takes two seeds to measure it. Record with `RecordConfig.runs` 2 or more.")
 
 
 def hardness(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray) -> float:
@@ -256,8 +254,8 @@ def doubt_of_hard(kept: np.ndarray, mean_losses: np.ndarray, labels: np.ndarray)
     if not (rows < _SMALL * len(kept) and found > _HARD):
         return None
     return (
-        f"The coreset of {rows:,} rows has the hardest ones (mean place {found:.2f} by mean loss, from 0 to 1): "
-        "random rows may be worth more. hf-ltc evaluate tells."
+        f"The coreset of {rows:,} rows consists of the hardest ones (mean place {found:.2f} by mean loss, from 0 to "
+        "1): random rows may be better. hf-ltc evaluate shows whether they are."
     )
 
 
@@ -273,8 +271,8 @@ def doubt_of_validation(runs: Sequence[Validated]) -> str | None:
         if means[-1] - means[best] > _RISE * (means[0] - means[best]):
             return (
                 f"The mean validation loss rose from {means[best]:.2f} after epoch {run.epochs[best]} to "
-                f"{means[-1]:.2f} after the last one, and scores follow it: look for wrong labels and other data "
-                "among the validation samples, or record fewer epochs."
+                f"{means[-1]:.2f} after the last one, and the scores follow it: look for wrong labels or different "
+                "data among the validation samples, or record fewer epochs."
             )
     return None
 
@@ -288,4 +286,4 @@ def few_differences(runs: Sequence[Validated], variant: Mapping[str, Any]) -> st
     """
     if min(length for run in runs for length in run.lengths) > 3 or score_variant(**variant)["of"] == "levels":
         return None
-    return "Two differences can only correlate at 1 or -1: record more epochs for scores that tell rows apart."
+    return "With two differences, every correlation is 1 or -1: record more epochs to tell rows apart."

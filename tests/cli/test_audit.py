@@ -43,7 +43,7 @@ def test_what_it_prints_and_writes(place, tmp_path, capsys):
     assert Dataset.from_parquet(str(tmp_path / "found" / "audit.parquet"))[:] == table[:]
     assert frame.kind.isin(KINDS).all()
     counts = ", ".join(f"{np.count_nonzero(frame.kind == kind):,} {kind}" for kind in KINDS)
-    assert said.startswith(f"Of {len(frame):,} rows {counts}.\nThe 20 whose label is most probably wrong:\n")
+    assert said.startswith(f"{len(frame):,} rows: {counts}.\nThe 20 labels that are most likely wrong:\n")
     shown = [each.split() for each in said.splitlines()[3:23]]
     worst = frame.sort_values("label_quality", kind="stable")[:20]
     assert [int(each[0]) for each in shown] == worst.row.tolist()
@@ -61,8 +61,10 @@ def test_without_an_output_nothing_is_written(place, tmp_path, capsys, monkeypat
     monkeypatch.chdir(tmp_path)
     before = tree(place)
     said = succeeds(capsys, "audit", place / "plain")
-    assert "No label is suggested: record with --signals predicted for that." in said
-    assert "No near-duplicates are looked for: record with --features for that, which adds to a finished run" in said
+    assert "No labels are suggested: that needs a recording with --signals predicted." in said
+    assert (
+        "Near-duplicates were not searched for: that needs --features, which can be added to a finished run." in said
+    )
     assert list(tmp_path.iterdir()) == [] and tree(place) == before
 
 

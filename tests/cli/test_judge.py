@@ -98,7 +98,11 @@ def test_what_is_printed_can_be_pushed_and_the_card_says_what_was_compared(
         line = ["select", place / "run-scored", "--fraction", "0.2", "--judge", *STEPS, "--seed", "4"]
         said = succeeds(capsys, *line, "--output", output).splitlines()
         text = json.loads((output / "recipe.json").read_text())["coreset"]["judge"]["text"]
-        assert said[0] == text and "It is advice" in said[1] and said[2].startswith("The coreset has 24 of the 120")
+        assert (
+            said[0] == text
+            and "This is only advice" in said[1]
+            and said[2].startswith("The coreset has 24 of the 120")
+        )
         (pushing,) = [each.removeprefix("Next: hf-ltc ") for each in said if each.startswith("Next: hf-ltc ")]
         assert pushing == f"push {place / 'run'} data-ltc --judged {output} --private"
         repo = f"me/judged-{column}"

@@ -227,9 +227,9 @@ def test_score_warns_where_hard_rows_come_first(place, tmp_path, capsys):
         for typical in ("0", "0.1"):
             output = tmp_path / f"{name}-scored-{typical}"
             said = warned_of(capsys, "score", tmp_path / name, "--typical", typical, "--output", output)
-            assert ("rows has the hardest ones" in said) == (warned and typical == "0")
+            assert ("rows consists of the hardest ones" in said) == (warned and typical == "0")
             select = ("select", output, "--fraction", "0.1", "--typical", typical, "--output", f"{output}-10pct")
-            assert ("rows has the hardest ones" in warned_of(capsys, *select)) == (warned and typical == "0")
+            assert ("rows consists of the hardest ones" in warned_of(capsys, *select)) == (warned and typical == "0")
 
 
 def test_scores_of_two_differences_are_said_to_be_coarse(place, tmp_path, capsys):
@@ -237,9 +237,9 @@ def test_scores_of_two_differences_are_said_to_be_coarse(place, tmp_path, capsys
     warned = [["--preset", "ltc"], ["--preset", "cld"], ["--of", "differences"]]
     for number, options in enumerate([*warned, [], ["--of", "levels"], ["--scope", "class"]]):
         said = warned_of(capsys, "score", tmp_path / "short", *options, "--output", tmp_path / f"scored-{number}")
-        assert ("Two differences can only correlate at 1 or -1" in said) == (options in warned)
+        assert ("With two differences, every correlation is 1 or -1" in said) == (options in warned)
     enough = warned_of(capsys, "score", place / "run-0", "--preset", "ltc", "--output", tmp_path / "other")
-    assert "Two differences" not in enough
+    assert "two differences" not in enough
 
 
 def test_a_preset_is_its_four_choices(place, tmp_path, capsys):
@@ -389,7 +389,7 @@ def test_json_of_an_undefined_reliability(place, tmp_path, capsys):
 def test_a_low_reliability_is_warned_of(place, tmp_path, capsys):
     found = reliability([Trajectories.load(place / f"run-{seed}") for seed in (0, 1)])
     assert found.mean < 0.5
-    said = f"hf-ltc: warning: {found} Below 0.5, chance ranks the rows more than the data do: record with --weights "
+    said = f"hf-ltc: warning: {found} Below 0.5, the ranking depends more on chance than on the data: record with "
     assert warned_of(capsys, "compare", place / "run-0", place / "run-1").startswith(said)
     lines = warned_of(capsys, "score", place / "both", "--output", tmp_path / "scored").splitlines()
     assert sum(line.startswith(said) for line in lines) == 1

@@ -160,10 +160,10 @@ def test_a_small_coreset_of_the_hardest_rows_is_warned_of():
     )
     columns = {"label": [0, 1] * 50, "loss_trajectory": losses.tolist(), "ltc_score": losses.mean(axis=1)}
     dataset = Dataset.from_dict(columns, features=features)
-    with pytest.warns(LTCWarning, match="The coreset of 10 rows has the hardest ones") as caught:
+    with pytest.warns(LTCWarning, match="The coreset of 10 rows consists of the hardest ones") as caught:
         select_coreset(dataset, 0.1)
     assert caught[0].filename == __file__
-    with pytest.warns(LTCWarning, match="The coreset of 10 rows has the hardest ones"):
+    with pytest.warns(LTCWarning, match="The coreset of 10 rows consists of the hardest ones"):
         select_coreset(dataset, 0.1, balance="none")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -39,6 +39,6 @@ def test_describe_coreset_of_a_dataset_without_labels():
     summary = describe_coreset(dataset.select([0]), dataset, score_column="x_score")
     assert summary.classes == {} and summary.pool == 3 and summary.flat == 1
     assert str(summary) == (
-        "The coreset has 1 of the 3 candidate rows (33.3%). Their x_score is 0.5 to 0.5, that of all 0.25 "
-        "to 0.5; 0 are negative. 1 candidate rows have no score and come last."
+        "The coreset has 1 of the 3 candidate rows (33.3%). Their x_score is 0.5 to 0.5 (of all candidates: "
+        "0.25 to 0.5); 0 are negative. 1 candidate rows have no score and come last."
     )

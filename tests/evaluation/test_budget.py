@@ -113,11 +113,11 @@ def test_the_words_name_budget_chance_and_cost():
         f"it is {found['budgets'][-1]['probability']:.0%} sure that this is within 1 point."
     )
     _, chance, curve, cost = words.details(found)
-    assert chance == "As many random rows reach 86.5% (3.5 points behind): ltc is worth 3.0 points more."
+    assert chance == "The same number of random rows reaches 86.5% (3.5 points behind): ltc is 3.0 points better."
     assert curve.startswith("Fitted curve: error in % = ") and "above that of all rows at 2" in curve
     models = found["cost"]["models"]
     assert cost.startswith(
-        f"To find out, {models} models were trained in {2 * models} s, {models:.1f} times what one takes "
+        f"The search trained {models} models in {2 * models} s, {models:.1f} times the time of one model "
     )
     head, *rows = words.table(found)
     assert len(head) == 6 and [row[0] for row in rows] == ["5%", "10%", "20%", "28%", "40%", "100%"]

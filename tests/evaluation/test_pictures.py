@@ -62,7 +62,7 @@ def test_other_numbers_of_seeds_are_said_where_they_are():
     found = evaluation(sources=ONE, models=("resnet18",))
     more = trial("resnet18", "ltc", "resnet18", 0.5, 0, 0.8)
     said = markdown(dataclasses.replace(found, trials=[*found.trials, more]))
-    assert "80.0 (n = 1)" in said and "n in brackets" in said
+    assert "80.0 (n = 1)" in said and "n in parentheses" in said
 
 
 @pytest.mark.parametrize(

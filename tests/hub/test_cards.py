@@ -111,19 +111,19 @@ def test_a_card_says_what_was_kept_and_how():
     for said in (
         "# Coresets of owner/animals\n",
         f"[owner/animals](https://huggingface.co/datasets/owner/animals/tree/{'a' * 40})",
-        "Pearson correlation of the changes of a row's loss from epoch to epoch with the mean of those of the "
-        "validation samples of its class",
+        "Pearson correlation between the loss changes of a row and the mean loss changes of the validation samples of "
+        "its class",
         "The score (CLD) is",
         "| `coreset-10pct` | 4 | 10% | 2 | 0.5 to 0.75 |",
-        "40 of 50 rows are candidates; 10 were held out as validation samples or have no score; 1 have a flat "
-        "trajectory, no score, and come last.",
+        "40 of 50 rows are candidates. 10 were held out as validation samples or have no score. 1 come last: their "
+        "loss never changes, so they have no score.",
         "Classes take turns",
         "| source model | `resnet18` |",
         "| parameters | 11,173,962 |",
         "| epochs | 30 |",
         "| runs (seeds) | 2 (0, 1) |",
         "| reliability | 0.61 for one run, 0.76 for the mean of 2",
-        "| seconds | 1,244 on NVIDIA H200 |",
+        "| time | 1,244 s on NVIDIA H200 |",
         "| coreset-10pct | 4 | `vgg11_bn` | 55.0% ± 7.1 | 2 |",
         "| random rows | 4 | `vgg11_bn` | 40.0% | 1 |",
         "![loss curves](images/loss_curves.png)",
@@ -141,8 +141,8 @@ def test_a_card_says_what_was_kept_and_how():
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"run": None}, "It is not known how the scores were made"),
-        ({"run": {**_ENTRY["run"], "reliability": None}}, "One run was recorded"),
+        ({"run": None}, "How the scores were made is unknown"),
+        ({"run": {**_ENTRY["run"], "reliability": None}}, "Only one run was recorded"),
         (
             {"run": {**_ENTRY["run"], "reliability": {"one": 0.1, "mean": 0.2, "runs": 2, "pairs": [0.1]}}},
             "The reliability is below 0.5",
@@ -151,15 +151,15 @@ def test_a_card_says_what_was_kept_and_how():
             {"run": {**_ENTRY["run"], "reliability": {"one": None, "mean": None, "runs": 2, "pairs": [None]}}},
             "undefined: no class has two rows",
         ),
-        ({"evaluation": []}, "No model has been trained on it"),
+        ({"evaluation": []}, "has not been measured"),
         ({"dataset": {"rows": 50}}, "# Coresets of a dataset\n"),
         ({"dataset": {"rows": 50, "name": "My <digits>"}}, "# Coresets of My \\<digits\\>\n"),
         ({"selection": {**_ENTRY["selection"], "balance": "proportional"}}, "Every class keeps its share"),
         ({"selection": {**_ENTRY["selection"], "balance": "none", "keep": "lowest"}}, "The lowest scores are kept"),
-        ({"selection": {**_ENTRY["selection"], "min_per_class": 3}}, "Each class keeps 3 rows at least"),
-        ({"selection": {**_ENTRY["selection"], "coverage": "stratified", "cut": 0.2}}, "the last 20% left out"),
-        ({"family": {**_FAMILY, "of": "levels"}}, "of a row's losses with"),
-        ({"family": {**_FAMILY, "weighting": "uncertainty"}}, "times the square root of how much"),
+        ({"selection": {**_ENTRY["selection"], "min_per_class": 3}}, "Each class keeps at least 3 rows"),
+        ({"selection": {**_ENTRY["selection"], "coverage": "stratified", "cut": 0.2}}, "without the last 20%"),
+        ({"family": {**_FAMILY, "of": "levels"}}, "between the losses of a row and"),
+        ({"family": {**_FAMILY, "weighting": "uncertainty"}}, "multiplied by the square root of how much"),
         ({"full": "full"}, '"full", split="train", filters=[("ltc_rank", "<", 4)]'),
         ({"trajectories": True}, "and its loss trajectory"),
         ({"id_column": "name"}, "holds the row number, the id, label"),
@@ -174,7 +174,7 @@ def test_a_card_of_scores_alone_shows_no_rows_to_load():
     stored = {"coreset-10pct": {**_ENTRY["configs"]["coreset-10pct"], "stored": False}}
     card = _card({"configs": stored})
     assert "coreset = load_dataset(" not in card and 'load_coreset("me/animals-ltc", fraction=0.1)' in card
-    assert "since this repository holds no row of the source dataset" in card
+    assert "This repository holds no rows of the source dataset." in card
     assert "load_coreset(" not in _card({"dataset": {"rows": 50}})
 
 
@@ -186,6 +186,9 @@ def test_what_stands_around_the_block_stays(before: str, old: str, after: str):
     old = old.replace("<!--", "")
     text = f"{before}{cards.BEGIN}{old}{cards.END}{after}"
     assert cards.splice(text, _BLOCK) == before + _BLOCK + after
+    # A card of an earlier version, whose first mark has other words.
+    earlier = f"{before}<!-- hf_ltc: earlier words -->{old}{cards.END}{after}"
+    assert cards.splice(earlier, _BLOCK) == before + _BLOCK + after
     # Where the marks are gone the whole text is the person's.
     assert cards.splice(before, _BLOCK).startswith(before.rstrip())
 
@@ -399,7 +402,7 @@ def test_names_of_columns_are_code_and_strings_in_a_card(hub: Hub, client: Clien
         repo_id = f"me/code-{len(column)}"
         client(do.push, scored, repo_id, [0.5], score_column=column, full=True)
         card = hub.dataset(repo_id).files["README.md"].decode()
-        assert f"Rows of a dataset with the highest {shown}." in card
+        assert f"These rows of a dataset have the highest {shown}." in card
         queried = [{"rows": 20}, {"scores": 20}, {"scores": 20}]
         assert visitor(_snippets, card) == [{"coreset": 20}, {"coreset": 20, "stream": 20}, *queried]
 
@@ -429,7 +432,7 @@ def test_of_very_many_classes_a_card_shows_some(hub: Hub, client: Client, visito
     scores = pa.array(np.random.default_rng(0).random(6_000, dtype=np.float32))
     client(do.push, with_columns(rows, {"ltc_score": (scores, Value("float32"))}), "me/very-many", [0.5])
     card = hub.dataset("me/very-many").files["README.md"].decode()
-    assert len(_shown(card)) == 1_000 and "Of 2,000 more classes `recipe.json` has the numbers." in card
+    assert len(_shown(card)) == 1_000 and "`recipe.json` has the numbers of 2,000 more classes." in card
     assert visitor(do.load, "me/very-many", "coreset-50pct")[1]["label"].names == names
 
 

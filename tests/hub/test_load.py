@@ -409,4 +409,4 @@ def test_trajectories_and_coresets_share_a_repository(hub: Hub, client: Client, 
     said = client(do.complaint, Trajectories.from_hub, "me/no-losses")
     assert said == "'me/no-losses' has no trajectories: push them with Trajectories.push_to_hub"
     card = hub.dataset(pushed).files["README.md"].decode()
-    assert "## Loss trajectories" in card and "## Chosen by LTC" in card
+    assert "## Loss trajectories" in card and "## Coresets by LTC" in card

@@ -195,7 +195,7 @@ def test_scores_of_another_kind_are_pushed(hub: Hub, client: Client, small: Data
     loaded, _ = client(do.load, "me/aum", "coreset-aum-20rows")
     assert sorted(row["aum_rank"] for row in loaded) == list(range(20))
     card = hub.dataset("me/aum").files["README.md"].decode()
-    assert "license: mit" in card and "Chosen by AUM" in card and "the lowest `aum_score`" in card
+    assert "license: mit" in card and "Coresets by AUM" in card and "the lowest `aum_score`" in card
 
 
 @pytest.mark.parametrize(

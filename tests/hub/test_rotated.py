@@ -64,8 +64,8 @@ def test_pushed_and_loaded_it_is_the_same(hub: Hub, client: Client, visitor: Cli
     (entry,) = recipe["coresets"].values()
     assert entry["held_out"] == 0 and entry["pool"] == len(rows)
     assert entry["run"]["reliability"]["runs"] == 3
-    assert "Each run held other rows out: of these it has NaN" in card
-    assert "30, other ones in each run" in card
+    assert "Each run held out different rows: they are NaN in `train`" in card
+    assert "30, different ones in each run" in card
     assert "held out as validation samples are in no coreset" not in card
     assert len(visitor(do.load, "me/rotated", "coreset-100pct")[0]) == len(rows)
 

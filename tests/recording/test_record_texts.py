@@ -87,7 +87,7 @@ def test_losses_are_those_of_the_saved_model(rows, run, bert, tmp_path):
     assert recorded.recipe["dataset"]["text_pair_column"] == "text"
     card = (tmp_path / "run" / "source_model" / "README.md").read_text()
     assert 'encode(["a text"], ["the other text of the pair"])' in card and "pipeline_tag: text-classification" in card
-    assert "| tokens of a text | 30 at most |" in card and "pixels" not in card.lower()
+    assert "| tokens per text | at most 30 |" in card and "pixels" not in card.lower()
 
 
 def test_defaults_of_texts_are_their_own(run):

@@ -237,7 +237,7 @@ def test_by_the_command_on_real_images(tmp_path, capsys, how):
     assert main(line) == 0
     said = capsys.readouterr().out
     applied, changes = load_from_disk(output / "dataset"), Dataset.from_parquet(str(output / "changes.parquet"))
-    assert len(changes) and f"{len(changes):,} rows were {'dropped' if how == 'drop' else 'relabelled'}" in said
+    assert len(changes) and f"{len(changes):,} rows were {'dropped' if how == 'drop' else 'relabeled'}" in said
     assert f"--dataset {output / 'dataset'}" in said
     source = load_from_disk(tmp_path / "my data")
     assert same(undo_audit(applied, changes, source, label_column="parity"), source)

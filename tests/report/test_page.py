@@ -173,7 +173,7 @@ def test_texts_of_any_length_leave_the_page_below_its_limit(tmp_path, letter):
     assert file.stat().st_size < 15e6
     shown = [text for text in data_of(file)["previews"] if text is not None]
     assert all(text.startswith(letter) and text.endswith("…") for text in shown)
-    assert "Long texts are cut." in plain(file)
+    assert "Long texts are shortened." in plain(file)
 
 
 def test_pictures(rows, tmp_path):
@@ -259,6 +259,6 @@ def test_of_many_rows_near_duplicates_are_not_looked_for(rows, tmp_path, monkeyp
         file = write_report(run, rows, tmp_path / f"{limit}.html")
         data = data_of(file)
         kinds = [data["kinds"][kind] for kind in unpacked(data["rows"]["kind"])]
-        pages[limit] = "near-duplicate" in kinds, "Near-duplicates are not looked for among 270 rows" in plain(file)
+        pages[limit] = "near-duplicate" in kinds, "Near-duplicates are not searched for among 270 rows" in plain(file)
     assert pages == {270: (True, False), 269: (False, True)}
     assert audit(run, rows, duplicates=False)["near_duplicate_group"][:] == [None] * 270

@@ -119,7 +119,7 @@ def test_filters(browser, place):
         assert page.locator("#suspects .label-issue").count() == 0
         for other in range(1, kinds.count()):
             kinds.nth(other).uncheck()
-        assert page.locator("#suspects").inner_text() == "No such row is listed."
+        assert page.locator("#suspects").inner_text() == "No rows of this kind are listed."
         kinds.nth(0).check()
         before = page.locator("#suspects .label-issue").count()
         page.locator("#more-suspects").click()
@@ -159,11 +159,11 @@ def test_a_row_that_is_chosen(browser, place):
             "validation mean", "validation mean of its class", "this row",
         ]  # fmt: skip
         assert chart.get_attribute("aria-label").startswith("Line chart: the loss of this row goes from ")
-        assert row.get_by_role("button", name="Before").is_disabled()
+        assert row.get_by_role("button", name="Previous").is_disabled()
         page.keyboard.press("ArrowRight")
         assert row.locator("#row-title").inner_text() != title
         assert row.locator("#row-place").inner_text() == f"2 of {first.count()}"
-        row.get_by_role("button", name="Before").click()
+        row.get_by_role("button", name="Previous").click()
         assert row.locator("#row-title").inner_text() == title
         page.keyboard.press("Escape")
         assert page.get_by_role("dialog").count() == 0
@@ -251,7 +251,7 @@ def test_one_run_without_predictions(browser, tmp_path, digit_rows):
         page = here.page
         drawn(page, "ranking")
         assert page.locator(".doubt").all_inner_texts() == [
-            "Mind: One run was recorded: nobody knows how much another seed would change the choice of rows."
+            "Note: Only one run was recorded, so it is unknown how much the selection depends on the seed."
         ]
         assert page.locator("#suspects .suggested").count() == 0
         assert page.locator("#ranking .legendtext").all_text_contents() == ["stability: with the last ranking"]

@@ -313,7 +313,7 @@ def test_validation_losses_that_are_missing_in_part_or_of_a_whole_run_are_a_faul
 def test_hard_rows_are_warned_of_whichever_run_held_them_out():
     together = Trajectories.average(rotated(count=5))
     scored = together.score(dataset(), typical=0, baselines=["mean_loss"])
-    with pytest.warns(LTCWarning, match="has the hardest ones"):
+    with pytest.warns(LTCWarning, match="consists of the hardest ones"):
         select_coreset(scored, fraction=0.15, score_column="mean_loss_score", typical=0)
 
 

@@ -39,23 +39,23 @@ def details(found: Found) -> list[str]:
     said = []
     if best is not None and (tried := len(found["budgets"])) > 1:
         said.append(
-            f"That is the certainty of one comparison: {tried} budgets were tried, so a lucky one is found more "
-            "easily. Repeat with more seeds to be surer."
+            f"This certainty is for one comparison. {tried} budgets were tried, so it is easier to find a lucky one: "
+            "use more seeds to be more certain."
         )
     for each in found["baselines"]:
         assert best is not None
         rows = "random rows" if each["method"] == RANDOM else f"rows by {each['method']}"
-        text = f"As many {rows} reach {100 * each['mean']:.1f}% ({behind(each)})"
+        text = f"The same number of {rows} reaches {100 * each['mean']:.1f}% ({behind(each)})"
         if each["probability"] >= SURE:
             text += f": {rows} are within {points(found['tolerance'])} too, so any of them will do at this budget"
         elif (ahead := f"{100 * (best['mean'] - each['mean']):.1f}") > "0.0":
-            text += f": {found['method']} is worth {ahead} points more"
+            text += f": {found['method']} is {ahead} points better"
         said.append(f"{text}.")
     said.append(_of_curve(found))
     cost = found["cost"]
     said.append(
-        f"To find out, {cost['models']} models were trained in {cost['seconds']:,.0f} s, "
-        f"{cost['seconds'] / cost['full_seconds']:.1f} times what one takes on all rows."
+        f"The search trained {cost['models']} models in {cost['seconds']:,.0f} s, "
+        f"{cost['seconds'] / cost['full_seconds']:.1f} times the time of one model on all rows."
     )
     return said
 

@@ -20,9 +20,9 @@ from .previews import encodable
 from .rows import BUDGETS
 
 _BALANCE: dict[Balance, str] = {
-    "class": "classes take turns, so that they have equally many rows",
+    "class": "balanced by class",
     "proportional": "every class keeps its share",
-    "none": "whatever the class",
+    "none": "ignoring classes",
 }
 
 
@@ -41,14 +41,17 @@ def recorded_facts(contents: Contents) -> list[tuple[str, str]]:
     said = dict(recording_values(recipe))
     if contents.ranking.last is not None:
         # By the scores of this page.
-        said["reliability"] = f"{contents.ranking.last} (Spearman, in classes)".removeprefix("Reliability ")
+        known = str(contents.ranking.last).removeprefix("Reliability ").removesuffix(".")
+        said["reliability"] = f"{known} (Spearman, within classes)"
     said["score"] = f"{preset} ({choices})" if preset else choices
-    said["order"] = f"best first; {_BALANCE[selection.balance]}"
+    said["order"] = f"best first, {_BALANCE[selection.balance]}"
     if selection.typical:
         said["order"] += f"; the first {100 * selection.typical:g}% of each class are typical rows"
     for name, scores in contents.ranked.known.items():
         found = within_class_spearman(contents.ranked.scores, scores, contents.ranked.labels)
-        said[f"correlation with {name}"] = "undefined" if np.isnan(found) else f"{found:.2f} (Spearman, in classes)"
+        said[f"correlation with {name}"] = (
+            "undefined" if np.isnan(found) else f"{found:.2f} (Spearman, within classes)"
+        )
     return [(name, encodable(value)) for name, value in said.items()]
 
 
@@ -60,7 +63,7 @@ def doubts(run: Trajectories, contents: Contents) -> list[str]:
         warn_of_scores(run, run.runs, contents.variant, kept)
     found = [str(each.message) for each in caught if issubclass(each.category, LTCWarning)]
     if len(run.lengths) < 2:
-        found.insert(0, "One run was recorded: nobody knows how much another seed would change the choice of rows.")
+        found.insert(0, "Only one run was recorded, so it is unknown how much the selection depends on the seed.")
     return [re.sub(r"`(?:RecordConfig\.)?(\w+)`", r"\1", text) for text in found]
 
 
@@ -70,35 +73,35 @@ def left_out(contents: Contents) -> list[str]:
     classes = len(np.unique(contents.ranked.labels))
     said = []
     if len(contents.points) < n:
-        said.append(f"The data map has {len(contents.points):,} of {n:,} rows, drawn at random.")
+        said.append(f"The data map shows {len(contents.points):,} of {n:,} rows, drawn at random.")
     if len(contents.classes) < classes:
         said.append(
-            f"Rows are shown of {len(contents.classes):,} of {classes:,} classes, those with the most suspects; all "
-            "classes are counted."
+            f"Rows are shown for the {len(contents.classes):,} of {classes:,} classes with the most suspicious rows. "
+            "Counts cover all classes."
         )
     odd = np.count_nonzero(contents.ranked.kinds != KINDS.index(OK))
     if len(contents.suspects) < odd:
-        said.append(f"{len(contents.suspects):,} of {odd:,} suspects are listed; hf-ltc audit lists all.")
+        said.append(f"{len(contents.suspects):,} of {odd:,} suspicious rows are listed; hf-ltc audit lists all.")
     if not contents.compared:
-        said.append(f"Near-duplicates are not looked for among {n:,} rows; hf-ltc audit finds them.")
+        said.append(f"Near-duplicates are not searched for among {n:,} rows; hf-ltc audit finds them.")
     if contents.losses.rows < n:
-        said.append(f"The spread of losses is that of {contents.losses.rows:,} evenly spaced rows.")
+        said.append(f"The spread of losses is computed from {contents.losses.rows:,} evenly spaced rows.")
     if contents.ranking.rows < n:
-        said.append(f"Reliability and stability are those of {contents.ranking.rows:,} evenly spaced rows.")
+        said.append(f"Reliability and stability are computed from {contents.ranking.rows:,} evenly spaced rows.")
     if len(contents.grid) < contents.epochs:
         said.append(f"Losses are drawn at {len(contents.grid):,} of {contents.epochs:,} recorded epochs.")
     said.append(
-        f"Budgets are {', '.join(f'{100 * fraction:g}' for fraction in BUDGETS)} percent of the recorded rows."
+        f"Budgets on the slider: {', '.join(f'{100 * fraction:g}' for fraction in BUDGETS)} percent of the rows."
     )
     if made.kind == "image":
         said.append(f"Images are at most {made.side} pixels high and wide, and compressed.")
         without = len(contents.shown) - len(made.values)
         if without - made.unreadable > 0:
-            said.append(f"{without - made.unreadable:,} points of the data map have no image, for want of room.")
+            said.append(f"{without - made.unreadable:,} points of the data map have no image, to save space.")
         if made.unreadable:
             said.append(f"{made.unreadable:,} images could not be read.")
     if made.kind == "text" and made.cut:
-        said.append("Long texts are cut.")
+        said.append("Long texts are shortened.")
     if made.kind == "none":
         said.append("The dataset has neither images nor texts to show.")
     return said

@@ -84,7 +84,7 @@ function drawSuspects() {
     state.kinds.has(rows.kind[place]) && (state.number < 0 || rows.label[place] === state.number));
   byId('suspects').classList.toggle('texts', data.preview === 'text');
   byId('suspects').replaceChildren(...list.slice(0, shown.suspects).map((place) => suspect(place, list)));
-  if (list.length === 0) byId('suspects').append(el('p', {}, 'No such row is listed.'));
+  if (list.length === 0) byId('suspects').append(el('p', {}, 'No rows of this kind are listed.'));
   const left = list.length - shown.suspects;
   byId('more-suspects').hidden = left <= 0;
   byId('more-suspects').textContent = `Show ${Math.min(left, SUSPECTS)} more of ${whole(left)} rows`;
@@ -139,7 +139,7 @@ function drawRow() {
   const facts = [
     ['class', bdi(nameOf(rows.label[place]))],
     ['suggested', suggested < 0 ? null : bdi(nameOf(suggested))],
-    ['audit', rows.kind[place] === OK ? 'nothing odd' : data.kinds[rows.kind[place]]],
+    ['audit', rows.kind[place] === OK ? 'no issue found' : data.kinds[rows.kind[place]]],
     [`at ${percent(data.budgets[state.budget])}`, isKept(place) ? 'kept' : 'dropped'],
     ['score', short(rows.score[place])],
     ['rank', `${whole(rows.rank[place] + 1)} of ${whole(data.sizes[data.sizes.length - 1])}`],
