@@ -115,7 +115,7 @@ def main() -> None:
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=callback.train_dataset,  # train, less the rows held out
+        train_dataset=callback.train_dataset,  # train without the rows held out
         data_collator=collator,
         callbacks=[callback],
     )

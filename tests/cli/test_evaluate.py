@@ -41,7 +41,7 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     found = Evaluation.load(tmp_path / "run" / "evaluation" / "results.json")
     assert said.startswith(markdown(found))
     folder = tmp_path / "run" / "evaluation"
-    assert f"In {folder}: results.json, results.md, accuracy.png." in said
+    assert f"Written to {folder}: results.json, results.md, accuracy.png." in said
     pushing = f"Next: hf-ltc push {tmp_path / 'run'} data-ltc --fractions 0.2 --evaluation {folder}/results.json"
     assert pushing in said
     (seeing,) = [
