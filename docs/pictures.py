@@ -39,20 +39,22 @@ def accuracy() -> Figure:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from result_files import read_results
 
-    trials = read_results(ROOT / "benchmarks" / "converged.json")["results"]
+    trials = read_results(ROOT / "benchmarks" / "results" / "converged.json")["results"]
     named = {"typical-weighted-das": "coreset", "random": "random rows"}
     figure, axes = plt.subplots(1, 3, figsize=(9, 3))
     shown = {"cifar100": "CIFAR-100 (20 classes)", "fashion_mnist": "Fashion-MNIST", "digits": "scikit-learn digits"}
     for axis, (dataset, title) in zip(axes, shown.items()):
-        for method, label in named.items():
-            found: dict[float, list[float]] = {}
-            for trial in trials:
-                is_share = trial["budget"] < 1 and not trial["noise"]
-                if trial["dataset"] == dataset and trial["method"] == method and is_share:
-                    found.setdefault(100 * trial["budget"], []).append(100 * trial["accuracy"])
-            budgets = sorted(found)
-            axis.plot(budgets, [mean(found[each]) for each in budgets], color=COLORS[label], label=label, linewidth=2)
-            every = [(each, value) for each in budgets for value in found[each]]
+        found: dict[str, dict[float, list[float]]] = {label: {} for label in named.values()}
+        for trial in trials:
+            is_share = trial["budget"] < 1 and not trial["noise"]
+            if trial["dataset"] == dataset and trial["method"] in named and is_share:
+                each = found[named[trial["method"]]]
+                each.setdefault(100 * trial["budget"], []).append(100 * trial["accuracy"])
+        # Budgets that both have: one line alone compares nothing.
+        budgets = sorted(set.intersection(*map(set, found.values())))
+        for label, values in found.items():
+            axis.plot(budgets, [mean(values[each]) for each in budgets], color=COLORS[label], label=label, linewidth=2)
+            every = [(each, value) for each in budgets for value in values[each]]
             axis.scatter(*zip(*every), s=10, color=COLORS[label], alpha=0.45, linewidths=0)
         axis.set(title=title, xlabel="rows kept (%)", xscale="log")
         axis.set_xticks([5, 10, 20, 30, 50], ["5", "10", "20", "30", "50"])
