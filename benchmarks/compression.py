@@ -1,18 +1,18 @@
-"""How far recorded losses can be compressed before the rows are ranked otherwise.
+"""How far can recorded losses be compressed before the ranking changes?
 
     python benchmarks/compression.py [--runs runs/benchmarks] [--datasets cifar100 fashion_mnist] [--seeds 0 1]
                                      [--data DATA]
 
 The recordings are those of recordings.py: training losses, validation losses at averaged weights, 30 epochs and the
-untrained model. Each is encoded, decoded and scored, and compared with the score of the losses as they were recorded:
-Spearman correlation within classes, the rows that coresets of 10% and 30% share, and the reliability, which is the
-Spearman correlation of two seeds' scores. Validation samples are few and are not compressed; with fewer epochs they
-have as few. Coresets are by the score alone, since typical rows are drawn by chance, from the bits of the losses.
+untrained model. Each is encoded, decoded and scored, and compared with the score of the original losses: Spearman
+correlation within classes, the rows that coresets of 10% and 30% share, and the reliability (the Spearman correlation
+of two seeds' scores). The few validation samples are not compressed; with fewer epochs, they have fewer too. Coresets
+are by the score alone, because typical rows are drawn from the bits of the losses.
 Results are written to results/compression.json and compression.md.
 
-With --data, models are trained on the coresets of some forms as coresets.py trains them, each seed with a recording of
-its own. The gain of a form is what its coresets are worth more than random rows, beside that of the losses as they
-were recorded. What is done is not done again, and several processes may be started at once.
+With --data, models are trained on the coresets of some forms, as in coresets.py; each seed has its own recording. The
+gain of a form is the accuracy of its coresets above random rows, compared with the gain of the original losses.
+Finished trials are not repeated, and you can start several processes at once.
 """
 
 import argparse

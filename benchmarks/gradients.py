@@ -1,22 +1,22 @@
-"""Losses against gradients: what LTC, TracIn and influence functions cost, say of rows, and choose.
+"""Losses against gradients: what do LTC, TracIn and influence functions cost, and which rows do they choose?
 
     pip install captum==0.9.0 kronfluence==1.0.1
     python benchmarks/gradients.py --data DATA [--runs runs/gradients] [--datasets cifar100 ...] [--seeds 0 1 2]
 
-A small model is trained once for each seed, and everything is computed from this one training: losses as `record`
-keeps them by default, weights of five epochs, and the last weights. Each score says how much a row helps the
-validation samples, all of them together:
+A small model is trained once for each seed, and everything is computed from this training: losses as `record` stores
+them by default, the weights of five epochs, and the last weights. Each score says how much a row helps all validation
+samples together:
 
 - ltc, and the score of the default: from the losses of all epochs;
 - ltc-checkpoints: LTC of the losses at the five saved weights, evaluated in five more passes;
 - tracin: TracIn (arXiv 2002.08484) by captum's TracInCP, the dot products of the gradients of all convolutions and of
   the last layer at the five saved weights, times their learning rates;
-- tracin-fast: the same of the last layer alone, by TracInCPFast;
+- tracin-fast: the same for the last layer alone, by TracInCPFast;
 - influence: influence functions with EK-FAC (arXiv 2308.03296) by kronfluence, at the last weights.
 
-Fresh models are trained on what each score but ltc-checkpoints keeps, best rows of each class first, and on random
-rows. Seconds are those of one core (process time), beside those of the training itself. What is done is not done
-again, and several processes may be started at once. data.py says what DATA holds. Results go to
+Fresh models are trained on random rows and on the rows that each score except ltc-checkpoints keeps, best rows of each
+class first. Seconds are those of one core (process time); the training is timed too. Finished parts are not
+repeated, and you can start several processes at once. data.py describes DATA. Results go to
 results/gradients.json and gradients.md.
 """
 

@@ -1,20 +1,19 @@
-"""Scoring and choosing rows on a Ray cluster of two workers: seconds and memory of 2, 10 and 50 million rows.
+"""Scoring and selecting rows on a Ray cluster of two workers: time and memory for 2, 10 and 50 million rows.
 
     pip install "hf-ltc[ray]"
     python benchmarks/scaling.py [--millions 2 10 50] [--score-millions 2 10] [--folder runs/scaling]
 
-A head without processors and two workers with one each, on this machine. Measured, for each number of rows:
+The cluster has a head without CPUs and two workers with one CPU each, on this machine. For each number of rows:
 
 - score: read Parquet files with the losses of 91 checkpoints, score by the default, write row, label, score and
   typicality; up to --score-millions, since a million rows are 0.38 GB;
 - bounds: read such scores, and find the bounds of a coreset of a tenth, balanced over 1,000 classes;
 - select: read them again, and count the rows within the bounds.
 
-Losses and scores are drawn at random. Seconds of a core are those of all processes of Ray and the driver, which other
-jobs on the machine change less than the time that passes; memory is what these hold at most at once, and how much of
-it is the object store.
-With the least rows the coreset is compared with that of `rank_coreset` in memory, row by row. A step that is done is
-not done again; files are deleted once they have been used. Results go to results/scaling.json and scaling.md.
+Losses and scores are random numbers. Seconds of one core are summed over all processes of Ray and the driver; other
+jobs on the machine change them less than wall time. Memory is the most that these processes hold at once, and the part
+of it in the object store. With the smallest number of rows, the coreset is compared with that of `rank_coreset` in
+memory, row by row. Finished steps are not repeated, and files are deleted after use. Results go to results/scaling.json and scaling.md.
 """
 
 import argparse
