@@ -13,7 +13,8 @@ The cluster has a head without CPUs and two workers with one CPU each, on this m
 Losses and scores are random numbers. Seconds of one core are summed over all processes of Ray and the driver; other
 jobs on the machine change them less than wall time. Memory is the most that these processes hold at once, and the part
 of it in the object store. With the smallest number of rows, the coreset is compared with that of `rank_coreset` in
-memory, row by row. Finished steps are not repeated, and files are deleted after use. Results go to results/scaling.json and scaling.md.
+memory, row by row. Finished steps are not repeated, and files are deleted after use. Results go to
+results/scaling.json and scaling.md.
 """
 
 import argparse
