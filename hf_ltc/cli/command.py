@@ -203,7 +203,7 @@ def warn_of_unfinished(*runs: str) -> None:
             )
             warnings.warn(
                 f"the recording in {str(path)!r} is not finished, and this is of the {has} that are there: run the "
-                "same hf-ltc record command again, which goes on with it",
+                "same hf-ltc record command again to finish it",
                 LTCWarning,
                 stacklevel=2,
             )
@@ -297,7 +297,7 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
     strange = sorted(file.name for file in there if file.name not in _SAVED and file.suffix != ".arrow")
     if strange:
         raise InputError(
-            f"`output` {output!r} holds {strange[0]!r} beside an earlier result: give another folder, or delete it"
+            f"`output` {output!r} holds {strange[0]!r} next to an earlier result: give another folder, or delete it"
         )
     if (path / CHANGES).exists():
         raise InputError(

@@ -147,8 +147,8 @@ class Select(Command):
 
         if not recipe:
             raise InputError(
-                f"no recipe beside the rows of {self.scored!r}, which says how the source model was trained: --judge "
-                "needs a folder of hf-ltc score"
+                f"there is no recipe with the rows of {self.scored!r}, so it is unknown how the source model was "
+                "trained: --judge needs a folder of hf-ltc score"
             )
         if Recipe.from_dict(recipe).dataset.classes == 0:
             raise InputError("--judge trains classifiers, and these rows have no classes: leave it out")

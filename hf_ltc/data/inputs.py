@@ -172,7 +172,7 @@ def check_apart(rows: np.ndarray, ids: pa.Array | None, held: np.ndarray, held_i
     if both:
         raise InputError(
             f"{len(both)} of the {len(held)} validation samples are recorded rows too ({shown}): `validation_rows` "
-            "must be other rows than `rows`, or scores would be measured against what was learned by heart"
+            "must be other rows than `rows`, or scores would be measured against memorized rows"
         )
 
 

@@ -42,9 +42,9 @@ def check_apart(
         shown = listed(list(zip(samples, rows)), lambda pair: f"sample {pair[0]} is row {pair[1]}", most=3)
         raise InputError(
             f"{len(samples):,} of {looked_for:,} validation samples are train rows too ({shown}"
-            f"), so scores would be measured against what was learned by "
-            "heart: give other validation samples or leave these out, or set `allow_shared_rows` where rows are alike "
-            "by nature, as blank tiles are"
+            f"), so scores would be measured against memorized rows: give "
+            "other validation samples, leave these out, or set `allow_shared_rows` if such rows are expected, like "
+            "blank tiles"
         )
 
 

@@ -100,8 +100,8 @@ def evaluated_dataset(
             share = len(found) / max(1, looked_for)
             if share > _SHARED:
                 raise InputError(
-                    f"{share:.0%} of the test rows are in {what} too, so they would test what was learned by heart: "
-                    "give other `test` rows, or `allow_shared_rows` where rows are alike by nature"
+                    f"{share:.0%} of the test rows are in {what} too, so they would test memorized rows: give other "
+                    "`test` rows, or set `allow_shared_rows` if such rows are expected"
                 )
     return EvaluatedDataset(
         train=train.with_format(None).select(rows),

@@ -78,7 +78,7 @@ def _is_beside(entry: Path) -> bool:
 def _of_other_settings(folder: Path, differ: Sequence[str]) -> InputError:
     return InputError(
         f"`output_dir` {str(folder)!r} holds results of other settings ({'; '.join(differ)}): give another "
-        "`output_dir`, or those settings to go on in it"
+        "`output_dir`, or those settings to continue in it"
     )
 
 

@@ -192,9 +192,7 @@ def push_coreset(
 def judged(entry: Entry, judgement: Mapping[str, Any]) -> Entry:
     """Adds to the coreset of its size what that was compared with."""
     if not isinstance(judgement, Mapping) or not {"rows", "text"} <= judgement.keys():
-        raise InputError(
-            "`judgement` is not what hf-ltc select --judge writes into the recipe beside its rows: give that"
-        )
+        raise InputError("`judgement` is not what hf-ltc select --judge writes into the recipe of its rows: give that")
     sizes = {name: made.size for name, made in entry.configs.items()}
     mine = [name for name, size in sizes.items() if size == judgement["rows"]]
     if not mine:

@@ -245,7 +245,7 @@ def explained(repo_id: str, doing: str, then: str = "") -> Iterator[None]:
     except Exception as error:
         for cause in _causes(error):
             if (said := _said(cause)) is not None:
-                again = "; nothing is half done, and the same command goes on where it stopped"
+                again = "; nothing is half done, and the same command continues where it stopped"
                 final = isinstance(cause, (*_FINAL, InvalidCard)) or status(cause) in (403, 413)
                 said += again if doing == "push to" and not final else ""
                 raise InputError(f"cannot {doing} {repo_id!r}: {said}{then}") from error

@@ -178,14 +178,14 @@ class TrajectoryRecorder:
         """
         if number is None and self._is_unaware:
             raise InputError(
-                f"{str(self.path)!r} has epochs up to {self._next_epoch - 1}, and a training that begins anew would "
-                f"be recorded as going on after them: count on from recorder.next_epoch ({self._next_epoch}) with the "
+                f"{str(self.path)!r} has epochs up to {self._next_epoch - 1}, and a training that starts over would "
+                f"be recorded as their continuation: count on from recorder.next_epoch ({self._next_epoch}) with the "
                 "weights of that training, or give another `output_dir`"
             )
         number = self.next_epoch if number is None else number
         if number < self.next_epoch:
             raise InputError(
-                f"epoch {number} is recorded already in {str(self.path)!r}, and epochs are not written again: go on "
+                f"epoch {number} is recorded already in {str(self.path)!r}, and epochs are not rewritten: continue "
                 f"with epoch {self.next_epoch} (recorder.next_epoch), or give another `output_dir`"
             )
         self.clear()
@@ -244,8 +244,8 @@ class TrajectoryRecorder:
         tables = {split: table for split, table in state.items() if split != _PROCESSES}
         if (was := int(state.get(_PROCESSES, self._processes))) != self._processes:
             raise InputError(
-                f"the state is of an epoch begun on {was} processes, now {self._processes} go on with it, and rows "
-                f"come in another order: start {was}, or begin the epoch again without load_state_dict"
+                f"the state is of an epoch begun on {was} processes, and now {self._processes} continue it, with rows "
+                f"in another order: start {was}, or begin the epoch again without load_state_dict"
             )
         shapes = {name: tuple(table.shape) for name, table in tables.items()}
         if shapes != (own := {name: tuple(table.shape) for name, table in self._tables().items()}):

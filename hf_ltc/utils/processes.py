@@ -87,7 +87,7 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
             raise
         raise InputError(
             "stopped because another process failed or was killed: see what that one printed; finished epochs are "
-            "kept, and the same command goes on after the last of them"
+            "kept, and the same command continues after the last of them"
         ) from error
 
 
@@ -151,7 +151,7 @@ def stoppable(folder: Path, kept: str = "epochs") -> Iterator[Callable[[], None]
         if caught:
             raise KeyboardInterrupt(
                 f"stopped by {signal.Signals(caught[0]).name}: finished {kept} are in {str(folder)!r}; run the same "
-                "command again to go on after the last of them"
+                "command again to continue after the last of them"
             )
 
     def handle(number: int, _: Any) -> None:

@@ -106,7 +106,7 @@ def test_only_what_the_same_command_saved_is_replaced(tmp_path: Path):
     (tmp_path / "file").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for name, kind, message in [
-        ("scored", SCORED, "holds 'notes.txt' beside an earlier result"),
+        ("scored", SCORED, "holds 'notes.txt' next to an earlier result"),
         ("scored", CORESET, "exists already: give another folder"),
         ("theirs", SCORED, "exists already: give another folder"),
         ("file", SCORED, "exists already: give another folder"),

@@ -163,7 +163,7 @@ def test_bad_input_of_select_and_push(place, tmp_path, capsys, best, small):
     out = ["--output", tmp_path / "out"]
     judged = ["--fraction", "0.2", "--judge", *out]
     for line, message in [
-        ([tmp_path / "by-hand", *judged], "no recipe beside the rows of"),
+        ([tmp_path / "by-hand", *judged], "there is no recipe with the rows of"),
         ([tmp_path / "no-images", *judged], "no column of type Image"),
         ([tmp_path / "no-config", *judged], "the recipe does not say how: record"),
         ([tmp_path / "no-losses", *judged], "no column 'loss_trajectory' in the dataset"),

@@ -145,7 +145,7 @@ def test_rows_of_train_that_are_alike_are_no_fault_of_a_hold_out(small):
         Features({"image": Image(), "label": ClassLabel(num_classes=2)}),
     )
     assert len(source_rows(RecordConfig(epochs=2), tiles, None).recorded.validation) == 4
-    with pytest.raises(InputError, match=r"10 of 10 .*sample 2 is row 0, \.\.\.\).*as blank tiles are"):
+    with pytest.raises(InputError, match=r"10 of 10 .*sample 2 is row 0, \.\.\.\).*like blank tiles"):
         source_rows(RecordConfig(epochs=2), tiles, tiles.select(range(10)))
     allowed = RecordConfig(epochs=2, allow_shared_rows=True)
     assert len(source_rows(allowed, tiles, tiles.select(range(10))).recorded.validation) == 10

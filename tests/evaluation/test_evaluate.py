@@ -443,7 +443,7 @@ def test_bad_input_is_one_line_before_anything_is_written(small, run, digit_rows
         (settings(out), other_names, "test rows: column 'label' has classes that the train rows do not have: 'ten'"),
         (settings(out), DatasetDict(test=test), "`test` is a DatasetDict, not a datasets.Dataset"),
         (settings(out), train, "of the test rows are in the recorded dataset too"),
-        (settings(out), train, "give other `test` rows, or `allow_shared_rows` where rows are alike"),
+        (settings(out), train, "give other `test` rows, or set `allow_shared_rows` if such rows"),
         (settings(out), train.select(run.validation_rows), "100% of the test rows are in the recorded dataset too"),
         (settings(out), train.select(range(100, 150)), "100% of the test rows are in the recorded dataset too"),
     ):

@@ -225,7 +225,7 @@ def test_where_others_always_are_first_it_ends(hub: Hub, client: Client, scored:
         told = client(do.complaint, do.push, scored, "me/always", [0.1], trajectories=run)
     assert told == (
         "cannot push to 'me/always': others pushed to it every time that this was tried: try again; nothing is half "
-        "done, and the same command goes on where it stopped"
+        "done, and the same command continues where it stopped"
     )
     assert sum(one.path.endswith("/commit/main") for one in seen) == 8 and "coreset-10pct" not in str(set(repo.files))
     assert client(do.complaint, do.push, scored, "me/always", [0.1], trajectories=run) is None

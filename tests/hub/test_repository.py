@@ -226,7 +226,7 @@ def test_a_push_that_is_cut_changes_nothing_and_is_finished_by_the_same_call(
     hub.fail(method, pattern, **how)
     told = client(do.complaint, do.push, scored, repo_id, [0.1], trajectories=run)
     assert told.startswith(f"cannot push to '{repo_id}': ") and said in told and "\n" not in told
-    assert "the same command goes on where it stopped" in told
+    assert "the same command continues where it stopped" in told
     assert repo.head == before and repo.files == files
     with hub.counted() as seen:
         assert client(do.complaint, do.push, scored, repo_id, [0.1], trajectories=run) is None

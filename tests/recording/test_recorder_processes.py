@@ -57,7 +57,7 @@ def goes_on(folder):
     state = PartialState(cpu=True)
     made = recorder(f"{folder}/run", state)
     stored = torch.load(f"{folder}/state.pt", weights_only=True)
-    with pytest.raises(InputError, match=f"begun on 2 processes, now {state.num_processes} go on with it"):
+    with pytest.raises(InputError, match=f"begun on 2 processes, and now {state.num_processes} continue it"):
         made.load_state_dict(stored)
     epoch = made.next_epoch
     with made.epoch():

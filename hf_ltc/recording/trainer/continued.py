@@ -36,7 +36,7 @@ def begin_anew(path: Path, before: int, now: int, processes: PartialState) -> No
         gone = f", without the {lost} epochs recorded so far" if lost else ""
         warnings.warn(
             f"there was no memory for batches of {before}, and the Trainer begins again with {now}, from the weights "
-            f"that it has by now: the recording begins anew with it{gone}; to record a training from the first "
+            f"that it has by now: the recording starts over with it{gone}; to record a training from the first "
             f"weights, give `per_device_train_batch_size` {now} and another `output_dir`",
             LTCWarning,
             stacklevel=3,

@@ -296,7 +296,7 @@ class Hungry(Spy):
 
 # An epoch has 5 steps.
 @pytest.mark.parametrize(
-    ("full", "recorded"), [(1, "the recording begins anew with it;"), (14, "without the 2 epochs")]
+    ("full", "recorded"), [(1, "the recording starts over with it;"), (14, "without the 2 epochs")]
 )
 def test_out_of_memory_it_is_recorded_anew(tmp_path, full, recorded):
     train = texts()
