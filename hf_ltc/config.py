@@ -128,8 +128,8 @@ class RecordConfig:
     )
     allow_shared_rows: bool = option(
         False,
-        "Accept a validation split that shares rows with the training data, such as blank tiles that all look "
-        "the same.",
+        "Accept a validation split that shares rows with the training data, and held-out rows that the dataset has "
+        "twice, such as blank tiles that all look the same.",
     )
 
     batch_size: Count = option(128, "Batch size per process. The batches of an epoch differ by one row at most.")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,12 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 
-from ..utils.errors import InputError, listed
+from ..utils.errors import InputError, LTCWarning, listed
 from .columns import stored_rows
 from .splits import evenly_spaced
 
 # Rows that are looked for: fewer are all looked for, and of more, what is shared is found among these.
 _LOOKED_FOR = 2**14
+# Likewise of rows held out, which are looked for in every recording.
+_HELD_LOOKED_FOR = 2**10
+# Some datasets have a few rows twice, and in two splits; of others these are many.
+SHARED = 0.05
 _END = 64
 
 
@@ -46,6 +51,41 @@ def check_apart(
             "other validation samples, leave these out, or set `allow_shared_rows` if such rows are expected, like "
             "blank tiles"
         )
+
+
+def warn_of_copies(
+    dataset: Dataset, rows: np.ndarray, held: np.ndarray, columns: Sequence[tuple[str, str]], stacklevel: int
+) -> None:
+    """Warns where many of the rows held out of a dataset are in it once more, among those that models train on.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        rows (`np.ndarray`): int64, the rows that stay, increasing.
+        held (`np.ndarray`): int64, those held out, of which some are looked for.
+        columns (`Sequence[tuple[str, str]]`): As for [`shared_rows`]; others than images and texts are not read.
+        stacklevel (`int`): Of the line that the warning is of, as seen from the caller.
+    """
+    cheap = [pair for pair in columns if _is_image_or_text(dataset.features[pair[0]])]
+    if not cheap or len(cheap) < len(columns):
+        return
+    looked_for = held[evenly_spaced(len(held), _HELD_LOOKED_FOR)]
+    samples, places, _ = shared_rows(dataset.select(looked_for), dataset.select(rows), cheap)
+    if len(samples) > max(1, SHARED * len(looked_for)):
+        pairs = list(zip(looked_for[samples].tolist(), rows[places].tolist()))
+        warnings.warn(
+            f"{len(samples):,} of {len(looked_for):,} rows held out as validation samples are among the train rows "
+            f"too ({listed(pairs, lambda pair: f'row {pair[0]} is row {pair[1]}', most=3)}), so scores would be "
+            "measured against what was learned by heart: leave copies out of the dataset, give other `validation` "
+            "samples, or set `allow_shared_rows` where rows are alike by nature, as blank tiles are",
+            LTCWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _is_image_or_text(feature: Any) -> bool:
+    return isinstance(feature, Image) or (
+        isinstance(feature, Value) and ("string" in feature.dtype or "binary" in feature.dtype)
+    )
 
 
 def shared_rows(

@@ -19,16 +19,13 @@ from ..data.labels import (
     read_labels,
     same_columns,
 )
-from ..data.shared_rows import shared_rows
+from ..data.shared_rows import SHARED, shared_rows
 from ..recipe import Identity, Recipe
 from ..training.images import image_size
 from ..training.inputs import check_settings
 from ..trajectories.combine import place_rows
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
-
-# Some datasets have a few rows in both splits; a wrong split has many.
-_SHARED = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def evaluated_dataset(
             compared = zip(test_columns.names, same_columns(other, columns).names)
             found, _, looked_for = shared_rows(test, other, list(compared))
             share = len(found) / max(1, looked_for)
-            if share > _SHARED:
+            if share > SHARED:
                 raise InputError(
                     f"{share:.0%} of the test rows are in {what} too, so they would test memorized rows: give other "
                     "`test` rows, or set `allow_shared_rows` if such rows are expected"

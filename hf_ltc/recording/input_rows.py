@@ -65,10 +65,10 @@ def input_rows(config: RecordConfig, train: Dataset, validation: Dataset | None)
     require_rows(train, validation)
     label = _label_column(train, config.label_column)
     numbers = _model_labels(train, label)
-    part, other, compared = Part(train, label), None, []
+    part, other = Part(train, label), None
     if validation is not None:
         other = Part(validation, _label_column(validation, label if label in validation.column_names else None))
-        compared = input_columns(train, validation, label, config.id_column)
+    compared = input_columns(train, train if validation is None else validation, label, config.id_column)
     rows = recorded_rows(part, other, compared, config)
     return InputRows(rows, numbers[rows.labels], numbers[rows.validation_labels], numbers)
 
@@ -87,11 +87,11 @@ def sequence_rows(config: RecordConfig, train: Dataset, validation: Dataset | No
     require_rows(train, validation)
     label = None if config.label_column is None else find_label_column(train, config.label_column)
     texts = [name for name in _SEQUENCES if name in train.column_names]
-    other, compared = None, []
+    held, other = train if validation is None else validation, None
+    shared = [(name, name) for name in texts if name in held.column_names]
     if validation is not None:
-        shared = [(name, name) for name in texts if name in validation.column_names]
-        compared = shared or input_columns(train, validation, label, config.id_column)
         other = Part(validation, label and find_label_column(validation, label), texts=[name for name, _ in shared])
+    compared = shared or input_columns(train, held, label, config.id_column)
     rows = recorded_rows(Part(train, label, texts=texts), other, compared, config)
     rows.identity["task"] = TEXT_GENERATION
     return rows

@@ -16,7 +16,7 @@ from ..data.columns import read_column
 from ..data.identity import dataset_identity
 from ..data.inputs import require_dataset
 from ..data.labels import InputColumns, class_names, find_input_columns, find_label_column, read_labels
-from ..data.shared_rows import check_apart
+from ..data.shared_rows import check_apart, warn_of_copies
 from ..data.splits import hold_out
 from ..recipe import TURN, Recipe
 from ..training.images import StoredImages
@@ -244,8 +244,9 @@ def require_rows(train: Dataset, validation: Dataset | None) -> None:
 def recorded_rows(
     train: Part, validation: Part | None, compared: Sequence[tuple[str, str]], config: RecordConfig
 ) -> RecordedRows:
-    """The rows of a dataset without those held out; all rows if there are `validation` samples, which must be other
-    rows by the columns `compared`. Rotated, each seed has a hold-out of its own, wherever its run stands."""
+    """The rows of a dataset without those held out, which are warned of if they are there once more; all rows if there
+    are `validation` samples, which must be others. Rows are compared by the columns `compared`. Rotated, each seed has
+    a hold-out of its own, wherever its run stands."""
     dataset, names, labels = train.dataset, train.names(), train.labels()
     identity = train.identity() | {"id_column": config.id_column, "names": names}
     ids = None if config.id_column is None else _read_ids(dataset, config.id_column)
@@ -258,6 +259,9 @@ def recorded_rows(
         fraction, per_class, seed = config.validation_fraction, config.validation_per_class, config.validation_seed
         turn = config.seed if config.rotate_validation else 0
         rows, held = hold_out(labels, fraction, per_class, seed, names or ["the dataset"], turn=turn)
+        # Of seeds that hold out other rows, once for all.
+        if not config.allow_shared_rows and not (config.rotate_validation and config.runs == 1):
+            warn_of_copies(dataset, rows, held, compared, stacklevel=4)
         other, other_labels = dataset.select(held), labels[held]
         other_identity = {
             "held_out": len(held),

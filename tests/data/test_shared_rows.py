@@ -1,20 +1,23 @@
 """Validation samples that are train rows: found to the byte, whatever holds them, and refused wherever one records."""
 
 import io
+import re
 import tracemalloc
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 from torch import nn
 
 from hf_ltc import RecordConfig, TrajectoryCallback, record, record_checkpoints
 from hf_ltc.data.columns import read_column
 from hf_ltc.data.shared_rows import check_apart, shared_rows
-from hf_ltc.recording.input_rows import input_rows
+from hf_ltc.recording.input_rows import input_rows, sequence_rows
 from hf_ltc.recording.rows import source_rows
-from hf_ltc.utils.errors import InputError
+from hf_ltc.utils.errors import InputError, LTCWarning
 
 IMAGES = [("image", "image")]
 
@@ -149,6 +152,32 @@ def test_rows_of_train_that_are_alike_are_no_fault_of_a_hold_out(small):
         source_rows(RecordConfig(epochs=2), tiles, tiles.select(range(10)))
     allowed = RecordConfig(epochs=2, allow_shared_rows=True)
     assert len(source_rows(allowed, tiles, tiles.select(range(10))).recorded.validation) == 10
+
+
+def test_of_rows_held_out_of_a_dataset_with_copies_it_warns(small):
+    """As of classes that were made larger by copies of their rows."""
+    train, one = small["train"], RecordConfig(epochs=2)
+    twice = concatenate_datasets([train, train])
+    with pytest.warns(LTCWarning, match="leave copies out of the dataset, give other `validation` samples") as caught:
+        held = source_rows(one, twice, None).recorded.validation_rows
+    (said,) = [str(each.message) for each in caught if each.category is LTCWarning]
+    counts = re.match(r"(\d+) of (\d+) rows held out as validation samples are among the train rows too ", said)
+    alone = [row for row in held if (row + 150) % 300 not in held]
+    assert [int(count) for count in counts.groups()] == [len(alone), len(held)]
+    pairs = re.findall(r"row (\d+) is row (\d+)", said)
+    assert len(pairs) == 3 and all(int(other) == (int(row) + 150) % 300 for row, other in pairs)
+    words = Dataset.from_dict({"text": ["a b", "c d", "e f"] * 9, "label": [0, 1, 1] * 9})
+    words = words.cast_column("label", ClassLabel(num_classes=2))
+    for rows in (lambda: input_rows(one, words, None), lambda: sequence_rows(one, words, None)):
+        with pytest.warns(LTCWarning, match="rows held out as validation samples are among the train rows too"):
+            rows()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LTCWarning)
+        # A few rows of a dataset may be there twice, or all be alike by nature.
+        source_rows(one, concatenate_datasets([train, train.select(range(3))]), None)
+        source_rows(replace(one, allow_shared_rows=True), twice, None)
+        # Of seeds that hold out other rows the first call, which is for all of them, has said so.
+        source_rows(replace(one, rotate_validation=True), twice, None)
 
 
 def test_many_are_looked_for_among_some(monkeypatch, small):
