@@ -214,7 +214,7 @@ def coreset_size(pool: int, fraction: float | None = None, size: int | None = No
         given = "neither is" if size is None else f"fraction {fraction!r} and size {size!r} are both"
         raise InputError(f"the budget is either a fraction or a size: {given} given")
     if fraction is not None:
-        if not isinstance(fraction, Real) or not 0 < fraction <= 1:
+        if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction <= 1:
             raise InputError(f"`fraction` is {fraction!r}: it must be in (0, 1], or give a number of rows as size")
         rows = round(fraction * pool)
         if rows < 1:

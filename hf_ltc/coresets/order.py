@@ -60,9 +60,18 @@ def coreset_order(
     require_choice("balance", balance, get_args(Balance))
     require_choice("keep", keep, get_args(Keep))
     scores = np.asarray(scores)
+    if scores.dtype.kind != "f":
+        # Unsigned integers have no negative to sort by.
+        scores = scores.astype(np.float64)
     for name, values in (("labels", labels), ("rows", rows), ("values of typicality", typicality)):
         if values is not None and len(values) != len(scores):
             raise InputError(f"{len(scores)} scores but {len(values)} {name}: give one of each a row")
+    for name, values in (("scores", scores), ("labels", labels)):
+        if values is not None and np.ndim(values) != 1:
+            raise InputError(
+                f"`{name}` has shape {tuple(np.shape(values))}: give one number for each row (of one-hot labels, "
+                ".argmax(axis=1))"
+            )
     require_share(typical)
     classes = np.zeros(len(scores), dtype=np.int64)
     if balance != "none":

@@ -164,6 +164,9 @@ def sample_values(values: Any, positions: torch.Tensor, name: str) -> torch.Tens
         InputError: for values that are not numbers, or not one per sample, and class numbers that are no integers.
     """
     fix = "give one number a sample"
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        # torch reads no array backwards, and none of another byte order or of long doubles.
+        values = values.astype(np.float64 if values.dtype.kind == "f" else np.int64, order="C")
     with as_input_error(f"{name} cannot be read as numbers", fix, (TypeError, ValueError, RuntimeError)):
         found = torch.as_tensor(values).detach()
     if found.is_complex() or found.dtype == torch.bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ..data.inputs import integers
 from ..recipe import TURN, Identity, Recipe
 from ..scores.absent import absent_from_runs
 from ..scores.protocol import require_recorded
@@ -151,7 +152,8 @@ def _without(run: "Trajectories", rows: np.ndarray, samples: np.ndarray) -> "Tra
 
 def take_rows(run: "Trajectories", rows: np.ndarray) -> "Trajectories":
     """Keeps some rows; as [`Trajectories.take_rows`]."""
-    rows = np.unique(np.asarray(rows, dtype=np.int64))
+    # A mask would be taken for the rows 0 and 1.
+    rows = np.unique(integers(rows, "rows"))
     where = np.flatnonzero(np.isin(run.rows, rows, assume_unique=True))
     if len(where) < len(rows):
         raise InputError(f"rows {some_rows(np.setdiff1d(rows, run.rows))} were not recorded")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,8 @@ class Trajectories(ExchangeMixin):
         Raises:
             InputError: if none is left.
         """
+        if not isinstance(epochs, Real):
+            raise InputError(f"truncate({epochs!r}): give the number of an epoch")
         kept = np.flatnonzero(self.epochs <= epochs)
         if not len(kept):
             raise InputError(
@@ -190,8 +193,8 @@ class Trajectories(ExchangeMixin):
         Returns:
             [`Trajectories`]
         """
-        if k < 1:
-            raise InputError(f"every({k}): it must be 1 or more")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"every({k!r}): it must be 1 or more, a whole number")
         kept = self.epochs % k == 0
         kept[np.cumsum(self.lengths) - 1] = True
         return combine.take_checkpoints(self, np.flatnonzero(kept))

@@ -89,7 +89,20 @@ def test_the_order_depends_on_row_numbers_not_on_positions(rows, balance, random
     assert moved.tolist() == ranks[shuffled].tolist()
 
 
+@pytest.mark.parametrize("kind", ["u1", "u8", "i4", "bool", "f2"])
+@pytest.mark.parametrize("keep", ["highest", "lowest"])
+def test_scores_of_any_kind_of_numbers(kind, keep):
+    # The negative of an unsigned 0 is 0, which came before that of all others.
+    scores = np.array([1, 0, 1, 0, 1]).astype(kind)
+    labels = [0, 0, 1, 1, 1]
+    expected = coreset_order(scores.astype(np.float64), labels, keep=keep)
+    assert coreset_order(scores, labels, keep=keep).tolist() == expected.tolist()
+
+
 def test_coreset_order_refuses_what_it_cannot_order():
+    for name, scores, labels in (("labels", [1, 2], np.eye(2)), ("scores", [[1], [2]], [0, 1])):
+        with pytest.raises(InputError, match=rf"`{name}` has shape \(2, .\): give one number for each row"):
+            coreset_order(scores, labels)
     with pytest.raises(InputError, match=r"`balance` is 'classes': it must be one of class, proportional, none"):
         coreset_order(np.zeros(2), balance="classes")
     with pytest.raises(InputError, match="`keep` is 'best'"):

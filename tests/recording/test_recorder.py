@@ -187,6 +187,18 @@ def test_both_losses_and_signals_are_kept_apart(tmp_path):
     assert Trajectories.load(tmp_path / "run", losses="evaluation").losses.tolist() == [[3.0, 4.0]]
 
 
+@pytest.mark.parametrize("kind", ["<f2", ">f4", ">f8", "longdouble", ">i4", "u2"])
+@pytest.mark.parametrize("step", [1, -1, 2])
+def test_arrays_of_any_layout_and_byte_order(tmp_path, kind, step):
+    values = np.arange(14)[:: abs(step)][:7].astype(kind)
+    losses = np.repeat(values, abs(step))[:: abs(step)] if step > 0 else values[::-1]
+    made = recorder(tmp_path / "run")
+    with made.epoch():
+        made.update(np.arange(7, dtype=">i8")[:: np.sign(step)], losses)
+        made.update(np.arange(3), losses[:3], split="validation")
+    np.testing.assert_array_equal(made.finish().losses[0], values.astype(np.float32))
+
+
 def test_a_loop_that_begins_anew_is_not_recorded_after_the_epochs_of_another_training(tmp_path):
     # The loop of the documentation, run twice: it ran on after the epochs there were, with the losses of a new model.
     record_epochs(recorder(tmp_path / "run"), 3)

@@ -113,3 +113,9 @@ def test_take_rows_takes_them_in_row_order():
 def test_take_rows_refuses_rows_that_were_not_recorded(rows):
     with pytest.raises(InputError, match=f"rows {rows[-1]} were not recorded"):
         make().take_rows(np.array(rows))
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(np.arange(20) < 5, "bool"), ([1.5, 2.0], "float64")])
+def test_take_rows_takes_no_mask_for_row_numbers(rows, kind):
+    with pytest.raises(InputError, match=rf"`rows` has shape .* and holds {kind}: give a list of integers"):
+        make().take_rows(rows)

@@ -118,6 +118,13 @@ def test_every_refuses_less_than_one(k):
         make().every(k)
 
 
+def test_epochs_to_keep_are_numbers():
+    with pytest.raises(InputError, match=r"every\(1.5\): it must be 1 or more, a whole number"):
+        make().every(1.5)
+    with pytest.raises(InputError, match=r"truncate\('2'\): give the number of an epoch"):
+        make().truncate("2")
+
+
 @pytest.mark.parametrize("lengths", [(5,), (4, 3)], ids=str)
 def test_attach_gives_every_row_its_losses(lengths):
     data = dataset()
