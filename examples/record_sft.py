@@ -114,7 +114,7 @@ def main() -> None:
 
     run = callback.trajectories
     if PartialState().is_main_process:
-        scored = run.score(train, balance="source")  # + loss_trajectory, ltc_score, ltc_typicality, ltc_rank
+        scored = run.score(train, balance="source")  # + loss_trajectory, ltc_score, ltc_rank
         coreset = select_coreset(scored, fraction=0.3, balance="source")
         first, *_, last = run.losses.mean(axis=1)
         tokens = int(run.signals["tokens"][0].sum())

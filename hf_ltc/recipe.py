@@ -165,6 +165,15 @@ class Identity(Section):
         """Whether, as validation samples, they are those of runs that each hold other rows out."""
         return TURN in self.more
 
+    @property
+    def is_of_language_model(self) -> bool:
+        """Whether a row's loss is the mean over its tokens, and not that of a class."""
+        return self.task == TEXT_GENERATION
+
+    @property
+    def is_text(self) -> bool:
+        return self.text_column is not None or self.is_of_language_model
+
 
 @dataclass(frozen=True)
 class Config(Description):

@@ -111,7 +111,7 @@ class Compare(Command):
         from ..coresets.choose import Selection
         from ..coresets.overlap import overlap
         from ..scores.ltc import ltc_scores
-        from ..scores.typicality import ltc_typicality
+        from ..scores.typicality import begins_typical, ltc_typicality
         from ..trajectories.compare import reliability
 
         if self.baseline is not None:
@@ -120,7 +120,7 @@ class Compare(Command):
         aligned = self._aligned()
         found = reliability(aligned, **variant)
         one, two = (ltc_scores(run, **variant) for run in aligned)
-        typical = Selection(typical=self.typical).decided(True).typical or 0.0
+        typical = Selection(typical=self.typical).decided(begins_typical(aligned[0])).typical or 0.0
         keys = [ltc_typicality(run) for run in aligned] if typical else None
         shared = overlap(one, two, aligned[0].labels, typicality=keys, typical=typical)
         return self._results(found, shared, typical=self.typical, variant=self.variant)

@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..coresets.order import TYPICAL, Balance
+from ..coresets.order import Balance
 from ..recipe import Recipe
 from ..utils.errors import InputError
 from ..utils.files import expanded, finite
@@ -53,11 +53,13 @@ class Score(Command):
     def execute(self) -> Results:
         import pyarrow.compute as pc
 
+        from ..coresets.choose import Selection
         from ..coresets.scored import usual_balance
         from ..data.columns import read_column
         from ..scores.ltc import LEAST_WEIGHTED, is_weighted, score_variant
         from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
+        from ..scores.typicality import begins_typical
         from ..trajectories.ranked import score_trajectories
         from ..trajectories.summary import LossSummary, load_recording
 
@@ -93,6 +95,7 @@ class Score(Command):
         scores = read_column(scored, "ltc_score")
         member = score_variant(**variant)
         weighted = is_weighted(run, member)
+        typical = Selection(typical=self.typical).decided(begins_typical(run)).typical
         count, held = len(scores) - scores.null_count, read_column(scored, "ltc_rank").null_count
         values = {
             "output": self.output,
@@ -119,7 +122,7 @@ class Score(Command):
             "losses": run.loss_name,
             "balance": usual_balance(source, balance)[0],
             "balance_column": self.balance_column,
-            "typical": TYPICAL if self.typical is None else self.typical,
+            "typical": typical,
             "reliability": values["reliability"],
             "baselines": {
                 name: {"column": scorer.column, "keep": scorer.keeps, "options": dict(scorer.options)}
@@ -138,7 +141,7 @@ class Score(Command):
             *(
                 [
                     "Not weighted by uncertainty: the weight makes coresets of texts worse."
-                    if source.text_column
+                    if source.is_text
                     else f"Not weighted by uncertainty, which needs {LEAST_WEIGHTED} epochs per run. Short recordings "
                     "make weaker coresets: record more if you can."
                 ]

@@ -228,7 +228,7 @@ def is_weighted(trajectories: Validated, member: Mapping[str, str]) -> bool:
         `bool`: whether `weighting` is `"uncertainty"`, the rows are no texts, and every run has 15 checkpoints or more
             of a trained model.
     """
-    if member["weighting"] == "none" or Recipe.from_dict(trajectories.recipe).dataset.text_column is not None:
+    if member["weighting"] == "none" or Recipe.from_dict(trajectories.recipe).dataset.is_text:
         return False
     spans = run_spans(trajectories.lengths)
     trained = [int((trajectories.epochs[start:stop] > 0).sum()) for start, stop in spans]

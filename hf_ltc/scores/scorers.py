@@ -16,7 +16,7 @@ from .kernels import count_of, each_part, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
-from .typicality import Stage, typical_spans, typical_stages, typicality_of
+from .typicality import Stage, begins_typical, typical_spans, typical_stages, typicality_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,8 @@ class LTCScorer:
         reference = np.concatenate(references(trajectories, **member))
         lengths = tuple(int(length) for length in trajectories.lengths)
         trained = first_trained(trajectories, member)
-        spans, stages = typical_spans(trajectories), typical_stages(trajectories)
+        spans = typical_spans(trajectories)
+        stages = typical_stages(trajectories) if begins_typical(trajectories) else ()
         if member["scope"] == "dataset":
             return cls(reference, lengths, member["of"], column=column, trained=trained, spans=spans, stages=stages)
         dataset = Recipe.from_dict(trajectories.recipe).dataset
@@ -121,9 +122,12 @@ class LTCScorer:
         scores, finite = pass_over(rows.values, self.lengths, runs, groups, self.of, self.trained)
         if not finite:
             raise rows.not_finite(LOSS_TRAJECTORY, self.lengths)
-        columns = {self.column: scores}
+        columns, typicality = {self.column: scores}, typicality_name(self.column)
         if self.stages:
-            columns[typicality_name(self.column)] = typicality_of(rows.values, self.spans, self.stages)
+            columns[typicality] = typicality_of(rows.values, self.spans, self.stages)
+        elif typicality in columns_of(batch):
+            # Of another recording.
+            columns[typicality] = np.full_like(scores, np.nan)
         return rows.with_columns(batch, columns)
 
     def _groups(self, batch: Any, rows: "Rows", column: str) -> np.ndarray:

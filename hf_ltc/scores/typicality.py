@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.splits import evenly_spaced
+from ..recipe import Recipe
 from ..utils.errors import InputError
 from .baselines import mixed
 from .kernels import each_part, run_spans
-from .protocol import Recorded, check_recorded, losses_not_finite
+from .protocol import Recorded, Validated, check_recorded, losses_not_finite
 from .windows import WINDOW
 
 # DUAL looks at epochs 1 to 30, and has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
@@ -132,6 +133,16 @@ def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Seq
         `np.ndarray`: float32 `(N,)`, as [`ltc_typicality`] gives it.
     """
     return _keys(_read(table, spans), stages)
+
+
+def begins_typical(trajectories: Validated) -> bool:
+    """Whether coresets of a recording begin with typical rows where nothing else is said: those of rows with classes.
+
+    The odds are of a label's probability among the classes. By the mean probability of its tokens instead, the first
+    texts are the easiest to predict, and worth less to a language model than random ones (benchmarks/language.py).
+    """
+    recorded = Recipe.from_dict(trajectories.recipe).dataset
+    return recorded.classes != 0 and not recorded.is_of_language_model
 
 
 def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:

@@ -15,6 +15,7 @@ from ..recipe import Recipe
 from ..scores import reliability, scorers
 from ..scores.at_once import RowScores, row_scores
 from ..scores.protocol import Validated
+from ..scores.typicality import begins_typical
 from ..utils.errors import require
 from . import tables
 
@@ -50,7 +51,9 @@ def score_trajectories(
     known = {f"{name}_score": scorers.baseline_scores(run, name) for name in baselines}
     where = run.positions(dataset, id_column)
     found = row_scores(run, **variant)
-    known = {LTC_SCORE: found.scores, typicality_name(LTC_SCORE): found.typicality, **known}
+    if typical or begins_typical(run):
+        known = {typicality_name(LTC_SCORE): found.typicality, **known}
+    known = {LTC_SCORE: found.scores, **known}
     columns = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where), **score_columns(known, where)}
     ranked, kept = ranked_by_score(
         dataset, columns, where, run, balance=balance, label_column=label_column, typical=typical
@@ -99,6 +102,9 @@ def ranked_by_score(
         `(N,)`, for warnings.
     """
     way, label_column = usual_balance(Recipe.from_dict(run.recipe).dataset, balance, label_column)
+    if (column := typicality_name(LTC_SCORE)) not in columns and column in dataset.column_names:
+        # Of another recording.
+        dataset = dataset.remove_columns(column)
     ranked = select.rank_coreset(
         with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
     )

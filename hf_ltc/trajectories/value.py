@@ -321,7 +321,8 @@ class Trajectories(ExchangeMixin):
             preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, as for [`ltc_scores`].
             balance (`str`, *optional*):
                 As for [`rank_coreset`]; if not given, `"class"`, or `"none"` for rows without classes.
-            typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
+            typical (`float`, *optional*):
+                As for [`rank_coreset`]; if not given, `0.1`, or `0.0` for language models and rows without classes.
             baselines (`Sequence[str]`, *optional*):
                 Known scores to add as well, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
                 held-out rows. They do not change the rank.

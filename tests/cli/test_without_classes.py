@@ -29,7 +29,8 @@ def told(tmp_path, capsys, monkeypatch):
 
 def test_scored_and_chosen_without_naming_a_balance(told):
     assert "Scored 48 of 60 rows" in told("score run --dataset rows --output scored")
-    assert read_json(Path("scored/recipe.json"))[SCORED]["balance"] == "none"
+    made = read_json(Path("scored/recipe.json"))[SCORED]
+    assert made["balance"] == "none" and made["typical"] == 0
     said = told("select scored --fraction 0.25 --output coreset")
     assert "The coreset has 12 of the 48 candidate rows" in said and "classes" not in said
     assert "hf-ltc push run" in said and "--balance" not in said

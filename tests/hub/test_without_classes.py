@@ -21,7 +21,7 @@ def _command(*arguments: str) -> int:
 pytest_plugins = ["tests.hub_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_faults_left")
 
-_COLUMNS = ["messages", "source", "turns", "ltc_score", "ltc_typicality", "ltc_rank"]
+_COLUMNS = ["messages", "source", "turns", "ltc_score", "ltc_rank"]
 
 
 @pytest.mark.parametrize("balance", [None, "source"])

@@ -1,5 +1,7 @@
 """Rows of language models, which have no class: scored, balanced by any column, and refused where classes count."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from datasets import ClassLabel
@@ -31,10 +33,8 @@ def test_scores_of_all_rows_alike(run, rows):
     scored = run.score(rows)
     scores = np.array(scored["ltc_score"], dtype=float)
     order = np.argsort(-scores[run.rows], kind="stable")
-    typical = 5
-    ranks = np.array(scored["ltc_rank"], dtype=float)[run.rows]
-    # Typical rows first, and then those that score best, whatever their source.
-    assert ranks[[place for place in order if ranks[place] >= typical]].tolist() == list(range(typical, 48))
+    # Those that score best first, whatever their source.
+    assert np.array(scored["ltc_rank"], dtype=float)[run.rows][order].tolist() == list(range(48))
     assert select_coreset(scored, 0.25, balance="none").num_rows == 12
     said = r"\(one of 'source', 'turns'\) or cast .*; rows without classes are chosen with `balance` 'none'"
     for choose in (rank_coreset, lambda rows: select_coreset(rows, 0.25)):
@@ -43,6 +43,38 @@ def test_scores_of_all_rows_alike(run, rows):
     assert run.attach(rows, ["tokens"])["tokens_trajectory"][int(run.rows[0])] == [3.0] * 5
     mapped = run.attach(rows).map(LTCScorer.from_trajectories(run), batched=True)
     assert mapped["ltc_score"] == scored["ltc_score"]
+
+
+def test_typical_rows_come_first_only_where_it_is_asked_for(run, rows):
+    alone = run.score(rows)
+    assert "ltc_typicality" not in alone.column_names
+    asked = run.score(rows, typical=0.1)
+    first = [row for row, rank in enumerate(asked["ltc_rank"]) if rank is not None and rank < 5]
+    typicality = np.array(asked["ltc_typicality"], dtype=float)
+    assert sorted(np.argsort(-np.nan_to_num(typicality, nan=-np.inf))[:5]) == first
+    assert asked["ltc_rank"] != alone["ltc_rank"]
+    # What another score left there is not taken for this recording's.
+    again = run.score(asked)
+    assert "ltc_typicality" not in again.column_names and again["ltc_rank"] == alone["ltc_rank"]
+    mapped = run.attach(asked).map(LTCScorer.from_trajectories(run), batched=True)
+    assert set(mapped["ltc_typicality"]) == {None}
+    assert rank_coreset(mapped, balance="none")["ltc_rank"] == alone["ltc_rank"]
+
+
+def test_language_models_whose_rows_have_classes(rows, tmp_path):
+    run = recorded(tmp_path / "by source", rows, label_column="source")
+    assert run.recipe["dataset"]["classes"] == 3
+    assert "ltc_typicality" not in run.score(rows).column_names
+    # Weighted by uncertainty they are not either, however long the recording.
+    long = dataclasses.replace(
+        run,
+        losses=np.repeat(run.losses, 6, axis=0),
+        validation_losses=np.repeat(run.validation_losses, 6, axis=0),
+        epochs=np.arange(30),
+        lengths=(30,),
+        signals={},
+    )
+    np.testing.assert_array_equal(ltc_scores(long), ltc_scores(long, preset="das"))
 
 
 def test_weights_instead_of_a_choice(run, rows):
