@@ -1,12 +1,12 @@
 """Scoring and selecting rows on a Ray cluster of two workers: time and memory for 2, 10 and 50 million rows.
 
     pip install "hf-ltc[ray]"
-    python benchmarks/scaling.py [--millions 2 10 50] [--score-millions 2 10] [--folder runs/scaling]
+    python benchmarks/scaling.py [--millions 2 10 50] [--score-millions 2 10 50] [--folder runs/scaling]
 
 The cluster has a head without CPUs and two workers with one CPU each, on this machine. For each number of rows:
 
 - score: read Parquet files with the losses of 91 checkpoints, score by the default, write row, label, score and
-  typicality; up to --score-millions, since a million rows are 0.38 GB;
+  typicality; a million rows are 0.38 GB;
 - bounds: read such scores, and find the bounds of a coreset of a tenth, balanced over 1,000 classes;
 - select: read them again, and count the rows within the bounds.
 
@@ -279,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/scaling"))
     parser.add_argument("--millions", type=float, nargs="+", default=[2, 10, 50])
-    parser.add_argument("--score-millions", type=float, nargs="+", default=[2, 10])
+    parser.add_argument("--score-millions", type=float, nargs="+", default=[2, 10, 50])
     parser.add_argument("--store", type=float, default=2.0, help="GiB of the object store of each worker")
     options = parser.parse_args()
     todo: dict[str, Callable[[], dict]] = {}
