@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 
 from ..data.columns import read_column
 from ..data.identity import check_identity
@@ -15,6 +15,9 @@ from ..data.inputs import require_dataset
 from ..data.labels import find_label_column, read_labels
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, some_rows
+
+# As columns of labels are called.
+_LABELS = ("label", "labels", "label_ids")
 
 if TYPE_CHECKING:
     from .summary import LossSummary
@@ -63,9 +66,29 @@ def _check_numbered_labels(
     run: "Trajectories | LossSummary", dataset: Dataset, where: np.ndarray, recorded: Identity
 ) -> None:
     """Of losses from elsewhere nothing else tells whether they are of these rows."""
+    if recorded.label_column is not None:
+        return
     labels = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
-    if recorded.label_column is None and len(labels) == 1:
+    if len(labels) == 1:
         _check_labels(run, dataset, where, dataclasses.replace(recorded, label_column=labels[0]))
+        return
+    # Of several columns one has to tell the classes, and so has one that is called as labels are.
+    labels = labels or [name for name in _LABELS if isinstance(dataset.features.get(name), Value)]
+    known = np.flatnonzero(where >= 0)
+    classes = run.labels[where[known]]
+    if labels and not any(_tells(read_column(dataset, name).take(pa.array(known)), classes) for name in labels):
+        shown = ", ".join(map(repr, labels))
+        raise InputError(
+            f"rows of one label in column {shown} were recorded with labels of several classes (shuffled, or another "
+            "dataset?): give the dataset as it was recorded"
+        )
+
+
+def _tells(labels: pa.ChunkedArray, classes: np.ndarray) -> bool:
+    """Whether rows of one label are all of one class."""
+    codes = np.unique(labels.combine_chunks().dictionary_encode().indices.fill_null(-1), return_inverse=True)[1]
+    pairs = np.unique(np.stack([codes, classes]), axis=1)
+    return pairs.shape[1] == len(np.unique(codes))
 
 
 def _check_labels(run: "Trajectories | LossSummary", dataset: Dataset, where: np.ndarray, recorded: Identity) -> None:

@@ -205,7 +205,7 @@ def test_a_loop_that_begins_anew_is_not_recorded_after_the_epochs_of_another_tra
     said = r"run' has epochs up to 2, .* count on from recorder.next_epoch \(3\) .*, or give another `output_dir`"
     with pytest.raises(InputError, match=said):
         record_epochs(recorder(tmp_path / "run"), 3)
-    said = r"epoch 0 is recorded already in .*: go on with epoch 3 \(recorder.next_epoch\), or give another"
+    said = r"epoch 0 is recorded already in .*: continue with epoch 3 \(recorder.next_epoch\), or give another"
     with pytest.raises(InputError, match=said), recorder(tmp_path / "run").epoch(0):
         pass
     assert run_dir.published_epochs(tmp_path / "run") == [0, 1, 2]

@@ -52,6 +52,39 @@ def test_without_an_identity_the_number_of_rows_has_to_do():
         run.attach(dataset().select(range(30)))
 
 
+LABELS = {
+    "ClassLabel": {},
+    "integers": {"label": lambda row, label: 10 * label},
+    "texts": {"label": lambda row, label: f"class {label}"},
+    "two kinds of classes": {
+        "label": None,
+        "fine": lambda row, label: 2 * label + row % 2,
+        "odd": lambda row, _: row % 2,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_without_an_identity_labels_tell_another_order(kind):
+    """As of an own loop whose recorder was told nothing of the dataset, which is often one of integer labels."""
+    data, labels = dataset(), labels_of(dataset()).tolist()
+    for name, value in LABELS[kind].items():
+        data = data.remove_columns(name) if name in data.column_names else data
+        if value is not None:
+            data = data.add_column(name, [value(row, label) for row, label in enumerate(labels)])
+            data = data.class_encode_column(name) if kind.startswith("two") else data
+    run = make(recipe={})
+    assert_attached(run.attach(data), run, range(ROWS))
+    said = "another label in column" if kind == "ClassLabel" else "rows of one label in column .* of several classes"
+    for other in (data.shuffle(seed=0), data.select(np.argsort(labels, kind="stable"))):
+        with pytest.raises(InputError, match=f"{said}.*: give the dataset as it was recorded"):
+            run.attach(other)
+    # A column that is called otherwise may hold anything.
+    named = [name for name in ("label", *LABELS[kind]) if name in data.column_names]
+    plain = data.remove_columns(named).add_column("group", [row % 3 for row in range(ROWS)])
+    assert_attached(run.attach(plain), run, range(ROWS))
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_with_ids_any_order_and_part_is_attached_to(order):
     data = dataset()
