@@ -75,8 +75,8 @@ def warn_of_copies(
         warnings.warn(
             f"{len(samples):,} of {len(looked_for):,} rows held out as validation samples are among the train rows "
             f"too ({listed(pairs, lambda pair: f'row {pair[0]} is row {pair[1]}', most=3)}), so scores would be "
-            "measured against what was learned by heart: leave copies out of the dataset, give other `validation` "
-            "samples, or set `allow_shared_rows` where rows are alike by nature, as blank tiles are",
+            "measured against memorized rows: leave copies out of the dataset, give other `validation` samples, or "
+            "set `allow_shared_rows` if such rows are expected, like blank tiles",
             LTCWarning,
             stacklevel=stacklevel + 1,
         )

@@ -136,7 +136,7 @@ def _what(name: str, entry: Entry) -> str:
         if entry.family is None:
             return text + "The score of a row, from -1 to 1, is the correlation of the two."
         family = dict(entry.family.choices)
-        if entry.dataset.text_column is not None:
+        if entry.dataset.is_text:
             # Texts are not weighted, whatever was asked for.
             family["weighting"] = "none"
         preset = next((_PRESETS[preset] for preset, variant in PRESETS.items() if variant == family), None)
@@ -149,8 +149,7 @@ def _what(name: str, entry: Entry) -> str:
         how += " of its class" if family["scope"] == "class" else ""
         named = f" ({preset})" if preset else ""
         if family["weighting"] == "uncertainty":
-            whose = "label" if entry.dataset.task is None else "tokens"
-            how += f", multiplied by the square root of how much the probability of the row's {whose} varied"
+            how += ", multiplied by the square root of how much the probability of the row's label varied"
             how += f" (Dyn-Unc, arXiv 2306.05175) if {LEAST_WEIGHTED} epochs or more were recorded"
         choices = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{choices}`."

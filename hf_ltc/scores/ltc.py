@@ -218,7 +218,7 @@ def is_weighted(trajectories: Validated, member: Mapping[str, str]) -> bool:
     """Whether a variant's weight, if it has one, is used for a recording: coresets of some are better without.
 
     Within few windows the probability of a row varies most if the row was learned then: in a short recording, the
-    weight would favor the easiest rows. Models of texts soon know their rows by heart, and it would favor the hardest.
+    weight would favor the easiest rows. Models of texts soon memorize their rows, and it would favor the hardest.
 
     Args:
         trajectories ([`Trajectories`]): The recording, of one or more runs.
