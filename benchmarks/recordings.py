@@ -223,7 +223,10 @@ def trajectories(path: Path, losses: str = "training", window: float = 1.0, vali
             epochs=np.arange(len(train)),
             lengths=(len(train),),
             signals={name: stored[f"{losses}-{name}"] for name in beside},
-            recipe={"config": {"model": about["model"], "seed": about["seed"]}, "seconds": {"all": about["seconds"]}},
+            recipe={
+                "config": {"model": about["model"], "seed": about["seed"], "epochs": len(train) - 1},
+                "seconds": {"all": about["seconds"]},
+            },
             loss_name=f"{losses}_loss",
         )
 

@@ -39,7 +39,7 @@ of AlignPrune (arXiv 2604.07306), and DAS weighted by uncertainty."""
 # What won the benchmarks (docs/results.md).
 DEFAULT_PRESET = "weighted-das"
 DEFAULT = PRESETS[DEFAULT_PRESET]
-# Checkpoints of a run from which its scores are weighted (docs/results.md, "The weight of uncertainty").
+# Epochs of a run from which its scores are weighted (docs/results.md, "The weight of uncertainty").
 LEAST_WEIGHTED = 15
 _CHOICES = {
     "of": ("differences", "levels"),
@@ -86,7 +86,7 @@ def ltc_scores(
         weighting (`str`, *optional*, defaults to `"uncertainty"`):
             `"uncertainty"`: the correlation times the square root of [`uncertainty`]. Among rows that follow the
             validation samples, this favors those that the model stays unsure about for long. Texts, and recordings
-            with fewer than 15 checkpoints of a trained model, are not weighted.
+            of fewer than 15 epochs, are not weighted.
         preset (`str`, *optional*): `"ltc"`, `"cld"`, `"das"` or `"weighted-das"`, instead of the four.
 
     Returns:
@@ -225,14 +225,21 @@ def is_weighted(trajectories: Validated, member: Mapping[str, str]) -> bool:
         member (`Mapping[str, str]`): The variant, from [`score_variant`].
 
     Returns:
-        `bool`: whether `weighting` is `"uncertainty"`, the rows are no texts, and every run has 15 checkpoints or more
-            of a trained model.
+        `bool`: whether `weighting` is `"uncertainty"`, the rows are no texts, and every run was trained for 15 epochs
+            or more, however few of them were recorded; where nothing tells, for 15 checkpoints.
     """
-    if member["weighting"] == "none" or Recipe.from_dict(trajectories.recipe).dataset.is_text:
+    recipe = Recipe.from_dict(trajectories.recipe)
+    if member["weighting"] == "none" or recipe.dataset.is_text:
         return False
-    spans = run_spans(trajectories.lengths)
-    trained = [int((trajectories.epochs[start:stop] > 0).sum()) for start, stop in spans]
+    trained = [_trained(trajectories.epochs[start:stop], recipe) for start, stop in run_spans(trajectories.lengths)]
     return min(trained, default=0) >= LEAST_WEIGHTED
+
+
+def _trained(epochs: np.ndarray, recipe: Recipe) -> float:
+    """For how many epochs the last checkpoint of a run was trained."""
+    # The numbers of checkpoints may be of steps, unless so many epochs were asked for.
+    known = min(recipe.config.epochs or 0, int(epochs.max(initial=0)))
+    return max(known, int((epochs > 0).sum()))
 
 
 def variant_of_all(runs: Sequence[Validated], **variant: Any) -> dict[str, str]:

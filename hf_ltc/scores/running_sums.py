@@ -136,8 +136,10 @@ class RunningSums:
 
     def uncertainty(self) -> np.ndarray:
         """As [`Uncertainty`]: float64 `(N,)`."""
-        # Shorter recordings are not weighted.
-        return self.deviation / (int(self.counts[1]) - WINDOW)
+        epochs = int(self.counts[1])
+        if epochs > WINDOW:
+            return self.deviation / (epochs - WINDOW)
+        return self._only_window()[0]
 
     def typical(self) -> tuple[np.ndarray, np.ndarray]:
         """The mean probability of the label, and the DUAL score: float64 `(N,)` each."""

@@ -13,6 +13,7 @@ from hf_ltc.scores import ltc
 from hf_ltc.scores.explain import explain
 from hf_ltc.scores.ltc import DEFAULT, PRESETS, is_weighted, ltc_scores, references
 from hf_ltc.scores.scorers import LTCScorer
+from hf_ltc.scores.windows import uncertainty
 from hf_ltc.utils.errors import InputError
 from tests.helpers import error_of
 from tests.scores.recordings import VARIANTS, WEIGHED, directly, make_run, named, unsure
@@ -251,6 +252,27 @@ def test_short_recordings_are_not_weighted(first):
         assert np.array_equal(ltc_scores(run), plain) != weighted
         assert is_weighted(run, PRESETS["weighted-das"]) == weighted
         assert not is_weighted(run, PRESETS["das"])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "asked", "weighted"),
+    [
+        (np.arange(7) * 5, 30, True),
+        (np.arange(7) * 5, None, False),
+        # Interrupted, or cut.
+        (np.arange(3) * 5, 30, False),
+        # Numbers of steps.
+        (np.arange(5) * 500, 4, False),
+    ],
+    ids=["every fifth", "of a loop", "the first ten", "steps"],
+)
+def test_epochs_count_and_not_how_many_were_recorded(epochs, asked, weighted):
+    recipe = {} if asked is None else {"config": {"epochs": asked}}
+    run = make_run(lengths=(len(epochs),), epochs=epochs, recipe=recipe)
+    assert is_weighted(run, PRESETS["weighted-das"]) == weighted
+    plain = ltc_scores(run, preset="das")
+    expected = plain * np.sqrt(uncertainty(run.losses[epochs > 0])) if weighted else plain
+    np.testing.assert_allclose(ltc_scores(run), expected, atol=1e-6)
 
 
 def test_texts_are_not_weighted():

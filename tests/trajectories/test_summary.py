@@ -25,15 +25,15 @@ ROWS = np.setdiff1d(EVERY, HELD)
 LENGTH = 14
 
 
-def recorded(folder, store, seed=0, epochs=LENGTH, flat=True, **options):
+def recorded(folder, store, seed=0, epochs=LENGTH, flat=True, every=1, **options):
     """Rows of three classes; the third one is flat."""
     rng = np.random.default_rng(seed)
     losses, held = falling(rng, (LENGTH,), N), falling(rng, (LENGTH,), len(HELD))
     losses[:, 3 if flat else []] = 0.5
     arguments = {"rows": ROWS, "labels": ROWS % 3, "validation_rows": HELD, "validation_labels": HELD % 3, **options}
     made = TrajectoryRecorder(folder, store=store, **arguments)
-    for one, other in zip(losses[:epochs], held):
-        with made.epoch():
+    for number, (one, other) in enumerate(zip(losses[:epochs], held)):
+        with made.epoch(number * every):
             made.update(arguments["rows"], one)
             made.update(arguments["validation_rows"], other, split="validation")
     return made
@@ -76,6 +76,14 @@ def test_of_a_recording_that_goes_on_there_are_scores_at_any_time(tmp_path):
         now = LossSummary.load(made.path)
         assert now.lengths == (epochs,) and not run_dir.is_finished(made.path)
         np.testing.assert_allclose(now.scores(), ltc_scores(whole.finish()), atol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [4, 10, 11, 14])
+def test_of_long_recordings_with_few_checkpoints_scores_are_weighted(tmp_path, epochs):
+    options = {"every": 5, "epochs": epochs, "recipe": {"config": {"epochs": 65}}}
+    whole, sums = (recorded(tmp_path / store, store, **options).finish() for store in ("trajectories", "summary"))
+    np.testing.assert_allclose(sums.scores(), ltc_scores(whole), atol=1e-5)
+    assert not np.allclose(ltc_scores(whole), ltc_scores(whole, preset="das"), atol=1e-2, equal_nan=True)
 
 
 def test_several_runs_have_the_mean_score(tmp_path):
