@@ -92,7 +92,7 @@ def test_the_card_beside_the_weights_says_how_to_load_them(small, tmp_path, monk
     recipe = json.loads((tmp_path / 'my "run"' / "recipe.json").read_text())
     for said in (
         "# Source model of owner/digits\n",
-        "It is kept so that",
+        "The model is kept so that",
         "| source model | `test_resnet` |",
         f"| parameters | {recipe['parameters']:,} |",
         f"| seconds | {sum(recipe['seconds'].values()):,.0f} on cpu |",
