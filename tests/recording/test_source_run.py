@@ -95,7 +95,7 @@ def test_the_card_beside_the_weights_says_how_to_load_them(small, tmp_path, monk
         "The model is kept so that",
         "| source model | `test_resnet` |",
         f"| parameters | {recipe['parameters']:,} |",
-        f"| seconds | {sum(recipe['seconds'].values()):,.0f} on cpu |",
+        f"| time | {sum(recipe['seconds'].values()):,.0f} s on cpu |",
         f"after the last epoch: {run.validation_losses[-1].mean():.3f} (",
     ):
         assert said in text, said
