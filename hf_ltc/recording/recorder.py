@@ -13,7 +13,7 @@ import torch
 
 from ..config import RESUME_MAY_CHANGE, Store
 from ..data.identity import WHERE
-from ..data.inputs import as_array, check_apart, class_numbers, row_numbers
+from ..data.inputs import check_apart, class_numbers, row_numbers
 from ..recipe import Recipe
 from ..scores.protocol import RecordedColumns
 from ..scores.running_sums import RunningSums, mean_validation_losses
@@ -25,8 +25,9 @@ from ..trajectories.run_sums import drop_older_sums, read_sums, sums_to_write
 from ..trajectories.summary import load_recording
 from ..trajectories.value import Trajectories
 from ..utils import files
-from ..utils.errors import InputError, as_input_error, listed, require
+from ..utils.errors import InputError, listed, require
 from ..utils.processes import Processes, together
+from .places import Places
 
 TRAIN, EVALUATION, VALIDATION = "train", "evaluation", "validation"
 # Keys of the state beside the splits, and what follows a split in that of its class numbers.
@@ -154,6 +155,7 @@ class TrajectoryRecorder:
     @property
     def next_epoch(self) -> int:
         """The number of the epoch after the last written."""
+        # Who asks knows of the epochs that are there.
         self._is_unaware = False
         return self._next_epoch
 
@@ -182,12 +184,13 @@ class TrajectoryRecorder:
                 f"be recorded as their continuation: count on from recorder.next_epoch ({self._next_epoch}) with the "
                 "weights of that training, or give another `output_dir`"
             )
-        number = self.next_epoch if number is None else number
-        if number < self.next_epoch:
+        number = self._next_epoch if number is None else number
+        if number < self._next_epoch:
             raise InputError(
                 f"epoch {number} is recorded already in {str(self.path)!r}, and epochs are not rewritten: continue "
-                f"with epoch {self.next_epoch} (recorder.next_epoch), or give another `output_dir`"
+                f"with epoch {self._next_epoch} (recorder.next_epoch), or give another `output_dir`"
             )
+        self._is_unaware = False
         self.clear()
         yield
         self.publish(number, self.collect(number))
@@ -370,34 +373,3 @@ def may_hold(path: Path) -> bool:
     return (path / files.RECIPE).exists() or all(
         entry.name.startswith(".") or entry.name == run_dir.ROWS for entry in path.iterdir()
     )
-
-
-class Places:
-    """The position of a row number or id among the recorded ones."""
-
-    def __init__(self, numbers: np.ndarray, ids: pa.Array | None, device: torch.device) -> None:
-        self.device = device
-        self.of_id = None if ids is None else {key: place for place, key in enumerate(ids.to_pylist())}
-        self.order = np.argsort(numbers)
-        self.numbers = numbers[self.order]
-
-    def __call__(self, rows: Any) -> torch.Tensor:
-        if self.of_id is not None:
-            keys = rows.tolist() if isinstance(rows, torch.Tensor | np.ndarray) else list(rows)
-            with as_input_error("rows are no ids", "give one id a sample", TypeError):
-                places = np.array([self.of_id.get(key, -1) for key in keys], dtype=np.int64)
-        else:
-            asked = as_array(rows, "rows")
-            if asked.ndim != 1:
-                raise InputError(f"rows have shape {asked.shape}: give one number a sample")
-            if len(asked) and asked.dtype.kind not in "iu":
-                raise InputError(f"rows are {asked.dtype}: row numbers are integers, which floats would round")
-            at = np.minimum(np.searchsorted(self.numbers, asked), len(self.numbers) - 1)
-            places = np.where(self.numbers[at] == asked, self.order[at], -1)
-            keys = asked.tolist()
-        if (places < 0).any():
-            unknown = [key for key, place in zip(keys, places) if place < 0]
-            raise InputError(
-                f"update got rows that the recorder was not made for: {listed(unknown)} ({len(unknown)} in all)"
-            )
-        return torch.from_numpy(places).to(self.device)
