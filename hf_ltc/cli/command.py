@@ -119,6 +119,7 @@ class VariantOptions:
 @contextmanager
 def importing() -> Iterator[None]:
     """Imports of torch and its like take two thirds of the time if nothing looks for garbage among their objects."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
@@ -126,7 +127,8 @@ def importing() -> Iterator[None]:
         if not gc.get_freeze_count():
             # They live as long as the process, and need not be looked at again.
             gc.freeze()
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 def selection_option(name: str) -> Any:
