@@ -10,6 +10,7 @@ import pandas as pd
 
 from hf_ltc import Trajectories, baseline_scores, ltc_scores
 from hf_ltc.evaluation.methods import METHODS
+from hf_ltc.scores.windows import uncertainty
 
 # The score variants without a weight, and those weighted by uncertainty.
 MEMBERS, WEIGHTED = (
@@ -104,6 +105,11 @@ def trained_levels(run: Trajectories) -> np.ndarray:
         signals={},
     )
     return ltc_scores(later, of="levels", aggregate="losses", scope="class", weighting="none")
+
+
+def heavy_das(run: Trajectories) -> np.ndarray:
+    """The default score, weighted by uncertainty however short the recording is."""
+    return ltc_scores(run, preset="das") * np.sqrt(uncertainty(np.asarray(run.losses)[run.epochs > 0]))
 
 
 def within_class_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

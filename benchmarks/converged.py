@@ -49,7 +49,7 @@ REST = (*VARIANTS, "das", "ltc", "cld", "mean_loss", "dyn_unc", *OTHERS)
 # What the number of rows was chosen from over which the default's odds move.
 CHOSEN_FROM = tuple(name for name in ODDS if "moving" in name)
 # Datasets that no part of the rule was chosen on.
-UNSEEN = ("mnist",)
+UNSEEN = ("mnist", "cifar10", "clothing")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ SETTINGS = (
     Setting("digits", (0.5, 0.7, 0.9)),
     *(Setting(name, (5, 10, 50)) for name in ("cifar100", "fashion_mnist")),
     Setting("digits", SMALL, first=(1, 2, 3, 4)),
+    Setting("cifar10", SMALL, first=(0, 1, 2)),
+    Setting("clothing", (0.1, 0.3), (*MAIN, "mean_loss"), first=(0, 1)),
     Setting("cifar100_imbalanced", (0.1, 0.3, 0.5)),
     *(Setting(name, SMALL[:2], first=(1, 2)) for name in ("mnist", "fashion_mnist", "cifar100")),
     Setting("digits", (0.05,), (RANDOM, DEFAULT_METHOD, "typical, even odds"), first=tuple(range(40))),

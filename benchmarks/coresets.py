@@ -3,13 +3,14 @@
     python benchmarks/recordings.py --data DATA                    # first: the recordings
     python benchmarks/coresets.py STAGE --data DATA [--runs runs/benchmarks]
 
-Stages: screening, single, windows, finalists, typical, longer, length, stopped, short, brief, validation, noise,
-wrong, transfer, architectures, sanity. Finished trials are not repeated, and you can start several processes at once
-on the same stage. When all trials of a stage are done, its results are written to results/coresets-STAGE.json;
+Stages: screening, single, windows, finalists, typical, longer, length, stopped, short, weight, brief, validation,
+noise, wrong, transfer, architectures, sanity. Finished trials are not repeated, and you can start several processes at
+once on the same stage. When all trials of a stage are done, its results are written to results/coresets-STAGE.json;
 --partial writes the results so far. Some stages need their own recordings, made by recordings.py with these options:
 
     transfer       --models test_efficientnet test_vit --seeds 0
-    short, brief   --epochs 5 --windows 0 0.25 1
+    short          --epochs 5 --windows 0 0.25 1
+    weight, brief  --epochs 5 10 --windows 1 --evaluated --datasets cifar100 fashion_mnist clothing --seeds 0 1 2
     noise, wrong   --noise 0.1 0.2 0.4 --seeds 0
     architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
                    --epochs 10 --windows 1 --evaluated --mixed-precision bf16
@@ -32,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from candidates import CANDIDATES, MEMBERS, WEIGHTED, within_class_ranks
+from candidates import CANDIDATES, MEMBERS, WEIGHTED, heavy_das, within_class_ranks
 from data import Data
 from recordings import OPTIMIZERS, STEMS, WINDOWS, path_of, provenance, stopped_at, trajectories
 from result_files import results_of, write_results
@@ -44,6 +45,7 @@ from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows,
 from hf_ltc.evaluation.target import train_on
 from hf_ltc.evaluation.trials import run_trials
 from hf_ltc.scores.ltc import DEFAULT_PRESET
+from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.training.loop import TrainingConfig
 
 # 500 steps are 1.7 epochs of all rows and 17 of a tenth of them, which favors rows that are learned quickly; "longer"
@@ -52,6 +54,7 @@ STEPS, LONGER, BRIEF, BATCH, RATE = 500, 2500, 150, 32, 0.05
 # The score variant that the screening chose, ranked by the score alone; DEFAULT_METHOD has typical rows first.
 DEFAULT = DEFAULT_PRESET
 DATASETS = ("cifar100", "fashion_mnist")
+PHOTOGRAPHS = "clothing"
 # Rows sampled over the whole range of a score, or at random from its better half.
 COVERED = {
     "levels_stratified": "levels-losses-class",
@@ -61,6 +64,8 @@ COVERED = {
 }
 # Sampling of a known method, applied to another score: CCS's strata and cut, DUAL's Beta density.
 DRAWN = {"stratified": "ccs", "beta": "dual_beta"}
+# The default and its score alone, with the weight that recordings of so few epochs go without.
+HEAVY = {"typical-heavy-das": 0.1, "heavy-das": 0.0}
 # The best six by mean rank over the four settings of the screening with two seeds, by method and window of averaged
 # weights; and the best six on its first seed, before all score variants weighted by uncertainty were in it.
 BEST = (
@@ -192,6 +197,11 @@ def rows_of(runs: Path, trial: Trial, pool: int) -> np.ndarray:
         place = within_class_ranks(scores, run.labels)
         draw = np.random.default_rng(trial.seed).random(pool)
         return np.flatnonzero(coreset_order(np.where(place > 0.5, draw, place - 1), run.labels) < size)
+    if trial.method in HEAVY:
+        scores = np.mean([heavy_das(each) for each in recording(runs, replace(trial.scorer, method=""))], axis=0)
+        typical = HEAVY[trial.method]
+        keys = ltc_typicality(run) if typical else None
+        return np.flatnonzero(coreset_order(scores, run.labels, typicality=keys, typical=typical) < size)
     scores = scores_of(runs, trial.scorer)
     if trial.method in CANDIDATES:
         return np.flatnonzero(coreset_order(scores, run.labels) < size)
@@ -345,10 +355,21 @@ def short() -> list[Trial]:
     return trials
 
 
+def weight() -> list[Trial]:
+    """The weight of uncertainty after few epochs, and typical rows first; each seed has a recording of its own."""
+    trials = []
+    for seed, recorded, dataset, fraction in itertools.product(
+        range(3), (5, 10), (*DATASETS, PHOTOGRAPHS), (0.1, 0.3)
+    ):
+        at = {"dataset": dataset, "fraction": fraction, "seed": seed, "recorded": recorded, "runs": (seed,)}
+        trials += [Trial(**at, method=method) for method in (RANDOM, DEFAULT_METHOD, "das", *HEAVY, "dual_beta")]
+    return trials
+
+
 def brief() -> list[Trial]:
     """A recording of 5 epochs and half an epoch of training: too little for rows that take long to learn."""
     trials = []
-    for seed, dataset, fraction in itertools.product(range(3), DATASETS, (0.1, 0.3)):
+    for seed, dataset, fraction in itertools.product(range(3), (*DATASETS, PHOTOGRAPHS), (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed, "recorded": 5, "runs": (seed,), "steps": BRIEF}
         trials += [Trial(**at, method=method) for method in (*ORDERS, "mean_loss")]
     return trials
@@ -493,6 +514,7 @@ STAGES = {
     "length": length,
     "stopped": stopped,
     "short": short,
+    "weight": weight,
     "brief": brief,
     "validation": validation,
     "wrong": wrong,
@@ -530,7 +552,7 @@ def main() -> None:
     elif options.stage == "architectures":
         text = transfer_table(results, ARCHITECTURES, ("resnet18",))
     else:
-        if options.stage in ("typical", "brief"):
+        if options.stage in ("typical", "weight", "brief"):
             # A seed of the target and its recording are one case.
             results = [{**each, "runs": "one for each seed"} for each in results]
         text = f"{markdown(ranked(results))}\n\n{on_all_rows(results)}"

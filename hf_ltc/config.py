@@ -374,3 +374,11 @@ def recorded_config(recipe: Recipe) -> RecordConfig | None:
         return None
     names = {each.name for each in dataclasses.fields(RecordConfig)}
     return RecordConfig(**{name: value for name, value in recipe.config.to_dict().items() if name in names})
+
+
+def seen_as_recorded(recipe: Recipe) -> dict[str, Any]:
+    """The options of an evaluation by which the source model is built and sees its rows as it was recorded."""
+    was = recorded_config(recipe)
+    if was is None:
+        return {}
+    return {"stem": was.stem, "image_size": was.image_size, "max_length": was.max_length}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..config import EvaluateConfig
+from ..config import EvaluateConfig, seen_as_recorded
 from ..recipe import Recipe
 from ..utils.errors import InputError
 from ..utils.files import write_json
@@ -102,7 +102,8 @@ class Evaluate(Command):
         following: list[Command | str] = []
         if recipe.config.model and has_test_rows(recipe.dataset, self.dataset):
             others = [name for name in names if name not in self.config.members]
-            config = dataclasses.replace(self.config, models=[recipe.config.model], baselines=others)
+            as_was = seen_as_recorded(recipe)
+            config = dataclasses.replace(self.config, models=[recipe.config.model], baselines=others, **as_was)
             following.append(dataclasses.replace(self, config=config, quick=False, judge_steps=None))
         elif {each.kept for each in found} == {names[0]}:
             method = METHODS[names[0]]

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..config import EvaluateConfig
+from ..config import EvaluateConfig, seen_as_recorded
 from ..coresets.choose import Coverage, Selection
 from ..coresets.order import Balance, Keep
 from ..recipe import Recipe
@@ -228,6 +228,7 @@ class Select(Command):
         ):
             config = EvaluateConfig(
                 models=[recipe.config.model],
+                **seen_as_recorded(recipe),
                 # An evaluation refuses budgets that have no row of some class.
                 fractions=[some_fraction(pool, len(source.names or [None]), fraction)],
                 members=methods[:1],

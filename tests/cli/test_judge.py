@@ -228,6 +228,21 @@ def test_a_quick_evaluation_needs_no_test_rows(place, tmp_path, capsys, run):
     succeeds(capsys, *line)
 
 
+def test_what_comes_next_builds_the_source_model_as_it_was_recorded(place, tmp_path, capsys, best):
+    made = Trajectories.load(place / "run")
+    made.recipe["config"] |= {"stem": "imagenet", "image_size": 16}
+    made.save(tmp_path / "run")
+    scored, coreset = tmp_path / "scored", tmp_path / "coreset"
+    succeeds(capsys, "score", tmp_path / "run", "--output", scored)
+    for line in (
+        ["select", scored, "--fraction", "0.2", "--output", coreset],
+        ["evaluate", tmp_path / "run", "--fractions", "0.2", "--quick", "--output-dir", tmp_path / "out"],
+    ):
+        (following,) = [each for each in succeeds(capsys, *line).splitlines() if each.startswith("Next: hf-ltc eval")]
+        assert "--models test_resnet" in following
+        assert "--stem imagenet --image-size 16" in following
+
+
 def test_a_quick_evaluation_pushes_only_what_it_would_keep(place, tmp_path, capsys, best):
     line = ["evaluate", place / "no-test", "--fractions", "0.2", "--quick", "--output-dir", tmp_path / "out"]
     assert succeeds(capsys, *line).splitlines()[-1].endswith(" --private --typical 0.1")
