@@ -48,6 +48,8 @@ LARGE = (RANDOM, DEFAULT_METHOD, DEFAULT_PRESET, "dual_beta")
 REST = (*VARIANTS, "das", "ltc", "cld", "mean_loss", "dyn_unc", *OTHERS)
 # What the number of rows was chosen from over which the default's odds move.
 CHOSEN_FROM = tuple(name for name in ODDS if "moving" in name)
+# A fixed number of typical rows of each class instead of a tenth.
+FIXED = ("typical 15 rows", "typical 25 rows")
 # Datasets that no part of the rule was chosen on.
 UNSEEN = ("mnist", "cifar10", "clothing")
 
@@ -87,6 +89,11 @@ SETTINGS = (
     Setting("digits", (0.05,), ("typical, odds of 10%", *CHOSEN_FROM), first=tuple(range(20))),
     Setting("fashion_mnist", (5, 0.05), CHOSEN_FROM, first=(0, 1, 2)),
     Setting("cifar100", (0.05,), CHOSEN_FROM, first=(0, 1, 2)),
+    *(
+        Setting(name, (0.05, 0.1), FIXED, first=(0, 1, 2))
+        for name in ("cifar100", "fashion_mnist", "mnist", "cifar10")
+    ),
+    *(Setting(name, (50,), FIXED) for name in ("cifar100", "fashion_mnist")),
     *(Setting(name, (0.1,), noise=0.2) for name in ("cifar100", "fashion_mnist")),
     *(Setting(name, (0.5,), LARGE) for name in ("cifar100", "fashion_mnist", "mnist")),
     *(Setting(name, (0.1,), REST) for name in ("cifar100", "fashion_mnist", "digits", "mnist")),

@@ -39,7 +39,7 @@ def _typical(share: float | None = None, rows: int | None = None, keys: Callable
         run = recorded.run
         typicality = (keys or product.ltc_typicality)(run)
         classes = len(np.unique(run.labels))
-        first = share if share is not None else min(1.0, (rows or 0) * classes / len(run))
+        first = share if share is not None else min(0.1, (rows or 0) * classes / len(run))
         order = coreset_order(ltc_scores(run), run.labels, typicality=typicality, typical=first)
         return np.flatnonzero(order < size)
 
@@ -188,6 +188,9 @@ def _shares(run: Trajectories, size: int) -> list[tuple[np.ndarray, int]]:
 VARIANTS: dict[str, Chooser] = {
     "typical 0.05": _typical(share=0.05),
     "typical 0.2": _typical(share=0.2),
+    "typical 10 rows": _typical(rows=10),
+    "typical 15 rows": _typical(rows=15),
+    "typical 25 rows": _typical(rows=25),
     "typical 50 rows": _typical(rows=50),
     "typical, van der Corput": _typical(share=0.1, keys=van_der_corput),
     "typical, uncertainty": _typical(share=0.1, keys=uncertainty_odds),
