@@ -10,7 +10,8 @@ once on the same stage. When all trials of a stage are done, its results are wri
 
     transfer       --models test_efficientnet test_vit --seeds 0
     short          --epochs 5 --windows 0 0.25 1
-    weight, brief  --epochs 5 10 --windows 1 --evaluated --datasets cifar100 fashion_mnist clothing --seeds 0 1 2
+    weight, brief  --epochs 5 10 --windows 1 --evaluated --seeds 0 1 2
+                   --datasets cifar100 fashion_mnist clothing digits
     noise, wrong   --noise 0.1 0.2 0.4 --seeds 0
     architectures  --models resnet18 densenet121 vgg11_bn swin_tiny_patch4_window7_224 --datasets cifar100 --seeds 0
                    --epochs 10 --windows 1 --evaluated --mixed-precision bf16
@@ -54,7 +55,7 @@ STEPS, LONGER, BRIEF, BATCH, RATE = 500, 2500, 150, 32, 0.05
 # The score variant that the screening chose, ranked by the score alone; DEFAULT_METHOD has typical rows first.
 DEFAULT = DEFAULT_PRESET
 DATASETS = ("cifar100", "fashion_mnist")
-PHOTOGRAPHS = "clothing"
+PHOTOGRAPHS, EASY = "clothing", "digits"
 # Rows sampled over the whole range of a score, or at random from its better half.
 COVERED = {
     "levels_stratified": "levels-losses-class",
@@ -329,7 +330,9 @@ def length() -> list[Trial]:
     for seed, dataset, fraction in itertools.product((0, 1), DATASETS, (0.1, 0.3)):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
         trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT_METHOD)]
-        trials += [Trial(**at, method=DEFAULT_METHOD, epochs=epochs) for epochs in (6, 15)]
+        # Short recordings are ranked without typical rows.
+        trials.append(Trial(**at, method=DEFAULT, epochs=6))
+        trials.append(Trial(**at, method=DEFAULT_METHOD, epochs=15))
         trials += [Trial(**at, method=DEFAULT_METHOD, every=every) for every in (2, 3, 5)]
     return list(dict.fromkeys(trials))
 
@@ -351,16 +354,15 @@ def short() -> list[Trial]:
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
         trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT_METHOD)]
         for losses, runs in itertools.product(("training", "evaluation"), ((0,), (0, 1, 2))):
-            trials.append(Trial(**at, method=DEFAULT_METHOD, losses=losses, runs=runs, recorded=5))
+            trials.append(Trial(**at, method=DEFAULT, losses=losses, runs=runs, recorded=5))
     return trials
 
 
 def weight() -> list[Trial]:
     """The weight of uncertainty after few epochs, and typical rows first; each seed has a recording of its own."""
     trials = []
-    for seed, recorded, dataset, fraction in itertools.product(
-        range(3), (5, 10), (*DATASETS, PHOTOGRAPHS), (0.1, 0.3)
-    ):
+    cells = [*itertools.product((*DATASETS, PHOTOGRAPHS), (0.1, 0.3)), *((EASY, f) for f in (0.05, 0.1, 0.3))]
+    for seed, recorded, (dataset, fraction) in itertools.product(range(3), (5, 10), cells):
         at = {"dataset": dataset, "fraction": fraction, "seed": seed, "recorded": recorded, "runs": (seed,)}
         trials += [Trial(**at, method=method) for method in (RANDOM, DEFAULT_METHOD, "das", *HEAVY)]
     return trials

@@ -123,7 +123,7 @@ def main() -> None:
 
     run = callback.trajectories
     if PartialState().is_main_process:
-        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_typicality, ltc_rank
+        scored = run.score(train)  # + loss_trajectory, ltc_score, ltc_rank
         coreset = select_coreset(scored, fraction=0.1)
         first, *_, last = run.losses.mean(axis=1)
         print(f"Kept {len(coreset):,} of {len(run):,} rows; the mean loss went from {first:.2f} to {last:.2f}")

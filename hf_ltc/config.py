@@ -261,11 +261,11 @@ class EvaluateConfig:
     fractions: Annotated[list[Share], different("numbers"), NOT_EMPTY] = option(
         [0.1, 0.3], "Budgets, as shares of the candidate rows, in (0, 1]."
     )
-    members: Names = option(
-        ["typical-weighted-das"],
-        "Score variants: ltc, cld, das, weighted-das (the default of hf-ltc score), or OF-AGGREGATE-SCOPE such as "
-        "levels-losses-class, optionally with -uncertainty; typical-NAME puts typical rows first, as hf-ltc score "
-        "does.",
+    members: Names | None = option(
+        None,
+        "Score variants: ltc, cld, das, weighted-das, or OF-AGGREGATE-SCOPE such as levels-losses-class, optionally "
+        "with -uncertainty; typical-NAME puts typical rows first. If not given, as hf-ltc score ranks by default: "
+        "typical-weighted-das, or weighted-das for images recorded for fewer than 15 epochs.",
     )
     baselines: Names = option(
         ["random"],
@@ -335,7 +335,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_seeds(self, "seed", self.seeds)
-        if not (self.members or self.baselines or self.full):
+        if self.members == [] and not self.baselines and not self.full:
             raise InputError("nothing to evaluate: give `members`, `baselines` or `full`")
         if self.iterations is not None and self.protocol != "iterations":
             raise InputError(

@@ -14,7 +14,7 @@ from hf_ltc import InputError, Trajectories, load_coreset, push_coreset
 from hf_ltc.data.identity import dataset_identity
 from hf_ltc.trajectories.on_hub import push_source_model
 
-CHECKPOINTS = 6
+CHECKPOINTS = 17
 
 
 def recorded(

@@ -10,7 +10,7 @@ from hf_ltc.trajectories.value import Trajectories
 from tests import hub_clients
 
 # As many as DUAL needs.
-CHECKPOINTS = 12
+CHECKPOINTS = 17
 SOURCE: dict[str, Any] = {
     "model": "test_resnet",
     "epochs": CHECKPOINTS - 1,

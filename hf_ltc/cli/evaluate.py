@@ -74,7 +74,7 @@ class Evaluate(Command):
     def _quick(self) -> Results:
         from ..evaluation.folder import JUDGEMENTS, check_free
         from ..evaluation.judge.rows import judge_fractions
-        from ..evaluation.methods import METHODS
+        from ..evaluation.methods import METHODS, usual_members
         from ..trajectories.value import Trajectories
 
         usual = EvaluateConfig()
@@ -99,9 +99,10 @@ class Evaluate(Command):
         write_json(folder / JUDGEMENTS, values)
         text = [*map(str, found), HOW_OFTEN, f"In {folder}: {JUDGEMENTS}."]
         names = [each.name for each in found[0].candidates]
+        members = usual_members([run]) if self.config.members is None else self.config.members
         following: list[Command | str] = []
         if recipe.config.model and has_test_rows(recipe.dataset, self.dataset):
-            others = [name for name in names if name not in self.config.members]
+            others = [name for name in names if name not in members]
             as_was = seen_as_recorded(recipe)
             config = dataclasses.replace(self.config, models=[recipe.config.model], baselines=others, **as_was)
             following.append(dataclasses.replace(self, config=config, quick=False, judge_steps=None))
@@ -127,12 +128,13 @@ class Evaluate(Command):
     def _evaluation(self) -> Results | None:
         with importing():
             from ..evaluation.evaluate import evaluate_coresets
-            from ..evaluation.methods import METHODS
+            from ..evaluation.methods import METHODS, usual_members
             from ..evaluation.pictures import PICTURE, RESULTS, TABLE, markdown
 
         folder = self.config.output_dir or str(Path(self.runs[0]) / "evaluation")
-        config = dataclasses.replace(self.config, output_dir=folder)
         runs = self._named_runs()
+        members = usual_members(runs.values()) if self.config.members is None else self.config.members
+        config = dataclasses.replace(self.config, output_dir=folder, members=members)
         recipe = Recipe.from_dict(next(iter(runs.values())).recipe)
         train = recorded_split(recipe.dataset, self.dataset)
         try:
@@ -145,7 +147,7 @@ class Evaluate(Command):
         if not is_first():
             return None
         made = [name for name in (RESULTS, TABLE, PICTURE) if (Path(folder) / name).is_file()]
-        methods = [METHODS[name] for name in config.members]
+        methods = [METHODS[name] for name in members]
         best = evaluation.recommendation["fraction"] if config.recommend and evaluation.recommendation else None
         pushing = Push(
             run=self.runs[0],

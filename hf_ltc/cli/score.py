@@ -56,7 +56,8 @@ class Score(Command):
         from ..coresets.choose import Selection
         from ..coresets.scored import usual_balance
         from ..data.columns import read_column
-        from ..scores.ltc import LEAST_WEIGHTED, is_weighted, score_variant
+        from ..scores.ltc import is_weighted, score_variant
+        from ..scores.protocol import LEAST_EPOCHS
         from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
         from ..scores.typicality import begins_typical
@@ -142,8 +143,10 @@ class Score(Command):
                 [
                     "Not weighted by uncertainty: the weight makes coresets of texts worse."
                     if source.is_text
-                    else f"Not weighted by uncertainty, which needs {LEAST_WEIGHTED} epochs per run. Short recordings "
-                    "make weaker coresets: record more if you can."
+                    else "Not weighted by uncertainty"
+                    + ("" if typical else " and without typical rows first")
+                    + f": that needs {LEAST_EPOCHS} epochs per run. Short recordings make weaker coresets: record "
+                    "more if you can."
                 ]
                 if member["weighting"] == "uncertainty" and not weighted
                 else []

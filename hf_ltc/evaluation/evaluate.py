@@ -34,7 +34,7 @@ from ..utils.processes import heard, rank, stoppable
 from .budget.search import LARGEST, Aim, next_trials, recommendation
 from .dataset import EvaluatedDataset, evaluated_dataset, subset_size
 from .folder import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
-from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method
+from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, usual_members
 from .pictures import write_results
 from .results import Evaluation, percent
 from .sources import (
@@ -104,9 +104,11 @@ def evaluate_coresets(
     if config.output_dir is None:
         raise InputError("evaluate_coresets needs a folder for its results: give EvaluateConfig(output_dir=...)")
     folder = Path(config.output_dir)
-    methods = _methods(config)
     # Of the recordings as they are, before their rows are put into the order of the dataset.
     recordings = named_recordings(folder, _named(runs))
+    if config.members is None:
+        config = dataclasses.replace(config, members=usual_members(run for run, _ in recordings.values()))
+    methods = _methods(config)
     data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
     if config.models is None:
         config = dataclasses.replace(config, models=[usual_model(data.columns)])
@@ -218,6 +220,7 @@ def _named(runs: Trajectories | Mapping[str, Trajectories]) -> dict[str, Traject
 
 
 def _methods(config: EvaluateConfig) -> list[str]:
+    assert config.members is not None
     for option, names, is_variant in (("members", config.members, True), ("baselines", config.baselines, False)):
         for name in names:
             if bool(find_method(name).variant) != is_variant:
@@ -228,7 +231,7 @@ def _methods(config: EvaluateConfig) -> list[str]:
 
 def _aim(config: EvaluateConfig, data: EvaluatedDataset) -> Aim:
     """What a search for the smallest budget is for: one model, by one recording."""
-    assert config.recommend is not None and config.models is not None
+    assert config.recommend is not None and config.models is not None and config.members is not None
     if not config.full or config.seeds < 2 or len(config.members) != 1:
         raise InputError(
             f"`recommend` {config.recommend:g} compares one of `members` with `full`, by 2 `seeds` or more: `members` "

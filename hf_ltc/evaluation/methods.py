@@ -1,6 +1,6 @@
 """Ways of choosing rows by name: score variants, baselines, and chance, as rows of a recording."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..coresets.sampling import like_trajectories
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.scorers import baseline_scores
-from ..scores.typicality import ltc_typicality
+from ..scores.typicality import begins_typical, ltc_typicality
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
@@ -73,6 +73,11 @@ DEFAULT_METHOD = f"{_TYPICAL}{DEFAULT_PRESET}"
 METHODS: dict[str, Method] = _methods()
 """The presets, score variants as `OF-AGGREGATE-SCOPE` or with `-uncertainty`, both with typical rows first as
 `typical-NAME`, the baselines, `ccs`, `s2l`, `dual_beta`."""
+
+
+def usual_members(runs: Iterable[Trajectories]) -> list[str]:
+    """The score variant and the order by which recordings are ranked where nothing else is said."""
+    return [DEFAULT_METHOD if all(begins_typical(run) for run in runs) else DEFAULT_PRESET]
 
 
 def find_method(name: str) -> Method:

@@ -9,7 +9,8 @@ from typing import Any
 from ..coresets.choose import Selection
 from ..data.columns import typicality_name
 from ..recipe import Identity, Recipe, SeedReliability
-from ..scores.ltc import LEAST_WEIGHTED, PRESETS
+from ..scores.ltc import PRESETS
+from ..scores.protocol import LEAST_EPOCHS
 from ..scores.reliability import LOW
 from .repository_recipe import Coreset, Entry, RepositoryRecipe, Trained, TrajectoriesEntry
 
@@ -150,7 +151,7 @@ def _what(name: str, entry: Entry) -> str:
         named = f" ({preset})" if preset else ""
         if family["weighting"] == "uncertainty":
             how += ", multiplied by the square root of how much the probability of the row's label varied"
-            how += f" (Dyn-Unc, arXiv 2306.05175) if {LEAST_WEIGHTED} epochs or more were recorded"
+            how += f" (Dyn-Unc, arXiv 2306.05175) if {LEAST_EPOCHS} epochs or more were recorded"
         choices = ", ".join(f"{option}={family[option]}" for option in ("of", "aggregate", "scope", "weighting"))
         return f"{text}The score{named} is the {how}: `{choices}`."
     keeps = "lowest" if entry.options.keep == "lowest" else "highest"

@@ -23,6 +23,7 @@ from .protocol import (
     Validated,
     check_finite,
     check_recorded,
+    is_short,
     losses_not_finite,
     require_classes,
     shown_classes,
@@ -39,8 +40,6 @@ of AlignPrune (arXiv 2604.07306), and DAS weighted by uncertainty."""
 # What won the benchmarks (docs/results.md).
 DEFAULT_PRESET = "weighted-das"
 DEFAULT = PRESETS[DEFAULT_PRESET]
-# Epochs of a run from which its scores are weighted (docs/results.md, "The weight of uncertainty").
-LEAST_WEIGHTED = 15
 _CHOICES = {
     "of": ("differences", "levels"),
     "aggregate": ("correlations", "losses"),
@@ -229,17 +228,7 @@ def is_weighted(trajectories: Validated, member: Mapping[str, str]) -> bool:
             or more, however few of them were recorded; where nothing tells, for 15 checkpoints.
     """
     recipe = Recipe.from_dict(trajectories.recipe)
-    if member["weighting"] == "none" or recipe.dataset.is_text:
-        return False
-    trained = [_trained(trajectories.epochs[start:stop], recipe) for start, stop in run_spans(trajectories.lengths)]
-    return min(trained, default=0) >= LEAST_WEIGHTED
-
-
-def _trained(epochs: np.ndarray, recipe: Recipe) -> float:
-    """For how many epochs the last checkpoint of a run was trained."""
-    # The numbers of checkpoints may be of steps, unless so many epochs were asked for.
-    known = min(recipe.config.epochs or 0, int(epochs.max(initial=0)))
-    return max(known, int((epochs > 0).sum()))
+    return member["weighting"] != "none" and not recipe.dataset.is_text and not is_short(trajectories)
 
 
 def variant_of_all(runs: Sequence[Validated], **variant: Any) -> dict[str, str]:

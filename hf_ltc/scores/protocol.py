@@ -37,6 +37,11 @@ class Validated(Protocol):
     def recipe(self) -> dict[str, Any]: ...
 
 
+# Runs of fewer epochs are short: their scores are not weighted, and their images are ranked without typical rows
+# (docs/results.md, "Short recordings").
+LEAST_EPOCHS = 15
+
+
 @runtime_checkable
 class Recorded(Validated, Protocol):
     """What LTC needs from a recording ([`Trajectories`]): L checkpoints of N rows and of Q validation samples."""
@@ -215,3 +220,20 @@ def losses_digest(run: Recorded) -> str:
         for table in (run.losses, run.validation_losses):
             whole.update(np.ascontiguousarray(table[t], dtype="<f4").tobytes())
     return whole.hexdigest()
+
+
+def is_short(trajectories: Validated) -> bool:
+    """Whether a run was trained for fewer than 15 epochs, however few of them were recorded.
+
+    Where nothing tells how many they were, its checkpoints count.
+    """
+    recipe = Recipe.from_dict(trajectories.recipe)
+    trained = [_trained(trajectories.epochs[start:stop], recipe) for start, stop in run_spans(trajectories.lengths)]
+    return min(trained, default=0) < LEAST_EPOCHS
+
+
+def _trained(epochs: np.ndarray, recipe: Recipe) -> float:
+    """For how many epochs the last checkpoint of a run was trained."""
+    # The numbers of checkpoints may be of steps, unless so many epochs were asked for.
+    known = min(recipe.config.epochs or 0, int(epochs.max(initial=0)))
+    return max(known, int((epochs > 0).sum()))

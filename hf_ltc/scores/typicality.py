@@ -24,7 +24,7 @@ from ..recipe import Recipe
 from ..utils.errors import InputError
 from .baselines import mixed
 from .kernels import each_part, run_spans
-from .protocol import Recorded, Validated, check_recorded, losses_not_finite
+from .protocol import Recorded, Validated, check_recorded, is_short, losses_not_finite
 from .windows import WINDOW
 
 # DUAL looks at epochs 1 to 30, and has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
@@ -136,13 +136,17 @@ def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Seq
 
 
 def begins_typical(trajectories: Validated) -> bool:
-    """Whether coresets of a recording begin with typical rows where nothing else is said: those of rows with classes.
+    """Whether coresets of a recording begin with typical rows where nothing else is said.
 
-    The odds are of a label's probability among the classes. By the mean probability of its tokens instead, the first
-    texts are the easiest to predict, and worth less to a language model than random ones (benchmarks/language.py).
+    Those of texts with classes do, and those of images after 15 epochs or more. After fewer, the odds were worse than
+    the score (benchmarks/coresets.py, weight). The odds are of a label's probability among the classes. By the mean
+    probability of its tokens instead, the first texts are the easiest to predict, and worth less to a language model
+    than random ones (benchmarks/language.py).
     """
     recorded = Recipe.from_dict(trajectories.recipe).dataset
-    return recorded.classes != 0 and not recorded.is_of_language_model
+    if recorded.classes == 0 or recorded.is_of_language_model:
+        return False
+    return recorded.is_text or not is_short(trajectories)
 
 
 def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:

@@ -10,11 +10,10 @@ from datasets import DatasetDict
 
 from hf_ltc import Trajectories, load_split
 from hf_ltc.cli.main import main
-from hf_ltc.evaluation.methods import DEFAULT_METHOD
 from hf_ltc.evaluation.pictures import markdown
 from hf_ltc.evaluation.results import Evaluation, card_rows
 from hf_ltc.hub.repository import Pushed
-from hf_ltc.scores.ltc import DEFAULT
+from hf_ltc.scores.ltc import DEFAULT, DEFAULT_PRESET
 from hf_ltc.scores.protocol import losses_digest
 from tests.cli.test_main import as_json, refused, succeeds
 
@@ -49,12 +48,12 @@ def test_evaluate_prints_its_tables_and_what_comes_next(place, tmp_path, capsys)
     ]
     succeeds(capsys, *shlex.split(seeing))
     assert "What the rows are worth" in (tmp_path / "run" / "report.html").read_text("utf-8")
-    assert [trial["method"] for trial in found.trials] == ["full", DEFAULT_METHOD, "random"]
+    assert [trial["method"] for trial in found.trials] == ["full", DEFAULT_PRESET, "random"]
     # The same again trains nothing; more methods, as JSON, train theirs.
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
-    more = as_json(capsys, *line, "--members", DEFAULT_METHOD, "levels-losses-class", "--no-full")
+    more = as_json(capsys, *line, "--members", DEFAULT_PRESET, "levels-losses-class", "--no-full")
     assert more["output_dir"] == str(folder)
-    assert [cell["method"] for cell in more["cells"]] == ["full", DEFAULT_METHOD, "random", "levels-losses-class"]
+    assert [cell["method"] for cell in more["cells"]] == ["full", DEFAULT_PRESET, "random", "levels-losses-class"]
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     assert after.items() > before.items() and len(after) == len(before) + 1
     # A finished run stays one that hf-ltc record finds finished.
@@ -65,7 +64,7 @@ def test_evaluate_recommends_a_budget_and_goes_on_where_it_was_stopped(place, tm
     shutil.copytree(place / "run", tmp_path / "run")
     line = ["evaluate", tmp_path / "run", *QUICK[:2], *QUICK[6:], "--seeds", "2", "--recommend", "0.9"]
     refusals = {
-        "--no-full": "--members are typical-weighted-das, --full is False, --seeds 2",
+        "--no-full": "--members are weighted-das, --full is False, --seeds 2",
         "--seeds=1": "by 2 --seeds or more",
         "--fractions=0.5": "--recommend finds budgets itself: leave --fractions 0.5 out",
         "--models=test_resnet test_vit": "1 recordings and 2 models are given: give one",
@@ -98,9 +97,9 @@ def test_evaluate_recommends_a_budget_and_goes_on_where_it_was_stopped(place, tm
     succeeds(capsys, "report", tmp_path / "run", "--evaluation", folder / "results.json")
     assert "Keep 10% of the rows (13 of " in (tmp_path / "run" / "report.html").read_text("utf-8")
     of_run = Trajectories.load(tmp_path / "run")
-    rows = card_rows(Evaluation.load(folder / "results.json"), losses_digest(of_run), DEFAULT, "class", 0.1)
+    rows = card_rows(Evaluation.load(folder / "results.json"), losses_digest(of_run), DEFAULT, "class", 0.0)
     assert [row["rows"] for row in rows if "smallest" in row["rows"]] == [
-        f"coreset by {DEFAULT_METHOD}, 10% (the smallest within 90 points of full data)"
+        f"coreset by {DEFAULT_PRESET}, 10% (the smallest within 90 points of full data)"
     ]
 
 
@@ -233,14 +232,14 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, pushed):
         assert options["pictures"] == [tmp_path / "out" / "accuracy.png"]
     # A folder of before there was typicality is ranked by the score alone, whatever the default is.
     older = Trajectories.load(place / "run").score(load_split(place / "data"), preset="ltc", typical=0)
-    older.remove_columns("ltc_typicality").save_to_disk(tmp_path / "older")
+    older.save_to_disk(tmp_path / "older")
     succeeds(capsys, *line[:-2], "--preset", "ltc", "--scored", tmp_path / "older")
     assert "coreset by ltc, 20%" in {row["rows"] for row in pushed.pop()["evaluation"]}
     assert "of --balance class, the coresets pushed are of none" in refused(
         capsys, *line, "--preset", "ltc", "--balance", "none"
     )
     assert "no results of weighted-das or levels-" in refused(capsys, *line, "--of", "levels")
-    assert "no results of typical-ltc or " in refused(capsys, *line[:-2], "--preset", "ltc")
+    assert "no results of typical-ltc or " in refused(capsys, *line[:-1], "0.1", "--preset", "ltc")
     assert "no results of {'of'" in refused(capsys, *line[:-1], "0.2", "--preset", "ltc")
     line[1] = place / "split"
     assert "--evaluation is of other recordings" in refused(capsys, *line)

@@ -53,7 +53,7 @@ def test_score_adds_known_scores(place, tmp_path, capsys):
     # The other columns are what they are without.
     as_json(capsys, "score", place / "a", "--output", tmp_path / "plain")
     plain = load_from_disk(tmp_path / "plain")
-    for name in ("loss_trajectory", "ltc_score", "ltc_typicality", "ltc_rank"):
+    for name in ("loss_trajectory", "ltc_score", "ltc_rank"):
         assert read_column(scored, name).to_pylist() == read_column(plain, name).to_pylist()
     assert set(scored.column_names) - set(plain.column_names) == {f"{name}_score" for name in NAMES}
 

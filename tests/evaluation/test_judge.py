@@ -146,7 +146,7 @@ def run(rows):
 
 @pytest.fixture(scope="module")
 def scored(rows, run):
-    return run.score(rows)
+    return run.score(rows, typical=0.1)
 
 
 def four_fifths(run):
@@ -222,7 +222,7 @@ def test_columns_tell_what_was_recorded(rows, runs):
     one, two = recorded(rows), recorded(rows).truncate(9)
     joined = type(run).average([one, dataclasses.replace(two, recipe={**two.recipe, "epochs": list(range(10))})])
     again = run_of_columns(joined.score(rows), joined.recipe)
-    assert again.lengths == (12, 10) and np.array_equal(again.epochs, joined.epochs)
+    assert again.lengths == (17, 10) and np.array_equal(again.epochs, joined.epochs)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -259,7 +259,7 @@ def rows_in(batches, known):
 
 
 def test_no_proxy_is_tested_on_rows_that_any_candidate_may_choose(rows, run, trained):
-    config = EvaluateConfig(fractions=[0.1, 0.3], seed=7)
+    config = EvaluateConfig(fractions=[0.1, 0.3], seed=7, members=[DEFAULT_METHOD])
     first, second = judge_fractions(config, run, rows, judge_steps=9)
     known = images_of(rows)
     assert len(trained) == 2 * 4 * 2
@@ -339,7 +339,8 @@ def test_a_scored_dataset_is_judged_by_its_columns(rows, run, scored, trained):
     known = images_of(rows)
     by_run = [rows_in(each[1], known) for each in trained]
     trained.clear()
-    (same,) = judge_fractions(EvaluateConfig(fractions=[0.2], seed=3), run, rows, judge_steps=5)
+    config = EvaluateConfig(fractions=[0.2], seed=3, members=[DEFAULT_METHOD])
+    (same,) = judge_fractions(config, run, rows, judge_steps=5)
     assert [rows_in(each[1], known) for each in trained] == by_run
     assert dataclasses.replace(found, seconds=0) == dataclasses.replace(same, seconds=0)
 
@@ -379,8 +380,8 @@ def test_bad_input(rows, run, scored, trained, monkeypatch):
         (lambda: judge_coresets(scored, columns, Selection(size=20), margin=-1), "`margin` is -1"),
         (lambda: judge_coresets(scored, columns, Selection(size=20), proxies=0), "`proxies` is 0"),
         (lambda: run_of_columns(rows, run.recipe), "no column 'loss_trajectory' in the dataset"),
-        (lambda: run_of_columns(scored, {**run.recipe, "epochs": [0, 1, 2, 3, 4]}), "of 12 checkpoints, and .* of 5"),
-        (lambda: run_of_columns(scored, {"config": SOURCE}), "of 12 checkpoints, and .* of 0"),
+        (lambda: run_of_columns(scored, {**run.recipe, "epochs": [0, 1, 2, 3, 4]}), "of 17 checkpoints, and .* of 5"),
+        (lambda: run_of_columns(scored, {"config": SOURCE}), "of 17 checkpoints, and .* of 0"),
         (lambda: by_method("best", run), "no method 'best'"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -261,7 +261,10 @@ def test_a_repository_of_an_older_version_is_loaded_and_pushed_to(
     client(run.push_to_hub, "me/older")
     repo = hub.dataset("me/older")
     files = dict(repo.files)
-    for path, length in ((_FILE.format("scores", 1), 6), (_FILE.format("trajectories", 1), 6)):
+    for path, length in (
+        (_FILE.format("scores", 1), do.CHECKPOINTS),
+        (_FILE.format("trajectories", 1), do.CHECKPOINTS),
+    ):
         files[path] = _fixed(files[path], "loss_trajectory", length)
     recipe = json.loads(files["recipe.json"])
     del recipe["files"], recipe["coresets"]["ltc"]["full_features"]
@@ -270,7 +273,7 @@ def test_a_repository_of_an_older_version_is_loaded_and_pushed_to(
     files["recipe.json"] = json.dumps(recipe).encode()
     card = files["README.md"].decode()
     assert card.count("    list: float32\n") == 3
-    files["README.md"] = card.replace("    list: float32\n", "    list: float32\n    length: 6\n").encode()
+    files["README.md"] = card.replace("    list: float32\n", "    list: float32\n    length: 17\n").encode()
     repo.add_commit("main", files, "as an older version wrote it")
     local = select_coreset(scored, 0.2, coverage="beta")
     for way in ("older", "pushed to again"):

@@ -1,5 +1,6 @@
 """Typicality against the papers' formulae written out, and what a draw by hashes has to keep."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -14,7 +15,7 @@ from hf_ltc.scores import kernels, typicality
 from hf_ltc.scores.at_once import row_scores
 from hf_ltc.scores.baselines import dual
 from hf_ltc.scores.scorers import LTCScorer
-from hf_ltc.scores.typicality import ltc_typicality, typical_spans, typical_stages, typicality_of
+from hf_ltc.scores.typicality import begins_typical, ltc_typicality, typical_spans, typical_stages, typicality_of
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.scores.recordings import make_run
@@ -129,7 +130,7 @@ def test_a_row_is_as_typical_in_any_order_batch_and_process(monkeypatch, tmp_pat
 
 
 def test_from_disk_by_a_scorer_and_by_a_run_it_is_the_same(tmp_path):
-    run = make_run(n=90, lengths=(12,), rows=np.arange(90))
+    run = make_run(n=90, lengths=(17,), rows=np.arange(90))
     fields = {name: getattr(run, name) for name in ("losses", "validation_losses", "labels", "validation_labels")}
     fields |= {name: getattr(run, name) for name in ("rows", "validation_rows", "epochs", "lengths")}
     value = Trajectories(**fields)
@@ -177,7 +178,7 @@ def test_of_many_rows_the_best_are_looked_for_among_evenly_spaced_ones(monkeypat
 
 
 def test_flat_rows_and_rows_held_out_have_none():
-    run = make_run(n=40, lengths=(12,))
+    run = make_run(n=40, lengths=(17,))
     run.losses[:, 3] = 0.25
     run.losses[:, 5] = 0
     keys = ltc_typicality(run)
@@ -193,7 +194,7 @@ def test_flat_rows_and_rows_held_out_have_none():
 
 
 def test_a_scorer_gives_any_kind_of_batch_both_columns():
-    run = make_run(n=30, lengths=(12,))
+    run = make_run(n=30, lengths=(17,))
     scorer = LTCScorer.from_trajectories(run, column="x_score")
     lists = run.losses.T.tolist()
     lists[4] = None
@@ -229,3 +230,29 @@ def test_huge_losses_are_untypical():
 def test_a_recording_without_rows_is_refused(score):
     with pytest.raises(InputError, match="the recording has no rows, and typicality is relative to the others: keep"):
         score(make_run(n=0))
+
+
+@pytest.mark.parametrize(
+    "lengths, dataset, config, typical",
+    [
+        ((16,), {}, {}, True),
+        ((15,), {}, {}, False),
+        ((6, 20), {}, {}, False),
+        # A text, and every fifth epoch of thirty.
+        ((6,), {"text_column": "text"}, {}, True),
+        ((7,), {}, {"epochs": 30}, True),
+        ((40,), {"classes": 0}, {}, False),
+    ],
+)
+def test_coresets_begin_with_typical_rows_but_after_few_epochs_of_images(lengths, dataset, config, typical):
+    run = make_run(n=30, lengths=lengths, recipe={"dataset": dataset, "config": config})
+    if config:
+        run = dataclasses.replace(run, epochs=np.arange(7) * 5)
+    assert begins_typical(run) == typical
+    made = LTCScorer.from_trajectories(run)({"loss_trajectory": run.losses.T.tolist()})
+    assert list(made) == ["ltc_score", *(["ltc_typicality"] if typical else [])]
+    value = Trajectories(**{each.name: getattr(run, each.name) for each in dataclasses.fields(run)})
+    scored = value.score(labeled([i // 2 % 3 for i in range(60)]))
+    assert ("ltc_typicality" in scored.column_names) == typical
+    # Asked for, they are there.
+    assert "ltc_typicality" in value.score(labeled([i // 2 % 3 for i in range(60)]), typical=0.1).column_names

@@ -189,7 +189,7 @@ def assert_scored(scored, run, rows, balance="class", **family):
 def test_score_puts_scores_and_ranks_at_their_rows(lengths, family, balance):
     data = dataset()
     run = make(data, lengths)
-    scored = run.score(data, balance=balance, **family)
+    scored = run.score(data, balance=balance, typical=0.1, **family)
     assert scored.column_names == [
         "image",
         "label",
@@ -215,7 +215,7 @@ def test_score_with_ids_on_any_order_and_part(order, family):
     run = make(data, ids=True)
     number = {key: row for row, key in enumerate(data["key"])}
     changed = ORDERS[order](data)
-    assert_scored(run.score(changed, **family), run, [number[key] for key in changed["key"]], **family)
+    assert_scored(run.score(changed, typical=0.1, **family), run, [number[key] for key in changed["key"]], **family)
 
 
 def buffers(data):
@@ -252,7 +252,7 @@ def test_the_format_of_the_dataset_is_kept(format, ids):
     run = make(ids=ids)
     number = {key: row for row, key in enumerate(dataset()["key"])}
     before = data.format
-    scored = run.score(data)
+    scored = run.score(data, typical=0.1)
     assert_scored(scored, run, [number[key] for key in read_column(data, "key").to_pylist()])
     after = scored.format
     assert (after["type"], after["format_kwargs"]) == (before["type"], before["format_kwargs"])
@@ -269,7 +269,7 @@ def test_labels_may_be_text(family, ids):
     if ids:
         rows = np.random.default_rng(0).permutation(ROWS)[:40]
         data = data.select(rows)
-    scored = run.score(data, **family)
+    scored = run.score(data, typical=0.1, **family)
     assert_scored(scored, run, rows, **family)
     mapped = run.attach(data).map(LTCScorer.from_trajectories(run, **family), batched=True, input_columns=None)
     np.testing.assert_allclose(

@@ -60,7 +60,7 @@ def write_report(
         dataset_name (`str`, *optional*): Name of the dataset on the page, if it is not on the Hub.
         preset (`str`, *optional*): As for [`ltc_scores`].
         balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
-        typical (`float`, *optional*, defaults to `0.1`): As for [`rank_coreset`].
+        typical (`float`, *optional*): As for [`Trajectories.score`].
         baselines (`Sequence[str]`, *optional*): Known scores to show as well, as for [`baseline_scores`].
         pictures (`bool`, *optional*, defaults to `False`):
             Also write pictures next to it: `rows_kept_and_dropped.png`, `data_map.png` and `losses.png`; only those of
