@@ -317,6 +317,13 @@ def test_select_follows_the_order_that_score_ranked_by(place, tmp_path, capsys):
         assert json.loads((output / "recipe.json").read_text())["coreset"]["typical"] == float(typical)
 
 
+def test_score_says_how_a_short_recording_is_ranked(place, tmp_path, capsys):
+    line = ["score", place / "run-0", "--output", tmp_path / "scored"]
+    needs = ": that needs 15 epochs per run. Short recordings make weaker coresets: record more if you can."
+    assert f"Not weighted by uncertainty and without typical rows first{needs}" in succeeds(capsys, *line)
+    assert f"Not weighted by uncertainty{needs}" in succeeds(capsys, *line, "--typical", "0.1")
+
+
 def test_select_says_what_it_kept_and_what_comes_next(place, tmp_path, capsys):
     said = succeeds(capsys, "select", place / "scored", "--size", "20", "--output", tmp_path / "coreset")
     assert "The coreset has 20 of the " in said

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features
 
-from hf_ltc.config import EvaluateConfig
 from hf_ltc.coresets.select import rank_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.evaluation.methods import (
@@ -17,6 +16,7 @@ from hf_ltc.evaluation.methods import (
     kept_early,
     method_scores,
     methods_of,
+    usual_members,
 )
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.ltc import PRESETS, ltc_scores
@@ -56,7 +56,6 @@ def test_the_names_are_the_family_the_baselines_and_three_that_draw():
     members += [f"{member}-uncertainty" for member in members]
     typical = {f"typical-{name}" for name in (*PRESETS, *members)}
     assert METHODS.keys() == {*PRESETS, *members, *typical, *BASELINES, "ccs", "s2l", "dual_beta"}
-    assert EvaluateConfig().members == [DEFAULT_METHOD]
     assert {name for name, method in METHODS.items() if method.keep == "lowest"} == {"mean_loss", "final_loss"}
 
 
@@ -152,3 +151,15 @@ def test_a_row_without_a_score_comes_last(run):
     kept = chosen_rows("ltc", run, 200, scores=scores)
     assert set(kept) == set(range(40, 240))
     assert len(chosen_rows("ltc", run, 210, scores=scores)) == 210
+
+
+def test_the_usual_member_is_what_a_recording_is_ranked_by(run):
+    rows = Dataset.from_dict({"label": run.labels}, features=Features({"label": ClassLabel(num_classes=CLASSES)}))
+    short = run.truncate(14)
+    for each, name in ((run, DEFAULT_METHOD), (short, "weighted-das")):
+        assert usual_members([each]) == [name]
+        ranks = read_column(each.score(rows), "ltc_rank").to_numpy()
+        kept = np.flatnonzero(ranks < 40)
+        assert kept.tolist() == run.rows[chosen_rows(name, each, 40)].tolist()
+    # All recordings of an evaluation have one.
+    assert usual_members([run, short]) == ["weighted-das"]
