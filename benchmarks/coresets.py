@@ -354,7 +354,8 @@ def short() -> list[Trial]:
         at = {"dataset": dataset, "fraction": fraction, "seed": seed}
         trials += [Trial(**at, method=RANDOM), Trial(**at, method=DEFAULT_METHOD)]
         for losses, runs in itertools.product(("training", "evaluation"), ((0,), (0, 1, 2))):
-            trials.append(Trial(**at, method=DEFAULT, losses=losses, runs=runs, recorded=5))
+            for method in (DEFAULT, DEFAULT_METHOD):
+                trials.append(Trial(**at, method=method, losses=losses, runs=runs, recorded=5))
     return trials
 
 

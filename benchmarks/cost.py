@@ -49,6 +49,8 @@ def main() -> None:
         models=["resnet18"],
         stem="imagenet",
         fractions=[0.1, 0.3],
+        # For both recordings, though a short one would be ranked without typical rows.
+        members=["typical-weighted-das"],
         seeds=options.seeds,
         protocol="epochs",
         epochs=EPOCHS,

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import load_from_disk
 
 from hf_ltc import RecordConfig, Trajectories, record
-from hf_ltc.evaluation.methods import DEFAULT_METHOD
+from hf_ltc.scores.ltc import DEFAULT_PRESET
 from tests.processes import finish, start
 from tests.texts import docstrings
 
@@ -114,7 +114,7 @@ def test_evaluate_says_what_the_cells_say(small, tmp_path):
         f"test_vit, {row['rows']} rows by {row['method']}: {100 * row['mean']:.1f}% ± {100 * row['deviation']:.1f}"
         for row in results
     ]
-    assert [row["method"] for row in results] == ["full", DEFAULT_METHOD, "random", DEFAULT_METHOD, "random"]
+    assert [row["method"] for row in results] == ["full", DEFAULT_PRESET, "random", DEFAULT_PRESET, "random"]
 
 
 def test_language_models_alone_and_launched(tmp_path):
