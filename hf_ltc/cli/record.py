@@ -120,7 +120,8 @@ class Compare(Command):
         aligned = self._aligned()
         found = reliability(aligned, **variant)
         one, two = (ltc_scores(run, **variant) for run in aligned)
-        typical = Selection(typical=self.typical).decided(begins_typical(aligned[0])).typical or 0.0
+        begins = all(begins_typical(run) for run in aligned)
+        typical = Selection(typical=self.typical).decided(begins).typical or 0.0
         keys = [ltc_typicality(run) for run in aligned] if typical else None
         shared = overlap(one, two, aligned[0].labels, typicality=keys, typical=typical)
         return self._results(found, shared, typical=self.typical, variant=self.variant)

@@ -38,7 +38,7 @@ class Validated(Protocol):
 
 
 # Runs of fewer epochs are short: their scores are not weighted, and their images are ranked without typical rows
-# (docs/results.md, "Short recordings").
+# (docs/results.md, "Short recordings of images").
 LEAST_EPOCHS = 15
 
 
