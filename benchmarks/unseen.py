@@ -260,7 +260,7 @@ def main() -> None:
                 recorded(places, name, replicate, rotate)
     done = list(run_trials(places.runs / "trials", trials).values())
     found = {name: reliability(places, name) for name in names}
-    command = "python benchmarks/unseen.py --data DATA"
+    command = " ".join(["python benchmarks/unseen.py --data DATA --datasets", *names])
     seconds = {
         f"{name}-{'rotated' if rotate else 'plain'}-{replicate}": recorded(places, name, replicate, rotate).recipe[
             "seconds"
