@@ -48,7 +48,7 @@ LARGE = (RANDOM, DEFAULT_METHOD, DEFAULT_PRESET, "dual_beta")
 REST = (*VARIANTS, "das", "ltc", "cld", "mean_loss", "dyn_unc", *OTHERS)
 # What the number of rows was chosen from over which the default's odds move.
 CHOSEN_FROM = tuple(name for name in ODDS if "moving" in name)
-# A fixed number of typical rows of each class instead of a tenth.
+# A fixed number of typical rows of an average class, where that is less than a tenth.
 FIXED = ("typical 15 rows", "typical 25 rows")
 # Datasets that no part of the rule was chosen on.
 UNSEEN = ("mnist", "cifar10", "clothing")

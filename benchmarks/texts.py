@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from orders import VARIANTS, Recorded
 from recordings import provenance
 from regret import Cells, tables
 from result_files import results_of, write_results
@@ -34,7 +35,6 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizerFast, DistilBertConfig
 
 from hf_ltc import EvaluateConfig, RecordConfig, Trajectories, ltc_scores, record
-from hf_ltc.coresets.order import coreset_order
 from hf_ltc.coresets.overlap import overlap
 from hf_ltc.data.labels import InputColumns, read_labels
 from hf_ltc.data.load import load_split
@@ -65,7 +65,7 @@ MAIN = (RANDOM, DEFAULT_METHOD, ADVISED, "dual_beta", "ccs", "s2l")
 FEW = MAIN[:4]
 SCORES = (DEFAULT_PRESET, "cld", "ltc")
 # The default's order with so many typical rows of an average class, not a tenth of them.
-TYPICAL_ROWS = {"typical 15 rows": 15, "typical 50 rows": 50}
+TYPICAL_ROWS = ("typical 15 rows", "typical 50 rows")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ SETTINGS = (
     Setting(SMALL, SMALL, FEW[1:], (0.3, 0.1), (0, 1, 2)),
     Setting(SMALL, LIGHT, FEW[1:], (0.3, 0.1), (0, 1, 2)),
     Setting(SMALL, SMALL, (FULL,), (1.0,), (0,)),
-    Setting(LIGHT, LIGHT, tuple(TYPICAL_ROWS), (0.1, 0.3, 0.5), (0, 1, 2)),
+    Setting(LIGHT, LIGHT, TYPICAL_ROWS, (0.1, 0.3, 0.5), (0, 1, 2)),
 )
 
 
@@ -197,10 +197,8 @@ class Bench:
         started = time.process_time()
         run = self.run(trial.dataset, trial.source, trial.seed)
         rows, size = np.arange(len(run)), round(trial.budget * len(run))
-        if first := TYPICAL_ROWS.get(trial.method):
-            share = min(0.1, first * len(np.unique(run.labels)) / len(run))
-            order = coreset_order(ltc_scores(run), run.labels, typicality=ltc_typicality(run), typical=share)
-            rows = np.flatnonzero(order < size)
+        if trial.method in TYPICAL_ROWS:
+            rows = VARIANTS[trial.method](Recorded(run), size, trial.seed)
         elif trial.method != FULL:
             rows = chosen_rows(trial.method, run, size, seed=trial.seed)
         train, test, classes = self.batches(trial.dataset, trial.target)

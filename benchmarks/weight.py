@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from candidates import heavy_das
 from datasets import Dataset
 from recordings import provenance
 from result_files import results_of, write_results
@@ -35,7 +36,6 @@ from hf_ltc.data.load import load_split
 from hf_ltc.evaluation.methods import chosen_rows
 from hf_ltc.evaluation.target import train_on
 from hf_ltc.evaluation.trials import run_trials
-from hf_ltc.scores.windows import uncertainty
 from hf_ltc.training.inputs import Batches, input_batches, stored_inputs
 from hf_ltc.training.loop import TrainingConfig
 from hf_ltc.training.text.encoders import EMBEDDING_BAG, text_encoder
@@ -101,9 +101,7 @@ def train_trial(options: argparse.Namespace, trial: Trial) -> dict:
     if trial.method == RANDOM:
         rows = chosen_rows("random", run, size, seed=trial.seed)
     else:
-        scores = ltc_scores(run, preset="das")
-        if trial.method == WEIGHTED:
-            scores = scores * np.sqrt(uncertainty(np.asarray(run.losses)[run.epochs > 0]))
+        scores = heavy_das(run) if trial.method == WEIGHTED else ltc_scores(run, preset="das")
         rows = np.flatnonzero(coreset_order(scores, run.labels, typicality=ltc_typicality(run)) < size)
     train, test = tokens(options.data, trial.dataset)
     classes = len(rows_of(options.data, trial.dataset, "train").features["label"].names)

@@ -57,7 +57,7 @@ def accuracy() -> Figure:
             every = [(each, value) for each in budgets for value in values[each]]
             axis.scatter(*zip(*every), s=10, color=COLORS[label], alpha=0.45, linewidths=0)
         axis.set(title=title, xlabel="rows kept (%)", xscale="log")
-        axis.set_xticks([5, 10, 20, 30, 50], ["5", "10", "20", "30", "50"])
+        axis.set_xticks([5, 10, 20, 30, 50, 90], ["5", "10", "20", "30", "50", "90"])
         axis.minorticks_off()
     axes[0].set_ylabel("test accuracy (%)")
     axes[0].legend(loc="lower right")

@@ -9,7 +9,7 @@ from datasets import Dataset
 from hf_ltc.trajectories.value import Trajectories
 from tests import hub_clients
 
-# As many as DUAL needs.
+# More than short recordings have, and than DUAL needs.
 CHECKPOINTS = 17
 SOURCE: dict[str, Any] = {
     "model": "test_resnet",

@@ -41,7 +41,7 @@ DATASET_HELP = "the recorded dataset, if it is elsewhere now"
 LOSSES_HELP = "which losses to use, if both were recorded"
 VALIDATION_HELP = "split of the validation samples, if it is not that of the train rows; as recorded if not given"
 BASELINE_NAMES = ", ".join(BASELINES)
-# Of benchmarks/judge.py.
+# Of benchmarks/judge.py and judge_texts.py.
 HOW_OFTEN = (
     "This is only advice: in our benchmarks, such models saw which of two coresets is better in 78 of 84 comparisons "
     "of images with a true difference, and in 91 of 130 of texts. Longer training may disagree."

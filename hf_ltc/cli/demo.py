@@ -79,7 +79,7 @@ def run_demo(
     import torch
 
     from ..evaluation.evaluate import evaluate_coresets
-    from ..evaluation.methods import FULL, RANDOM, usual_members
+    from ..evaluation.methods import FULL, RANDOM, members_of
     from ..recording.record import record
     from ..report.page.write import write_report
     from ..scores.reliability import Reliability
@@ -115,7 +115,7 @@ def run_demo(
     page = write_report(
         run, train, os.path.join(output_dir, PAGE), evaluation=evaluation, dataset_name="scikit-learn's digits"
     )
-    names = {FULL: "full data", usual_members([run])[0]: "coreset", RANDOM: "random subset"}
+    names = {FULL: "full data", members_of(evaluated, [run])[0]: "coreset", RANDOM: "random subset"}
     measured = {
         names[row["method"]] + (f", {row['fraction']:.0%}" if row["fraction"] is not None else ""): row
         for row in evaluation.rows

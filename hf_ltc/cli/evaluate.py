@@ -74,7 +74,7 @@ class Evaluate(Command):
     def _quick(self) -> Results:
         from ..evaluation.folder import JUDGEMENTS, check_free
         from ..evaluation.judge.rows import judge_fractions
-        from ..evaluation.methods import METHODS, usual_members
+        from ..evaluation.methods import METHODS, members_of
         from ..trajectories.value import Trajectories
 
         usual = EvaluateConfig()
@@ -99,7 +99,7 @@ class Evaluate(Command):
         write_json(folder / JUDGEMENTS, values)
         text = [*map(str, found), HOW_OFTEN, f"In {folder}: {JUDGEMENTS}."]
         names = [each.name for each in found[0].candidates]
-        members = usual_members([run]) if self.config.members is None else self.config.members
+        members = members_of(self.config, [run])
         following: list[Command | str] = []
         if recipe.config.model and has_test_rows(recipe.dataset, self.dataset):
             others = [name for name in names if name not in members]
@@ -128,12 +128,12 @@ class Evaluate(Command):
     def _evaluation(self) -> Results | None:
         with importing():
             from ..evaluation.evaluate import evaluate_coresets
-            from ..evaluation.methods import METHODS, usual_members
+            from ..evaluation.methods import METHODS, members_of
             from ..evaluation.pictures import PICTURE, RESULTS, TABLE, markdown
 
         folder = self.config.output_dir or str(Path(self.runs[0]) / "evaluation")
         runs = self._named_runs()
-        members = usual_members(runs.values()) if self.config.members is None else self.config.members
+        members = members_of(self.config, runs.values())
         config = dataclasses.replace(self.config, output_dir=folder, members=members)
         recipe = Recipe.from_dict(next(iter(runs.values())).recipe)
         train = recorded_split(recipe.dataset, self.dataset)

@@ -34,7 +34,7 @@ from ..utils.processes import heard, rank, stoppable
 from .budget.search import LARGEST, Aim, next_trials, recommendation
 from .dataset import EvaluatedDataset, evaluated_dataset, subset_size
 from .folder import FORMAT, SETTINGS, check_folder, claim, locked, named_recordings
-from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, usual_members
+from .methods import FULL, METHODS, RANDOM, chosen_rows, find_method, members_of
 from .pictures import write_results
 from .results import Evaluation, percent
 from .sources import (
@@ -106,8 +106,7 @@ def evaluate_coresets(
     folder = Path(config.output_dir)
     # Of the recordings as they are, before their rows are put into the order of the dataset.
     recordings = named_recordings(folder, _named(runs))
-    if config.members is None:
-        config = dataclasses.replace(config, members=usual_members(run for run, _ in recordings.values()))
+    config = dataclasses.replace(config, members=members_of(config, (run for run, _ in recordings.values())))
     methods = _methods(config)
     data = evaluated_dataset(config, {name: run for name, (run, _) in recordings.items()}, train, test, validation)
     if config.models is None:

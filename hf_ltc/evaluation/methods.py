@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import EvaluateConfig
 from ..coresets.choose import Coverage, Selection, choose, mean_probability, rank
 from ..coresets.order import TYPICAL, Balance, Keep
 from ..coresets.sampling import like_trajectories
@@ -75,8 +76,10 @@ METHODS: dict[str, Method] = _methods()
 `typical-NAME`, the baselines, `ccs`, `s2l`, `dual_beta`."""
 
 
-def usual_members(runs: Iterable[Trajectories]) -> list[str]:
-    """The score variant and the order by which recordings are ranked where nothing else is said."""
+def members_of(config: EvaluateConfig, runs: Iterable[Trajectories]) -> list[str]:
+    """The score variants of an evaluation; if none are said, the order that recordings are ranked by then."""
+    if config.members is not None:
+        return config.members
     return [DEFAULT_METHOD if all(begins_typical(run) for run in runs) else DEFAULT_PRESET]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features
 
+from hf_ltc.config import EvaluateConfig
 from hf_ltc.coresets.select import rank_coreset
 from hf_ltc.data.columns import read_column
 from hf_ltc.evaluation.methods import (
@@ -14,9 +15,9 @@ from hf_ltc.evaluation.methods import (
     chosen_rows,
     find_method,
     kept_early,
+    members_of,
     method_scores,
     methods_of,
-    usual_members,
 )
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.ltc import PRESETS, ltc_scores
@@ -157,9 +158,9 @@ def test_the_usual_member_is_what_a_recording_is_ranked_by(run):
     rows = Dataset.from_dict({"label": run.labels}, features=Features({"label": ClassLabel(num_classes=CLASSES)}))
     short = run.truncate(14)
     for each, name in ((run, DEFAULT_METHOD), (short, "weighted-das")):
-        assert usual_members([each]) == [name]
+        assert members_of(EvaluateConfig(), [each]) == [name]
         ranks = read_column(each.score(rows), "ltc_rank").to_numpy()
         kept = np.flatnonzero(ranks < 40)
         assert kept.tolist() == run.rows[chosen_rows(name, each, 40)].tolist()
     # All recordings of an evaluation have one.
-    assert usual_members([run, short]) == ["weighted-das"]
+    assert members_of(EvaluateConfig(), [run, short]) == ["weighted-das"]

@@ -31,7 +31,7 @@ from ...utils.environment import usual_torch
 from ...utils.errors import InputError
 from ...utils.processes import rank
 from ..dataset import candidate_rows, subset_size
-from ..methods import usual_members
+from ..methods import members_of
 from ..sources import recording_seconds
 from ..target import own_accelerator
 from .choices import by_columns, by_method, if_there, with_others
@@ -228,8 +228,7 @@ def judge_fractions(
     # All budgets before any model is trained.
     for size in sizes:
         check_size(size, len(placed))
-    members = usual_members([run]) if config.members is None else config.members
-    own = {name: by_method(name, placed, config.balance) for name in members}
+    own = {name: by_method(name, placed, config.balance) for name in members_of(config, [run])}
     candidates = with_others(own, placed, config.balance)
     rows = judged_rows(
         placed,
