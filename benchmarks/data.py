@@ -25,17 +25,20 @@ from hf_ltc.training.images import StoredImages
 
 ROWS = 10_000
 # Side of the images in pixels. cifar100 has its 20 coarse classes, cifar100_fine all 100; cifar100_imbalanced has
-# from 500 to 5 rows of a coarse class, in a geometric series.
+# from 500 to 5 rows of a coarse class, in a geometric series. LARGE ones have all of their rows.
 SIZES = {
     "cifar100": 32,
+    "cifar100_large": 32,
     "cifar100_fine": 32,
     "cifar100_imbalanced": 32,
     "cifar10": 32,
     "fashion_mnist": 28,
+    "fashion_mnist_large": 28,
     "mnist": 28,
     "digits": 8,
     "clothing": 64,
 }
+LARGE = ("cifar100_large", "fashion_mnist_large")
 # A mirrored digit is no digit.
 AUGMENTED = {name: name not in ("mnist", "digits") for name in SIZES}
 _IMBALANCE = 100
@@ -47,7 +50,7 @@ class Data:
     """The first rows of a dataset, decoded and split into candidate rows and validation samples; and test rows."""
 
     def __init__(self, folder: Path, name: str, rows: int = ROWS, noise: float = 0.0) -> None:
-        train, test, labels, test_labels, names = _loaded(folder, name, rows)
+        train, test, labels, test_labels, names = _loaded(folder, name, None if name in LARGE else rows)
         size = SIZES[name]
         self.name, self.classes, self.size, self.features = name, len(names), size, ClassLabel(names=names)
         # Validation samples are held out by the true labels, which they keep where those of train rows are made wrong.
@@ -63,7 +66,7 @@ class Data:
         self.test = image_batches(StoredImages(test, "image", size), test_labels, statistics=statistics, **options)
 
 
-def _loaded(folder: Path, name: str, rows: int) -> tuple[Dataset, Dataset, np.ndarray, np.ndarray, list[str]]:
+def _loaded(folder: Path, name: str, rows: int | None) -> tuple[Dataset, Dataset, np.ndarray, np.ndarray, list[str]]:
     if name == "digits":
         train, test = digits()
     elif name == "mnist":
@@ -73,14 +76,14 @@ def _loaded(folder: Path, name: str, rows: int) -> tuple[Dataset, Dataset, np.nd
         folder = folder / (name if (folder / name).is_dir() else name.rsplit("_", 1)[0])
         if name in _SORTED:
             train = load_split(folder, "train").shuffle(seed=0)
-            train = train.select(range(min(rows, len(train))))
+            train = train.select(range(len(train))[:rows])
         else:
-            train = load_split(folder, f"train[:{rows}]")
+            train = load_split(folder, "train" if rows is None else f"train[:{rows}]")
         # The 372 test photographs alone would say little.
         test = load_split(folder, "test+validation" if name == "clothing" else "test")
     labels, test_labels = read_labels(train, "label"), read_labels(test, "label")
     names = train.features["label"].names
-    if name in ("cifar100", "cifar100_imbalanced"):
+    if name in ("cifar100", "cifar100_large", "cifar100_imbalanced"):
         coarse = json.loads((folder / "labels.json").read_text())
         above = np.asarray(coarse["fine_to_coarse"])
         labels, test_labels, names = above[labels], above[test_labels], coarse["coarse_names"]

@@ -184,9 +184,13 @@ def _shares(run: Trajectories, size: int) -> list[tuple[np.ndarray, int]]:
     return list(zip(classes, kept.tolist()))
 
 
-# The share of a tenth and the draw are the product's: the variants differ from it in one thing each.
+# Variants of the order that begins with a tenth of each class, which was the default once and still is that of texts.
+# They differ from it in one thing each. Numbers of rows are of an average class, a tenth at most. The default, 25 rows
+# of each class, was chosen among them.
 VARIANTS: dict[str, Chooser] = {
+    "typical 0.025": _typical(share=0.025),
     "typical 0.05": _typical(share=0.05),
+    "typical 0.1": _typical(share=0.1),
     "typical 0.2": _typical(share=0.2),
     "typical 10 rows": _typical(rows=10),
     "typical 15 rows": _typical(rows=15),

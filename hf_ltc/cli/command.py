@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from ..config import EvaluateConfig
+from ..config import TYPICAL_ROWS, TYPICAL_SHARE, EvaluateConfig
 from ..coresets.choose import Selection
-from ..coresets.order import TYPICAL
 from ..recipe import Identity, Recipe
 from ..scores.baselines import BASELINES
 from ..utils import files
@@ -58,8 +57,9 @@ _SELECTION_HELP = {
     "exclude_negative": "never choose rows with a negative score",
     "seed": "seed for the sampling of --coverage",
     "typical": (
-        f"share of each class that comes first, by typicality; 0 for none; if not given, {TYPICAL} where rows have a "
-        "typicality"
+        "how many rows of each class come first, by typicality: a share in [0, 1], or a number of 2 or more, a tenth "
+        f"of the class at most; 0 for none; if not given, {TYPICAL_ROWS} with images and {TYPICAL_SHARE} with texts "
+        "where rows have a typicality"
     ),
 }
 

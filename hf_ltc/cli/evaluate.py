@@ -118,7 +118,7 @@ class Evaluate(Command):
                     variant=VariantOptions.of_variant(method.variant),
                     losses=self.losses,
                     balance=None if self.config.balance == "class" else self.config.balance,
-                    typical=method.typical,
+                    typical=method.typical(recipe.dataset),
                 )
             )
         else:
@@ -159,7 +159,7 @@ class Evaluate(Command):
             variant=VariantOptions.of_variant(methods[0].variant if methods else {}),
             losses=self.losses,
             balance=None if config.balance == "class" else config.balance,
-            typical=methods[0].typical if methods else None,
+            typical=methods[0].typical(recipe.dataset) if methods else None,
         )
         seeing = Report(
             run=self.runs[0],

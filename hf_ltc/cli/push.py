@@ -318,7 +318,12 @@ class Push(Command):
         picture = path.with_name(PICTURE)
         options = decided(scored, self.score_column, Selection(keep=self.keep, typical=self.typical))
         rows = card_rows(
-            Evaluation.load(path), losses_digest(run), scorer, self.balance or "class", options.typical or 0.0
+            Evaluation.load(path),
+            losses_digest(run),
+            scorer,
+            self.balance or "class",
+            options.typical or 0.0,
+            Recipe.from_dict(run.recipe).dataset,
         )
         return rows, [picture] if picture.is_file() else []
 

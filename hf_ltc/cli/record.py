@@ -111,7 +111,7 @@ class Compare(Command):
         from ..coresets.choose import Selection
         from ..coresets.overlap import overlap
         from ..scores.ltc import ltc_scores
-        from ..scores.typicality import begins_typical, ltc_typicality
+        from ..scores.typicality import ltc_typicality, usual_typical
         from ..trajectories.compare import reliability
 
         if self.baseline is not None:
@@ -120,8 +120,8 @@ class Compare(Command):
         aligned = self._aligned()
         found = reliability(aligned, **variant)
         one, two = (ltc_scores(run, **variant) for run in aligned)
-        begins = all(begins_typical(run) for run in aligned)
-        typical = Selection(typical=self.typical).decided(begins).typical or 0.0
+        usual = min(usual_typical(run) for run in aligned)
+        typical = Selection(typical=self.typical).decided(usual).typical or 0.0
         keys = [ltc_typicality(run) for run in aligned] if typical else None
         shared = overlap(one, two, aligned[0].labels, typicality=keys, typical=typical)
         return self._results(found, shared, typical=self.typical, variant=self.variant)

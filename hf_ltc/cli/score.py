@@ -60,7 +60,7 @@ class Score(Command):
         from ..scores.protocol import LEAST_EPOCHS
         from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
-        from ..scores.typicality import begins_typical
+        from ..scores.typicality import usual_typical
         from ..trajectories.ranked import score_trajectories
         from ..trajectories.summary import LossSummary, load_recording
 
@@ -96,7 +96,7 @@ class Score(Command):
         scores = read_column(scored, "ltc_score")
         member = score_variant(**variant)
         weighted = is_weighted(run, member)
-        typical = Selection(typical=self.typical).decided(begins_typical(run)).typical
+        typical = Selection(typical=self.typical).decided(usual_typical(run)).typical
         count, held = len(scores) - scores.null_count, read_column(scored, "ltc_rank").null_count
         values = {
             "output": self.output,

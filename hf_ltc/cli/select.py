@@ -160,7 +160,8 @@ class Select(Command):
         label_column, columns = kept["label_column"], self._with_margins(scored, made)
         run = run_of_columns(columns, recipe, label_column)
         is_usual = self.score_column == "ltc_score" and (self.coverage, self.keep) == (None, "highest")
-        named = methods_of(made.get("family") or {}, kept["typical"]) if is_usual else []
+        recorded = Recipe.from_dict(recipe).dataset
+        named = methods_of(made.get("family") or {}, kept["typical"], recorded) if is_usual else []
         name = named[0] if named else self.score_column
         options = {each: value for each, value in kept.items() if each not in ("score_column", "label_column")}
         judgement = judge_coresets(
@@ -176,7 +177,8 @@ class Select(Command):
         if judgement.kept == name or judgement.kept not in OTHERS:
             return scored, kept, judgement
         scored, column = with_scores_of(scored, run, judgement.kept, self.seed)
-        options = METHODS[judgement.kept].selection(kept["balance"], self.min_per_class, self.seed).to_dict()
+        method = METHODS[judgement.kept]
+        options = method.selection(recorded, kept["balance"], self.min_per_class, self.seed).to_dict()
         budget = {"fraction": None, "size": judgement.rows} if self.exclude_negative else {}
         changed = {each: options[each] for each in kept if each in options}
         return scored, {**kept, **changed, **budget, "score_column": column}, judgement
@@ -218,7 +220,7 @@ class Select(Command):
                 variant=VariantOptions.of_variant(made["family"] if is_variant else {}),
                 losses=losses,
             )
-        methods = methods_of(made["family"], typical) if is_variant else []
+        methods = methods_of(made["family"], typical, source) if is_variant else []
         if (
             methods
             and self.balance_column is None

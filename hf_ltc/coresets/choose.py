@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..utils.errors import InputError
-from .order import TYPICAL, Balance, Keep, coreset_order, require_choice, require_share, turns
+from .order import Balance, Keep, coreset_order, require_choice, require_typical, turns
 from .sampling import beta_drawn, clustered, stratified
 
 Coverage = Literal["stratified", "beta", "clusters"]
@@ -61,7 +61,7 @@ class Selection:
         if self.coverage == "beta" and self.keep != "highest":
             raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
         if self.typical is not None:
-            require_share(self.typical)
+            require_typical(self.typical)
         if self.typical and self.keep != "highest":
             raise InputError(f"`typical` {self.typical!r} goes with keep='highest': give that, or typical=0")
 
@@ -79,15 +79,15 @@ class Selection:
         """The options that the order depends on, those of [`rank_coreset`]."""
         return {name: getattr(self, name) for name in ("balance", "keep", "exclude_negative", "typical")}
 
-    def decided(self, has_typicality: bool) -> "Selection":
-        """With the share of typical rows said: where it was not, a tenth if their typicality is known.
+    def decided(self, typical: float) -> "Selection":
+        """With as many typical rows first as is usual, where it was not said; none where the lowest are kept.
 
         Args:
-            has_typicality (`bool`): Whether it is.
+            typical (`float`): What is usual, such as [`usual_typical`].
         """
         if self.typical is not None:
             return self
-        return replace(self, typical=TYPICAL if has_typicality and self.keep == "highest" else 0.0)
+        return replace(self, typical=typical if self.keep == "highest" else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """The options without the budget, which recipes keep for each coreset."""
@@ -175,7 +175,8 @@ def rank(
     """The rank of each candidate row in the coreset order.
 
     Args:
-        scores, labels, selection, candidates, typicality: As for [`choose`].
+        scores, labels, selection, candidates, typicality: As for [`choose`]; no typical rows come first where the
+            selection does not say how many.
 
     Returns:
         `np.ndarray`: int32 `(N,)`, 0 the first pick, -1 for a row that is no candidate.
@@ -183,7 +184,7 @@ def rank(
     Raises:
         InputError: without typicality where the selection needs it.
     """
-    typical = selection.decided(typicality is not None).typical or 0.0
+    typical = selection.typical or 0.0
     if typical and typicality is None:
         raise InputError(f"`typical` {typical!r} needs the typicality of the rows: give ltc_typicality(trajectories)")
     pool = np.ones(len(scores), dtype=bool) if candidates is None else candidates

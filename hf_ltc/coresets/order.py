@@ -7,12 +7,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ..config import TYPICAL_ROWS, TYPICAL_SHARE
 from ..utils.errors import InputError
 
 Balance = Literal["class", "proportional", "none"]
 Keep = Literal["highest", "lowest"]
-# What won the benchmarks (docs/results.md).
-TYPICAL = 0.1
 
 
 def coreset_order(
@@ -22,7 +21,7 @@ def coreset_order(
     balance: Balance = "class",
     keep: Keep = "highest",
     typicality: np.ndarray | None = None,
-    typical: float = TYPICAL,
+    typical: float = TYPICAL_ROWS,
 ) -> np.ndarray:
     """Ranks rows so that every prefix of the order is the coreset of that size.
 
@@ -36,8 +35,8 @@ def coreset_order(
       classes they are off by more than a row.
     - `"none"` ignores classes.
 
-    With `typicality`, the best rows of a class (or of all rows, with `"none"`) are its most typical ones: the share
-    `typical` of its rows with a score, and at least one. Then come the rows with the best scores among the others.
+    With `typicality`, the best rows of a class (or of all rows, with `"none"`) are its most typical ones, as many as
+    `typical` says, and at least one. Then come the rows with the best scores among the others.
 
     Ties are broken by row number. Rows without a score come after all others: one at a time from the class that has
     the fewest rows so far (`"class"`), in proportion among themselves (`"proportional"`), or by row number (`"none"`).
@@ -49,7 +48,10 @@ def coreset_order(
         balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
         typicality (`np.ndarray`, *optional*): float `(N,)`, from [`ltc_typicality`]; NaN for untypical rows.
-        typical (`float`, *optional*, defaults to `0.1`): With `typicality`: the share of typical rows, in [0, 1].
+        typical (`float`, *optional*, defaults to `25`):
+            With `typicality`: how many typical rows there are. In [0, 1]: the share of the rows of a class with a
+            score. 2 or more: a number of them, but a tenth of the class at most, and a tenth with `"none"`, which
+            knows no classes.
 
     Returns:
         `np.ndarray`: int32 `(N,)`, the rank of every row; 0 is the first pick.
@@ -72,7 +74,7 @@ def coreset_order(
                 f"`{name}` has shape {tuple(np.shape(values))}: give one number for each row (of one-hot labels, "
                 ".argmax(axis=1))"
             )
-    require_share(typical)
+    require_typical(typical)
     classes = np.zeros(len(scores), dtype=np.int64)
     if balance != "none":
         if labels is None:
@@ -84,7 +86,7 @@ def coreset_order(
     first = by_row[np.argsort(-score if keep == "highest" else score, kind="stable")]
     scored = len(scores) - int(np.count_nonzero(np.isnan(score)))
     if typicality is not None and typical:
-        chosen = _typical_rows(by_row[~np.isnan(score)], classes, typicality, typical)
+        chosen = _typical_rows(by_row[~np.isnan(score)], classes, typicality, typical, balance)
         left = np.ones(len(scores), dtype=bool)
         left[chosen] = False
         first = np.concatenate([chosen, first[left[first]]])
@@ -101,17 +103,30 @@ def coreset_order(
     return ranks
 
 
-def _typical_rows(rows: np.ndarray, classes: np.ndarray, typicality: np.ndarray, share: float) -> np.ndarray:
+def _typical_rows(
+    rows: np.ndarray, classes: np.ndarray, typicality: np.ndarray, typical: float, balance: Balance
+) -> np.ndarray:
     """The most typical ones of each class among some rows, which are in order of their numbers; best first."""
-    places = typical_places(np.bincount(classes[rows]), share)
+    places = typical_places(np.bincount(classes[rows]), typical, balance)
     known = rows[~np.isnan(typicality[rows])]
     known = known[np.argsort(-typicality[known], kind="stable")]
     return known[turns(classes[known]) < places[classes[known]]]
 
 
-def typical_places(counts: np.ndarray, share: float) -> np.ndarray:
+def typical_places(counts: np.ndarray, typical: float, balance: Balance) -> np.ndarray:
     """How many typical rows come first in classes of so many rows with a score: int64, at least one."""
-    return np.maximum(1, np.rint(share * counts)).astype(np.int64)
+    places = (typical if typical <= 1 else TYPICAL_SHARE) * counts
+    if typical > 1 and balance != "none":
+        places = np.minimum(places, typical)
+    return np.maximum(1, np.rint(places)).astype(np.int64)
+
+
+def said_typical(typical: float, balance: Balance) -> str:
+    """How many typical rows come first, for a reader: "The first ... are typical rows"."""
+    whose = "all rows" if balance == "none" else "each class"
+    if typical > 1 and balance != "none":
+        return f"{typical:g} rows of {whose} (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
+    return f"{100 * (typical if typical <= 1 else TYPICAL_SHARE):g}% of {whose}"
 
 
 def class_groups(classes: np.ndarray) -> list[np.ndarray]:
@@ -160,10 +175,17 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
     return np.argsort(keys.astype(np.uint16) if fits else keys, kind="stable")
 
 
-def require_share(typical: float) -> None:
+def require_typical(typical: float) -> None:
     # A truth value is a number too, and True would be all rows.
-    if isinstance(typical, bool) or not isinstance(typical, Real) or not 0 <= typical <= 1:
-        raise InputError(f"`typical` is {typical!r}: it must be a share in [0, 1], 0 for the score alone")
+    if isinstance(typical, bool) or not isinstance(typical, Real) or not _is_typical(float(typical)):
+        raise InputError(
+            f"`typical` is {typical!r}: it must be a share in [0, 1] of each class, 0 for the score alone, or a whole "
+            "number of rows of each class, 2 or more"
+        )
+
+
+def _is_typical(typical: float) -> bool:
+    return 0 <= typical <= 1 or (typical > 1 and typical.is_integer())
 
 
 def require_choice(option: str, value: Any, choices: Sequence[str | None]) -> None:

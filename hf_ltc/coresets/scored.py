@@ -6,8 +6,9 @@ from typing import cast, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, Image
 
+from ..config import TYPICAL_ROWS, TYPICAL_SHARE
 from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
@@ -123,16 +124,24 @@ def find_classes(dataset: Dataset, label_column: str | None) -> str:
 
 
 def decided(dataset: Dataset, score_column: str, selection: Selection) -> Selection:
-    """A selection with the share of typical rows that a dataset is ranked with, checked."""
+    """A selection that says how many typical rows come first in a dataset, checked."""
     column = typicality_name(score_column)
     there = column in dataset.column_names
-    found = selection.decided(there)
+    has_images = any(isinstance(feature, Image) for feature in dataset.features.values())
+    found = selection.decided(typical_of_columns(there, has_images))
     if found.typical and not there:
         raise InputError(
             f"`typical` {found.typical!r} needs the column {column!r}, which the dataset has not: give typical=0"
             + (", or score it with run.score or an LTCScorer" if score_column == LTC_SCORE else "")
         )
     return found
+
+
+def typical_of_columns(has_typicality: bool, has_images: bool) -> float:
+    """How many typical rows come first where a dataset tells of its rows what these columns say."""
+    if not has_typicality:
+        return 0.0
+    return TYPICAL_ROWS if has_images else TYPICAL_SHARE
 
 
 def read_typicality(dataset: Dataset, score_column: str, selection: Selection) -> np.ndarray | None:

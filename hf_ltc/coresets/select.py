@@ -60,9 +60,10 @@ def rank_coreset(
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
         exclude_negative (`bool`, *optional*, defaults to `False`): Do not rank rows with a negative score.
         typical (`float`, *optional*):
-            Share of each class that comes first, by typicality (the column `x_typicality` for a score column
-            `x_score`, which [`LTCScorer`] adds); 0 for the score alone, as in the papers. If not given, a tenth if
-            there is such a column, and 0 otherwise or if the lowest scores are best.
+            How many rows of each class come first, by typicality (the column `x_typicality` for a score column
+            `x_score`, which [`LTCScorer`] adds): a share in [0, 1], or a number of 2 or more, but a tenth of the class
+            at most; 0 for the score alone, as in the papers. If not given and there is such a column, 25 in a dataset
+            with a column of images, and 0.1 in any other; 0 without such a column, or if the lowest scores are best.
 
     Returns:
         `datasets.Dataset`: with one more column, int32. It is null for rows that are not candidates: those held out as
@@ -74,6 +75,7 @@ def rank_coreset(
     """
     way, label_column = balanced_by(dataset, balance, label_column)
     selection = Selection(balance=way, keep=keep, exclude_negative=exclude_negative, typical=typical)
+    selection = decided(dataset, score_column, selection)
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = read_classes(dataset, label_column) if selection.needs_labels else None
     ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
@@ -251,6 +253,7 @@ def _choose(
     rank_column: str | None = None,
     label_column: str | None = None,
 ) -> _Chosen:
+    is_usual, selection = selection.typical is None, decided(dataset, score_column, selection)
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = read_classes(dataset, label_column) if selection.needs_labels else None
     ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
@@ -259,12 +262,11 @@ def _choose(
     kept = choose(scores, labels, selection, probability=probability, clusters=clusters, ranks=ranks)
     rank_column = rank_column or rank_name(score_column)
     chosen = _Chosen(_with_ranks(dataset, rank_column, ranks), scores, recorded, kept)
-    if selection.typical is None and _has_other_order(dataset, rank_column, ranks, scores):
-        ranking = decided(dataset, score_column, selection).ranking
+    if is_usual and _has_other_order(dataset, rank_column, ranks, scores):
         warnings.warn(
-            f"column {rank_column!r} has another order of these rows than {ranking} gives, and is replaced: filter by "
-            "it (in_coreset) to keep that order, or give the options that the rows were ranked with, `balance` and "
-            "`typical` too",
+            f"column {rank_column!r} has another order of these rows than {selection.ranking} gives, and is replaced: "
+            "filter by it (in_coreset) to keep that order, or give the options that the rows were ranked with, "
+            "`balance` and `typical` too",
             LTCWarning,
             stacklevel=3,
         )

@@ -8,12 +8,13 @@ import numpy as np
 
 from ..config import EvaluateConfig
 from ..coresets.choose import Coverage, Selection, choose, mean_probability, rank
-from ..coresets.order import TYPICAL, Balance, Keep
+from ..coresets.order import Balance, Keep
 from ..coresets.sampling import like_trajectories
+from ..recipe import Identity, Recipe
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.scorers import baseline_scores
-from ..scores.typicality import begins_typical, ltc_typicality
+from ..scores.typicality import ltc_typicality, some_typical, usual_typical
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
@@ -32,16 +33,18 @@ class Method:
         baseline (`str`): One of [`BASELINES`]; empty for a score variant.
         keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
         coverage (`str`, *optional*): As for [`select_coreset`].
-        typical (`float`): As for [`rank_coreset`].
+        begins_typical (`bool`): Whether typical rows come first, as many as [`some_typical`] says.
     """
 
     variant: dict[str, str] = field(default_factory=dict)
     baseline: str = ""
     keep: Keep = "highest"
     coverage: Coverage | None = None
-    typical: float = 0.0
+    begins_typical: bool = False
 
-    def selection(self, balance: Balance = "class", min_per_class: int = 0, seed: int = 0) -> Selection:
+    def selection(
+        self, recorded: Identity, balance: Balance = "class", min_per_class: int = 0, seed: int = 0
+    ) -> Selection:
         """The options of [`select_coreset`] that keep the same rows by a column of its scores, without a budget."""
         return Selection(
             balance=balance,
@@ -49,8 +52,12 @@ class Method:
             min_per_class=min_per_class,
             coverage=self.coverage,
             seed=seed,
-            typical=self.typical,
+            typical=self.typical(recorded),
         )
+
+    def typical(self, recorded: Identity) -> float:
+        """How many typical rows come first among those of a recorded dataset, as for [`rank_coreset`]."""
+        return some_typical(recorded) if self.begins_typical else 0.0
 
 
 def _variant_name(variant: dict[str, str]) -> str:
@@ -60,7 +67,7 @@ def _variant_name(variant: dict[str, str]) -> str:
 def _methods() -> dict[str, Method]:
     made = {name: Method(variant=variant) for name, variant in PRESETS.items()}
     made |= {_variant_name(variant): Method(variant=variant) for variant in VARIANTS}
-    made |= {f"{_TYPICAL}{name}": replace(method, typical=TYPICAL) for name, method in made.items()}
+    made |= {f"{_TYPICAL}{name}": replace(method, begins_typical=True) for name, method in made.items()}
     made |= {name: Method(baseline=name, keep=baseline.keeps) for name, baseline in BASELINES.items()}
     # As published: CCS (Zheng et al. 2023) by AUM, and DUAL with its draws (Cho et al. 2025).
     made["ccs"] = Method(baseline="aum", keep=BASELINES["aum"].keeps, coverage="stratified")
@@ -80,7 +87,7 @@ def members_of(config: EvaluateConfig, runs: Iterable[Trajectories]) -> list[str
     """The score variants of an evaluation; if none are said, the order that recordings are ranked by then."""
     if config.members is not None:
         return config.members
-    return [DEFAULT_METHOD if all(begins_typical(run) for run in runs) else DEFAULT_PRESET]
+    return [DEFAULT_METHOD if all(usual_typical(run) for run in runs) else DEFAULT_PRESET]
 
 
 def find_method(name: str) -> Method:
@@ -94,17 +101,20 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def methods_of(scorer: Mapping[str, str] | str, typical: float) -> list[str]:
+def methods_of(scorer: Mapping[str, str] | str, typical: float, recorded: Identity) -> list[str]:
     """The names under which a coreset is evaluated.
 
     Args:
         scorer (`Mapping[str, str]` or `str`): Its score variant, or the name of a baseline.
-        typical (`float`): The share of typical rows that come first.
+        typical (`float`): How many typical rows come first, as for [`rank_coreset`].
+        recorded ([`Identity`]): The dataset.
 
     Returns:
         `list[str]`: names of [`METHODS`]; none if no method orders rows so.
     """
-    return [name for name, each in METHODS.items() if scorer in (each.variant, name) and each.typical == typical]
+    return [
+        name for name, each in METHODS.items() if scorer in (each.variant, name) and each.typical(recorded) == typical
+    ]
 
 
 def method_scores(name: str, run: Trajectories, seed: int = 0) -> np.ndarray:
@@ -140,9 +150,10 @@ def kept_early(name: str, run: Trajectories, scores: np.ndarray) -> np.ndarray:
         come first, the negative rank. NaN where a row has no score.
     """
     method = find_method(name)
-    if not method.typical:
+    if not method.begins_typical:
         return scores if method.keep == "highest" else -scores
-    ranks = rank(scores, run.labels, Selection(typical=method.typical), None, ltc_typicality(run))
+    typical = method.typical(Recipe.from_dict(run.recipe).dataset)
+    ranks = rank(scores, run.labels, Selection(typical=typical), None, ltc_typicality(run))
     return np.where(np.isnan(scores), np.nan, -ranks)
 
 
@@ -178,8 +189,9 @@ def chosen_rows(
     method = find_method(name)
     if scores is None:
         scores = method_scores(name, run, seed)
-    selection = replace(method.selection(balance, min_per_class, seed), size=size)
-    typicality = ltc_typicality(run) if method.typical else None
+    recorded = Recipe.from_dict(run.recipe).dataset
+    selection = replace(method.selection(recorded, balance, min_per_class, seed), size=size)
+    typicality = ltc_typicality(run) if method.begins_typical else None
     losses = np.ascontiguousarray(np.asarray(run.losses).T) if method.coverage in ("beta", "clusters") else None
     # All recorded rows are candidates, those without a score too: their trajectory is flat.
     drawn = {}

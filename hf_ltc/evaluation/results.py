@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..recipe import Identity
 from ..training.models import architecture_name
 from ..utils import files
 from ..utils.errors import InputError
@@ -202,7 +203,12 @@ def transfer(trials: Sequence[Mapping[str, Any]], architectures: Mapping[str, st
 
 
 def card_rows(
-    evaluation: Evaluation, digest: str, scorer: Mapping[str, str] | str, balance: str, typical: float = 0.0
+    evaluation: Evaluation,
+    digest: str,
+    scorer: Mapping[str, str] | str,
+    balance: str,
+    typical: float,
+    recorded: Identity,
 ) -> list[dict[str, Any]]:
     """The rows of a card's table of accuracies: of a scorer, random and full, by one recording.
 
@@ -211,7 +217,8 @@ def card_rows(
         digest (`str`): Of the recording whose coresets are pushed, from [`losses_digest`].
         scorer (`Mapping[str, str]` or `str`): The score variant, or the name of a baseline.
         balance (`str`): How the coresets that are pushed are balanced.
-        typical (`float`, *optional*, defaults to `0.0`): Their share of typical rows that come first.
+        typical (`float`): How many typical rows come first in them, as for [`rank_coreset`].
+        recorded ([`Identity`]): The dataset.
 
     Returns:
         `list[dict]`: as `push_coreset(evaluation=...)` takes them.
@@ -224,13 +231,13 @@ def card_rows(
         raise InputError("`evaluation` is of other recordings than the one that is pushed: evaluate this one")
     if (was := evaluation.settings["config"]["balance"]) != balance:
         raise InputError(f"`evaluation` is of `balance` {was}, the coresets pushed are of {balance}: take the same")
-    methods = methods_of(scorer, typical)
+    methods = methods_of(scorer, typical, recorded)
     chosen = [row for row in evaluation.rows if row["source"] == source and row["method"] in methods]
     if not chosen:
         have = ", ".join(dict.fromkeys(row["method"] for row in evaluation.rows if row["source"] == source)) or "none"
         raise InputError(
             f"`evaluation` has no results of {' or '.join(methods) or scorer}"
-            + (f" with {typical} typical rows" if typical and not methods else "")
+            + (f" with `typical` {typical:g}" if typical and not methods else "")
             + f", but of {have}: evaluate it"
         )
     # One name is enough, where a score variant was evaluated under two.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ..coresets.choose import Selection
+from ..coresets.order import said_typical
 from ..data.columns import typicality_name
 from ..recipe import Identity, Recipe, SeedReliability
 from ..scores.ltc import PRESETS
@@ -171,10 +172,9 @@ def _how(selection: Selection) -> str:
     }[selection.balance]
     said = [balance]
     if selection.typical:
-        whose = "all rows" if selection.balance == "none" else "each class"
         said.append(
-            f"The first {100 * selection.typical:g}% of {whose} are typical rows, easier ones first, drawn with the "
-            "odds of DUAL (arXiv 2502.06905). The rows with the best scores come next."
+            f"The first {said_typical(selection.typical, selection.balance)} are typical rows, easier ones first, "
+            "drawn with the odds of DUAL (arXiv 2502.06905). The rows with the best scores come next."
         )
     if selection.keep == "lowest":
         said.append("The lowest scores are kept.")

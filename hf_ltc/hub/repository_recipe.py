@@ -278,7 +278,7 @@ def _of_one_dataset(one: Identity, other: Identity) -> bool:
 
 def _of_one_score(one: Entry, other: Entry) -> bool:
     # Before there was typicality, recipes did not say that rows were ranked without.
-    same = one.digest == other.digest and one.options.decided(False) == other.options.decided(False)
+    same = one.digest == other.digest and one.options.decided(0) == other.options.decided(0)
     return same and one.dataset.features == other.dataset.features
 
 

@@ -16,7 +16,7 @@ from .kernels import count_of, each_part, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
-from .typicality import Stage, begins_typical, typical_spans, typical_stages, typicality_of
+from .typicality import Stage, typical_spans, typical_stages, typicality_of, usual_typical
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class LTCScorer:
         lengths = tuple(int(length) for length in trajectories.lengths)
         trained = first_trained(trajectories, member)
         spans = typical_spans(trajectories)
-        stages = typical_stages(trajectories) if begins_typical(trajectories) else ()
+        stages = typical_stages(trajectories) if usual_typical(trajectories) else ()
         if member["scope"] == "dataset":
             return cls(reference, lengths, member["of"], column=column, trained=trained, spans=spans, stages=stages)
         dataset = Recipe.from_dict(trajectories.recipe).dataset

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..config import TYPICAL_ROWS, TYPICAL_SHARE
 from ..data.splits import evenly_spaced
-from ..recipe import Recipe
+from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
 from .baselines import mixed
 from .kernels import each_part, run_spans
@@ -135,18 +136,29 @@ def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Seq
     return _keys(_read(table, spans), stages)
 
 
-def begins_typical(trajectories: Validated) -> bool:
-    """Whether coresets of a recording begin with typical rows where nothing else is said.
+def usual_typical(trajectories: Validated) -> float:
+    """How many typical rows of each class a coreset of a recording begins with, where nothing else is said.
 
-    Those of texts with classes do, and those of images after 15 epochs or more. After fewer, the odds were worse than
-    the score (benchmarks/coresets.py, weight). The odds are of a label's probability among the classes. By the mean
-    probability of its tokens instead, the first texts are the easiest to predict, and worth less to a language model
-    than random ones (benchmarks/language.py).
+    None where images were recorded for fewer than 15 epochs: there the odds were worse than the score
+    (benchmarks/coresets.py, weight). None for language models either. The odds are of a label's probability among the
+    classes. By the mean probability of its tokens instead, the first texts are the easiest to predict, and worth less
+    to a language model than random ones (benchmarks/language.py).
+
+    Args:
+        trajectories ([`Trajectories`] or [`LossSummary`]): The recording.
+
+    Returns:
+        `float`: as `typical` of [`rank_coreset`].
     """
     recorded = Recipe.from_dict(trajectories.recipe).dataset
     if recorded.classes == 0 or recorded.is_of_language_model:
-        return False
-    return recorded.is_text or not is_short(trajectories)
+        return 0.0
+    return 0.0 if is_short(trajectories) and not recorded.is_text else some_typical(recorded)
+
+
+def some_typical(recorded: Identity) -> float:
+    """How many there are where coresets of a dataset begin with any."""
+    return TYPICAL_SHARE if recorded.is_text else TYPICAL_ROWS
 
 
 def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:

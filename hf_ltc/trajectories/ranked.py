@@ -15,7 +15,7 @@ from ..recipe import Recipe
 from ..scores import reliability, scorers
 from ..scores.at_once import RowScores, row_scores
 from ..scores.protocol import Validated
-from ..scores.typicality import begins_typical
+from ..scores.typicality import usual_typical
 from ..utils.errors import require
 from . import tables
 
@@ -51,7 +51,7 @@ def score_trajectories(
     known = {f"{name}_score": scorers.baseline_scores(run, name) for name in baselines}
     where = run.positions(dataset, id_column)
     found = row_scores(run, **variant)
-    if typical or begins_typical(run):
+    if typical or usual_typical(run):
         known = {typicality_name(LTC_SCORE): found.typicality, **known}
     known = {LTC_SCORE: found.scores, **known}
     columns = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where), **score_columns(known, where)}
@@ -105,6 +105,7 @@ def ranked_by_score(
     if (column := typicality_name(LTC_SCORE)) not in columns and column in dataset.column_names:
         # Of another recording.
         dataset = dataset.remove_columns(column)
+    typical = usual_typical(run) if typical is None else typical
     ranked = select.rank_coreset(
         with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
     )

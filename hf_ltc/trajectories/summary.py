@@ -18,7 +18,7 @@ from ..scores.kernels import run_spans
 from ..scores.ltc import is_weighted, score_variant, validation_references, variant_of_all
 from ..scores.protocol import check_checkpoints
 from ..scores.running_sums import RunningSums, correlations, mean_validation_losses
-from ..scores.typicality import begins_typical, hash_factors, typicality_by_sums
+from ..scores.typicality import hash_factors, typicality_by_sums, usual_typical
 from ..utils.errors import InputError
 from ..utils.files import local
 from . import run_dir
@@ -270,7 +270,7 @@ class LossSummary:
         """
         where = self.positions(dataset, id_column)
         found = {LTC_SCORE: self.scores(preset=preset, **variant)}
-        if typical or begins_typical(self):
+        if typical or usual_typical(self):
             found[typicality_name(LTC_SCORE)] = self.typicality()
         columns = score_columns(found, where)
         # Flat rows have a rank and rows held out have none, though neither has a score: told by ranks that are there.

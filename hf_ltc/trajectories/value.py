@@ -322,8 +322,8 @@ class Trajectories(ExchangeMixin):
             balance (`str`, *optional*):
                 As for [`rank_coreset`]; if not given, `"class"`, or `"none"` for rows without classes.
             typical (`float`, *optional*):
-                As for [`rank_coreset`]; if not given, `0.1`, or `0.0` for language models, rows without classes, and
-                images recorded for fewer than 15 epochs.
+                As for [`rank_coreset`]; if not given, `25` for images and `0.1` for texts, and `0` for language
+                models, rows without classes, and images recorded for fewer than 15 epochs.
             baselines (`Sequence[str]`, *optional*):
                 Known scores to add as well, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
                 held-out rows. They do not change the rank.

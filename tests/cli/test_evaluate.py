@@ -13,6 +13,7 @@ from hf_ltc.cli.main import main
 from hf_ltc.evaluation.pictures import markdown
 from hf_ltc.evaluation.results import Evaluation, card_rows
 from hf_ltc.hub.repository import Pushed
+from hf_ltc.recipe import Recipe
 from hf_ltc.scores.ltc import DEFAULT, DEFAULT_PRESET
 from hf_ltc.scores.protocol import losses_digest
 from tests.cli.test_main import as_json, refused, succeeds
@@ -97,7 +98,8 @@ def test_evaluate_recommends_a_budget_and_goes_on_where_it_was_stopped(place, tm
     succeeds(capsys, "report", tmp_path / "run", "--evaluation", folder / "results.json")
     assert "Keep 10% of the rows (13 of " in (tmp_path / "run" / "report.html").read_text("utf-8")
     of_run = Trajectories.load(tmp_path / "run")
-    rows = card_rows(Evaluation.load(folder / "results.json"), losses_digest(of_run), DEFAULT, "class", 0.0)
+    dataset = Recipe.from_dict(of_run.recipe).dataset
+    rows = card_rows(Evaluation.load(folder / "results.json"), losses_digest(of_run), DEFAULT, "class", 0.0, dataset)
     assert [row["rows"] for row in rows if "smallest" in row["rows"]] == [
         f"coreset by {DEFAULT_PRESET}, 10% (the smallest within 90 points of full data)"
     ]
@@ -239,8 +241,8 @@ def test_push_puts_the_results_on_the_card(place, tmp_path, capsys, pushed):
         capsys, *line, "--preset", "ltc", "--balance", "none"
     )
     assert "no results of weighted-das or levels-" in refused(capsys, *line, "--of", "levels")
-    assert "no results of typical-ltc or " in refused(capsys, *line[:-1], "0.1", "--preset", "ltc")
-    assert "no results of {'of'" in refused(capsys, *line[:-1], "0.2", "--preset", "ltc")
+    assert "no results of typical-ltc or " in refused(capsys, *line[:-1], "25", "--preset", "ltc")
+    assert "} with --typical 0.1, but of " in refused(capsys, *line[:-1], "0.1", "--preset", "ltc")
     line[1] = place / "split"
     assert "--evaluation is of other recordings" in refused(capsys, *line)
     line[-1] = tmp_path / "nothing.json"

@@ -214,7 +214,7 @@ def test_a_quick_evaluation_needs_no_test_rows(place, tmp_path, capsys, run):
     assert said[3] == f"In {tmp_path / 'out'}: judgements.json."
     if run == "no-test":
         kept = {each["kept"] for each in found["judgements"]}
-        push = f"Next: hf-ltc push {place / run} alone-ltc --fractions 0.2 0.4 --private --typical 0.1"
+        push = f"Next: hf-ltc push {place / run} alone-ltc --fractions 0.2 0.4 --private --typical 25"
         assert said[4] == (push if kept == {DEFAULT_METHOD} else KEEP)
         return
     # The same candidates, tested: in the same folder.
@@ -245,7 +245,7 @@ def test_what_comes_next_builds_the_source_model_as_it_was_recorded(place, tmp_p
 
 def test_a_quick_evaluation_pushes_only_what_it_would_keep(place, tmp_path, capsys, best):
     line = ["evaluate", place / "no-test", "--fractions", "0.2", "--quick", "--output-dir", tmp_path / "out"]
-    assert succeeds(capsys, *line).splitlines()[-1].endswith(" --private --typical 0.1")
+    assert succeeds(capsys, *line).splitlines()[-1].endswith(" --private --typical 25")
     best.name = "random"
     assert succeeds(capsys, *line).splitlines()[-1] == KEEP
     best.name, best.calls = DEFAULT_METHOD, 0

@@ -30,7 +30,7 @@ OPTIONS = st.fixed_dictionaries(
         "cut": st.sampled_from([0.0, 0.1, 0.5]),
         "beta_exponent": st.sampled_from([4.0, 11.0]),
         "seed": st.integers(0, 3),
-        "typical": st.sampled_from([None, 0, 0.1, 0.5]),
+        "typical": st.sampled_from([None, 0, 0.1, 0.5, 2]),
         "clusters": st.sampled_from([2, 100]),
         "cluster_order": st.sampled_from(["random", "best"]),
     }
@@ -47,14 +47,16 @@ def arrays(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 @settings(max_examples=60, deadline=None)
 @given(OPTIONS, st.floats(0.05, 1), st.integers(0, 10**6), st.booleans())
 def test_arrays_datasets_and_blocks_are_chosen_from_alike(options, fraction, seed, ties):
-    table = random_rows(80, 4, seed=seed, ties=ties, typicality=True)
+    # A tenth of a class is more than two rows.
+    table = random_rows(100, 4, seed=seed, ties=ties, typicality=True)
     scores, labels, candidates, typicality = arrays(table)
-    losses = np.random.default_rng(seed).exponential(size=(80, 5)).astype(np.float32)
+    losses = np.random.default_rng(seed).exponential(size=(100, 5)).astype(np.float32)
     lists = [row if known else None for row, known in zip(losses.tolist(), candidates)]
     column = pa.array(lists, pa.list_(pa.float32())), List(Value("float32"))
     dataset = with_columns(in_memory(table), {"loss_trajectory": column})
     probability = np.where(candidates, mean_probability(losses), np.nan)
-    selection = Selection(fraction, **options)
+    # The columns are of no images.
+    selection = Selection(fraction, **options).decided(0.1)
     given = {"candidates": candidates, "typicality": typicality, "probability": probability}
     try:
         kept = choose(scores, labels, selection, **given)
@@ -72,7 +74,7 @@ def test_arrays_datasets_and_blocks_are_chosen_from_alike(options, fraction, see
     if selection.is_nested and selection.balance != "proportional":
         columns = {} if selection.balance == "class" else {"label_column": None}
         changes = {name: options[name] for name in ("keep", "exclude_negative")}
-        changes["typical"] = selection.decided(True).typical
+        changes["typical"] = selection.typical
         assert kept_in_blocks(table, size=len(rows), **changes, **columns) == rows
 
 
@@ -80,7 +82,7 @@ def test_arrays_datasets_and_blocks_are_chosen_from_alike(options, fraction, see
 def test_the_order_of_rows_does_not_matter(seed, balance, keep):
     columns = arrays(random_rows(60, 5, seed=seed, flat=0, typicality=True))
     shuffled = np.random.default_rng(seed).permutation(60)
-    selection = Selection(0.3, balance=balance, keep=keep)
+    selection = Selection(0.3, balance=balance, keep=keep).decided(0.1)
 
     def kept(scores, labels, candidates, typicality):
         return choose(scores, labels, selection, candidates=candidates, typicality=typicality)
@@ -88,26 +90,32 @@ def test_the_order_of_rows_does_not_matter(seed, balance, keep):
     np.testing.assert_array_equal(kept(*(column[shuffled] for column in columns)), kept(*columns)[shuffled])
 
 
-@given(st.integers(0, 10**6), st.sampled_from(["class", "proportional", "none"]), st.booleans())
-def test_coresets_of_growing_budgets_are_nested(seed, balance, ties):
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["class", "proportional", "none"]),
+    st.booleans(),
+    st.sampled_from([0, 0.1, 2, 25]),
+)
+def test_coresets_of_growing_budgets_are_nested(seed, balance, ties, typical):
     scores, labels, candidates, typicality = arrays(random_rows(50, 4, seed=seed, ties=ties, typicality=True))
     before = np.zeros(50, dtype=bool)
     for size in range(1, int(candidates.sum()) + 1):
-        selection = Selection(size=size, balance=balance)
+        selection = Selection(size=size, balance=balance, typical=typical)
         kept = choose(scores, labels, selection, candidates=candidates, typicality=typicality)
         assert kept.sum() == size and not (before & ~kept).any()
         before = kept
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0.01, 0.1, 0.3, 1.0]), st.booleans())
+@given(st.integers(0, 10**6), st.sampled_from([0.01, 0.1, 0.3, 1.0, 2, 3, 25]), st.booleans())
 def test_each_class_gives_its_most_typical_rows_and_then_those_that_score_best(seed, typical, ties):
-    scores, labels, candidates, typicality = arrays(random_rows(60, 4, seed=seed, ties=ties, typicality=True))
+    scores, labels, candidates, typicality = arrays(random_rows(120, 4, seed=seed, ties=ties, typicality=True))
     ranks = rank(scores, labels, Selection(typical=typical), candidates, typicality)
     for label in np.unique(labels[candidates]):
         own = [row for row in np.argsort(ranks, kind="stable").tolist() if ranks[row] >= 0 and labels[row] == label]
         scored = sorted(row for row in own if not np.isnan(scores[row]))
         known = [row for row in scored if not np.isnan(typicality[row])]
-        places = max(1, round(typical * len(scored)))
+        # A number of them is a tenth of the class at most.
+        places = max(1, round(typical * len(scored) if typical <= 1 else min(typical, 0.1 * len(scored))))
         first = sorted(known, key=lambda row: (-typicality[row], row))[:places]
         rest = sorted(set(scored) - set(first), key=lambda row: (-scores[row], row))
         assert own == [*first, *rest, *sorted(set(own) - set(scored))]
@@ -123,10 +131,10 @@ def test_draws_know_nothing_of_typical_rows(coverage):
         np.testing.assert_array_equal(choose(scores, labels, selection, typicality=typicality, **given), alone)
 
 
-@given(st.integers(0, 10**6))
-def test_without_classes_the_most_typical_rows_of_all_come_first(seed):
+@given(st.integers(0, 10**6), st.sampled_from([0.1, 2, 25]))
+def test_without_classes_a_tenth_of_all_rows_come_first_as_typical(seed, typical):
     scores, _, candidates, typicality = arrays(random_rows(60, 4, seed=seed, flat=0, held=0, typicality=True))
-    ranks = rank(scores, None, Selection(balance="none"), candidates, typicality)
+    ranks = rank(scores, None, Selection(balance="none", typical=typical), candidates, typicality)
     assert np.flatnonzero(ranks < 6).tolist() == sorted(np.argsort(-np.nan_to_num(typicality, nan=-99))[:6].tolist())
 
 
@@ -177,7 +185,10 @@ def test_recipes_keep_the_options_apart_from_the_budget(options):
         ({"beta_exponent": 0}, "`beta_exponent` is 0"),
         ({"min_per_class": -1}, "`min_per_class` is -1"),
         ({"coverage": "beta", "keep": "lowest"}, "needs keep='highest'"),
-        ({"typical": 1.5}, "`typical` is 1.5: it must be a share in"),
+        ({"typical": 1.5}, r"`typical` is 1\.5: it must be a share in \[0, 1\] of each class, .* number of rows"),
+        ({"typical": -1}, "`typical` is -1"),
+        ({"typical": float("nan")}, "`typical` is nan"),
+        ({"typical": float("inf")}, "`typical` is inf"),
         ({"typical": "all"}, "`typical` is 'all'"),
         ({"typical": True}, "`typical` is True"),
         ({"typical": 0.1, "keep": "lowest"}, "`typical` 0.1 goes with keep='highest'"),

@@ -131,7 +131,9 @@ def kept_in_blocks(table, blocks=3, *, size, typical=0.0, **changes):
         "typicality_column": "ltc_typicality" if typical else None,
         **changes,
     }
-    bounds = ray_data._bounds(in_blocks(table, options, blocks), options, Selection(size=size, typical=typical))
+    balance = "class" if options["label_column"] else "none"
+    selection = Selection(size=size, balance=balance, typical=typical)
+    bounds = ray_data._bounds(in_blocks(table, options, blocks), options, selection)
     return bounds(table)["row"].to_pylist()
 
 
@@ -152,7 +154,7 @@ def test_any_budget_of_imbalanced_classes_with_ties_and_rows_without_a_score(mon
         assert kept_in_blocks(table, size=size, **options, **columns) == expected
 
 
-@pytest.mark.parametrize("typical", [0.001, 0.1, 0.6, 1.0])
+@pytest.mark.parametrize("typical", [0.001, 0.1, 0.6, 1.0, 4])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("balance", ["class", "none"])
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -171,9 +173,14 @@ def test_any_budget_with_typical_rows_first(monkeypatch, ties, balance, typical,
 
 def test_typical_rows_come_first_on_ray_as_in_memory():
     table = random_rows(3000, 6, seed=9, typicality=True)
-    for typical, share in ((None, 0.1), (0.0, 0.0), (0.4, 0.4)):
+    for typical, share in ((None, 0.1), (0.0, 0.0), (0.4, 0.4), (25, 25)):
         expected = select_coreset(in_memory(table), size=700, label_column="label", typical=share)
         assert kept_rows(spread(table, 4), size=700, typical=typical) == read_column(expected, "row").to_pylist()
+    # With a column of images, 25 rows of each class are usual.
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pictures = table.append_column("image", pa.array([{"bytes": b"", "path": None}] * len(table), struct))
+    expected = select_coreset(in_memory(table), size=700, label_column="label", typical=25)
+    assert kept_rows(spread(pictures, 4), size=700) == read_column(expected, "row").to_pylist()
     with pytest.raises(InputError, match="no column 'ltc_typicality' in the dataset"):
         coreset_bounds(spread(table.drop_columns("ltc_typicality"), 2), 0.5, typical=0.1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,6 +103,10 @@ def test_typical_rows_come_first_where_their_column_is_there():
     assert by_score == ranks(typical, typical=0) != ranks(typical)
     assert ranks(typical) == ranks(typical, typical=0.1) == order(0.1)
     assert ranks(typical, typical=0.5) == order(0.5)
+    # As many as are usual with images, which are never looked at.
+    nothing = pa.array([{"bytes": b"", "path": None}] * len(held), Image().pa_type)
+    pictures = with_columns(typical, {"image": (nothing, Image())})
+    assert ranks(pictures) == ranks(typical, typical=25)
     # The lowest scores, and draws, know nothing of them.
     assert ranks(typical, keep="lowest") == ranks(dataset, keep="lowest")
     for coverage in ("stratified", "beta"):
@@ -148,8 +152,8 @@ def test_typical_rows_need_their_column():
     text = with_columns(dataset, {"ltc_typicality": (pa.array(["a"] * len(held)), Value("string"))})
     with pytest.raises(InputError, match="column 'ltc_typicality' holds string, not numbers"):
         select_coreset(text, 0.5)
-    with pytest.raises(InputError, match=r"`typical` is 2: it must be a share in \[0, 1\]"):
-        rank_coreset(dataset, typical=2)
+    with pytest.raises(InputError, match=r"`typical` is 2\.5: it must be a share in \[0, 1\]"):
+        rank_coreset(dataset, typical=2.5)
 
 
 def test_a_small_coreset_of_the_hardest_rows_is_warned_of():

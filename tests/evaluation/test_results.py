@@ -7,8 +7,10 @@ import pytest
 
 from hf_ltc.evaluation.methods import METHODS
 from hf_ltc.evaluation.results import Evaluation, card_rows, deviation, summarize, transfer
+from hf_ltc.recipe import Identity
 from hf_ltc.utils.errors import InputError
 
+IMAGES = Identity()
 SOURCES = {
     "resnet18": {"model": "resnet18", "runs": 2, "seconds": 60.0, "digest": "a", "hardware": None},
     "other": {"model": "vit_tiny", "runs": 1, "seconds": None, "digest": "b", "hardware": None},
@@ -202,7 +204,7 @@ def test_a_file_that_holds_no_results_is_named(tmp_path, content):
 
 def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     found = evaluation()
-    rows = card_rows(found, "a", METHODS["ltc"].variant, "class")
+    rows = card_rows(found, "a", METHODS["ltc"].variant, "class", 0, IMAGES)
     names = ["full data", "coreset by ltc, 30%", "random subset, 30%", "coreset by ltc, 10%", "random subset, 10%"]
     assert [row["rows"] for row in rows] == names * 2
     assert [row["model"] for row in rows] == ["resnet18"] * 5 + ["vit_tiny"] * 5
@@ -210,7 +212,7 @@ def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     place = ("resnet18", "ltc", "resnet18", 0.1)
     wanted = [c["accuracy"] for c in found.trials if (c["model"], c["method"], c["source"], c["fraction"]) == place]
     assert rows[3]["accuracy"] == wanted and rows[3]["protocol"] == "500 steps, last one"
-    assert len(card_rows(found, "b", "aum", "class")) == 10
+    assert len(card_rows(found, "b", "aum", "class", 0, IMAGES)) == 10
 
 
 @pytest.mark.parametrize(
@@ -225,4 +227,4 @@ def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
 )
 def test_results_of_something_else_are_refused(digest, scorer, balance, said):
     with pytest.raises(InputError, match=said):
-        card_rows(evaluation(), digest, scorer, balance)
+        card_rows(evaluation(), digest, scorer, balance, 0, IMAGES)

@@ -15,7 +15,7 @@ from hf_ltc.scores import kernels, typicality
 from hf_ltc.scores.at_once import row_scores
 from hf_ltc.scores.baselines import dual
 from hf_ltc.scores.scorers import LTCScorer
-from hf_ltc.scores.typicality import begins_typical, ltc_typicality, typical_spans, typical_stages, typicality_of
+from hf_ltc.scores.typicality import ltc_typicality, typical_spans, typical_stages, typicality_of, usual_typical
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.scores.recordings import make_run
@@ -235,24 +235,24 @@ def test_a_recording_without_rows_is_refused(score):
 @pytest.mark.parametrize(
     "lengths, dataset, config, typical",
     [
-        ((16,), {}, {}, True),
-        ((15,), {}, {}, False),
-        ((6, 20), {}, {}, False),
+        ((16,), {}, {}, 25),
+        ((15,), {}, {}, 0),
+        ((6, 20), {}, {}, 0),
         # A text, and every fifth epoch of thirty.
-        ((6,), {"text_column": "text"}, {}, True),
-        ((7,), {}, {"epochs": 30}, True),
-        ((40,), {"classes": 0}, {}, False),
+        ((6,), {"text_column": "text"}, {}, 0.1),
+        ((7,), {}, {"epochs": 30}, 25),
+        ((40,), {"classes": 0}, {}, 0),
     ],
 )
 def test_coresets_begin_with_typical_rows_but_after_few_epochs_of_images(lengths, dataset, config, typical):
     run = make_run(n=30, lengths=lengths, recipe={"dataset": dataset, "config": config})
     if config:
         run = dataclasses.replace(run, epochs=np.arange(7) * 5)
-    assert begins_typical(run) == typical
+    assert usual_typical(run) == typical
     made = LTCScorer.from_trajectories(run)({"loss_trajectory": run.losses.T.tolist()})
     assert list(made) == ["ltc_score", *(["ltc_typicality"] if typical else [])]
     value = Trajectories(**{each.name: getattr(run, each.name) for each in dataclasses.fields(run)})
     scored = value.score(labeled([i // 2 % 3 for i in range(60)]))
-    assert ("ltc_typicality" in scored.column_names) == typical
+    assert ("ltc_typicality" in scored.column_names) == bool(typical)
     # Asked for, they are there.
     assert "ltc_typicality" in value.score(labeled([i // 2 % 3 for i in range(60)]), typical=0.1).column_names

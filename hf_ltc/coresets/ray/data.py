@@ -20,7 +20,7 @@ from ...data.columns import LOSS_TRAJECTORY, rank_name, typicality_name
 from ...utils.errors import InputError, as_input_error
 from ..choose import Selection, coreset_size
 from ..order import Keep, typical_places
-from ..scored import check_numbers
+from ..scored import check_numbers, typical_of_columns
 from .keys import Counts, candidate_rows, count_classes, key_columns, keys_of
 from .search import Blocks, Search, by_row, group_of, row_at
 
@@ -181,7 +181,8 @@ def coreset_bounds(
     schema = dataset.schema()
     columns = dict(zip(schema.names, schema.types)) if schema else {}
     typicality = typicality_name(score_column)
-    selection = selection.decided(typicality in columns)
+    has_images = any(map(_holds_images, columns.values()))
+    selection = selection.decided(typical_of_columns(typicality in columns, has_images))
     options: dict[str, Any] = {
         "score_column": score_column,
         "typicality_column": typicality if selection.typical else None,
@@ -209,6 +210,11 @@ def coreset_bounds(
     return _bounds(over_blocks, options, selection)
 
 
+def _holds_images(column: Any) -> bool:
+    """Whether a column, by its type, is one of images as `datasets` writes them to Parquet files."""
+    return isinstance(column, pa.StructType) and {field.name for field in column} == {"bytes", "path"}
+
+
 def _bounds(over_blocks: Blocks, options: dict[str, Any], selection: Selection) -> CoresetBounds:
     found = count_classes(over_blocks, options)
     classes, pool = len(found.labels), int(found.scored.sum() + found.flat.sum())
@@ -216,7 +222,7 @@ def _bounds(over_blocks: Blocks, options: dict[str, Any], selection: Selection) 
     places = np.zeros(classes, dtype=np.int64)
     typical = Bound.nothing("typicality", classes)
     if selection.typical:
-        places = np.minimum(typical_places(found.scored, selection.typical), found.known)
+        places = np.minimum(typical_places(found.scored, selection.typical, selection.balance), found.known)
         typical = _bound_at(_ordered(over_blocks, "typicality"), found, "typicality", places, found.known)
     first, scores = Bound.everything("typicality", classes), Bound.everything("score", classes)
     flat = Bound.nothing(None, classes)

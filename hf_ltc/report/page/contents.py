@@ -13,7 +13,7 @@ from ...evaluation.results import Evaluation
 from ...recipe import Recipe
 from ...scores.ltc import ltc_scores, score_variant
 from ...scores.scorers import baseline_scores
-from ...scores.typicality import begins_typical, ltc_typicality
+from ...scores.typicality import ltc_typicality, usual_typical
 from ...training.pixels.image_files import GreyRange
 from ...trajectories.value import Trajectories
 from ..audit import ISSUE, KINDS, OK, Findings, find
@@ -127,7 +127,7 @@ def gather(
 ) -> Contents:
     """Gathers what the page shows; the arguments are those of [`write_report`]."""
     member = score_variant(preset=preset, **variant)
-    selection = Selection(balance=balance, typical=typical).decided(begins_typical(run))
+    selection = Selection(balance=balance, typical=typical).decided(usual_typical(run))
     # Before the dataset is looked at: whether all that is asked for was recorded.
     known = {name: baseline_scores(run, name) for name in baselines}
     recipe = Recipe.from_dict(run.recipe)

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from ...coresets.order import Balance
+from ...coresets.order import Balance, said_typical
 from ...hub.card_values import recording_values
 from ...recipe import Recipe
 from ...scores.ltc import PRESETS
@@ -46,7 +46,7 @@ def recorded_facts(contents: Contents) -> list[tuple[str, str]]:
     said["score"] = f"{preset} ({choices})" if preset else choices
     said["order"] = f"best first, {_BALANCE[selection.balance]}"
     if selection.typical:
-        said["order"] += f"; the first {100 * selection.typical:g}% of each class are typical rows"
+        said["order"] += f"; the first {said_typical(selection.typical, selection.balance)} are typical rows"
     for name, scores in contents.ranked.known.items():
         found = within_class_spearman(contents.ranked.scores, scores, contents.ranked.labels)
         said[f"correlation with {name}"] = (
