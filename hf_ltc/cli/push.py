@@ -228,7 +228,7 @@ class Push(Command):
 
         if not self.report and self.space is None:
             return None
-        chosen = decided(scored, self.score_column, Selection(typical=self.typical))
+        chosen = decided(scored, self.score_column, Selection(typical=self.typical), recipe.dataset)
         return write_report(
             run,
             scored,
@@ -316,14 +316,15 @@ class Push(Command):
         is_variant = self.score_column == "ltc_score"
         scorer = score_variant(**self.variant.given()) if is_variant else scorer_name(self.score_column)
         picture = path.with_name(PICTURE)
-        options = decided(scored, self.score_column, Selection(keep=self.keep, typical=self.typical))
+        recorded = Recipe.from_dict(run.recipe).dataset
+        options = decided(scored, self.score_column, Selection(keep=self.keep, typical=self.typical), recorded)
         rows = card_rows(
             Evaluation.load(path),
             losses_digest(run),
             scorer,
             self.balance or "class",
             options.typical or 0.0,
-            Recipe.from_dict(run.recipe).dataset,
+            recorded,
         )
         return rows, [picture] if picture.is_file() else []
 

@@ -115,7 +115,7 @@ class Select(Command):
         # As the dataset is ranked, for the recipe and for what comes next.
         made = beside_rows.get(SCORED) or {}
         options = Selection(keep=self.keep, coverage=self.coverage, typical=self.typical)
-        kept["typical"] = decided(scored, self.score_column, options).typical
+        kept["typical"] = decided(scored, self.score_column, options, recipe.dataset).typical
         told: dict[str, Any] = {}
         text: list[str] = []
         if self.judge:

@@ -123,11 +123,20 @@ def find_classes(dataset: Dataset, label_column: str | None) -> str:
         raise InputError(f"{error}; rows without classes are chosen with `balance` 'none'") from error
 
 
-def decided(dataset: Dataset, score_column: str, selection: Selection) -> Selection:
-    """A selection that says how many typical rows come first in a dataset, checked."""
+def decided(dataset: Dataset, score_column: str, selection: Selection, recorded: Identity | None = None) -> Selection:
+    """A selection that says how many typical rows come first in a dataset, checked.
+
+    Args:
+        dataset (`datasets.Dataset`): The scored dataset.
+        score_column (`str`): The score.
+        selection ([`Selection`]): The options.
+        recorded ([`Identity`], *optional*): The recorded dataset, which knows better than columns what its rows are.
+    """
     column = typicality_name(score_column)
     there = column in dataset.column_names
     has_images = any(isinstance(feature, Image) for feature in dataset.features.values())
+    if recorded is not None and (recorded.image_column or recorded.is_text):
+        has_images = not recorded.is_text
     found = selection.decided(typical_of_columns(there, has_images))
     if found.typical and not there:
         raise InputError(

@@ -12,11 +12,13 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ltc.coresets.choose import coreset_size
+from hf_ltc.coresets.choose import Selection, coreset_size
 from hf_ltc.coresets.order import coreset_order
+from hf_ltc.coresets.scored import decided
 from hf_ltc.coresets.select import in_coreset, rank_coreset, select_coreset, split_coreset
 from hf_ltc.coresets.summary import describe_coreset
 from hf_ltc.data.columns import read_column, with_columns
+from hf_ltc.recipe import Identity
 from hf_ltc.utils.errors import InputError, LTCWarning
 from tests.coresets.scored import many_rows, scored_dataset, scored_rows, values
 
@@ -107,6 +109,14 @@ def test_typical_rows_come_first_where_their_column_is_there():
     nothing = pa.array([{"bytes": b"", "path": None}] * len(held), Image().pa_type)
     pictures = with_columns(typical, {"image": (nothing, Image())})
     assert ranks(pictures) == ranks(typical, typical=25)
+    # A recording knows better: of captions of images, or of images that are in no column any more.
+    for each, recorded, usual in (
+        (pictures, Identity(text_column="caption"), 0.1),
+        (typical, Identity(image_column="image"), 25),
+        (pictures, Identity(), 25),
+        (dataset, Identity(image_column="image"), 0),
+    ):
+        assert decided(each, "ltc_score", Selection(), recorded).typical == usual
     # The lowest scores, and draws, know nothing of them.
     assert ranks(typical, keep="lowest") == ranks(dataset, keep="lowest")
     for coverage in ("stratified", "beta"):
