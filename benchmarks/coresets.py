@@ -41,6 +41,7 @@ from result_files import results_of, write_results
 from tables import markdown, noise_tables, on_all_rows, ranked, transfer_table
 
 from hf_ltc import Trajectories
+from hf_ltc.config import TYPICAL_ROWS
 from hf_ltc.coresets.order import coreset_order
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, FULL, RANDOM, chosen_rows, method_scores
 from hf_ltc.evaluation.target import train_on
@@ -66,7 +67,7 @@ COVERED = {
 # Sampling of a known method, applied to another score: CCS's strata and cut, DUAL's Beta density.
 DRAWN = {"stratified": "ccs", "beta": "dual_beta"}
 # The default and its score alone, with the weight that recordings of so few epochs go without.
-HEAVY = {"typical-heavy-das": 0.1, "heavy-das": 0.0}
+HEAVY = {"typical-heavy-das": TYPICAL_ROWS, "heavy-das": 0.0}
 # The best six by mean rank over the four settings of the screening with two seeds, by method and window of averaged
 # weights; and the best six on its first seed, before all score variants weighted by uncertainty were in it.
 BEST = (

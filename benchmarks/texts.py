@@ -35,6 +35,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertTokenizerFast, DistilBertConfig
 
 from hf_ltc import EvaluateConfig, RecordConfig, Trajectories, ltc_scores, record
+from hf_ltc.config import TYPICAL_SHARE
 from hf_ltc.coresets.overlap import overlap
 from hf_ltc.data.labels import InputColumns, read_labels
 from hf_ltc.data.load import load_split
@@ -65,7 +66,7 @@ MAIN = (RANDOM, DEFAULT_METHOD, ADVISED, "dual_beta", "ccs", "s2l")
 FEW = MAIN[:4]
 SCORES = (DEFAULT_PRESET, "cld", "ltc")
 # The default's order with so many typical rows of an average class, not a tenth of them.
-TYPICAL_ROWS = ("typical 15 rows", "typical 50 rows")
+FEWER = ("typical 15 rows", "typical 50 rows")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ SETTINGS = (
     Setting(SMALL, SMALL, FEW[1:], (0.3, 0.1), (0, 1, 2)),
     Setting(SMALL, LIGHT, FEW[1:], (0.3, 0.1), (0, 1, 2)),
     Setting(SMALL, SMALL, (FULL,), (1.0,), (0,)),
-    Setting(LIGHT, LIGHT, TYPICAL_ROWS, (0.1, 0.3, 0.5), (0, 1, 2)),
+    Setting(LIGHT, LIGHT, FEWER, (0.1, 0.3, 0.5), (0, 1, 2)),
 )
 
 
@@ -197,7 +198,7 @@ class Bench:
         started = time.process_time()
         run = self.run(trial.dataset, trial.source, trial.seed)
         rows, size = np.arange(len(run)), round(trial.budget * len(run))
-        if trial.method in TYPICAL_ROWS:
+        if trial.method in FEWER:
             rows = VARIANTS[trial.method](Recorded(run), size, trial.seed)
         elif trial.method != FULL:
             rows = chosen_rows(trial.method, run, size, seed=trial.seed)
@@ -235,9 +236,10 @@ class Bench:
                 shared: dict[float, list[float]] = {}
                 for i, j in itertools.combinations(range(len(runs)), 2):
                     keys = typical and [typical[i], typical[j]]
-                    for budget, value in overlap(
-                        scores[i], scores[j], runs[0].labels, (0.1, 0.3), typicality=keys
-                    ).items():
+                    alike = overlap(
+                        scores[i], scores[j], runs[0].labels, (0.1, 0.3), typicality=keys, typical=TYPICAL_SHARE
+                    )
+                    for budget, value in alike.items():
                         shared.setdefault(budget, []).append(value)
                 found.append(
                     {

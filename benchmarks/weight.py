@@ -30,6 +30,7 @@ from result_files import results_of, write_results
 from tables import plus_minus
 
 from hf_ltc import EvaluateConfig, RecordConfig, Trajectories, ltc_scores, ltc_typicality, record
+from hf_ltc.config import TYPICAL_SHARE
 from hf_ltc.coresets.order import coreset_order
 from hf_ltc.data.labels import InputColumns, read_labels
 from hf_ltc.data.load import load_split
@@ -102,7 +103,9 @@ def train_trial(options: argparse.Namespace, trial: Trial) -> dict:
         rows = chosen_rows("random", run, size, seed=trial.seed)
     else:
         scores = heavy_das(run) if trial.method == WEIGHTED else ltc_scores(run, preset="das")
-        rows = np.flatnonzero(coreset_order(scores, run.labels, typicality=ltc_typicality(run)) < size)
+        rows = np.flatnonzero(
+            coreset_order(scores, run.labels, typicality=ltc_typicality(run), typical=TYPICAL_SHARE) < size
+        )
     train, test = tokens(options.data, trial.dataset)
     classes = len(rows_of(options.data, trial.dataset, "train").features["label"].names)
     config = replace(TARGET, seed=trial.seed)
