@@ -57,9 +57,9 @@ _SELECTION_HELP = {
     "exclude_negative": "never choose rows with a negative score",
     "seed": "seed for the sampling of --coverage",
     "typical": (
-        "how many rows of each class come first, by typicality: a share in [0, 1], or a number of 2 or more, a tenth "
-        f"of the class at most; 0 for none; if not given, {TYPICAL_ROWS} with images and {TYPICAL_SHARE} with texts "
-        "where rows have a typicality"
+        "how many rows of each class come first, of those with a typicality: a share in [0, 1], or a number of 2 or "
+        f"more, a tenth of the class at most; 0 for none; if not given, {TYPICAL_ROWS} with images and "
+        f"{TYPICAL_SHARE} with texts"
     ),
 }
 

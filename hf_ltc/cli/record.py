@@ -111,7 +111,7 @@ class Compare(Command):
         from ..coresets.choose import Selection
         from ..coresets.overlap import overlap
         from ..scores.ltc import ltc_scores
-        from ..scores.typicality import ltc_typicality, usual_typical
+        from ..scores.typicality import typicality_for, usual_typical
         from ..trajectories.compare import reliability
 
         if self.baseline is not None:
@@ -122,7 +122,7 @@ class Compare(Command):
         one, two = (ltc_scores(run, **variant) for run in aligned)
         usual = min(usual_typical(run) for run in aligned)
         typical = Selection(typical=self.typical).decided(usual).typical or 0.0
-        keys = [ltc_typicality(run) for run in aligned] if typical else None
+        keys = [typicality_for(run, typical) for run in aligned] if typical else None
         shared = overlap(one, two, aligned[0].labels, typicality=keys, typical=typical)
         return self._results(found, shared, typical=self.typical, variant=self.variant)
 

@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..config import TYPICAL_SHARE
 from ..coresets.order import Balance
 from ..recipe import Recipe
 from ..utils.errors import InputError
@@ -96,7 +97,9 @@ class Score(Command):
         scores = read_column(scored, "ltc_score")
         member = score_variant(**variant)
         weighted = is_weighted(run, member)
-        typical = Selection(typical=self.typical).decided(usual_typical(run)).typical
+        # Balanced by another column, there are no 25 rows of each of its values.
+        usual = usual_typical(run) if self.balance_column is None else min(usual_typical(run), TYPICAL_SHARE)
+        typical = Selection(typical=self.typical).decided(usual).typical
         count, held = len(scores) - scores.null_count, read_column(scored, "ltc_rank").null_count
         values = {
             "output": self.output,

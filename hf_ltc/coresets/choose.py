@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..utils.errors import InputError
-from .order import Balance, Keep, coreset_order, require_choice, require_typical, turns
+from .order import Balance, Keep, checked_typical, coreset_order, require_choice, turns
 from .sampling import beta_drawn, clustered, stratified
 
 Coverage = Literal["stratified", "beta", "clusters"]
@@ -61,7 +61,7 @@ class Selection:
         if self.coverage == "beta" and self.keep != "highest":
             raise InputError("coverage 'beta' draws by the score, so it needs keep='highest'")
         if self.typical is not None:
-            require_typical(self.typical)
+            object.__setattr__(self, "typical", checked_typical(self.typical))
         if self.typical and self.keep != "highest":
             raise InputError(f"`typical` {self.typical!r} goes with keep='highest': give that, or typical=0")
 

@@ -2,12 +2,11 @@
 
 import heapq
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ..config import TYPICAL_ROWS, TYPICAL_SHARE
+from ..config import TYPICAL_SHARE
 from ..utils.errors import InputError
 
 Balance = Literal["class", "proportional", "none"]
@@ -21,7 +20,7 @@ def coreset_order(
     balance: Balance = "class",
     keep: Keep = "highest",
     typicality: np.ndarray | None = None,
-    typical: float = TYPICAL_ROWS,
+    typical: float = TYPICAL_SHARE,
 ) -> np.ndarray:
     """Ranks rows so that every prefix of the order is the coreset of that size.
 
@@ -48,7 +47,7 @@ def coreset_order(
         balance (`str`, *optional*, defaults to `"class"`): `"class"`, `"proportional"` or `"none"`.
         keep (`str`, *optional*, defaults to `"highest"`): Which scores are best: `"highest"` or `"lowest"`.
         typicality (`np.ndarray`, *optional*): float `(N,)`, from [`ltc_typicality`]; NaN for untypical rows.
-        typical (`float`, *optional*, defaults to `25`):
+        typical (`float`, *optional*, defaults to `0.1`):
             With `typicality`: how many typical rows there are. In [0, 1]: the share of the rows of a class with a
             score. 2 or more: a number of them, but a tenth of the class at most, and a tenth with `"none"`, which
             knows no classes.
@@ -74,7 +73,7 @@ def coreset_order(
                 f"`{name}` has shape {tuple(np.shape(values))}: give one number for each row (of one-hot labels, "
                 ".argmax(axis=1))"
             )
-    require_typical(typical)
+    typical = checked_typical(typical)
     classes = np.zeros(len(scores), dtype=np.int64)
     if balance != "none":
         if labels is None:
@@ -125,7 +124,7 @@ def said_typical(typical: float, balance: Balance) -> str:
     """How many typical rows come first, for a reader: "The first ... are typical rows"."""
     whose = "all rows" if balance == "none" else "each class"
     if typical > 1 and balance != "none":
-        return f"{typical:g} rows of {whose} (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
+        return f"{typical:,.0f} rows of {whose} (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
     return f"{100 * (typical if typical <= 1 else TYPICAL_SHARE):g}% of {whose}"
 
 
@@ -175,17 +174,19 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
     return np.argsort(keys.astype(np.uint16) if fits else keys, kind="stable")
 
 
-def require_typical(typical: float) -> None:
+def checked_typical(typical: Any) -> float:
+    """How many typical rows come first, as a number of Python: recipes keep it."""
     # A truth value is a number too, and True would be all rows.
-    if isinstance(typical, bool) or not isinstance(typical, Real) or not _is_typical(float(typical)):
-        raise InputError(
-            f"`typical` is {typical!r}: it must be a share in [0, 1] of each class, 0 for the score alone, or a whole "
-            "number of rows of each class, 2 or more"
-        )
-
-
-def _is_typical(typical: float) -> bool:
-    return 0 <= typical <= 1 or (typical > 1 and typical.is_integer())
+    if isinstance(typical, int | float | np.number) and not isinstance(typical, bool) and 0 <= typical < 2**31:
+        value = float(typical)
+        if value <= 1:
+            return value
+        if value.is_integer():
+            return int(value)
+    raise InputError(
+        f"`typical` is {typical!r}: it must be a share in [0, 1] of each class, 0 for the score alone, or a whole "
+        "number of rows of each class, 2 or more"
+    )
 
 
 def require_choice(option: str, value: Any, choices: Sequence[str | None]) -> None:

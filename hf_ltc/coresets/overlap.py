@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config import TYPICAL_ROWS
+from ..config import TYPICAL_SHARE
 from ..utils.errors import InputError
 from .order import Balance, coreset_order
 
@@ -17,7 +17,7 @@ def overlap(
     balance: Balance = "class",
     *,
     typicality: Sequence[np.ndarray] | None = None,
-    typical: float = TYPICAL_ROWS,
+    typical: float = TYPICAL_SHARE,
 ) -> dict[float, float]:
     """Share of rows that the coresets of two scores have in common, at each budget.
 
@@ -29,7 +29,7 @@ def overlap(
         balance (`str`, *optional*, defaults to `"class"`): As for [`rank_coreset`].
         typicality (`Sequence[np.ndarray]`, *optional*):
             float `(N,)` each, from [`ltc_typicality`]; the order is that of the scores alone if not given.
-        typical (`float`, *optional*, defaults to `25`): As for [`coreset_order`].
+        typical (`float`, *optional*, defaults to `0.1`): As for [`coreset_order`].
 
     Returns:
         `dict[float, float]`: the share at each budget; random coresets share as much as the budget itself.

@@ -6,13 +6,14 @@ from typing import cast, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Image
+from datasets import Dataset
 
-from ..config import TYPICAL_ROWS, TYPICAL_SHARE
+from ..config import TYPICAL_SHARE
 from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
 from ..recipe import Identity
+from ..scores.typicality import some_typical
 from ..utils.errors import InputError
 from .choose import Selection, mean_probability, recorded_mean
 from .order import Balance
@@ -130,27 +131,18 @@ def decided(dataset: Dataset, score_column: str, selection: Selection, recorded:
         dataset (`datasets.Dataset`): The scored dataset.
         score_column (`str`): The score.
         selection ([`Selection`]): The options.
-        recorded ([`Identity`], *optional*): The recorded dataset, which knows better than columns what its rows are.
+        recorded ([`Identity`], *optional*): The recorded dataset, if it is known. The order is the same without: of
+            images, only the rows that may come first have a typicality.
     """
     column = typicality_name(score_column)
     there = column in dataset.column_names
-    has_images = any(isinstance(feature, Image) for feature in dataset.features.values())
-    if recorded is not None and (recorded.image_column or recorded.is_text):
-        has_images = not recorded.is_text
-    found = selection.decided(typical_of_columns(there, has_images))
+    found = selection.decided((TYPICAL_SHARE if recorded is None else some_typical(recorded)) if there else 0.0)
     if found.typical and not there:
         raise InputError(
             f"`typical` {found.typical!r} needs the column {column!r}, which the dataset has not: give typical=0"
             + (", or score it with run.score or an LTCScorer" if score_column == LTC_SCORE else "")
         )
     return found
-
-
-def typical_of_columns(has_typicality: bool, has_images: bool) -> float:
-    """How many typical rows come first where a dataset tells of its rows what these columns say."""
-    if not has_typicality:
-        return 0.0
-    return TYPICAL_ROWS if has_images else TYPICAL_SHARE
 
 
 def read_typicality(dataset: Dataset, score_column: str, selection: Selection) -> np.ndarray | None:

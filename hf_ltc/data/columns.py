@@ -27,7 +27,8 @@ def rank_name(score_column: str) -> str:
 
 
 def typicality_name(score_column: str) -> str:
-    """The column that says which rows come before the best ones: `ltc_typicality` for `ltc_score`."""
+    """The column that says which rows come before the best ones, those with the highest values first:
+    `ltc_typicality` for `ltc_score`."""
     return f"{score_column.removesuffix('_score')}_typicality"
 
 

@@ -14,7 +14,7 @@ from ..recipe import Identity, Recipe
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.scorers import baseline_scores
-from ..scores.typicality import ltc_typicality, some_typical, usual_typical
+from ..scores.typicality import some_typical, typicality_for, usual_typical
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
@@ -153,7 +153,7 @@ def kept_early(name: str, run: Trajectories, scores: np.ndarray) -> np.ndarray:
     if not method.begins_typical:
         return scores if method.keep == "highest" else -scores
     typical = method.typical(Recipe.from_dict(run.recipe).dataset)
-    ranks = rank(scores, run.labels, Selection(typical=typical), None, ltc_typicality(run))
+    ranks = rank(scores, run.labels, Selection(typical=typical), None, typicality_for(run, typical))
     return np.where(np.isnan(scores), np.nan, -ranks)
 
 
@@ -191,7 +191,7 @@ def chosen_rows(
         scores = method_scores(name, run, seed)
     recorded = Recipe.from_dict(run.recipe).dataset
     selection = replace(method.selection(recorded, balance, min_per_class, seed), size=size)
-    typicality = ltc_typicality(run) if method.begins_typical else None
+    typicality = typicality_for(run, method.typical(recorded)) if method.begins_typical else None
     losses = np.ascontiguousarray(np.asarray(run.losses).T) if method.coverage in ("beta", "clusters") else None
     # All recorded rows are candidates, those without a score too: their trajectory is flat.
     drawn = {}

@@ -251,8 +251,8 @@ def with_recording(entry: Entry, run: RecordedColumns, scored: Dataset, variant:
     column = typicality_name(entry.score_column)
     if variant is not None and column in scored.column_names:
         known = read_column(scored, column).cast(pa.float64(), safe=False).to_numpy()
-        # By another machine it may have been rounded in another way.
-        if not _agree(ltc_typicality(run), where, known, 1e-3):
+        # By another machine it may have been rounded in another way. Rows that never come first may have none.
+        if not _agree(ltc_typicality(run), np.where(np.isnan(known), -1, where), known, 1e-3):
             raise InputError(
                 f"column {column!r} is not the typicality of the rows in this recording: score them with it, or push "
                 "without the trajectories"

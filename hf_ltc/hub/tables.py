@@ -58,7 +58,9 @@ def describe_scored(
     recorded: Identity,
 ) -> tuple[Entry, Dataset]:
     """Ranks a scored dataset, and describes it for the recipe."""
-    selection = decided(scored, score_column, selection, recorded)
+    # Balanced by another column, there are no 25 rows of each of its values.
+    by_class = label_column in (None, recorded.label_column)
+    selection = decided(scored, score_column, selection, recorded if by_class else None)
     is_recorded = recorded.classes is not None or recorded.label_column is not None
     # Without a recording, the columns tell whether there are classes.
     has_classes = recorded.classes != 0 if is_recorded else _has_classes(scored)

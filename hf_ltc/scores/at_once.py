@@ -19,7 +19,7 @@ class RowScores:
     Args:
         scores (`np.ndarray`): As [`ltc_scores`] gives them.
         by_run (`list[np.ndarray]`): The same by each run alone.
-        typicality (`np.ndarray`): As [`ltc_typicality`] gives it.
+        typicality (`np.ndarray`): As [`typicality_for`] gives it.
         mean_losses (`np.ndarray`): The baseline `"mean_loss"`.
     """
 
@@ -29,11 +29,12 @@ class RowScores:
     mean_losses: np.ndarray
 
 
-def row_scores(trajectories: RecordedColumns, **variant: Any) -> RowScores:
+def row_scores(trajectories: RecordedColumns, typical: float = 1.0, **variant: Any) -> RowScores:
     """Scores every recorded row, with what ranks and warnings of these scores need.
 
     Args:
         trajectories ([`Trajectories`]): The recording.
+        typical (`float`, *optional*, defaults to `1.0`): As for [`typicality_for`].
         **variant: `of`, `aggregate`, `scope`, `weighting`, `preset`, as for [`ltc_scores`].
 
     Returns:
@@ -69,4 +70,4 @@ def row_scores(trajectories: RecordedColumns, **variant: Any) -> RowScores:
     each_part(table, work)
     if not all(finite):
         raise losses_not_finite(trajectories, table)
-    return RowScores(scores, by_run, reading.typicality(trajectories), mean_losses)
+    return RowScores(scores, by_run, reading.typicality(trajectories, typical), mean_losses)

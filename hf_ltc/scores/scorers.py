@@ -16,7 +16,7 @@ from .kernels import count_of, each_part, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
-from .typicality import Stage, typical_spans, typical_stages, typicality_of, usual_typical
+from .typicality import Stage, first_drawn, typical_spans, typical_stages, typicality_of, usual_typical
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,8 @@ class LTCScorer:
     reads only `loss_trajectory` and, with `scope="class"`, the label column. It takes rows and batches of
     `Dataset.map` and `IterableDataset.map` in any format, and batches of Ray Data. For a mapping it returns only the
     new columns, which `datasets` adds to the row. For an Arrow table or a pandas or polars frame it returns all
-    columns. Both values are null for rows without a trajectory, and the score is null for flat trajectories.
+    columns. Both values are null for rows without a trajectory, and the score is null for flat trajectories. Of
+    images, only the rows that come first have a typicality, as after [`Trajectories.score`].
 
     Args:
         reference (`np.ndarray`): float64 `(sum of T over the runs, G)`, from [`references`].
@@ -41,6 +42,7 @@ class LTCScorer:
             The first checkpoint of each run after the untrained model, where uncertainty is the weight.
         spans (`tuple[tuple[int, int, int], ...]`, *optional*): As [`typical_spans`] gives them.
         stages (`tuple[Stage, ...]`, *optional*): As [`typical_stages`] gives them; without, no typicality is added.
+        first (`np.ndarray`, *optional*): As [`first_drawn`] gives it: which rows have a typicality, if not all do.
     """
 
     reference: np.ndarray
@@ -52,6 +54,7 @@ class LTCScorer:
     trained: tuple[int, ...] | None = None
     spans: tuple[tuple[int, int, int], ...] = ()
     stages: tuple[Stage, ...] = ()
+    first: np.ndarray | None = None
 
     @classmethod
     def from_trajectories(
@@ -91,16 +94,18 @@ class LTCScorer:
         lengths = tuple(int(length) for length in trajectories.lengths)
         trained = first_trained(trajectories, member)
         spans = typical_spans(trajectories)
-        stages = typical_stages(trajectories) if usual_typical(trajectories) else ()
+        typical = usual_typical(trajectories)
+        stages = typical_stages(trajectories) if typical else ()
+        first = first_drawn(trajectories, stages, typical)
         if member["scope"] == "dataset":
-            return cls(reference, lengths, member["of"], column=column, trained=trained, spans=spans, stages=stages)
+            return cls(reference, lengths, member["of"], None, None, column, trained, spans, stages, first)
         dataset = Recipe.from_dict(trajectories.recipe).dataset
         label_column = dataset.label_column or "label"
         stored = dataset.features.get(label_column)
         if isinstance(stored, Mapping):
             class_names = None if stored.get("_type") == "ClassLabel" else class_names or dataset.names
         names = None if class_names is None else tuple(str(name) for name in class_names)
-        return cls(reference, lengths, member["of"], label_column, names, column, trained, spans, stages)
+        return cls(reference, lengths, member["of"], label_column, names, column, trained, spans, stages, first)
 
     def __call__(self, batch: Any) -> Any:
         """Scores the rows of a batch.
@@ -124,7 +129,7 @@ class LTCScorer:
             raise rows.not_finite(LOSS_TRAJECTORY, self.lengths)
         columns, typicality = {self.column: scores}, typicality_name(self.column)
         if self.stages:
-            columns[typicality] = typicality_of(rows.values, self.spans, self.stages)
+            columns[typicality] = typicality_of(rows.values, self.spans, self.stages, self.first)
         elif typicality in columns_of(batch):
             # Of another recording.
             columns[typicality] = np.full_like(scores, np.nan)

@@ -13,7 +13,8 @@ batch, process or machine.
 
 import itertools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
 
 
 def typicality_by_sums(
-    probability: np.ndarray, dual: np.ndarray, hashed: np.ndarray, labels: np.ndarray
+    probability: np.ndarray, dual: np.ndarray, hashed: np.ndarray, labels: np.ndarray, typical: float = 1.0
 ) -> np.ndarray:
     """The same of a recording without trajectories.
 
@@ -72,19 +73,40 @@ def typicality_by_sums(
         dual (`np.ndarray`): float64 `(N,)`, the DUAL score, the mean over runs.
         hashed (`np.ndarray`): uint64 `(N,)`, a hash of the losses.
         labels (`np.ndarray`): int64 `(N,)`.
+        typical (`float`, *optional*, defaults to `1.0`): As for [`Reading.typicality`].
 
     Returns:
         `np.ndarray`: float32 `(N,)`.
     """
-    return _of_all(_Found(probability, dual, _chance(hashed)), labels)
+    return _of_all(_Found(probability, dual, _chance(hashed)), labels, typical)
 
 
-def _of_all(found: "_Found", labels: np.ndarray) -> np.ndarray:
+def _of_all(found: "_Found", labels: np.ndarray, typical: float = 1.0) -> np.ndarray:
     n = len(found.dual)
     stages = _stages(found if n <= _SEARCHED else found.take(evenly_spaced(n, _SEARCHED)), labels)
     # Part by part, since there are many arrays of as many rows.
     parts = (found.take(slice(start, start + _PART)) for start in range(0, n, _PART))
-    return np.concatenate([_keys(part, stages) for part in parts])
+    keys = np.concatenate([_keys(part, stages) for part in parts])
+    if typical > 1:
+        first = np.sort(found.chance[_first_of_each(keys, labels, int(typical))])
+        keys[~_is_among(found.chance, first)] = np.nan
+    return keys
+
+
+def _first_of_each(keys: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+    """The rows of the highest keys of each class, so many at most."""
+    order = np.lexsort((-keys, labels))
+    order = order[~np.isnan(keys[order])]
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    turn = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return order[turn < most]
+
+
+def _is_among(chance: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Which rows are among some that are known by their chance, which is a hash of the trajectory; sorted."""
+    if not len(first):
+        return np.zeros(len(chance), dtype=bool)
+    return first[np.minimum(np.searchsorted(first, chance), len(first) - 1)] == chance
 
 
 class Stage(NamedTuple):
@@ -99,6 +121,73 @@ class Stage(NamedTuple):
     start: float
     b: float
     scale: float
+
+
+def typicality_for(trajectories: Recorded, typical: float) -> np.ndarray:
+    """The column of typicality: [`ltc_typicality`], and NaN for rows that never come first.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording.
+        typical (`float`): As for [`Reading.typicality`].
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`.
+    """
+    check_recorded(trajectories)
+    found = _read(trajectories.losses, typical_spans(trajectories))
+    _require_finite(found, trajectories)
+    return _of_all(found, trajectories.labels, typical)
+
+
+def first_drawn(trajectories: Recorded, stages: Sequence[Stage], typical: float) -> np.ndarray | None:
+    """By what a row is known, wherever it is met, to be among the most typical ones of its class.
+
+    Args:
+        trajectories ([`Trajectories`]): The recording; its losses are read once.
+        stages (`Sequence[Stage]`): As [`typical_stages`] gives them.
+        typical (`float`): As for [`Reading.typicality`].
+
+    Returns:
+        `np.ndarray`: float64, sorted: a hash of the trajectory of each of them. `None` if all rows may come first.
+    """
+    if typical <= 1:
+        return None
+    labels, spans, lock = trajectories.labels, typical_spans(trajectories), threading.Lock()
+    best = _Drawn(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+    waiting: list[_Drawn] = []
+
+    def best_of(parts: list[_Drawn]) -> _Drawn:
+        joined = _Drawn(*map(np.concatenate, zip(*parts)))
+        # Threads come in any order, and ties go by row number.
+        joined = joined.take(np.argsort(joined.row, kind="stable"))
+        return joined.take(_first_of_each(joined.key, joined.label, int(typical)))
+
+    def add(losses: np.ndarray, part: slice) -> None:
+        nonlocal best
+        some = Reading(losses.shape[1], spans)
+        some.add(losses, slice(0, losses.shape[1]))
+        mine = np.arange(part.start, part.stop)
+        found = best_of([_Drawn(_keys(some.found, stages), labels[part], some.found.chance, mine)])
+        with lock:
+            waiting.append(found)
+            if sum(len(each.key) for each in waiting) > _SEARCHED:
+                best = best_of([best, *waiting])
+                waiting.clear()
+
+    each_part(trajectories.losses, add)
+    return np.sort(best_of([best, *waiting]).chance)
+
+
+class _Drawn(NamedTuple):
+    """Rows that were drawn, `(N,)` each."""
+
+    key: np.ndarray
+    label: np.ndarray
+    chance: np.ndarray
+    row: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "_Drawn":
+        return _Drawn(*(each[rows] for each in self))
 
 
 def typical_stages(trajectories: Recorded) -> tuple[Stage, ...]:
@@ -122,18 +211,25 @@ def typical_stages(trajectories: Recorded) -> tuple[Stage, ...]:
     return _stages(found, trajectories.labels)
 
 
-def typicality_of(table: Any, spans: Sequence[tuple[int, int, int]], stages: Sequence[Stage]) -> np.ndarray:
+def typicality_of(
+    table: Any, spans: Sequence[tuple[int, int, int]], stages: Sequence[Stage], first: np.ndarray | None = None
+) -> np.ndarray:
     """The typicality of some rows of a recording.
 
     Args:
         table (`np.ndarray`): float32 `(L, N)`, their losses.
         spans (`Sequence[tuple[int, int, int]]`): Of each run, as [`typical_spans`] gives them.
         stages (`Sequence[Stage]`): As [`typical_stages`] gives them.
+        first (`np.ndarray`, *optional*): As [`first_drawn`] gives it.
 
     Returns:
-        `np.ndarray`: float32 `(N,)`, as [`ltc_typicality`] gives it.
+        `np.ndarray`: float32 `(N,)`, as [`typicality_for`] gives it.
     """
-    return _keys(_read(table, spans), stages)
+    found = _read(table, spans)
+    keys = _keys(found, stages)
+    if first is not None:
+        keys[~_is_among(found.chance, first)] = np.nan
+    return keys
 
 
 def usual_typical(trajectories: Validated) -> float:
@@ -157,8 +253,11 @@ def usual_typical(trajectories: Validated) -> float:
 
 
 def some_typical(recorded: Identity) -> float:
-    """How many there are where coresets of a dataset begin with any."""
-    return TYPICAL_SHARE if recorded.is_text else TYPICAL_ROWS
+    """How many there are where coresets of a dataset begin with any: few only if it is known to be of images."""
+    of_images = recorded.image_column or any(
+        isinstance(feature, Mapping) and feature.get("_type") == "Image" for feature in recorded.features.values()
+    )
+    return TYPICAL_ROWS if of_images and not recorded.is_text else TYPICAL_SHARE
 
 
 def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:
@@ -231,10 +330,19 @@ class Reading:
             self.found.dual[part] = dual / runs
         self.found.chance[part] = _chance(hashed)
 
-    def typicality(self, trajectories: Recorded) -> np.ndarray:
-        """Once all rows were added, as [`ltc_typicality`] gives it."""
+    def typicality(self, trajectories: Recorded, typical: float) -> np.ndarray:
+        """Once all rows were added.
+
+        Args:
+            trajectories ([`Trajectories`]): The recording.
+            typical (`float`): How many rows come first, as for [`rank_coreset`]. If it is a number of rows of each
+                class, the others are told by having no typicality.
+
+        Returns:
+            `np.ndarray`: float32 `(N,)`, as [`typicality_for`] gives it.
+        """
         _require_finite(self.found, trajectories)
-        return _of_all(self.found, trajectories.labels)
+        return _of_all(self.found, trajectories.labels, typical)
 
 
 def _read(table: Any, spans: Sequence[tuple[int, int, int]], rows: np.ndarray | None = None) -> _Found:

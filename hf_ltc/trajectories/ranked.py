@@ -50,8 +50,9 @@ def score_trajectories(
     # Before the dataset is looked at: whether all that is asked for was recorded.
     known = {f"{name}_score": scorers.baseline_scores(run, name) for name in baselines}
     where = run.positions(dataset, id_column)
-    found = row_scores(run, **variant)
-    if typical or usual_typical(run):
+    first = usual_typical(run) if typical is None else typical
+    found = row_scores(run, first, **variant)
+    if first or usual_typical(run):
         known = {typicality_name(LTC_SCORE): found.typicality, **known}
     known = {LTC_SCORE: found.scores, **known}
     columns = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where), **score_columns(known, where)}
@@ -105,7 +106,6 @@ def ranked_by_score(
     if (column := typicality_name(LTC_SCORE)) not in columns and column in dataset.column_names:
         # Of another recording.
         dataset = dataset.remove_columns(column)
-    typical = usual_typical(run) if typical is None else typical
     ranked = select.rank_coreset(
         with_columns(dataset, columns), balance=way, label_column=label_column, typical=typical
     )

@@ -190,9 +190,14 @@ class LossSummary:
             found /= defined
         return np.clip(found, -1, 1).astype(np.float32)
 
-    def typicality(self) -> np.ndarray:
+    def typicality(self, typical: float = 1.0) -> np.ndarray:
         """The typicality that [`ltc_typicality`] computes from trajectories: float32 `(N,)`. With several runs it is
-        another draw with the same odds."""
+        another draw with the same odds.
+
+        Args:
+            typical (`float`, *optional*, defaults to `1.0`): As for [`rank_coreset`]; with a number of rows of each
+                class, the others have none.
+        """
         probability, dual = np.zeros(len(self)), np.zeros(len(self))
         turns, hashed = hash_factors(len(self.sums)), np.zeros(len(self), dtype=np.uint64)
         turns[0] = 1
@@ -201,7 +206,7 @@ class LossSummary:
             probability += mean * (length / sum(self.lengths))
             dual += score / len(self.sums)
             hashed += sums.hashed * turn
-        return typicality_by_sums(probability, dual, hashed, self.labels)
+        return typicality_by_sums(probability, dual, hashed, self.labels, typical)
 
     def mean_losses(self) -> np.ndarray:
         """The mean loss of each row, like the baseline `"mean_loss"`: float32 `(N,)`."""
@@ -270,8 +275,9 @@ class LossSummary:
         """
         where = self.positions(dataset, id_column)
         found = {LTC_SCORE: self.scores(preset=preset, **variant)}
-        if typical or usual_typical(self):
-            found[typicality_name(LTC_SCORE)] = self.typicality()
+        first = usual_typical(self) if typical is None else typical
+        if first or usual_typical(self):
+            found[typicality_name(LTC_SCORE)] = self.typicality(first)
         columns = score_columns(found, where)
         # Flat rows have a rank and rows held out have none, though neither has a score: told by ranks that are there.
         columns[rank_name(LTC_SCORE)] = (pa.array(np.zeros(len(where), np.int32), mask=where < 0), Value("int32"))

@@ -176,11 +176,6 @@ def test_typical_rows_come_first_on_ray_as_in_memory():
     for typical, share in ((None, 0.1), (0.0, 0.0), (0.4, 0.4), (25, 25)):
         expected = select_coreset(in_memory(table), size=700, label_column="label", typical=share)
         assert kept_rows(spread(table, 4), size=700, typical=typical) == read_column(expected, "row").to_pylist()
-    # With a column of images, 25 rows of each class are usual.
-    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    pictures = table.append_column("image", pa.array([{"bytes": b"", "path": None}] * len(table), struct))
-    expected = select_coreset(in_memory(table), size=700, label_column="label", typical=25)
-    assert kept_rows(spread(pictures, 4), size=700) == read_column(expected, "row").to_pylist()
     with pytest.raises(InputError, match="no column 'ltc_typicality' in the dataset"):
         coreset_bounds(spread(table.drop_columns("ltc_typicality"), 2), 0.5, typical=0.1)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features
 
 from hf_ltc.config import EvaluateConfig
 from hf_ltc.coresets.select import rank_coreset
@@ -19,7 +19,7 @@ from hf_ltc.evaluation.methods import (
     method_scores,
     methods_of,
 )
-from hf_ltc.recipe import Recipe
+from hf_ltc.recipe import Identity, Recipe
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.ltc import PRESETS, ltc_scores
 from hf_ltc.scores.scorers import LTCScorer, baseline_scores
@@ -109,18 +109,17 @@ def test_the_default_chooses_the_rows_that_a_scored_dataset_ranks_first(run, nam
     by_score = rank_coreset(scored, typical=0)
     assert np.flatnonzero(read_column(by_score, "ltc_rank").to_numpy() < 30).tolist() == alone.tolist()
     recorded = Recipe.from_dict(run.recipe).dataset
-    assert methods_of(METHODS[name].variant, 25, recorded)[0] == name
-    assert methods_of(METHODS[name].variant, 0.1, recorded) == []
+    for of, usual, other in ((recorded, 0.1, 25), (Identity(image_column="image"), 25, 0.1)):
+        assert methods_of(METHODS[name].variant, usual, of)[0] == name
+        assert methods_of(METHODS[name].variant, other, of) == []
 
 
-@pytest.mark.parametrize("text, typical", [({}, 25), ({"text_column": "text"}, 0.1)])
-def test_images_begin_with_25_rows_of_each_class_and_texts_with_a_tenth(text, typical):
+@pytest.mark.parametrize("recorded, typical", [({"image_column": "image"}, 25), ({"text_column": "text"}, 0.1)])
+def test_images_begin_with_25_rows_of_each_class_and_texts_with_a_tenth(recorded, typical):
     losses = np.random.default_rng(0).exponential(size=(16, 1200)).astype(np.float32)
-    changes = {"losses": losses, "labels": np.arange(1200) % 2, "rows": np.arange(1200), "recipe": {"dataset": text}}
-    run = dataclasses.replace(make(lengths=(16,)), validation_rows=np.arange(1200, 1230), **changes)
-    column = "text" if text else "image"
-    features = Features({"label": ClassLabel(num_classes=2), column: Value("string") if text else Image()})
-    plain = Dataset.from_dict({"label": run.labels, column: [None] * 1200}, features=features)
+    changes = {"labels": np.arange(1200) % 2, "rows": np.arange(1200), "validation_rows": np.arange(1200, 1230)}
+    run = dataclasses.replace(make(lengths=(16,)), losses=losses, recipe={"dataset": recorded}, **changes)
+    plain = Dataset.from_dict({"label": run.labels}, features=Features({"label": ClassLabel(num_classes=2)}))
     scored = run.score(plain)
     keys, labels = ltc_typicality(run), run.labels
     each = 25 if typical == 25 else 60
@@ -129,13 +128,10 @@ def test_images_begin_with_25_rows_of_each_class_and_texts_with_a_tenth(text, ty
     assert chosen_rows(DEFAULT_METHOD, run, size).tolist() == np.sort(np.concatenate(first)).tolist()
     for budget in (size, size + 10, 600):
         kept = chosen_rows(DEFAULT_METHOD, run, budget).tolist()
-        assert kept == np.flatnonzero(read_column(scored, "ltc_rank").to_numpy() < budget).tolist()
         # As the columns alone say, those of a scorer too.
         mapped = run.attach(plain).map(LTCScorer.from_trajectories(run), batched=True)
-        assert kept == np.flatnonzero(read_column(rank_coreset(mapped), "ltc_rank").to_numpy() < budget).tolist()
-    # Where nothing tells of images, a tenth is usual.
-    bare = rank_coreset(scored.remove_columns([column, "ltc_rank"]))
-    assert (read_column(bare, "ltc_rank") == read_column(scored, "ltc_rank")) == bool(text)
+        for ranked in (scored, rank_coreset(mapped), rank_coreset(scored.remove_columns("ltc_rank"))):
+            assert kept == np.flatnonzero(read_column(ranked, "ltc_rank").to_numpy() < budget).tolist()
 
 
 def test_how_early_a_row_is_kept_is_told_by_the_order(run):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,14 @@ from hf_ltc.scores import kernels, typicality
 from hf_ltc.scores.at_once import row_scores
 from hf_ltc.scores.baselines import dual
 from hf_ltc.scores.scorers import LTCScorer
-from hf_ltc.scores.typicality import ltc_typicality, typical_spans, typical_stages, typicality_of, usual_typical
+from hf_ltc.scores.typicality import (
+    ltc_typicality,
+    typical_spans,
+    typical_stages,
+    typicality_for,
+    typicality_of,
+    usual_typical,
+)
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.scores.recordings import make_run
@@ -226,6 +234,43 @@ def test_huge_losses_are_untypical():
     assert np.isfinite(np.delete(keys, [9, 11])).all()
 
 
+@pytest.mark.parametrize("searched, part", [(2**21, 2**14), (64, 100)])
+@pytest.mark.parametrize("lengths", [(17,), (16, 20)])
+def test_of_images_only_the_first_rows_of_each_class_have_one(monkeypatch, tmp_path, lengths, searched, part):
+    monkeypatch.setattr(typicality, "_SEARCHED", searched)
+    monkeypatch.setattr(kernels, "_PART", part)
+    monkeypatch.setattr(kernels, "count_threads", lambda losses: 3)
+    labels = np.repeat([0, 1, 2], [500, 180, 20])[np.random.default_rng(3).permutation(700)]
+    recipe = {"dataset": {"image_column": "image", "label_column": "label"}}
+    run = make_run(n=700, lengths=lengths, rows=np.arange(700), recipe=recipe)
+    value = Trajectories(**{each.name: getattr(run, each.name) for each in dataclasses.fields(run)})
+    value = dataclasses.replace(value, labels=labels)
+    whole = ltc_typicality(value)
+    # Two rows that nothing tells apart are typical or not together.
+    twins = np.flatnonzero(labels == 0)[np.argsort(-whole[labels == 0])[24]], np.flatnonzero(labels == 0)[7]
+    value.losses[:, twins[1]] = value.losses[:, twins[0]]
+    whole = ltc_typicality(value)
+    assert whole[twins[0]] == whole[twins[1]]
+    expected = np.full(700, np.nan, dtype=np.float32)
+    for label in range(3):
+        own = np.flatnonzero(labels == label)
+        first = own[whole[own] >= np.sort(whole[own])[::-1][:25][-1]]
+        expected[first] = whole[first]
+    assert np.count_nonzero(~np.isnan(expected)) in (70, 71)
+    plain = labeled(labels)
+    value.save(tmp_path / "run")
+    mapped = Trajectories.load(tmp_path / "run", mmap=True)
+    scorer = pickle.loads(pickle.dumps(LTCScorer.from_trajectories(mapped)))
+    scored = value.attach(plain).map(scorer, batched=True, batch_size=11)
+    for found in (value.score(plain), scored):
+        np.testing.assert_array_equal(read_column(found, "ltc_typicality").to_numpy(), expected)
+    np.testing.assert_array_equal(typicality_for(mapped, 25), expected)
+    few = read_column(value.score(plain, typical=2), "ltc_typicality")
+    assert len(few) - few.null_count == 6
+    # By a share, every row may come first.
+    np.testing.assert_array_equal(read_column(value.score(plain, typical=0.1), "ltc_typicality").to_numpy(), whole)
+
+
 @pytest.mark.parametrize("score", [ltc_typicality, typical_stages, row_scores], ids=lambda score: score.__name__)
 def test_a_recording_without_rows_is_refused(score):
     with pytest.raises(InputError, match="the recording has no rows, and typicality is relative to the others: keep"):
@@ -235,17 +280,20 @@ def test_a_recording_without_rows_is_refused(score):
 @pytest.mark.parametrize(
     "lengths, dataset, config, typical",
     [
-        ((16,), {}, {}, 25),
+        ((16,), {"image_column": "image"}, {}, 25),
+        ((15,), {"image_column": "image"}, {}, 0),
+        ((6, 20), {"features": {"x": {"_type": "Image"}}}, {}, 0),
+        ((20, 20), {"features": {"x": {"_type": "Image"}}}, {}, 25),
+        # A text, whatever else is there; every fifth epoch of thirty; and rows of which nothing is known.
+        ((6,), {"text_column": "text", "image_column": "image"}, {}, 0.1),
+        ((7,), {"image_column": "image"}, {"epochs": 30}, 25),
+        ((16,), {}, {}, 0.1),
         ((15,), {}, {}, 0),
-        ((6, 20), {}, {}, 0),
-        # A text, and every fifth epoch of thirty.
-        ((6,), {"text_column": "text"}, {}, 0.1),
-        ((7,), {}, {"epochs": 30}, 25),
         ((40,), {"classes": 0}, {}, 0),
     ],
 )
 def test_coresets_begin_with_typical_rows_but_after_few_epochs_of_images(lengths, dataset, config, typical):
-    run = make_run(n=30, lengths=lengths, recipe={"dataset": dataset, "config": config})
+    run = make_run(n=30, lengths=lengths, recipe={"dataset": {"label_column": "label", **dataset}, "config": config})
     if config:
         run = dataclasses.replace(run, epochs=np.arange(7) * 5)
     assert usual_typical(run) == typical

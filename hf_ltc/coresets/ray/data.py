@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ...config import TYPICAL_SHARE
 from ...data.columns import LOSS_TRAJECTORY, rank_name, typicality_name
 from ...utils.errors import InputError, as_input_error
 from ..choose import Selection, coreset_size
 from ..order import Keep, typical_places
-from ..scored import check_numbers, typical_of_columns
+from ..scored import check_numbers
 from .keys import Counts, candidate_rows, count_classes, key_columns, keys_of
 from .search import Blocks, Search, by_row, group_of, row_at
 
@@ -181,8 +182,7 @@ def coreset_bounds(
     schema = dataset.schema()
     columns = dict(zip(schema.names, schema.types)) if schema else {}
     typicality = typicality_name(score_column)
-    has_images = any(map(_holds_images, columns.values()))
-    selection = selection.decided(typical_of_columns(typicality in columns, has_images))
+    selection = selection.decided(TYPICAL_SHARE if typicality in columns else 0.0)
     options: dict[str, Any] = {
         "score_column": score_column,
         "typicality_column": typicality if selection.typical else None,
@@ -208,11 +208,6 @@ def coreset_bounds(
         yield from made.iter_batches(batch_format="pyarrow", batch_size=None)
 
     return _bounds(over_blocks, options, selection)
-
-
-def _holds_images(column: Any) -> bool:
-    """Whether a column, by its type, is one of images as `datasets` writes them to Parquet files."""
-    return isinstance(column, pa.StructType) and {field.name for field in column} == {"bytes", "path"}
 
 
 def _bounds(over_blocks: Blocks, options: dict[str, Any], selection: Selection) -> CoresetBounds:

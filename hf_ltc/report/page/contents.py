@@ -13,7 +13,7 @@ from ...evaluation.results import Evaluation
 from ...recipe import Recipe
 from ...scores.ltc import ltc_scores, score_variant
 from ...scores.scorers import baseline_scores
-from ...scores.typicality import ltc_typicality, usual_typical
+from ...scores.typicality import typicality_for, usual_typical
 from ...training.pixels.image_files import GreyRange
 from ...trajectories.value import Trajectories
 from ..audit import ISSUE, KINDS, OK, Findings, find
@@ -187,7 +187,7 @@ def _ranked(
     known: dict[str, np.ndarray],
 ) -> Ranked:
     scores = ltc_scores(run, **variant)
-    typicality = ltc_typicality(run) if selection.typical else None
+    typicality = typicality_for(run, selection.typical) if selection.typical else None
     ranks = coreset_order(
         scores,
         run.labels,
