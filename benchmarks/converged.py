@@ -96,6 +96,9 @@ SETTINGS = (
         for name in ("cifar100", "fashion_mnist", "mnist", "cifar10")
     ),
     *(Setting(name, (50,), FIXED) for name in ("cifar100", "fashion_mnist")),
+    *(Setting(name, (0.7, 0.9), TENTH) for name in ("cifar100", "fashion_mnist")),
+    *(Setting(name, (0.1,), TENTH, noise=0.2) for name in ("cifar100", "fashion_mnist")),
+    Setting("cifar100_imbalanced", (0.3, 0.5), TENTH, first=(0, 1, 2)),
     *(Setting(name, (0.2, 0.3), TENTH, first=(0, 1, 2)) for name in ("cifar100", "fashion_mnist", "mnist", "cifar10")),
     # Of so many rows of a class, is it the number or the share of typical ones that counts?
     *(Setting(name, (0.01, 0.02, 0.05), (*HIGH, "typical 0.025", *TENTH), first=(0, 1, 2)) for name in LARGE),

@@ -25,10 +25,12 @@ from recordings import provenance
 from result_files import results_of, write_results
 from tables import plus_minus
 
-from hf_ltc import Trajectories, ltc_scores, ltc_typicality
+from hf_ltc import Trajectories, ltc_scores
+from hf_ltc.config import TYPICAL_ROWS
 from hf_ltc.coresets.order import coreset_order
 from hf_ltc.evaluation.methods import DEFAULT_METHOD
 from hf_ltc.evaluation.trials import run_trials
+from hf_ltc.scores.typicality import typicality_for
 
 SEEDS = (0, 1, 2)
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -46,7 +48,8 @@ def ranks_of(runs: Path, dataset: str, numbers: tuple[int, ...], by: str) -> np.
 
 
 def _ranks(run: Trajectories) -> np.ndarray:
-    return coreset_order(ltc_scores(run), run.labels, typicality=ltc_typicality(run))
+    keys = typicality_for(run, TYPICAL_ROWS)
+    return coreset_order(ltc_scores(run), run.labels, typicality=keys)
 
 
 def overlaps(runs: Path) -> list[dict]:

@@ -224,6 +224,7 @@ def trajectories(path: Path, losses: str = "training", window: float = 1.0, vali
             lengths=(len(train),),
             signals={name: stored[f"{losses}-{name}"] for name in beside},
             recipe={
+                "dataset": {"image_column": "image"},
                 "config": {"model": about["model"], "seed": about["seed"], "epochs": len(train) - 1},
                 "seconds": {"all": about["seconds"]},
             },

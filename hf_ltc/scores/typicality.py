@@ -94,9 +94,16 @@ def _of_all(found: "_Found", labels: np.ndarray, typical: float = 1.0) -> np.nda
 
 
 def _first_of_each(keys: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
-    """The rows of the highest keys of each class, so many at most."""
-    order = np.lexsort((-keys, labels))
-    order = order[~np.isnan(keys[order])]
+    """The rows of the highest keys of each class, so many at most; of equal ones the first."""
+    classes = int(labels.max(initial=-1)) + 1
+    near = np.flatnonzero(~np.isnan(keys))
+    wanted = 4 * most * int(np.count_nonzero(np.bincount(labels)))
+    if 0 < wanted < len(near):
+        # Sorting few is faster: nearly all classes have enough rows among the highest keys of all.
+        high = keys[near] >= np.partition(keys[near], -wanted)[-wanted]
+        enough = np.bincount(labels[near[high]], minlength=classes) >= most
+        near = near[high | ~enough[labels[near]]]
+    order = near[np.lexsort((-keys[near], labels[near]))]
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     turn = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     return order[turn < most]
@@ -153,38 +160,35 @@ def first_drawn(trajectories: Recorded, stages: Sequence[Stage], typical: float)
     if typical <= 1:
         return None
     labels, spans, lock = trajectories.labels, typical_spans(trajectories), threading.Lock()
-    best = _Drawn(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
-    waiting: list[_Drawn] = []
+    met: list[_Drawn] = []
 
-    def best_of(parts: list[_Drawn]) -> _Drawn:
-        joined = _Drawn(*map(np.concatenate, zip(*parts)))
+    def best() -> _Drawn:
+        joined = _Drawn(*map(np.concatenate, zip(*met)))
         # Threads come in any order, and ties go by row number.
         joined = joined.take(np.argsort(joined.row, kind="stable"))
         return joined.take(_first_of_each(joined.key, joined.label, int(typical)))
 
     def add(losses: np.ndarray, part: slice) -> None:
-        nonlocal best
         some = Reading(losses.shape[1], spans)
         some.add(losses, slice(0, losses.shape[1]))
-        mine = np.arange(part.start, part.stop)
-        found = best_of([_Drawn(_keys(some.found, stages), labels[part], some.found.chance, mine)])
+        rows = np.arange(part.start, part.stop)
+        drawn = _Drawn(rows, _keys(some.found, stages), labels[part], some.found.chance)
         with lock:
-            waiting.append(found)
-            if sum(len(each.key) for each in waiting) > _SEARCHED:
-                best = best_of([best, *waiting])
-                waiting.clear()
+            met.append(drawn)
+            if sum(len(each.row) for each in met) > _SEARCHED:
+                met[:] = [best()]
 
     each_part(trajectories.losses, add)
-    return np.sort(best_of([best, *waiting]).chance)
+    return np.sort(best().chance)
 
 
 class _Drawn(NamedTuple):
-    """Rows that were drawn, `(N,)` each."""
+    """Rows that were drawn."""
 
-    key: np.ndarray
-    label: np.ndarray
-    chance: np.ndarray
-    row: np.ndarray
+    row: np.ndarray  # int64 (N,)
+    key: np.ndarray  # float32 (N,)
+    label: np.ndarray  # int64 (N,)
+    chance: np.ndarray  # float64 (N,)
 
     def take(self, rows: np.ndarray) -> "_Drawn":
         return _Drawn(*(each[rows] for each in self))

@@ -9,7 +9,7 @@ from hf_ltc.scores import running_sums
 from hf_ltc.scores.baselines import mean_loss
 from hf_ltc.scores.ltc import ltc_scores
 from hf_ltc.scores.running_sums import RunningSums, mean_validation_losses
-from hf_ltc.scores.typicality import ltc_typicality
+from hf_ltc.scores.typicality import ltc_typicality, typicality_for
 from hf_ltc.trajectories.summary import LossSummary
 from tests.scores.recordings import VARIANTS, WEIGHED, directly, make_run, named
 from tests.scores.test_kernels import KINDS
@@ -66,6 +66,7 @@ def test_typicality_and_mean_losses_are_the_same(length, first):
     run = make_run(n=500, lengths=(length,), epochs=np.arange(length) + first)
     found = summed(run)
     np.testing.assert_allclose(found.typicality(), ltc_typicality(run), rtol=1e-6)
+    np.testing.assert_allclose(found.typicality(4), typicality_for(run, 4), rtol=1e-6)
     trained = run.losses[1 - first :]
     np.testing.assert_allclose(found.mean_losses(), mean_loss(trained), rtol=1e-6)
 
