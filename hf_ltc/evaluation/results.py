@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..config import TYPICAL_SHARE
 from ..recipe import Identity
 from ..training.models import architecture_name
 from ..utils import files
@@ -232,6 +233,14 @@ def card_rows(
     if (was := evaluation.settings["config"]["balance"]) != balance:
         raise InputError(f"`evaluation` is of `balance` {was}, the coresets pushed are of {balance}: take the same")
     methods = methods_of(scorer, typical, recorded)
+    # Results of before it was said are of a tenth.
+    told = [each for each in evaluation.methods if each["source"] == source]
+    had = {each["method"]: each.get("typical", TYPICAL_SHARE) for each in told}
+    if other := [name for name in methods if typical and had.get(name, typical) != typical]:
+        raise InputError(
+            f"`evaluation` has {other[0]} with `typical` {had[other[0]]:g}, and the coresets pushed have {typical:g}: "
+            "evaluate them, with another `output_dir`"
+        )
     chosen = [row for row in evaluation.rows if row["source"] == source and row["method"] in methods]
     if not chosen:
         have = ", ".join(dict.fromkeys(row["method"] for row in evaluation.rows if row["source"] == source)) or "none"

@@ -215,6 +215,18 @@ def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     assert len(card_rows(found, "b", "aum", "class", 0, IMAGES)) == 10
 
 
+def test_results_of_another_number_of_typical_rows_are_refused():
+    images, found = Identity(image_column="image"), evaluation()
+    for each in (*found.trials, *found.methods):
+        each["method"] = each["method"].replace("ltc", "typical-ltc")
+    # They do not say how many: it was a tenth then.
+    with pytest.raises(InputError, match=r"has typical-ltc with `typical` 0\.1, and the coresets pushed have 25"):
+        card_rows(found, "a", METHODS["ltc"].variant, "class", 25, images)
+    for each in found.methods:
+        each["typical"] = 25
+    assert len(card_rows(found, "a", METHODS["ltc"].variant, "class", 25, images)) == 10
+
+
 @pytest.mark.parametrize(
     "digest, scorer, balance, said",
     [
