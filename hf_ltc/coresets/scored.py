@@ -134,6 +134,7 @@ def decided(dataset: Dataset, score_column: str, selection: Selection, recorded:
         recorded ([`Identity`], *optional*): The recorded dataset, if it is known. The order is the same without: of
             images, only the rows that may come first have a typicality.
     """
+    require_dataset(dataset, "dataset")
     column = typicality_name(score_column)
     there = column in dataset.column_names
     found = selection.decided((TYPICAL_SHARE if recorded is None else some_typical(recorded)) if there else 0.0)

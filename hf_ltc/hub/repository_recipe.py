@@ -277,9 +277,10 @@ def _of_one_dataset(one: Identity, other: Identity) -> bool:
 
 
 def _of_one_score(one: Entry, other: Entry) -> bool:
-    # Before there was typicality, recipes did not say that rows were ranked without.
-    same = one.digest == other.digest and one.options.decided(0) == other.options.decided(0)
-    return same and one.dataset.features == other.dataset.features
+    # The ranks are part of the digest. How many typical rows come first is said in several ways: by older recipes not
+    # at all, and where the recording is not known as the share that they are at most.
+    first, second = (replace(each.options, typical=None) for each in (one, other))
+    return one.digest == other.digest and first == second and one.dataset.features == other.dataset.features
 
 
 def _joined(before: Entry, entry: Entry) -> Entry:
@@ -296,6 +297,7 @@ def _joined(before: Entry, entry: Entry) -> Entry:
         dataset = replace(dataset, **{name: value for name, value in known.items() if value is not None})
     return replace(
         entry,
+        selection=before.selection if entry.run == Recipe() else entry.selection,
         family=entry.family or before.family,
         run=before.run if entry.run == Recipe() else entry.run,
         configs={**before.configs, **configs},
