@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
+from ..config import TYPICAL_SHARE
 from ..data.columns import rank_name, read_column, with_columns
 from ..scores.mapped_batches import ARROW, on_host
 from ..scores.reliability import doubt_of_hard
@@ -71,6 +72,9 @@ def rank_coreset(
             validation samples (see [`recorded_rows`]), and those with a negative score if `exclude_negative`.
             Candidate rows without a score, because their trajectory is flat, come last.
 
+    Warns:
+        LTCWarning: if a larger share of typical rows is asked for than has a typicality.
+
     Raises:
         InputError: if a column is missing or of another type, or a label is bad.
     """
@@ -79,7 +83,9 @@ def rank_coreset(
     selection = decided(dataset, score_column, selection)
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = read_classes(dataset, label_column) if selection.needs_labels else None
-    ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
+    typicality = read_typicality(dataset, score_column, selection)
+    _warn_of_few(scores, typicality, selection.typical or 0.0)
+    ranks = rank(scores, labels, selection, recorded, typicality)
     return _with_ranks(dataset, rank_column or rank_name(score_column), ranks)
 
 
@@ -182,8 +188,9 @@ def select_coreset(
         [`rank_coreset`] with the same options; a rank column that says otherwise is replaced.
 
     Warns:
-        LTCWarning: if less than a fifth is kept, and these are the hardest rows; and if `typical` is not given, and
-            the existing rank column, which is replaced, has another order.
+        LTCWarning: if less than a fifth is kept, and these are the hardest rows; if a larger share of typical rows is
+            asked for than has a typicality; and if `typical` is not given, and the existing rank column, which is
+            replaced, has another order.
 
     Raises:
         InputError: for a budget or an option out of range, and as [`rank_coreset`].
@@ -257,7 +264,9 @@ def _choose(
     is_usual, selection = selection.typical is None, decided(dataset, score_column, selection)
     scores, recorded = read_scores(dataset, score_column, rank_column)
     labels = read_classes(dataset, label_column) if selection.needs_labels else None
-    ranks = rank(scores, labels, selection, recorded, read_typicality(dataset, score_column, selection))
+    typicality = read_typicality(dataset, score_column, selection)
+    _warn_of_few(scores, typicality, selection.typical or 0.0, stacklevel=4)
+    ranks = rank(scores, labels, selection, recorded, typicality)
     probability = read_probability(dataset) if selection.coverage == "beta" else None
     clusters = read_clusters(dataset, ranks >= 0, labels, selection) if selection.coverage == "clusters" else None
     kept = choose(scores, labels, selection, probability=probability, clusters=clusters, ranks=ranks)
@@ -273,6 +282,21 @@ def _choose(
         )
     _warn_of_hard(dataset, chosen, labels)
     return chosen
+
+
+def _warn_of_few(scores: np.ndarray, typicality: np.ndarray | None, typical: float, stacklevel: int = 3) -> None:
+    """Warns where a larger share of typical rows is asked for than has a typicality, as after scoring images."""
+    if typicality is None or not TYPICAL_SHARE < typical <= 1:
+        return
+    scored = ~np.isnan(scores)
+    asked, known = typical * np.count_nonzero(scored), np.count_nonzero(scored & ~np.isnan(typicality))
+    if known < 0.9 * asked:
+        warnings.warn(
+            f"`typical` {typical:g} asks for {asked:,.0f} typical rows, and {known:,} have a typicality: score the "
+            f"dataset with `typical` {typical:g} (run.score, hf-ltc score) to have all of them",
+            LTCWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _has_other_order(dataset: Dataset, rank_column: str, ranks: np.ndarray, scores: np.ndarray) -> bool:

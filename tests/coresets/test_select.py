@@ -151,6 +151,24 @@ def test_a_rank_that_is_replaced_by_another_order_is_warned_of():
         assert caught[0].filename == __file__
 
 
+def test_more_typical_rows_than_were_scored_are_warned_of():
+    dataset, held, _ = scored_dataset(200)
+    keys, whole = with_typicality(dataset, held)
+    cut = np.where(held | (keys < 1), np.nan, keys)
+    few = with_columns(dataset, {"ltc_typicality": (pa.array(cut, mask=np.isnan(cut)), Value("float32"))})
+    count = int(np.count_nonzero(~np.isnan(cut) & ~np.isnan(np.array(values(dataset, "ltc_score"), dtype=float))))
+    said = rf"`typical` 0\.5 asks for \d+ typical rows, and {count} have a typicality: score the dataset with"
+    for ranked in (rank_coreset, lambda dataset, typical: select_coreset(dataset, 0.3, typical=typical)):
+        with pytest.warns(LTCWarning, match=said) as caught:
+            ranked(few, typical=0.5)
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="`typical`")
+            ranked(few, typical=0.1)
+            ranked(few, typical=25)
+            ranked(whole, typical=0.5)
+
+
 def test_typical_rows_need_their_column():
     dataset, held, _ = scored_dataset()
     with pytest.raises(InputError, match=r"the column 'ltc_typicality', .* give typical=0, or score it with run"):
