@@ -42,7 +42,7 @@ VALIDATION_HELP = "split of the validation samples, if it is not that of the tra
 BASELINE_NAMES = ", ".join(BASELINES)
 # Of benchmarks/judge.py and judge_texts.py.
 HOW_OFTEN = (
-    "This is only advice: in our benchmarks, such models saw which of two coresets is better in 91 of 96 comparisons "
+    "This is only advice: in our benchmarks, such models saw which of two coresets is better in 89 of 96 comparisons "
     "of images with a true difference, and in 91 of 130 of texts. Longer training may disagree."
 )
 _SELECTION_HELP = {
