@@ -13,6 +13,7 @@ from sklearn.linear_model import Ridge
 
 from hf_ltc import Trajectories, ltc_scores
 from hf_ltc.coresets.order import coreset_order
+from hf_ltc.scores import odds
 from hf_ltc.scores import typicality as product
 
 # S2L's 100 clusters, divided among the classes.
@@ -48,17 +49,17 @@ def _typical(share: float | None = None, rows: int | None = None, keys: Callable
 
 def uncertainty_odds(run: Trajectories) -> np.ndarray:
     """Typicality with the deviation of the probability over all epochs, times one less its mean, in place of DUAL."""
-    spans = product.typical_spans(run)
-    found = product._read(run.losses, spans)
+    spans = odds.typical_spans(run)
+    found = odds.read_odds(run.losses, spans)
     probability = np.exp(-run.losses[spans[0][1] :].astype(np.float64))
-    replaced = product._Found(found.probability, probability.std(axis=0) * (1 - found.probability), found.chance)
+    replaced = odds.Found(found.probability, probability.std(axis=0) * (1 - found.probability), found.chance)
     return product._of_all(replaced, run.labels)
 
 
 def _odds(run: Trajectories) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """The logarithm of a row's odds, as a line in b, the second parameter of DUAL's Beta density; the row's chance
     (Gumbel noise); and what b is for a coreset of no rows left out."""
-    found = product._read(run.losses, product.typical_spans(run))
+    found = odds.read_odds(run.losses, odds.typical_spans(run))
     return *product._odds(found), -np.log(-np.log(found.chance)), 15 * product._hardness(found)
 
 
@@ -84,7 +85,7 @@ def moving_over(rows: int) -> Callable[[Trajectories], np.ndarray]:
     """Typicality whose odds move while another number of rows of a class is drawn."""
 
     def keys(run: Trajectories) -> np.ndarray:
-        found = product._read(run.losses, product.typical_spans(run))
+        found = odds.read_odds(run.losses, odds.typical_spans(run))
         return product._keys(found, product._stages(found, run.labels, rows))
 
     return keys

@@ -7,9 +7,10 @@ import numpy as np
 
 from .kernels import correlations, each_part, mean_of_runs
 from .ltc import first_trained, references, score_variant
+from .odds import Reading, typical_spans
 from .protocol import RecordedColumns, losses_not_finite
 from .scorers import BaselineScorer, score_table
-from .typicality import Reading, typical_spans
+from .typicality import typicality_of_read
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,4 +71,4 @@ def row_scores(trajectories: RecordedColumns, typical: float = 1.0, **variant: A
     each_part(table, work)
     if not all(finite):
         raise losses_not_finite(trajectories, table)
-    return RowScores(scores, by_run, reading.typicality(trajectories, typical), mean_losses)
+    return RowScores(scores, by_run, typicality_of_read(reading, trajectories, typical), mean_losses)

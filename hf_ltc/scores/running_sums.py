@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .kernels import FLAT
-from .typicality import CHECKPOINTS, hash_factors
+from .odds import CHECKPOINTS, hash_factors
 from .windows import WINDOW
 
 # Rows that are worked on at once.

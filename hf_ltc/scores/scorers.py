@@ -15,8 +15,9 @@ from .baselines import BASELINES, Baseline, random
 from .kernels import count_of, each_part, pass_over, run_spans
 from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
+from .odds import typical_spans
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
-from .typicality import Stage, first_drawn, typical_spans, typical_stages, typicality_of, usual_typical
+from .typicality import Stage, first_drawn, typical_stages, typicality_of, usual_typical
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ import itertools
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +23,12 @@ from ..config import TYPICAL_ROWS, TYPICAL_SHARE
 from ..data.splits import evenly_spaced
 from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
-from .baselines import mixed
-from .kernels import each_part, run_spans
+from .kernels import each_part
+from .odds import Found, Reading, chance_of, read_odds, typical_spans
 from .protocol import Recorded, Validated, check_recorded, is_short, losses_not_finite
-from .windows import WINDOW
 
-# DUAL looks at epochs 1 to 30, and has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
-CHECKPOINTS, _CONCENTRATION, _EXPONENT = 30, 15.0, 4.0
+# DUAL has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
+_CONCENTRATION, _EXPONENT = 15.0, 4.0
 # The odds depend on the ten rows of the highest DUAL score. They move from those of its smallest coreset to those of
 # its coreset of a tenth while the first 15 rows of an average class are drawn: that number was chosen on digits,
 # Fashion-MNIST and CIFAR-100 (benchmarks/converged.py).
@@ -39,8 +37,8 @@ _BEST, _KEPT, _ROWS, _STEPS = 10, 0.1, 15, 5
 _LEAST = 1e-7
 # Rows among which those of the highest DUAL score are looked for: all, or evenly spaced ones of a larger recording.
 _SEARCHED = 2**21
-# Epochs that are worked on at once, and rows that are drawn at once.
-_STEP, _PART = 16, 2**17
+# Rows that are drawn at once.
+_PART = 2**17
 
 
 def ltc_typicality(trajectories: Recorded) -> np.ndarray:
@@ -58,7 +56,7 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
         InputError: as [`ltc_scores`].
     """
     check_recorded(trajectories)
-    found = _read(trajectories.losses, typical_spans(trajectories))
+    found = read_odds(trajectories.losses, typical_spans(trajectories))
     _require_finite(found, trajectories)
     return _of_all(found, trajectories.labels)
 
@@ -73,15 +71,15 @@ def typicality_by_sums(
         dual (`np.ndarray`): float64 `(N,)`, the DUAL score, the mean over runs.
         hashed (`np.ndarray`): uint64 `(N,)`, a hash of the losses.
         labels (`np.ndarray`): int64 `(N,)`.
-        typical (`float`, *optional*, defaults to `1.0`): As for [`Reading.typicality`].
+        typical (`float`, *optional*, defaults to `1.0`): As for [`typicality_of_read`].
 
     Returns:
         `np.ndarray`: float32 `(N,)`.
     """
-    return _of_all(_Found(probability, dual, _chance(hashed)), labels, typical)
+    return _of_all(Found(probability, dual, chance_of(hashed)), labels, typical)
 
 
-def _of_all(found: "_Found", labels: np.ndarray, typical: float = 1.0) -> np.ndarray:
+def _of_all(found: Found, labels: np.ndarray, typical: float = 1.0) -> np.ndarray:
     n = len(found.dual)
     stages = _stages(found if n <= _SEARCHED else found.take(evenly_spaced(n, _SEARCHED)), labels)
     # Part by part, since there are many arrays of as many rows.
@@ -135,15 +133,31 @@ def typicality_for(trajectories: Recorded, typical: float) -> np.ndarray:
 
     Args:
         trajectories ([`Trajectories`]): The recording.
-        typical (`float`): As for [`Reading.typicality`].
+        typical (`float`): As for [`typicality_of_read`].
 
     Returns:
         `np.ndarray`: float32 `(N,)`.
     """
     check_recorded(trajectories)
-    found = _read(trajectories.losses, typical_spans(trajectories))
+    found = read_odds(trajectories.losses, typical_spans(trajectories))
     _require_finite(found, trajectories)
     return _of_all(found, trajectories.labels, typical)
+
+
+def typicality_of_read(reading: Reading, trajectories: Recorded, typical: float) -> np.ndarray:
+    """The column of typicality, once all rows were read.
+
+    Args:
+        reading ([`Reading`]): What was read.
+        trajectories ([`Trajectories`]): The recording.
+        typical (`float`): How many rows come first, as for [`rank_coreset`]. If it is a number of rows of each class,
+            the others are told by having no typicality.
+
+    Returns:
+        `np.ndarray`: float32 `(N,)`.
+    """
+    _require_finite(reading.found, trajectories)
+    return _of_all(reading.found, trajectories.labels, typical)
 
 
 def first_drawn(trajectories: Recorded, stages: Sequence[Stage], typical: float) -> np.ndarray | None:
@@ -152,7 +166,7 @@ def first_drawn(trajectories: Recorded, stages: Sequence[Stage], typical: float)
     Args:
         trajectories ([`Trajectories`]): The recording; its losses are read once.
         stages (`Sequence[Stage]`): As [`typical_stages`] gives them.
-        typical (`float`): As for [`Reading.typicality`].
+        typical (`float`): As for [`typicality_of_read`].
 
     Returns:
         `np.ndarray`: float64, sorted: a hash of the trajectory of each of them. `None` if all rows may come first.
@@ -210,7 +224,7 @@ def typical_stages(trajectories: Recorded) -> tuple[Stage, ...]:
     """
     check_recorded(trajectories)
     searched = evenly_spaced(trajectories.losses.shape[1], _SEARCHED)
-    found = _read(trajectories.losses, typical_spans(trajectories), searched)
+    found = read_odds(trajectories.losses, typical_spans(trajectories), searched)
     _require_finite(found, trajectories)
     return _stages(found, trajectories.labels)
 
@@ -229,7 +243,7 @@ def typicality_of(
     Returns:
         `np.ndarray`: float32 `(N,)`, as [`typicality_for`] gives it.
     """
-    found = _read(table, spans)
+    found = read_odds(table, spans)
     keys = _keys(found, stages)
     if first is not None:
         keys[~_is_among(found.chance, first)] = np.nan
@@ -264,149 +278,12 @@ def some_typical(recorded: Identity) -> float:
     return TYPICAL_ROWS if of_images and not recorded.is_text else TYPICAL_SHARE
 
 
-def typical_spans(trajectories: Recorded) -> tuple[tuple[int, int, int], ...]:
-    """Of each run the first checkpoint, the first after training, and the one after the last."""
-    spans = run_spans(trajectories.lengths)
-    return tuple((start, start + int(trajectories.epochs[start] == 0), stop) for start, stop in spans)
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What the odds and the draw of rows depend on, float64 `(N,)` each."""
-
-    probability: np.ndarray  # the mean of the label's probability over all checkpoints
-    dual: np.ndarray  # uncertainty times difficulty, the mean over runs
-    chance: np.ndarray  # inside (0, 1)
-
-    def take(self, rows: np.ndarray | slice) -> "_Found":
-        return _Found(self.probability[rows], self.dual[rows], self.chance[rows])
-
-
-class Reading:
-    """What the odds and the draw of rows depend on, found as their losses are read part by part.
-
-    Args:
-        n (`int`): Rows.
-        spans (`Sequence[tuple[int, int, int]]`): Of each run, as [`typical_spans`] gives them.
-    """
-
-    def __init__(self, n: int, spans: Sequence[tuple[int, int, int]]) -> None:
-        self.spans = spans
-        self.found = _Found(np.zeros(n), np.zeros(n), np.zeros(n))
-
-    def add(self, losses: np.ndarray, part: slice) -> None:
-        """Adds all the losses `(L, C)` of some rows, and which rows these are."""
-        length, n = losses.shape
-        summed, hashed, dual = np.zeros(n), np.zeros(n, dtype=np.uint64), np.zeros(n)
-        finite = np.ones(n, dtype=bool)
-        # Checkpoints and runs in which a row was recorded.
-        seen, runs = np.full(n, length), np.full(n, len(self.spans))
-        factors = hash_factors(length)
-        # Losses that are not finite are the caller's to name.
-        with np.errstate(all="ignore"):
-            for start, trained, stop in self.spans:
-                # Rows that this one of several runs did not record.
-                absent = np.isnan(losses[start]) if len(self.spans) > 1 else np.zeros(n, dtype=bool)
-                misses = absent.any()
-                seen[absent] -= stop - start
-                runs[absent] -= 1
-                windows = _Windows(min(WINDOW, stop - trained), n)
-                for left in range(start, stop, _STEP):
-                    right = min(left + _STEP, stop)
-                    # Zero may have a sign.
-                    table = np.add(losses[left:right], np.float32(0), dtype=np.float32)
-                    if misses:
-                        finite &= ~absent | np.isnan(table).all(axis=0)
-                        # Of probability 0, they add nothing to the sums.
-                        table[:, absent] = np.inf
-                    if not (fine := np.isfinite(table)).all():
-                        finite &= absent | fine.all(axis=0)
-                    added = np.einsum("t,tc->c", factors[left:right], table.view(np.uint32))
-                    hashed += np.where(absent, np.uint64(0), added) if misses else added
-                    for t in range(left, right):
-                        probability = np.negative(table[t - left], dtype=np.float64)
-                        np.exp(probability, out=probability)
-                        summed += probability
-                        if trained <= t < trained + CHECKPOINTS:
-                            windows.add(probability)
-                dual += windows.dual / windows.count
-            self.found.probability[part] = np.where(finite, summed / seen, np.nan)
-            self.found.dual[part] = dual / runs
-        self.found.chance[part] = _chance(hashed)
-
-    def typicality(self, trajectories: Recorded, typical: float) -> np.ndarray:
-        """Once all rows were added.
-
-        Args:
-            trajectories ([`Trajectories`]): The recording.
-            typical (`float`): How many rows come first, as for [`rank_coreset`]. If it is a number of rows of each
-                class, the others are told by having no typicality.
-
-        Returns:
-            `np.ndarray`: float32 `(N,)`, as [`typicality_for`] gives it.
-        """
-        _require_finite(self.found, trajectories)
-        return _of_all(self.found, trajectories.labels, typical)
-
-
-def _read(table: Any, spans: Sequence[tuple[int, int, int]], rows: np.ndarray | None = None) -> _Found:
-    """Reads a table, or some rows of it, once."""
-    if rows is None or len(rows) == table.shape[1]:
-        reading = Reading(table.shape[1], spans)
-        each_part(table, reading.add)
-        return reading.found
-    some = Reading(len(rows), spans)
-
-    def add(losses: np.ndarray, part: slice) -> None:
-        first, last = np.searchsorted(rows, (part.start, part.stop)).tolist()
-        some.add(losses[:, rows[first:last] - part.start], slice(first, last))
-
-    each_part(table, add)
-    return some.found
-
-
-def _chance(hashed: np.ndarray) -> np.ndarray:
-    return np.maximum(mixed(hashed), 2.0**-54)
-
-
-def hash_factors(length: int) -> np.ndarray:
-    """Odd numbers, uint64: a hash of a trajectory's bits is the sum of their products, in whole numbers, so in any
-    order the same."""
-    return np.random.SeedSequence(0).generate_state(length, np.uint64) | np.uint64(1)
-
-
-class _Windows:
-    """The mean over sliding windows of successive probabilities of their deviation times one less their mean."""
-
-    def __init__(self, window: int, n: int) -> None:
-        self.window, self.count, self.dual = window, 0, np.zeros(n)
-        self._first, self._seen, self._recent = np.zeros(n), 0, np.zeros((window, n))
-        self._summed, self._squared = np.zeros(n), np.zeros(n)
-
-    def add(self, probability: np.ndarray) -> None:
-        if self._seen == 0:
-            # Relative to the first one: a row whose probability hardly varies then has nothing to cancel.
-            self._first = probability
-        relative = probability - self._first
-        gone = self._recent[self._seen % self.window]
-        self._summed += relative - gone
-        self._squared += relative * relative - gone * gone
-        gone[:] = relative
-        self._seen += 1
-        if self._seen >= self.window:
-            mean = self._summed / self.window
-            variance = (self._squared - self._summed * mean) / (self.window - 1)
-            # What rounding leaves of windows in which nothing varies may be negative.
-            self.dual += np.sqrt(np.maximum(variance, 0)) * (1 - (self._first + mean))
-            self.count += 1
-
-
-def _require_finite(found: _Found, trajectories: Recorded) -> None:
+def _require_finite(found: Found, trajectories: Recorded) -> None:
     if not np.isfinite(found.probability).all():
         raise losses_not_finite(trajectories, trajectories.losses)
 
 
-def _stages(found: _Found, labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
+def _stages(found: Found, labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage, ...]:
     if not len(labels):
         raise InputError("the recording has no rows, and typicality is relative to the others: keep some rows")
     hardness = _hardness(found)
@@ -420,7 +297,7 @@ def _stages(found: _Found, labels: np.ndarray, rows: int = _ROWS) -> tuple[Stage
     return tuple(stages)
 
 
-def _hardness(found: _Found) -> float:
+def _hardness(found: Found) -> float:
     """How improbable the labels of the rows are that DUAL scores highest."""
     # Sorting the few that may be among them is faster than sorting all.
     near = np.argpartition(-found.dual, min(_BEST, len(found.dual)) - 1)[:_BEST]
@@ -433,7 +310,7 @@ def _hardness(found: _Found) -> float:
 _Odds = tuple[np.ndarray, np.ndarray]
 
 
-def _odds(found: _Found) -> _Odds:
+def _odds(found: Found) -> _Odds:
     inside = np.clip(found.probability, _LEAST, 1 - _LEAST)
     easy, hard = np.log(inside), np.log1p(-inside)
     # Negative losses, which are not cross-entropies, may have a negative score: no odds.
@@ -455,7 +332,7 @@ def _log_mean(logarithms: np.ndarray) -> float:
     return highest + math.log(int(whole.sum()) / len(logarithms) / 2.0**40)
 
 
-def _keys(found: _Found, stages: Sequence[Stage]) -> np.ndarray:
+def _keys(found: Found, stages: Sequence[Stage]) -> np.ndarray:
     offset, slope = _odds(found)
     # How much of its own odds a row still waits for; it comes in the stage in which that much goes by.
     left = -np.log(found.chance)

@@ -16,9 +16,10 @@ from ..recipe import Recipe
 from ..scores import reliability
 from ..scores.kernels import run_spans
 from ..scores.ltc import is_weighted, score_variant, validation_references, variant_of_all
+from ..scores.odds import hash_factors
 from ..scores.protocol import check_checkpoints
 from ..scores.running_sums import RunningSums, correlations, mean_validation_losses
-from ..scores.typicality import hash_factors, typicality_by_sums, usual_typical
+from ..scores.typicality import typicality_by_sums, usual_typical
 from ..utils.errors import InputError
 from ..utils.files import local
 from . import run_dir

@@ -15,10 +15,10 @@ from hf_ltc.data.columns import read_column
 from hf_ltc.scores import kernels, typicality
 from hf_ltc.scores.at_once import row_scores
 from hf_ltc.scores.baselines import dual
+from hf_ltc.scores.odds import typical_spans
 from hf_ltc.scores.scorers import LTCScorer
 from hf_ltc.scores.typicality import (
     ltc_typicality,
-    typical_spans,
     typical_stages,
     typicality_for,
     typicality_of,

@@ -90,10 +90,11 @@ def test_baselines_are_the_means_over_the_runs_that_recorded_a_row(shape, name):
 def test_typicality_has_the_odds_of_the_runs_that_recorded_a_row():
     each = rotated(lengths=(12, 12, 12, 12), fraction=0.25)
     together = Trajectories.average(each)
-    from hf_ltc.scores.typicality import _read, ltc_typicality, typical_spans
+    from hf_ltc.scores.odds import read_odds, typical_spans
+    from hf_ltc.scores.typicality import ltc_typicality
 
-    found = _read(together.losses, typical_spans(together))
-    alone = [_read(run.losses, typical_spans(run)) for run in each]
+    found = read_odds(together.losses, typical_spans(together))
+    alone = [read_odds(run.losses, typical_spans(run)) for run in each]
     np.testing.assert_allclose(found.dual, mean_over_runs(each, [one.dual for one in alone]), rtol=1e-12)
     np.testing.assert_allclose(found.probability, mean_over_runs(each, [one.probability for one in alone]), rtol=1e-12)
     # The draw does not depend on how NaN is written.
