@@ -100,6 +100,11 @@ SETTINGS = (
     *(Setting(name, (0.1,), TENTH, noise=0.2) for name in ("cifar100", "fashion_mnist")),
     Setting("cifar100_imbalanced", (0.3, 0.5), TENTH, first=(0, 1, 2)),
     *(Setting(name, (0.2, 0.3), TENTH, first=(0, 1, 2)) for name in ("cifar100", "fashion_mnist", "mnist", "cifar10")),
+    # Other architectures train on what test_resnet chose.
+    *(
+        Setting("cifar100", (0.1, 0.3), (RANDOM, DEFAULT_METHOD, "dual_beta"), target=target)
+        for target in ("test_efficientnet", "test_vit")
+    ),
     # Of so many rows of a class, is it the number or the share of typical ones that counts?
     *(Setting(name, (0.01, 0.02, 0.05), (*HIGH, "typical 0.025", *TENTH), first=(0, 1, 2)) for name in LARGE),
     *(Setting(name, (0.1,), noise=0.2) for name in ("cifar100", "fashion_mnist")),
