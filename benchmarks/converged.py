@@ -244,8 +244,11 @@ def mark(trial: Trial) -> str:
 
 
 def rounded(result: dict) -> dict:
-    """A result as it is stored: to a hundredth of a test row."""
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in result.items()}
+    """A result as it is stored: to a hundredth of a test row, without its steps, which follow from the rows, and by
+    natural classes only where that is shown."""
+    natural = result["natural"] if "imbalanced" in result["dataset"] else None
+    kept = {name: value for name, value in {**result, "natural": natural}.items() if name != "steps"}
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in kept.items()}
 
 
 def main() -> None:
