@@ -122,10 +122,11 @@ def typical_places(counts: np.ndarray, typical: float, balance: Balance) -> np.n
 
 def said_typical(typical: float, balance: Balance) -> str:
     """How many typical rows come first, for a reader: "The first ... are typical rows"."""
-    whose = "all rows" if balance == "none" else "each class"
     if typical > 1 and balance != "none":
-        return f"{typical:,.0f} rows of {whose} (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
-    return f"{100 * (typical if typical <= 1 else TYPICAL_SHARE):g}% of {whose}"
+        return f"{typical:,.0f} rows of each class (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
+    share = f"{100 * (typical if typical <= 1 else TYPICAL_SHARE):g}%"
+    # Of images, few rows have a typicality.
+    return f"rows, up to {share} of all," if balance == "none" else f"rows of each class, up to {share} of it,"
 
 
 def class_groups(classes: np.ndarray) -> list[np.ndarray]:

@@ -71,4 +71,4 @@ def row_scores(trajectories: RecordedColumns, typical: float = 1.0, **variant: A
     each_part(table, work)
     if not all(finite):
         raise losses_not_finite(trajectories, table)
-    return RowScores(scores, by_run, typicality_of_read(reading, trajectories, typical), mean_losses)
+    return RowScores(scores, by_run, typicality_of_read(reading.found, trajectories, typical), mean_losses)

@@ -55,10 +55,7 @@ def ltc_typicality(trajectories: Recorded) -> np.ndarray:
     Raises:
         InputError: as [`ltc_scores`].
     """
-    check_recorded(trajectories)
-    found = read_odds(trajectories.losses, typical_spans(trajectories))
-    _require_finite(found, trajectories)
-    return _of_all(found, trajectories.labels)
+    return typicality_for(trajectories, 1.0)
 
 
 def typicality_by_sums(
@@ -139,16 +136,14 @@ def typicality_for(trajectories: Recorded, typical: float) -> np.ndarray:
         `np.ndarray`: float32 `(N,)`.
     """
     check_recorded(trajectories)
-    found = read_odds(trajectories.losses, typical_spans(trajectories))
-    _require_finite(found, trajectories)
-    return _of_all(found, trajectories.labels, typical)
+    return typicality_of_read(read_odds(trajectories.losses, typical_spans(trajectories)), trajectories, typical)
 
 
-def typicality_of_read(reading: Reading, trajectories: Recorded, typical: float) -> np.ndarray:
+def typicality_of_read(found: Found, trajectories: Recorded, typical: float) -> np.ndarray:
     """The column of typicality, once all rows were read.
 
     Args:
-        reading ([`Reading`]): What was read.
+        found ([`Found`]): What was read.
         trajectories ([`Trajectories`]): The recording.
         typical (`float`): How many rows come first, as for [`rank_coreset`]. If it is a number of rows of each class,
             the others are told by having no typicality.
@@ -156,8 +151,8 @@ def typicality_of_read(reading: Reading, trajectories: Recorded, typical: float)
     Returns:
         `np.ndarray`: float32 `(N,)`.
     """
-    _require_finite(reading.found, trajectories)
-    return _of_all(reading.found, trajectories.labels, typical)
+    _require_finite(found, trajectories)
+    return _of_all(found, trajectories.labels, typical)
 
 
 def first_drawn(trajectories: Recorded, stages: Sequence[Stage], typical: float) -> np.ndarray | None:
@@ -253,10 +248,10 @@ def typicality_of(
 def usual_typical(trajectories: Validated) -> float:
     """How many typical rows of each class a coreset of a recording begins with, where nothing else is said.
 
-    None where images were recorded for fewer than 15 epochs: there the odds were worse than the score
-    (benchmarks/coresets.py, weight). None for language models either. The odds are of a label's probability among the
-    classes. By the mean probability of its tokens instead, the first texts are the easiest to predict, and worth less
-    to a language model than random ones (benchmarks/language.py).
+    None where images were recorded for fewer than 15 epochs: a tenth of them was worse than the score alone, and 25 of
+    each class are no better (benchmarks/coresets.py, weight). None for language models either. The odds are of a
+    label's probability among the classes. By the mean probability of its tokens instead, the first texts are the
+    easiest to predict, and worth less to a language model than random ones (benchmarks/language.py).
 
     Args:
         trajectories ([`Trajectories`] or [`LossSummary`]): The recording.

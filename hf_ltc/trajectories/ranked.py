@@ -9,6 +9,7 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from ..coresets import order, select
+from ..coresets.choose import Selection
 from ..coresets.scored import usual_balance
 from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name, with_columns
 from ..recipe import Recipe
@@ -47,12 +48,13 @@ def score_trajectories(
     require(is_list, "baselines", baselines, "a list of different names")
     # Read once, where it is on disk: the column needs it whole.
     run = dataclasses.replace(run, losses=np.asarray(run.losses))
+    # Ranked by the score alone too, the dataset says which rows come first by default.
+    first = Selection(typical=typical).typical or usual_typical(run)
     # Before the dataset is looked at: whether all that is asked for was recorded.
     known = {f"{name}_score": scorers.baseline_scores(run, name) for name in baselines}
     where = run.positions(dataset, id_column)
-    first = usual_typical(run) if typical is None else typical
     found = row_scores(run, first, **variant)
-    if first or usual_typical(run):
+    if first:
         known = {typicality_name(LTC_SCORE): found.typicality, **known}
     known = {LTC_SCORE: found.scores, **known}
     columns = {LOSS_TRAJECTORY: tables.trajectory_column(run.losses, where), **score_columns(known, where)}

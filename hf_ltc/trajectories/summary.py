@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from ..coresets import order
+from ..coresets.choose import Selection
 from ..data.columns import LTC_SCORE, rank_name, typicality_name
 from ..recipe import Recipe
 from ..scores import reliability
@@ -274,10 +275,10 @@ class LossSummary:
         Warns:
             LTCWarning: as [`Trajectories.score`].
         """
+        first = Selection(typical=typical).typical or usual_typical(self)
         where = self.positions(dataset, id_column)
         found = {LTC_SCORE: self.scores(preset=preset, **variant)}
-        first = usual_typical(self) if typical is None else typical
-        if first or usual_typical(self):
+        if first:
             found[typicality_name(LTC_SCORE)] = self.typicality(first)
         columns = score_columns(found, where)
         # Flat rows have a rank and rows held out have none, though neither has a score: told by ranks that are there.

@@ -96,7 +96,11 @@ def test_a_coreset_is_rebuilt_with_as_many_typical_rows(
         local = select_coreset(scored, size=size, typical=typical).select_columns(columns)
         assert visitor(do.load_by_budget, "me/typical", size=size)[0] == do.content(local)
     card = hub.dataset("me/typical").files["README.md"].decode()
-    assert ("The first 30% of each class are typical rows" in card) == ("`ltc_typicality`" in card) == bool(typical)
+    assert (
+        ("The first rows of each class, up to 30% of it, are typical rows" in card)
+        == ("`ltc_typicality`" in card)
+        == bool(typical)
+    )
     keys = np.array(read_column(scored, "ltc_typicality").to_pylist(), dtype=np.float32)[::-1]
     other = with_columns(scored, {"ltc_typicality": (pa.array(keys, mask=np.isnan(keys)), Value("float32"))})
     other = rank_coreset(other, typical=typical)

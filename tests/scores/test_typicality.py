@@ -265,6 +265,13 @@ def test_of_images_only_the_first_rows_of_each_class_have_one(monkeypatch, tmp_p
     for found in (value.score(plain), scored):
         np.testing.assert_array_equal(read_column(found, "ltc_typicality").to_numpy(), expected)
     np.testing.assert_array_equal(typicality_for(mapped, 25), expected)
+    # Ranked by the score alone, the rows that come first by default are known too.
+    alone = value.score(plain, typical=0)
+    np.testing.assert_array_equal(read_column(alone, "ltc_typicality").to_numpy(), expected)
+    assert read_column(alone, "ltc_rank") != read_column(value.score(plain), "ltc_rank")
+    for wrong in ("all", 1.5):
+        with pytest.raises(InputError, match=f"`typical` is {wrong!r}: it must be a share"):
+            value.score(plain, typical=wrong)
     few = read_column(value.score(plain, typical=2), "ltc_typicality")
     assert len(few) - few.null_count == 6
     # By a share, every row may come first.
