@@ -8,7 +8,7 @@ import shutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -286,10 +286,12 @@ def check_output(output: str, kind: str, *inputs: str | None) -> Path:
             raise InputError(f"`output` {output!r} holds {given!r}, which is read: give another folder")
     files.restore(path)
     for left in _unfinished(path):
-        # One that another process has just put in its place is gone.
-        with suppress(FileNotFoundError), _held(left, output) as alone:
-            if alone:
-                shutil.rmtree(left, ignore_errors=True)
+        try:
+            with _held(left) as alone:
+                if alone:
+                    shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError as error:
+            raise InputError(f"`output` {output!r} is being written by another process: wait for it") from error
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return path
     if not path.is_dir() or _kind(path) != kind:
@@ -314,8 +316,7 @@ def save(dataset: "Dataset", path: Path, recipe: dict[str, Any], applied: "Appli
     the earlier one stays."""
     # Locked until it is in its place.
     with ExitStack() as held, files.replacing(path) as temporary:
-        temporary.mkdir()
-        held.enter_context(_held(temporary, str(path)))
+        held.enter_context(_made(temporary))
         if AUDIT in recipe:
             dataset.to_parquet(str(temporary / AUDITED))
             if applied is not None:
@@ -347,20 +348,46 @@ def _unfinished(path: Path) -> list[Path]:
 
 
 @contextmanager
-def _held(folder: Path, output: str) -> Iterator[bool]:
-    """Locks a folder while it is written; a killed process gives its lock up. False on file systems without locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder, locked while it is written; a killed process gives its lock up.
+
+    Until it is locked, it looks like one that a killed process left, and another process may take it away.
+    """
+    while True:
+        folder.mkdir()
+        with _held(folder, wait=True) as alone:
+            if alone is not None:
+                yield
+                return
+
+
+@contextmanager
+def _held(folder: Path, wait: bool = False) -> Iterator[bool | None]:
+    """Locks a folder. False on file systems without locks; nothing if the folder is gone once it is locked.
+
+    Raises:
+        BlockingIOError: if another process has the lock, and is not waited for.
+    """
     try:
-        yield _lock(descriptor, output)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield _lock(descriptor, folder, wait)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, output: str) -> bool:
+def _lock(descriptor: int, folder: Path, wait: bool) -> bool | None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"`output` {output!r} is being written by another process: wait for it") from error
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
     except OSError:
         return False
-    return True
+    try:
+        # Another one may have its name by now.
+        return True if os.path.samestat(os.fstat(descriptor), os.stat(folder)) else None
+    except FileNotFoundError:
+        return None

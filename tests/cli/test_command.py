@@ -1,8 +1,10 @@
 """What commands have in common: a dataset takes the place of its earlier one whole, or not at all; names."""
 
+import fcntl
 import gc
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -134,6 +136,46 @@ def test_an_output_that_another_process_writes_is_left_to_it(tmp_path: Path):
     finally:
         process.kill()
         finish(processes)
+
+
+def test_what_is_taken_away_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another process takes a new folder for one that a killed process left, and comes again while it is written."""
+    folder, made, taken = tmp_path / "scored", Path.mkdir, []
+
+    def make(path: Path, *arguments: object, **options: object) -> None:
+        made(path, *arguments, **options)
+        if files.is_temporary(path, folder) and len(taken) < 2:
+            taken.append(path)
+            check_output(str(folder), SCORED)
+            assert not path.exists()
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    put(folder, 1)
+    assert len(taken) == 2 and saved(folder) == (1, 10, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["scored"]
+
+
+def test_a_folder_is_waited_for_until_it_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another process has just locked it to take it away."""
+    folder, made, waited = tmp_path / "scored", Path.mkdir, []
+
+    def make(path: Path, *arguments: object, **options: object) -> None:
+        made(path, *arguments, **options)
+        if files.is_temporary(path, folder) and not waited:
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+            def take_away() -> None:
+                path.rmdir()
+                os.close(descriptor)
+
+            waited.append(threading.Timer(0.2, take_away))
+            waited[0].start()
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    put(folder, 1)
+    assert waited and saved(folder) == (1, 10, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["scored"]
 
 
 def test_select_into_what_it_reads_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
