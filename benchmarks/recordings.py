@@ -60,8 +60,11 @@ def corrupted(batches: ImageBatches, seed: int = 0) -> ImageBatches:
     return replace(batches, pixels=(batches.pixels.float() + noise).clamp(0, 255).to(torch.uint8))
 
 
-def path_of(runs: Path, dataset: str, model: str, epochs: int, noise: float, seed: int) -> Path:
-    return runs / f"{dataset}-{model}-{epochs}-noise{round(100 * noise)}-seed{seed}.npz"
+def path_of(
+    runs: Path, dataset: str, model: str, epochs: int, noise: float, seed: int, augmented: bool = True
+) -> Path:
+    plain = "" if augmented else "-plain"
+    return runs / f"{dataset}-{model}-{epochs}-noise{round(100 * noise)}-seed{seed}{plain}.npz"
 
 
 def make(
@@ -73,6 +76,7 @@ def make(
     evaluated: list[float],
     mixed_precision: str,
     path: Path,
+    augment: bool,
 ) -> None:
     started = time.perf_counter()
     accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
@@ -83,7 +87,7 @@ def make(
         optimizer=optimizer,
         learning_rate=rate,
         weight_decay=0.05 if optimizer == "adamw" else 5e-4,
-        augment=AUGMENTED[data.name],
+        augment=augment,
         seed=seed,
     )
     set_seed(seed)
@@ -260,6 +264,7 @@ def main() -> None:
     parser.add_argument("--windows", type=float, nargs="+", default=list(WINDOWS))
     parser.add_argument("--evaluated", type=float, nargs="*", default=list(EVALUATED), help="windows to evaluate at")
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
+    parser.add_argument("--plain", action="store_true", help="without augmentation")
     options = parser.parse_args()
     # Cores that others use make threads wait for each other.
     torch.set_num_threads(1)
@@ -269,13 +274,14 @@ def main() -> None:
             for dataset in options.datasets:
                 for model in options.models:
                     for epochs in options.epochs:
-                        path = path_of(options.runs, dataset, model, epochs, noise, seed)
+                        path = path_of(options.runs, dataset, model, epochs, noise, seed, not options.plain)
                         try:
                             with FileLock(path.with_suffix(".lock"), timeout=0):
                                 if not path.exists():
                                     data = Data(options.data, dataset, noise=noise)
                                     wanted = (options.windows, options.evaluated, options.mixed_precision)
-                                    make(data, model, epochs, seed, *wanted, path)
+                                    augment = AUGMENTED[dataset] and not options.plain
+                                    make(data, model, epochs, seed, *wanted, path, augment)
                         except Timeout:
                             continue
 

@@ -118,7 +118,7 @@ class Evaluate(Command):
                     variant=VariantOptions.of_variant(method.variant),
                     losses=self.losses,
                     balance=None if self.config.balance == "class" else self.config.balance,
-                    typical=method.typical(recipe.dataset),
+                    typical=method.typical(run),
                 )
             )
         else:
@@ -135,7 +135,8 @@ class Evaluate(Command):
         runs = self._named_runs()
         members = members_of(self.config, runs.values())
         config = dataclasses.replace(self.config, output_dir=folder, members=members)
-        recipe = Recipe.from_dict(next(iter(runs.values())).recipe)
+        first = next(iter(runs.values()))
+        recipe = Recipe.from_dict(first.recipe)
         train = recorded_split(recipe.dataset, self.dataset)
         try:
             test = recorded_split(recipe.dataset, self.dataset, config.test_split)
@@ -159,7 +160,7 @@ class Evaluate(Command):
             variant=VariantOptions.of_variant(methods[0].variant if methods else {}),
             losses=self.losses,
             balance=None if config.balance == "class" else config.balance,
-            typical=methods[0].typical(recipe.dataset) if methods else None,
+            typical=methods[0].typical(first) if methods else None,
         )
         seeing = Report(
             run=self.runs[0],

@@ -111,7 +111,8 @@ class Compare(Command):
         from ..coresets.choose import Selection
         from ..coresets.overlap import overlap
         from ..scores.ltc import ltc_scores
-        from ..scores.typicality import typicality_for, usual_typical
+        from ..scores.typical_rows import usual_typical
+        from ..scores.typicality import typicality_for
         from ..trajectories.compare import reliability
 
         if self.baseline is not None:

@@ -5,7 +5,6 @@ from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..config import TYPICAL_SHARE
 from ..coresets.order import Balance
 from ..recipe import Recipe
 from ..utils.errors import InputError
@@ -55,13 +54,12 @@ class Score(Command):
         import pyarrow.compute as pc
 
         from ..coresets.choose import Selection
-        from ..coresets.scored import usual_balance
-        from ..data.columns import read_column
+        from ..coresets.scored import decided, usual_balance
+        from ..data.columns import LTC_SCORE, read_column
         from ..scores.ltc import is_weighted, score_variant
         from ..scores.protocol import LEAST_EPOCHS
         from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
-        from ..scores.typicality import usual_typical
         from ..trajectories.ranked import score_trajectories
         from ..trajectories.summary import LossSummary, load_recording
 
@@ -94,12 +92,12 @@ class Score(Command):
         # How far hard rows come first.
         hard = within_class_spearman(whole, losses, run.labels)
         found = reliability_of(each, run.labels) if len(each) > 1 else None
-        scores = read_column(scored, "ltc_score")
+        scores = read_column(scored, LTC_SCORE)
         member = score_variant(**variant)
         weighted = is_weighted(run, member)
         # Balanced by another column, there are no 25 rows of each of its values.
-        usual = usual_typical(run) if self.balance_column is None else min(usual_typical(run), TYPICAL_SHARE)
-        typical = Selection(typical=self.typical).decided(usual).typical
+        of_classes = source if self.balance_column is None else None
+        typical = decided(scored, LTC_SCORE, Selection(typical=self.typical), of_classes).typical
         count, held = len(scores) - scores.null_count, read_column(scored, "ltc_rank").null_count
         values = {
             "output": self.output,

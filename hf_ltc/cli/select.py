@@ -178,7 +178,7 @@ class Select(Command):
             return scored, kept, judgement
         scored, column = with_scores_of(scored, run, judgement.kept, self.seed)
         method = METHODS[judgement.kept]
-        options = method.selection(recorded, kept["balance"], self.min_per_class, self.seed).to_dict()
+        options = method.selection(run, kept["balance"], self.min_per_class, self.seed).to_dict()
         budget = {"fraction": None, "size": judgement.rows} if self.exclude_negative else {}
         changed = {each: options[each] for each in kept if each in options}
         return scored, {**kept, **changed, **budget, "score_column": column}, judgement

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..config import TYPICAL_SHARE
+from ..scores.typical_places import typical_places
 from ..utils.errors import InputError
 
 Balance = Literal["class", "proportional", "none"]
@@ -106,27 +107,23 @@ def _typical_rows(
     rows: np.ndarray, classes: np.ndarray, typicality: np.ndarray, typical: float, balance: Balance
 ) -> np.ndarray:
     """The most typical ones of each class among some rows, which are in order of their numbers; best first."""
-    places = typical_places(np.bincount(classes[rows]), typical, balance)
+    places = typical_places(np.bincount(classes[rows]), typical, balance != "none")
     known = rows[~np.isnan(typicality[rows])]
     known = known[np.argsort(-typicality[known], kind="stable")]
     return known[turns(classes[known]) < places[classes[known]]]
 
 
-def typical_places(counts: np.ndarray, typical: float, balance: Balance) -> np.ndarray:
-    """How many typical rows come first in classes of so many rows with a score: int64, at least one."""
-    places = (typical if typical <= 1 else TYPICAL_SHARE) * counts
-    if typical > 1 and balance != "none":
-        places = np.minimum(places, typical)
-    return np.maximum(1, np.rint(places)).astype(np.int64)
-
-
 def said_typical(typical: float, balance: Balance) -> str:
-    """How many typical rows come first, for a reader: "The first ... are typical rows"."""
+    """How many typical rows come first, for a reader."""
+    if typical == 1:
+        return "all rows are ranked by their typicality"
     if typical > 1 and balance != "none":
-        return f"{typical:,.0f} rows of each class (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
-    share = f"{100 * (typical if typical <= 1 else TYPICAL_SHARE):g}%"
-    # Of images, few rows have a typicality.
-    return f"rows, up to {share} of all," if balance == "none" else f"rows of each class, up to {share} of it,"
+        rows = f"{typical:,.0f} rows of each class (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
+    else:
+        share = f"{100 * (typical if typical <= 1 else TYPICAL_SHARE):g}%"
+        # Only rows that may come first have a typicality.
+        rows = f"rows, up to {share} of all," if balance == "none" else f"rows of each class, up to {share} of it,"
+    return f"the first {rows} are typical rows"
 
 
 def class_groups(classes: np.ndarray) -> list[np.ndarray]:

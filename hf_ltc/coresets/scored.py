@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from ..config import TYPICAL_SHARE
 from ..data.columns import LOSS_TRAJECTORY, LTC_SCORE, rank_name, read_column, typicality_name
 from ..data.inputs import require_dataset
 from ..data.labels import class_names, find_label_column, read_labels
 from ..recipe import Identity
-from ..scores.typicality import some_typical
+from ..scores.typical_rows import usual_by_column
 from ..utils.errors import InputError
 from .choose import Selection, mean_probability, recorded_mean
 from .order import Balance
@@ -62,6 +61,19 @@ def recorded_rows(
         return pc.fill_null(known, False)
     # Null where the score is.
     return pc.coalesce(known, pc.invert(ranks.is_null(nan_is_null=True)))
+
+
+def rankable_rows(
+    scores: pa.ChunkedArray,
+    trajectories: pa.ChunkedArray | None,
+    ranks: pa.ChunkedArray | None,
+    exclude_negative: bool = False,
+) -> pa.ChunkedArray:
+    """Which rows are ranked: all of [`recorded_rows`], or without those of a negative score."""
+    candidates = recorded_rows(scores, trajectories, ranks)
+    if exclude_negative:
+        candidates = pc.and_not(candidates, pc.fill_null(pc.less(scores, 0), False))
+    return candidates
 
 
 def balanced_by(dataset: Dataset, balance: str, label_column: str | None) -> tuple[Balance, str | None]:
@@ -131,19 +143,37 @@ def decided(dataset: Dataset, score_column: str, selection: Selection, recorded:
         dataset (`datasets.Dataset`): The scored dataset.
         score_column (`str`): The score.
         selection ([`Selection`]): The options.
-        recorded ([`Identity`], *optional*): The recorded dataset, if it is known. The order is the same without: of
-            images, only the rows that may come first have a typicality.
+        recorded ([`Identity`], *optional*): As for [`usual_by_column`].
     """
     require_dataset(dataset, "dataset")
     column = typicality_name(score_column)
     there = column in dataset.column_names
-    found = selection.decided((TYPICAL_SHARE if recorded is None else some_typical(recorded)) if there else 0.0)
+    usual = 0.0
+    if selection.typical is None and there and score_column in dataset.column_names:
+        usual = usual_by_column(*_count_typical(dataset, score_column, selection.exclude_negative), recorded)
+    found = selection.decided(usual)
     if found.typical and not there:
         raise InputError(
             f"`typical` {found.typical!r} needs the column {column!r}, which the dataset has not: give typical=0"
             + (", or score it with run.score or an LTCScorer" if score_column == LTC_SCORE else "")
         )
     return found
+
+
+def _count_typical(dataset: Dataset, score_column: str, exclude_negative: bool) -> tuple[int, int]:
+    """How many of the rows that are ranked have a typicality and a score, and how many have a score."""
+    typicality_column = typicality_name(score_column)
+    scores, typicality = read_column(dataset, score_column), read_column(dataset, typicality_column)
+    trajectories, ranks = (
+        read_column(dataset, name) if name in dataset.column_names else None
+        for name in (LOSS_TRAJECTORY, rank_name(score_column))
+    )
+    for column, stored in ((score_column, scores), (typicality_column, typicality)):
+        check_numbers(stored.type, column)
+    ranked = rankable_rows(scores, trajectories, ranks, exclude_negative)
+    scored = pc.and_not(ranked, pc.is_null(scores, nan_is_null=True))
+    known = pc.and_not(scored, pc.is_null(typicality, nan_is_null=True))
+    return int(pc.sum(known).as_py() or 0), int(pc.sum(scored).as_py() or 0)
 
 
 def read_typicality(dataset: Dataset, score_column: str, selection: Selection) -> np.ndarray | None:

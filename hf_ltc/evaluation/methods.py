@@ -10,11 +10,13 @@ from ..config import EvaluateConfig
 from ..coresets.choose import Coverage, Selection, choose, mean_probability, rank
 from ..coresets.order import Balance, Keep
 from ..coresets.sampling import like_trajectories
-from ..recipe import Identity, Recipe
+from ..recipe import Identity
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
+from ..scores.protocol import Validated
 from ..scores.scorers import baseline_scores
-from ..scores.typicality import some_typical, typicality_for, usual_typical
+from ..scores.typical_rows import some_typical, typical_of, usual_typical
+from ..scores.typicality import typicality_for
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
 
@@ -33,7 +35,7 @@ class Method:
         baseline (`str`): One of [`BASELINES`]; empty for a score variant.
         keep (`str`): Which scores are kept: `"highest"` or `"lowest"`.
         coverage (`str`, *optional*): As for [`select_coreset`].
-        begins_typical (`bool`): Whether typical rows come first, as many as [`some_typical`] says.
+        begins_typical (`bool`): Whether typical rows come first, as many as [`typical_of`] says.
     """
 
     variant: dict[str, str] = field(default_factory=dict)
@@ -43,7 +45,7 @@ class Method:
     begins_typical: bool = False
 
     def selection(
-        self, recorded: Identity, balance: Balance = "class", min_per_class: int = 0, seed: int = 0
+        self, run: Validated, balance: Balance = "class", min_per_class: int = 0, seed: int = 0
     ) -> Selection:
         """The options of [`select_coreset`] that keep the same rows by a column of its scores, without a budget."""
         return Selection(
@@ -52,12 +54,12 @@ class Method:
             min_per_class=min_per_class,
             coverage=self.coverage,
             seed=seed,
-            typical=self.typical(recorded),
+            typical=self.typical(run),
         )
 
-    def typical(self, recorded: Identity) -> float:
-        """How many typical rows come first among those of a recorded dataset, as for [`rank_coreset`]."""
-        return some_typical(recorded) if self.begins_typical else 0.0
+    def typical(self, run: Validated) -> float:
+        """How many typical rows come first among those of a recording, as for [`rank_coreset`]."""
+        return typical_of(run) if self.begins_typical else 0.0
 
 
 def _variant_name(variant: dict[str, str]) -> str:
@@ -112,8 +114,12 @@ def methods_of(scorer: Mapping[str, str] | str, typical: float, recorded: Identi
     Returns:
         `list[str]`: names of [`METHODS`]; none if no method orders rows so.
     """
+    # As many as [`typical_of`] may say.
+    known = {True: (some_typical(recorded), 1.0), False: (0.0,)}
     return [
-        name for name, each in METHODS.items() if scorer in (each.variant, name) and each.typical(recorded) == typical
+        name
+        for name, each in METHODS.items()
+        if scorer in (each.variant, name) and typical in known[each.begins_typical]
     ]
 
 
@@ -152,7 +158,7 @@ def kept_early(name: str, run: Trajectories, scores: np.ndarray) -> np.ndarray:
     method = find_method(name)
     if not method.begins_typical:
         return scores if method.keep == "highest" else -scores
-    typical = method.typical(Recipe.from_dict(run.recipe).dataset)
+    typical = method.typical(run)
     ranks = rank(scores, run.labels, Selection(typical=typical), None, typicality_for(run, typical))
     return np.where(np.isnan(scores), np.nan, -ranks)
 
@@ -189,9 +195,8 @@ def chosen_rows(
     method = find_method(name)
     if scores is None:
         scores = method_scores(name, run, seed)
-    recorded = Recipe.from_dict(run.recipe).dataset
-    selection = replace(method.selection(recorded, balance, min_per_class, seed), size=size)
-    typicality = typicality_for(run, method.typical(recorded)) if method.begins_typical else None
+    selection = replace(method.selection(run, balance, min_per_class, seed), size=size)
+    typicality = typicality_for(run, selection.typical) if selection.typical else None
     losses = np.ascontiguousarray(np.asarray(run.losses).T) if method.coverage in ("beta", "clusters") else None
     # All recorded rows are candidates, those without a score too: their trajectory is flat.
     drawn = {}

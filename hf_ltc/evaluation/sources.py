@@ -99,7 +99,7 @@ def methods_told(data: EvaluatedDataset, scored: Scores, trials: Sequence[Mappin
                 continue
             first = kept_early(method, run, scores)
             each = [method_scores(method, one) for one in runs]
-            typical = find_method(method).typical(Recipe.from_dict(run.recipe).dataset)
+            typical = find_method(method).typical(run)
             told: dict[str, Any] = {"method": method, "source": source, "seconds": seconds, "typical": typical}
             told["reliability"] = reliability_of(each, run.labels).to_dict() if each else None
             for name, other in known.items():

@@ -172,10 +172,12 @@ def _how(selection: Selection) -> str:
     }[selection.balance]
     said = [balance]
     if selection.typical:
+        first = said_typical(selection.typical, selection.balance)
         said.append(
-            f"The first {said_typical(selection.typical, selection.balance)} are typical rows, easier ones first, "
-            "drawn with the odds of DUAL (arXiv 2502.06905). The rows with the best scores come next."
+            f"{first[0].upper()}{first[1:]}, easier ones first, drawn with the odds of DUAL (arXiv 2502.06905)."
         )
+        if selection.typical != 1:
+            said.append("The rows with the best scores come next.")
     if selection.keep == "lowest":
         said.append("The lowest scores are kept.")
     if selection.exclude_negative:

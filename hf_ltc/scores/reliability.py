@@ -15,7 +15,9 @@ from ..utils.errors import LTCWarning
 from ..utils.files import finite
 from .ltc import ltc_scores, score_variant, variant_of_all
 from .protocol import RecordedColumns, Validated
+from .rise import find_rise
 from .scorers import baseline_scores
+from .typical_rows import usual_typical
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +26,6 @@ LOW = 0.5
 # Above this place a coreset is made of hard rows, and below this share of the rows these are worth less than random
 # ones (docs/results.md, "Where it is close").
 _HARD, _SMALL = 0.75, 0.2
-# Of what the validation loss fell by, the part that it may rise by again.
-_RISE = 0.2
 
 
 def within_class_spearman(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> float:
@@ -266,13 +266,17 @@ def doubt_of_validation(runs: Sequence[Validated]) -> str | None:
         runs (`Sequence[Trajectories]`): Runs; the warning is about the first of which this is true.
     """
     for run in runs:
-        means = np.asarray(run.validation_losses, dtype=np.float64).mean(axis=1)
-        best = int(means.argmin())
-        if means[-1] - means[best] > _RISE * (means[0] - means[best]):
+        if rise := find_rise(run):
+            # As usual_typical decides.
+            without = (
+                " By default such rows are ranked by typicality alone, which needs no validation samples."
+                if usual_typical(run) == 1
+                else ""
+            )
             return (
-                f"The mean validation loss rose from {means[best]:.2f} after epoch {run.epochs[best]} to "
-                f"{means[-1]:.2f} after the last one, and the scores follow it: look for wrong labels or different "
-                "data among the validation samples, or record fewer epochs."
+                f"The mean validation loss rose from {rise.lowest:.2f} after epoch {rise.epoch} to {rise.last:.2f} "
+                "after the last one, and the scores follow it: look for wrong labels or different data among the "
+                f"validation samples, or record fewer epochs.{without}"
             )
     return None
 

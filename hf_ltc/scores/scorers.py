@@ -17,7 +17,8 @@ from .ltc import first_trained, references, score_variant
 from .mapped_batches import ARROW, Rows, columns_of, on_host, read_rows
 from .odds import typical_spans
 from .protocol import Recorded, RecordedColumns, not_finite, require_recorded
-from .typicality import Stage, first_drawn, typical_stages, typicality_of, usual_typical
+from .typical_rows import usual_typical
+from .typicality import Stage, first_drawn, typical_stages, typicality_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ class LTCScorer:
         spans = typical_spans(trajectories)
         typical = usual_typical(trajectories)
         stages = typical_stages(trajectories) if typical else ()
-        first = first_drawn(trajectories, stages, typical)
+        first = first_drawn(trajectories, stages, typical) if typical else None
         if member["scope"] == "dataset":
             return cls(reference, lengths, member["of"], None, None, column, trained, spans, stages, first)
         dataset = Recipe.from_dict(trajectories.recipe).dataset

@@ -14,18 +14,17 @@ batch, process or machine.
 import itertools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config import TYPICAL_ROWS, TYPICAL_SHARE
 from ..data.splits import evenly_spaced
-from ..recipe import Identity, Recipe
 from ..utils.errors import InputError
 from .kernels import each_part
 from .odds import Found, Reading, chance_of, read_odds, typical_spans
-from .protocol import Recorded, Validated, check_recorded, is_short, losses_not_finite
+from .protocol import Recorded, check_recorded, losses_not_finite
+from .typical_places import typical_places
 
 # DUAL has Beta densities of concentration 15 and, on CIFAR-100, an exponent of 4.
 _CONCENTRATION, _EXPONENT = 15.0, 4.0
@@ -82,17 +81,22 @@ def _of_all(found: Found, labels: np.ndarray, typical: float = 1.0) -> np.ndarra
     # Part by part, since there are many arrays of as many rows.
     parts = (found.take(slice(start, start + _PART)) for start in range(0, n, _PART))
     keys = np.concatenate([_keys(part, stages) for part in parts])
-    if typical > 1:
-        first = np.sort(found.chance[_first_of_each(keys, labels, int(typical))])
+    if typical != 1:
+        first = np.sort(found.chance[_first_of_each(keys, labels, _most(labels, typical))])
         keys[~_is_among(found.chance, first)] = np.nan
     return keys
 
 
-def _first_of_each(keys: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+def _most(labels: np.ndarray, typical: float) -> np.ndarray:
+    """How many rows of each class may come first: int64, by class."""
+    return typical_places(np.bincount(labels), typical)
+
+
+def _first_of_each(keys: np.ndarray, labels: np.ndarray, most: np.ndarray) -> np.ndarray:
     """The rows of the highest keys of each class, so many at most; of equal ones the first."""
-    classes = int(labels.max(initial=-1)) + 1
+    classes = len(most)
     near = np.flatnonzero(~np.isnan(keys))
-    wanted = 4 * most * int(np.count_nonzero(np.bincount(labels)))
+    wanted = 4 * int(most[labels].max(initial=0)) * int(np.count_nonzero(np.bincount(labels)))
     if 0 < wanted < len(near):
         # Sorting few is faster: nearly all classes have enough rows among the highest keys of all.
         high = keys[near] >= np.partition(keys[near], -wanted)[-wanted]
@@ -101,7 +105,7 @@ def _first_of_each(keys: np.ndarray, labels: np.ndarray, most: int) -> np.ndarra
     order = near[np.lexsort((-keys[near], labels[near]))]
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     turn = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    return order[turn < most]
+    return order[turn < most[labels[order]]]
 
 
 def _is_among(chance: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -145,8 +149,8 @@ def typicality_of_read(found: Found, trajectories: Recorded, typical: float) -> 
     Args:
         found ([`Found`]): What was read.
         trajectories ([`Trajectories`]): The recording.
-        typical (`float`): How many rows come first, as for [`rank_coreset`]. If it is a number of rows of each class,
-            the others are told by having no typicality.
+        typical (`float`): How many rows of each class come first, as for [`rank_coreset`]: the others are told by
+            having no typicality.
 
     Returns:
         `np.ndarray`: float32 `(N,)`.
@@ -166,26 +170,31 @@ def first_drawn(trajectories: Recorded, stages: Sequence[Stage], typical: float)
     Returns:
         `np.ndarray`: float64, sorted: a hash of the trajectory of each of them. `None` if all rows may come first.
     """
-    if typical <= 1:
+    if typical == 1:
         return None
     labels, spans, lock = trajectories.labels, typical_spans(trajectories), threading.Lock()
+    most = _most(labels, typical)
     met: list[_Drawn] = []
+    most_met = _SEARCHED
 
     def best() -> _Drawn:
         joined = _Drawn(*map(np.concatenate, zip(*met)))
         # Threads come in any order, and ties go by row number.
         joined = joined.take(np.argsort(joined.row, kind="stable"))
-        return joined.take(_first_of_each(joined.key, joined.label, int(typical)))
+        return joined.take(_first_of_each(joined.key, joined.label, most))
 
     def add(losses: np.ndarray, part: slice) -> None:
         some = Reading(losses.shape[1], spans)
         some.add(losses, slice(0, losses.shape[1]))
         rows = np.arange(part.start, part.stop)
         drawn = _Drawn(rows, _keys(some.found, stages), labels[part], some.found.chance)
+        nonlocal most_met
         with lock:
             met.append(drawn)
-            if sum(len(each.row) for each in met) > _SEARCHED:
+            if sum(len(each.row) for each in met) > most_met:
                 met[:] = [best()]
+                # Of a share of very many rows even these are many.
+                most_met = max(_SEARCHED, 2 * len(met[0].row))
 
     each_part(trajectories.losses, add)
     return np.sort(best().chance)
@@ -243,34 +252,6 @@ def typicality_of(
     if first is not None:
         keys[~_is_among(found.chance, first)] = np.nan
     return keys
-
-
-def usual_typical(trajectories: Validated) -> float:
-    """How many typical rows of each class a coreset of a recording begins with, where nothing else is said.
-
-    None where images were recorded for fewer than 15 epochs: a tenth of them was worse than the score alone, and 25 of
-    each class are no better (benchmarks/coresets.py, weight). None for language models either. The odds are of a
-    label's probability among the classes. By the mean probability of its tokens instead, the first texts are the
-    easiest to predict, and worth less to a language model than random ones (benchmarks/language.py).
-
-    Args:
-        trajectories ([`Trajectories`] or [`LossSummary`]): The recording.
-
-    Returns:
-        `float`: as `typical` of [`rank_coreset`].
-    """
-    recorded = Recipe.from_dict(trajectories.recipe).dataset
-    if recorded.classes == 0 or recorded.is_of_language_model:
-        return 0.0
-    return 0.0 if is_short(trajectories) and not recorded.is_text else some_typical(recorded)
-
-
-def some_typical(recorded: Identity) -> float:
-    """How many there are where coresets of a dataset begin with any: few only if it is known to be of images."""
-    of_images = recorded.image_column or any(
-        isinstance(feature, Mapping) and feature.get("_type") == "Image" for feature in recorded.features.values()
-    )
-    return TYPICAL_ROWS if of_images and not recorded.is_text else TYPICAL_SHARE
 
 
 def _require_finite(found: Found, trajectories: Recorded) -> None:

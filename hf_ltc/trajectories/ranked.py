@@ -16,7 +16,7 @@ from ..recipe import Recipe
 from ..scores import reliability, scorers
 from ..scores.at_once import RowScores, row_scores
 from ..scores.protocol import Validated
-from ..scores.typicality import usual_typical
+from ..scores.typical_rows import usual_typical
 from ..utils.errors import require
 from . import tables
 

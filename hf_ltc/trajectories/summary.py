@@ -20,7 +20,8 @@ from ..scores.ltc import is_weighted, score_variant, validation_references, vari
 from ..scores.odds import hash_factors
 from ..scores.protocol import check_checkpoints
 from ..scores.running_sums import RunningSums, correlations, mean_validation_losses
-from ..scores.typicality import typicality_by_sums, usual_typical
+from ..scores.typical_rows import usual_typical
+from ..scores.typicality import typicality_by_sums
 from ..utils.errors import InputError
 from ..utils.files import local
 from . import run_dir

@@ -128,7 +128,7 @@ def kept_in_blocks(table, blocks=3, *, size, typical=0.0, **changes):
         "row_column": "row",
         "keep": "highest",
         "exclude_negative": False,
-        "typicality_column": "ltc_typicality" if typical else None,
+        "typicality_column": None if typical == 0 else "ltc_typicality",
         **changes,
     }
     balance = "class" if options["label_column"] else "none"
@@ -173,9 +173,16 @@ def test_any_budget_with_typical_rows_first(monkeypatch, ties, balance, typical,
 
 def test_typical_rows_come_first_on_ray_as_in_memory():
     table = random_rows(3000, 6, seed=9, typicality=True)
-    for typical, share in ((None, 0.1), (0.0, 0.0), (0.4, 0.4), (25, 25)):
-        expected = select_coreset(in_memory(table), size=700, label_column="label", typical=share)
-        assert kept_rows(spread(table, 4), size=700, typical=typical) == read_column(expected, "row").to_pylist()
+    keys = table["ltc_typicality"].to_numpy()
+    few = table.set_column(
+        table.column_names.index("ltc_typicality"), "ltc_typicality", pa.array(keys, mask=~(keys > 2))
+    )
+    # If nothing is said, all rows where most have a typicality, and a tenth where few have one.
+    given = [(table, None, 1.0), (few, None, 0.1), *((table, typical, typical) for typical in (0.0, 0.4, 25))]
+    for each, typical, share in given:
+        for chosen in (share, typical):
+            expected = select_coreset(in_memory(each), size=700, label_column="label", typical=chosen)
+            assert kept_rows(spread(each, 4), size=700, typical=typical) == read_column(expected, "row").to_pylist()
     with pytest.raises(InputError, match="no column 'ltc_typicality' in the dataset"):
         coreset_bounds(spread(table.drop_columns("ltc_typicality"), 2), 0.5, typical=0.1)
 

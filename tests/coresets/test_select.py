@@ -84,14 +84,15 @@ def test_coverage_by_trajectories_needs_them_of_one_length():
         select_coreset(dataset, size=2, **options)
 
 
-def with_typicality(dataset, held, column="ltc_typicality"):
+def with_typicality(dataset, held, column="ltc_typicality", least=-np.inf):
     keys = np.random.default_rng(4).normal(size=len(held)).astype(np.float32)
-    return keys, with_columns(dataset, {column: (pa.array(keys, mask=held), Value("float32"))})
+    keys[keys < least] = np.nan
+    return keys, with_columns(dataset, {column: (pa.array(keys, mask=held | np.isnan(keys)), Value("float32"))})
 
 
 def test_typical_rows_come_first_where_their_column_is_there():
     dataset, held, _ = scored_dataset(200)
-    keys, typical = with_typicality(dataset, held)
+    keys, typical = with_typicality(dataset, held, least=0.5)
     scores = np.array(values(dataset, "ltc_score"), dtype=float)[~held]
     labels = np.array(values(dataset, "label"))[~held]
 
@@ -104,7 +105,7 @@ def test_typical_rows_come_first_where_their_column_is_there():
     by_score = ranks(dataset)
     assert by_score == ranks(typical, typical=0) != ranks(typical)
     assert ranks(typical) == ranks(typical, typical=0.1) == order(0.1)
-    assert ranks(typical, typical=0.5) == order(0.5)
+    assert ranks(typical, typical=0.2) == order(0.2)
     # A recording knows how many there are; the order is the same where no other rows have a typicality.
     for each, recorded, usual in (
         (typical, Identity(text_column="caption", features={"image": {"_type": "Image"}}), 0.1),
@@ -113,6 +114,11 @@ def test_typical_rows_come_first_where_their_column_is_there():
         (typical, Identity(), 0.1),
         (typical, None, 0.1),
         (dataset, Identity(image_column="image"), 0),
+        # Most rows have one: all come first, as they were scored.
+        (with_typicality(dataset, held)[1], Identity(image_column="image"), 1),
+        (with_typicality(dataset, held)[1], None, 1),
+        (with_typicality(dataset, held, least=-0.2)[1], None, 1),
+        (with_typicality(dataset, held, least=0.2)[1], None, 0.1),
     ):
         assert decided(each, "ltc_score", Selection(), recorded).typical == usual
     # The lowest scores, and draws, know nothing of them.
@@ -130,9 +136,22 @@ def test_typical_rows_come_first_where_their_column_is_there():
     assert len(parts["coreset"]) == round(0.2 * (~held).sum())
 
 
+def test_where_most_rows_have_a_typicality_all_come_first():
+    dataset, held, _ = scored_dataset(200)
+    keys, typical = with_typicality(dataset, held)
+    labels = np.array(values(dataset, "label"))[~held]
+    scored = ~np.isnan(np.array(values(dataset, "ltc_score"), dtype=float))[~held]
+    ranks = [rank for rank in values(rank_coreset(typical), "ltc_rank") if rank is not None]
+    assert ranks == coreset_order(np.where(scored, keys[~held], np.nan), labels).tolist()
+    for size in (20, 60):
+        assert values(select_coreset(typical, size=size), "number") == [
+            row for row, rank in zip(np.flatnonzero(~held).tolist(), ranks) if rank < size
+        ]
+
+
 def test_a_rank_that_is_replaced_by_another_order_is_warned_of():
     dataset, held, _ = scored_dataset(200)
-    _, typical = with_typicality(dataset, held)
+    _, typical = with_typicality(dataset, held, least=0.5)
     ranked = rank_coreset(typical)
     by_score = rank_coreset(typical, typical=0)
     part = ranked.filter(in_coreset, fn_kwargs={"size": 60}, input_columns="ltc_rank", batched=True)

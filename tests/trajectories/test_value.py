@@ -21,6 +21,7 @@ from hf_ltc.scores.typicality import ltc_typicality
 from hf_ltc.trajectories.value import Trajectories
 from hf_ltc.utils.errors import InputError
 from tests.helpers import error_of, refused
+from tests.scores.recordings import most_typical
 from tests.trajectories.recordings import (
     FLAT,
     HELD,
@@ -175,7 +176,7 @@ def assert_scored(scored, run, rows, balance="class", **family):
     wanted = [None if i < 0 or np.isnan(scores[i]) else float(scores[i]) for i in where]
     assert read_column(scored, "ltc_score").to_pylist() == wanted
     present = [i for i in where if i >= 0]
-    typicality = ltc_typicality(run)
+    typicality = most_typical(ltc_typicality(run), run.labels, 0.1)
     known = [None if i < 0 or np.isnan(typicality[i]) else float(typicality[i]) for i in where]
     assert read_column(scored, "ltc_typicality").to_pylist() == known
     order = coreset_order(scores[present], run.labels[present], balance=balance, typicality=typicality[present])

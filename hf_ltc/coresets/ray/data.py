@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ...config import TYPICAL_SHARE
 from ...data.columns import LOSS_TRAJECTORY, rank_name, typicality_name
+from ...scores.typical_places import typical_places
+from ...scores.typical_rows import usual_by_column
 from ...utils.errors import InputError, as_input_error
 from ..choose import Selection, coreset_size
-from ..order import Keep, typical_places
+from ..order import Keep
 from ..scored import check_numbers
 from .keys import Counts, candidate_rows, count_classes, key_columns, keys_of
 from .search import Blocks, Search, by_row, group_of, row_at
@@ -182,10 +183,11 @@ def coreset_bounds(
     schema = dataset.schema()
     columns = dict(zip(schema.names, schema.types)) if schema else {}
     typicality = typicality_name(score_column)
-    selection = selection.decided(TYPICAL_SHARE if typicality in columns else 0.0)
+    if typicality not in columns or keep == "lowest":
+        selection = selection.decided(0.0)
     options: dict[str, Any] = {
         "score_column": score_column,
-        "typicality_column": typicality if selection.typical else None,
+        "typicality_column": None if selection.typical == 0 else typicality,
         "label_column": label_column if balance == "class" else None,
         "row_column": row_column,
         "keep": keep,
@@ -214,10 +216,11 @@ def _bounds(over_blocks: Blocks, options: dict[str, Any], selection: Selection) 
     found = count_classes(over_blocks, options)
     classes, pool = len(found.labels), int(found.scored.sum() + found.flat.sum())
     rows = coreset_size(pool, selection.fraction, selection.size)
+    selection = selection.decided(usual_by_column(int(found.known.sum()), int(found.scored.sum())))
     places = np.zeros(classes, dtype=np.int64)
     typical = Bound.nothing("typicality", classes)
     if selection.typical:
-        places = np.minimum(typical_places(found.scored, selection.typical, selection.balance), found.known)
+        places = np.minimum(typical_places(found.scored, selection.typical, selection.balance != "none"), found.known)
         typical = _bound_at(_ordered(over_blocks, "typicality"), found, "typicality", places, found.known)
     first, scores = Bound.everything("typicality", classes), Bound.everything("score", classes)
     flat = Bound.nothing(None, classes)

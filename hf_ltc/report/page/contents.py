@@ -13,7 +13,8 @@ from ...evaluation.results import Evaluation
 from ...recipe import Recipe
 from ...scores.ltc import ltc_scores, score_variant
 from ...scores.scorers import baseline_scores
-from ...scores.typicality import typicality_for, usual_typical
+from ...scores.typical_rows import usual_typical
+from ...scores.typicality import typicality_for
 from ...training.pixels.image_files import GreyRange
 from ...trajectories.value import Trajectories
 from ..audit import ISSUE, KINDS, OK, Findings, find

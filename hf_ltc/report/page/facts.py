@@ -46,7 +46,7 @@ def recorded_facts(contents: Contents) -> list[tuple[str, str]]:
     said["score"] = f"{preset} ({choices})" if preset else choices
     said["order"] = f"best first, {_BALANCE[selection.balance]}"
     if selection.typical:
-        said["order"] += f"; the first {said_typical(selection.typical, selection.balance)} are typical rows"
+        said["order"] += f"; {said_typical(selection.typical, selection.balance)}"
     for name, scores in contents.ranked.known.items():
         found = within_class_spearman(contents.ranked.scores, scores, contents.ranked.labels)
         said[f"correlation with {name}"] = (
