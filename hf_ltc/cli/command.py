@@ -58,8 +58,8 @@ _SELECTION_HELP = {
     "seed": "seed for the sampling of --coverage",
     "typical": (
         "how many rows of each class come first, of those with a typicality: a share in [0, 1], or a number of 2 or "
-        f"more, a tenth of the class at most; 0 for none; if not given, {TYPICAL_ROWS} with images and "
-        f"{TYPICAL_SHARE} with texts"
+        f"more, a tenth of the class at most; 0 for none; if not given, {TYPICAL_ROWS} with images (1, all rows, if "
+        f"their validation loss rises) and {TYPICAL_SHARE} with texts"
     ),
 }
 

@@ -145,7 +145,11 @@ class Score(Command):
                     "Not weighted by uncertainty: the weight makes coresets of texts worse."
                     if source.is_text
                     else "Not weighted by uncertainty"
-                    + (" and without typical rows first" if self.typical is None and source.classes != 0 else "")
+                    + (
+                        " and without typical rows first"
+                        if self.typical is None and not typical and source.classes != 0
+                        else ""
+                    )
                     + f": that needs {LEAST_EPOCHS} epochs per run. Short recordings make weaker coresets: record "
                     "more if you can."
                 ]

@@ -322,9 +322,9 @@ class Trajectories(ExchangeMixin):
             balance (`str`, *optional*):
                 As for [`rank_coreset`]; if not given, `"class"`, or `"none"` for rows without classes.
             typical (`float`, *optional*):
-                How many typical rows come first, as for [`rank_coreset`]. With a number of rows of each class, the
-                others get no typicality. If not given, `25` if the dataset is known to be of images, else `0.1`; and
-                `0` for language models, rows without classes, and images recorded for fewer than 15 epochs.
+                How many typical rows come first, as for [`rank_coreset`]; the others get no typicality. If not given,
+                `25` if the dataset is known to be of images (`1` where their mean validation loss rises), else `0.1`;
+                and `0` for language models, rows without classes, and images recorded for fewer than 15 epochs.
             baselines (`Sequence[str]`, *optional*):
                 Known scores to add as well, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
                 held-out rows. They do not change the rank.
