@@ -116,7 +116,7 @@ def _typical_rows(
 def said_typical(typical: float, balance: Balance) -> str:
     """How many typical rows come first, for a reader."""
     if typical == 1:
-        return "all rows are ranked by their typicality"
+        return "all rows are ranked by their typicality instead of their score"
     if typical > 1 and balance != "none":
         rows = f"{typical:,.0f} rows of each class (or {100 * TYPICAL_SHARE:g}% of it, if these are fewer)"
     else:

@@ -21,6 +21,7 @@ from hf_ltc.cli.demo import digits
 from hf_ltc.cli.main import _parser, main
 from hf_ltc.cli.terminal import spelled
 from hf_ltc.config import EvaluateConfig, RecordConfig
+from hf_ltc.coresets.order import coreset_order
 from hf_ltc.coresets.overlap import overlap
 from hf_ltc.coresets.select import select_coreset
 from hf_ltc.data.columns import read_column
@@ -322,6 +323,23 @@ def test_score_says_how_a_short_recording_is_ranked(place, tmp_path, capsys):
     needs = ": that needs 15 epochs per run. Short recordings make weaker coresets: record more if you can."
     assert f"Not weighted by uncertainty and without typical rows first{needs}" in succeeds(capsys, *line)
     assert f"Not weighted by uncertainty{needs}" in succeeds(capsys, *line, "--typical", "0.1")
+
+
+def test_images_whose_validation_loss_rises_are_ranked_by_typicality(place, tmp_path, capsys):
+    run = Trajectories.load(place / "run-0")
+    held = run.validation_losses.copy()
+    held[-1] += 3
+    dataclasses.replace(run, validation_losses=held).save(tmp_path / "run")
+    assert "without typical rows first" not in succeeds(
+        capsys, "score", tmp_path / "run", "--output", tmp_path / "scored"
+    )
+    succeeds(capsys, "select", tmp_path / "scored", "--size", "20", "--output", tmp_path / "coreset")
+    order = coreset_order(ltc_typicality(run), run.labels)
+    ranks = load_from_disk(tmp_path / "scored")["ltc_rank"][:]
+    assert [rank for rank in ranks if rank is not None] == order.tolist()
+    assert load_from_disk(tmp_path / "coreset")["ltc_rank"][:] == [r for r in ranks if r is not None and r < 20]
+    for folder, kind in (("scored", "score"), ("coreset", "coreset")):
+        assert json.loads((tmp_path / folder / "recipe.json").read_text())[kind]["typical"] == 1
 
 
 def test_select_says_what_it_kept_and_what_comes_next(place, tmp_path, capsys):

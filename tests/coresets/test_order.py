@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_ltc.coresets.order import coreset_order
+from hf_ltc.coresets.order import coreset_order, said_typical
 from hf_ltc.utils.errors import InputError
 from tests.coresets.scored import best_first, scored_rows
 
@@ -111,3 +111,16 @@ def test_coreset_order_refuses_what_it_cannot_order():
         coreset_order(np.zeros(2), np.zeros(3, int))
     with pytest.raises(InputError, match="needs the labels"):
         coreset_order(np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "typical, balance, said",
+    [
+        (25, "class", "the first 25 rows of each class (or 10% of it, if these are fewer) are typical rows"),
+        (25, "none", "the first rows, up to 10% of all, are typical rows"),
+        (0.2, "proportional", "the first rows of each class, up to 20% of it, are typical rows"),
+        (1.0, "class", "all rows are ranked by their typicality instead of their score"),
+    ],
+)
+def test_how_many_typical_rows_come_first_is_said(typical, balance, said):
+    assert said_typical(typical, balance) == said

@@ -158,6 +158,8 @@ def test_a_card_says_what_was_kept_and_how():
         ({"selection": {**_ENTRY["selection"], "balance": "none", "keep": "lowest"}}, "The lowest scores are kept"),
         ({"selection": {**_ENTRY["selection"], "min_per_class": 3}}, "Each class keeps at least 3 rows"),
         ({"selection": {**_ENTRY["selection"], "coverage": "stratified", "cut": 0.2}}, "without the last 20%"),
+        ({"selection": {**_ENTRY["selection"], "typical": 1.0}}, "All rows are ranked by their typicality instead"),
+        ({"selection": {**_ENTRY["selection"], "typical": 25}}, "The rows with the best scores come next."),
         ({"family": {**_FAMILY, "of": "levels"}}, "between the losses of a row and"),
         ({"family": {**_FAMILY, "weighting": "uncertainty"}}, "multiplied by the square root of how much"),
         ({"full": "full"}, '"full", split="train", filters=[("ltc_rank", "<", 4)]'),
