@@ -304,6 +304,7 @@ class Push(Command):
         from ..hub.repository_recipe import scorer_name
         from ..scores.ltc import score_variant
         from ..scores.protocol import losses_digest
+        from ..scores.typical_rows import typical_of
 
         if self.evaluation is None:
             return [], []
@@ -324,7 +325,7 @@ class Push(Command):
             scorer,
             self.balance or "class",
             options.typical or 0.0,
-            recorded,
+            typical_of(run),
         )
         return rows, [picture] if picture.is_file() else []
 

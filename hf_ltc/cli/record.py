@@ -121,7 +121,9 @@ class Compare(Command):
         aligned = self._aligned()
         found = reliability(aligned, **variant)
         one, two = (ltc_scores(run, **variant) for run in aligned)
-        usual = min(usual_typical(run) for run in aligned)
+        # All rows only where both are ranked so.
+        each = {usual_typical(run) for run in aligned}
+        usual = min(each - {1.0} or each)
         typical = Selection(typical=self.typical).decided(usual).typical or 0.0
         keys = [typicality_for(run, typical) for run in aligned] if typical else None
         shared = overlap(one, two, aligned[0].labels, typicality=keys, typical=typical)

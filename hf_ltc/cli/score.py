@@ -60,6 +60,7 @@ class Score(Command):
         from ..scores.protocol import LEAST_EPOCHS
         from ..scores.reliability import reliability_of, within_class_spearman
         from ..scores.scorers import BaselineScorer
+        from ..scores.typical_rows import typical_of
         from ..trajectories.ranked import score_trajectories
         from ..trajectories.summary import LossSummary, load_recording
 
@@ -131,6 +132,7 @@ class Score(Command):
                 for name, scorer in known.items()
             },
             # What the next commands need; it is never pushed.
+            "usual_typical": typical_of(run),
             **({} if isinstance(run, LossSummary) else {"run": str(Path(self.run).resolve())}),
             "dataset": _found_anywhere(self.dataset),
         }

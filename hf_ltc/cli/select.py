@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..config import EvaluateConfig, seen_as_recorded
 from ..coresets.choose import Coverage, Selection
 from ..coresets.order import Balance, Keep
-from ..recipe import Recipe
+from ..recipe import Identity, Recipe
 from ..utils.errors import InputError, one_line
 from ..utils.settings import option
 from .command import (
@@ -114,7 +114,12 @@ class Select(Command):
         kept["balance"], kept["label_column"] = way, label_column
         # As the dataset is ranked, for the recipe and for what comes next.
         made = beside_rows.get(SCORED) or {}
-        options = Selection(keep=self.keep, coverage=self.coverage, typical=self.typical)
+        options = Selection(
+            keep=self.keep,
+            exclude_negative=self.exclude_negative,
+            coverage=self.coverage,
+            typical=self.typical,
+        )
         kept["typical"] = decided(scored, self.score_column, options, recipe.dataset).typical
         told: dict[str, Any] = {}
         text: list[str] = []
@@ -161,7 +166,7 @@ class Select(Command):
         run = run_of_columns(columns, recipe, label_column)
         is_usual = self.score_column == "ltc_score" and (self.coverage, self.keep) == (None, "highest")
         recorded = Recipe.from_dict(recipe).dataset
-        named = methods_of(made.get("family") or {}, kept["typical"], recorded) if is_usual else []
+        named = methods_of(made.get("family") or {}, kept["typical"], _usual(made, recorded)) if is_usual else []
         name = named[0] if named else self.score_column
         options = {each: value for each, value in kept.items() if each not in ("score_column", "label_column")}
         judgement = judge_coresets(
@@ -220,7 +225,7 @@ class Select(Command):
                 variant=VariantOptions.of_variant(made["family"] if is_variant else {}),
                 losses=losses,
             )
-        methods = methods_of(made["family"], typical, source) if is_variant else []
+        methods = methods_of(made["family"], typical, _usual(made, source)) if is_variant else []
         if (
             methods
             and self.balance_column is None
@@ -252,6 +257,13 @@ class Select(Command):
             balance_column=self.balance_column,
             typical=typical,
         )
+
+
+def _usual(made: Mapping[str, Any], recorded: Identity) -> float:
+    """How many typical rows come first where any do, which folders of before do not say."""
+    from ..scores.typical_rows import some_typical
+
+    return made.get("usual_typical") or some_typical(recorded)
 
 
 def _losses(made: Mapping[str, Any]) -> Losses | None:

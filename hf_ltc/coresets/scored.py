@@ -63,19 +63,6 @@ def recorded_rows(
     return pc.coalesce(known, pc.invert(ranks.is_null(nan_is_null=True)))
 
 
-def rankable_rows(
-    scores: pa.ChunkedArray,
-    trajectories: pa.ChunkedArray | None,
-    ranks: pa.ChunkedArray | None,
-    exclude_negative: bool = False,
-) -> pa.ChunkedArray:
-    """Which rows are ranked: all of [`recorded_rows`], or without those of a negative score."""
-    candidates = recorded_rows(scores, trajectories, ranks)
-    if exclude_negative:
-        candidates = pc.and_not(candidates, pc.fill_null(pc.less(scores, 0), False))
-    return candidates
-
-
 def balanced_by(dataset: Dataset, balance: str, label_column: str | None) -> tuple[Balance, str | None]:
     """How rows are balanced, and by which column: one that is named in the place of a way gives the classes.
 
@@ -149,7 +136,7 @@ def decided(dataset: Dataset, score_column: str, selection: Selection, recorded:
     column = typicality_name(score_column)
     there = column in dataset.column_names
     usual = 0.0
-    if selection.typical is None and there and score_column in dataset.column_names:
+    if selection.typical is None and selection.keep == "highest" and there and score_column in dataset.column_names:
         usual = usual_by_column(*_count_typical(dataset, score_column, selection.exclude_negative), recorded)
     found = selection.decided(usual)
     if found.typical and not there:
@@ -161,17 +148,14 @@ def decided(dataset: Dataset, score_column: str, selection: Selection, recorded:
 
 
 def _count_typical(dataset: Dataset, score_column: str, exclude_negative: bool) -> tuple[int, int]:
-    """How many of the rows that are ranked have a typicality and a score, and how many have a score."""
+    """How many of the rows with a score have a typicality, and how many rows have a score."""
     typicality_column = typicality_name(score_column)
     scores, typicality = read_column(dataset, score_column), read_column(dataset, typicality_column)
-    trajectories, ranks = (
-        read_column(dataset, name) if name in dataset.column_names else None
-        for name in (LOSS_TRAJECTORY, rank_name(score_column))
-    )
     for column, stored in ((score_column, scores), (typicality_column, typicality)):
         check_numbers(stored.type, column)
-    ranked = rankable_rows(scores, trajectories, ranks, exclude_negative)
-    scored = pc.and_not(ranked, pc.is_null(scores, nan_is_null=True))
+    scored = pc.invert(pc.is_null(scores, nan_is_null=True))
+    if exclude_negative:
+        scored = pc.and_(scored, pc.fill_null(pc.greater_equal(scores, 0), False))
     known = pc.and_not(scored, pc.is_null(typicality, nan_is_null=True))
     return int(pc.sum(known).as_py() or 0), int(pc.sum(scored).as_py() or 0)
 

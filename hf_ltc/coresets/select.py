@@ -64,9 +64,9 @@ def rank_coreset(
             How many rows of each class come first, by typicality (the column `x_typicality` for a score column
             `x_score`, which [`LTCScorer`] and [`Trajectories.score`] add), of those that have one: a share in [0, 1],
             or a number of 2 or more, but a tenth of the class at most (with `"none"`, a tenth of all rows); 0 for the
-            score alone, as in the papers. If not given, and there is such a column: 1 if most of the rows that are
-            ranked have a typicality, and 0.1 otherwise (of images, 25 rows of each class have one). 0 without such a
-            column, or if the lowest scores are best.
+            score alone, as in the papers. If not given, and there is such a column: 1 if all rows with a score have a
+            typicality (99% of them will do), and 0.1 otherwise (of images, 25 rows of each class have one). 0 without
+            such a column, or if the lowest scores are best.
 
     Returns:
         `datasets.Dataset`: with one more column, int32. It is null for rows that are not candidates: those held out as

@@ -13,8 +13,9 @@ from ..utils.errors import InputError
 SETTINGS = "evaluation.json"
 # What proxies said of coresets, which may stand beside an evaluation.
 JUDGEMENTS = "judgements.json"
-# Raised where trials of a name come to mean other rows: 5 since 25 typical rows of a class of images come first.
-FORMAT = 5
+# Raised where trials of a name come to mean other rows: 6 since images whose validation loss rises are ranked by
+# typicality alone.
+FORMAT = 6
 
 
 def named_recordings(folder: Path, runs: Mapping[str, Trajectories]) -> dict[str, tuple[Trajectories, str]]:

@@ -10,12 +10,11 @@ from ..config import EvaluateConfig
 from ..coresets.choose import Coverage, Selection, choose, mean_probability, rank
 from ..coresets.order import Balance, Keep
 from ..coresets.sampling import like_trajectories
-from ..recipe import Identity
 from ..scores.baselines import BASELINES
 from ..scores.ltc import DEFAULT_PRESET, PRESETS, VARIANTS, ltc_scores
 from ..scores.protocol import Validated
 from ..scores.scorers import baseline_scores
-from ..scores.typical_rows import some_typical, typical_of, usual_typical
+from ..scores.typical_rows import typical_of, usual_typical
 from ..scores.typicality import typicality_for
 from ..trajectories.value import Trajectories
 from ..utils.errors import InputError
@@ -103,23 +102,21 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def methods_of(scorer: Mapping[str, str] | str, typical: float, recorded: Identity) -> list[str]:
+def methods_of(scorer: Mapping[str, str] | str, typical: float, usual: float) -> list[str]:
     """The names under which a coreset is evaluated.
 
     Args:
         scorer (`Mapping[str, str]` or `str`): Its score variant, or the name of a baseline.
         typical (`float`): How many typical rows come first, as for [`rank_coreset`].
-        recorded ([`Identity`]): The dataset.
+        usual (`float`): How many do where any do, by [`typical_of`].
 
     Returns:
         `list[str]`: names of [`METHODS`]; none if no method orders rows so.
     """
-    # As many as [`typical_of`] may say.
-    known = {True: (some_typical(recorded), 1.0), False: (0.0,)}
     return [
         name
         for name, each in METHODS.items()
-        if scorer in (each.variant, name) and typical in known[each.begins_typical]
+        if scorer in (each.variant, name) and typical == (usual if each.begins_typical else 0)
     ]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TYPICAL_SHARE
-from ..recipe import Identity
 from ..training.models import architecture_name
 from ..utils import files
 from ..utils.errors import InputError
@@ -209,7 +208,7 @@ def card_rows(
     scorer: Mapping[str, str] | str,
     balance: str,
     typical: float,
-    recorded: Identity,
+    usual: float,
 ) -> list[dict[str, Any]]:
     """The rows of a card's table of accuracies: of a scorer, random and full, by one recording.
 
@@ -219,7 +218,7 @@ def card_rows(
         scorer (`Mapping[str, str]` or `str`): The score variant, or the name of a baseline.
         balance (`str`): How the coresets that are pushed are balanced.
         typical (`float`): How many typical rows come first in them, as for [`rank_coreset`].
-        recorded ([`Identity`]): The dataset.
+        usual (`float`): How many do where any do, by [`typical_of`].
 
     Returns:
         `list[dict]`: as `push_coreset(evaluation=...)` takes them.
@@ -232,7 +231,7 @@ def card_rows(
         raise InputError("`evaluation` is of other recordings than the one that is pushed: evaluate this one")
     if (was := evaluation.settings["config"]["balance"]) != balance:
         raise InputError(f"`evaluation` is of `balance` {was}, the coresets pushed are of {balance}: take the same")
-    methods = methods_of(scorer, typical, recorded)
+    methods = methods_of(scorer, typical, usual)
     # Results of before it was said are of a tenth.
     told = [each for each in evaluation.methods if each["source"] == source]
     had = {each["method"]: each.get("typical", TYPICAL_SHARE) for each in told}

@@ -40,7 +40,9 @@ def _rises(trajectories: Validated) -> Iterator[Rise]:
         if gone.all() or start == stop:
             continue
         means = np.array([np.asarray(table[t])[~gone].mean(dtype=np.float64) for t in range(start, stop)])
-        # Losses that are not finite have no least.
         best = int(means.argmin())
-        if means[-1] - means[best] > _RISE * (means[0] - means[best]):
+        # Of losses that are not finite, scores tell.
+        with np.errstate(invalid="ignore"):
+            rises = means[-1] - means[best] > _RISE * (means[0] - means[best])
+        if rises:
             yield Rise(int(trajectories.epochs[start + best]), float(means[best]), float(means[-1]))

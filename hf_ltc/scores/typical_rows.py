@@ -7,11 +7,15 @@ from ..recipe import Identity, Recipe
 from .protocol import Validated, is_short
 from .rise import find_rise
 
+# Of the rows with a score; some may have no odds, such as those of huge losses.
+_ALL = 0.99
+
 
 def usual_typical(trajectories: Validated) -> float:
     """How many typical rows of each class a coreset of a recording begins with, where nothing else is said.
 
-    None where images were recorded for fewer than 15 epochs: a tenth of them was worse than the score alone, and 25 of
+    All rows where the mean validation loss of images rises, see [`typical_of`]. Otherwise none where images were
+    recorded for fewer than 15 epochs: a tenth of them was worse than the score alone, and 25 of
     each class are no better (benchmarks/coresets.py, weight). None for language models either. The odds are of a
     label's probability among the classes. By the mean probability of its tokens instead, the first texts are the
     easiest to predict, and worth less to a language model than random ones (benchmarks/language.py).
@@ -59,9 +63,9 @@ def usual_by_column(known: int, scored: int, recorded: Identity | None = None) -
             of images only the rows that may come first have a typicality.
 
     Returns:
-        `float`: 1 for all rows, if most of them have one.
+        `float`: 1 for all rows, if all have one but a few that have no odds.
     """
-    if 2 * known > scored:
+    if scored and known >= _ALL * scored:
         return 1.0
     return TYPICAL_SHARE if recorded is None else some_typical(recorded)
 

@@ -198,8 +198,7 @@ class LossSummary:
         another draw with the same odds.
 
         Args:
-            typical (`float`, *optional*, defaults to `1.0`): As for [`rank_coreset`]; with a number of rows of each
-                class, the others have none.
+            typical (`float`, *optional*, defaults to `1.0`): As for [`rank_coreset`]; the others have none.
         """
         probability, dual = np.zeros(len(self)), np.zeros(len(self))
         turns, hashed = hash_factors(len(self.sums)), np.zeros(len(self), dtype=np.uint64)

@@ -324,7 +324,7 @@ class Trajectories(ExchangeMixin):
             typical (`float`, *optional*):
                 How many typical rows come first, as for [`rank_coreset`]; the others get no typicality. If not given,
                 `25` if the dataset is known to be of images (`1` where their mean validation loss rises), else `0.1`;
-                and `0` for language models, rows without classes, and images recorded for fewer than 15 epochs.
+                and `0` for language models, rows without classes, and other images recorded for fewer than 15 epochs.
             baselines (`Sequence[str]`, *optional*):
                 Known scores to add as well, as [`BaselineScorer`] does: `aum_score` for `"aum"`, float32, null for
                 held-out rows. They do not change the rank.

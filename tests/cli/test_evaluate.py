@@ -13,7 +13,6 @@ from hf_ltc.cli.main import main
 from hf_ltc.evaluation.pictures import markdown
 from hf_ltc.evaluation.results import Evaluation, card_rows
 from hf_ltc.hub.repository import Pushed
-from hf_ltc.recipe import Recipe
 from hf_ltc.scores.ltc import DEFAULT, DEFAULT_PRESET
 from hf_ltc.scores.protocol import losses_digest
 from tests.cli.test_main import as_json, refused, succeeds
@@ -98,8 +97,7 @@ def test_evaluate_recommends_a_budget_and_goes_on_where_it_was_stopped(place, tm
     succeeds(capsys, "report", tmp_path / "run", "--evaluation", folder / "results.json")
     assert "Keep 10% of the rows (13 of " in (tmp_path / "run" / "report.html").read_text("utf-8")
     of_run = Trajectories.load(tmp_path / "run")
-    dataset = Recipe.from_dict(of_run.recipe).dataset
-    rows = card_rows(Evaluation.load(folder / "results.json"), losses_digest(of_run), DEFAULT, "class", 0.0, dataset)
+    rows = card_rows(Evaluation.load(folder / "results.json"), losses_digest(of_run), DEFAULT, "class", 0.0, 25)
     assert [row["rows"] for row in rows if "smallest" in row["rows"]] == [
         f"coreset by {DEFAULT_PRESET}, 10% (the smallest within 90 points of full data)"
     ]

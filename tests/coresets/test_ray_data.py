@@ -174,11 +174,13 @@ def test_any_budget_with_typical_rows_first(monkeypatch, ties, balance, typical,
 def test_typical_rows_come_first_on_ray_as_in_memory():
     table = random_rows(3000, 6, seed=9, typicality=True)
     keys = table["ltc_typicality"].to_numpy()
+    keys_of_all = np.where(np.isnan(keys), -np.arange(3000.0), keys)
     few = table.set_column(
         table.column_names.index("ltc_typicality"), "ltc_typicality", pa.array(keys, mask=~(keys > 2))
     )
-    # If nothing is said, all rows where most have a typicality, and a tenth where few have one.
-    given = [(table, None, 1.0), (few, None, 0.1), *((table, typical, typical) for typical in (0.0, 0.4, 25))]
+    whole = table.set_column(table.column_names.index("ltc_typicality"), "ltc_typicality", pa.array(keys_of_all))
+    # If nothing is said, all rows where all have a typicality, and a tenth where few have one.
+    given = [(whole, None, 1.0), (few, None, 0.1), *((table, typical, typical) for typical in (0.0, 0.4, 25))]
     for each, typical, share in given:
         for chosen in (share, typical):
             expected = select_coreset(in_memory(each), size=700, label_column="label", typical=chosen)

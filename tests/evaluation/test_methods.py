@@ -19,7 +19,6 @@ from hf_ltc.evaluation.methods import (
     method_scores,
     methods_of,
 )
-from hf_ltc.recipe import Identity, Recipe
 from hf_ltc.scores.baselines import BASELINES
 from hf_ltc.scores.ltc import PRESETS, ltc_scores
 from hf_ltc.scores.scorers import LTCScorer, baseline_scores
@@ -108,10 +107,10 @@ def test_the_default_chooses_the_rows_that_a_scored_dataset_ranks_first(run, nam
     assert chosen_rows(name, run, 30).tolist() != alone.tolist()
     by_score = rank_coreset(scored, typical=0)
     assert np.flatnonzero(read_column(by_score, "ltc_rank").to_numpy() < 30).tolist() == alone.tolist()
-    recorded = Recipe.from_dict(run.recipe).dataset
-    for of, usual, other in ((recorded, 0.1, 25), (Identity(image_column="image"), 25, 0.1)):
-        assert methods_of(METHODS[name].variant, usual, of)[0] == name
-        assert methods_of(METHODS[name].variant, other, of) == []
+    for usual, other in ((0.1, 25), (25, 0.1), (1.0, 25), (25, 1.0)):
+        assert methods_of(METHODS[name].variant, usual, usual)[0] == name
+        assert methods_of(METHODS[name].variant, other, usual) == []
+        assert name not in methods_of(METHODS[name].variant, 0, usual)
 
 
 @pytest.mark.parametrize("recorded, typical", [({"image_column": "image"}, 25), ({"text_column": "text"}, 0.1)])

@@ -204,7 +204,7 @@ def test_a_file_that_holds_no_results_is_named(tmp_path, content):
 
 def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     found = evaluation()
-    rows = card_rows(found, "a", METHODS["ltc"].variant, "class", 0, IMAGES)
+    rows = card_rows(found, "a", METHODS["ltc"].variant, "class", 0, 25)
     names = ["full data", "coreset by ltc, 30%", "random subset, 30%", "coreset by ltc, 10%", "random subset, 10%"]
     assert [row["rows"] for row in rows] == names * 2
     assert [row["model"] for row in rows] == ["resnet18"] * 5 + ["vit_tiny"] * 5
@@ -212,19 +212,19 @@ def test_the_rows_of_a_card_are_of_its_scorer_random_and_full():
     place = ("resnet18", "ltc", "resnet18", 0.1)
     wanted = [c["accuracy"] for c in found.trials if (c["model"], c["method"], c["source"], c["fraction"]) == place]
     assert rows[3]["accuracy"] == wanted and rows[3]["protocol"] == "500 steps, last one"
-    assert len(card_rows(found, "b", "aum", "class", 0, IMAGES)) == 10
+    assert len(card_rows(found, "b", "aum", "class", 0, 25)) == 10
 
 
 def test_results_of_another_number_of_typical_rows_are_refused():
-    images, found = Identity(image_column="image"), evaluation()
+    found = evaluation()
     for each in (*found.trials, *found.methods):
         each["method"] = each["method"].replace("ltc", "typical-ltc")
     # They do not say how many: it was a tenth then.
     with pytest.raises(InputError, match=r"has typical-ltc with `typical` 0\.1, and the coresets pushed have 25"):
-        card_rows(found, "a", METHODS["ltc"].variant, "class", 25, images)
+        card_rows(found, "a", METHODS["ltc"].variant, "class", 25, 25)
     for each in found.methods:
         each["typical"] = 25
-    assert len(card_rows(found, "a", METHODS["ltc"].variant, "class", 25, images)) == 10
+    assert len(card_rows(found, "a", METHODS["ltc"].variant, "class", 25, 25)) == 10
 
 
 @pytest.mark.parametrize(
@@ -239,4 +239,4 @@ def test_results_of_another_number_of_typical_rows_are_refused():
 )
 def test_results_of_something_else_are_refused(digest, scorer, balance, said):
     with pytest.raises(InputError, match=said):
-        card_rows(evaluation(), digest, scorer, balance, 0, IMAGES)
+        card_rows(evaluation(), digest, scorer, balance, 0, 25)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ...data.columns import LOSS_TRAJECTORY, rank_name
 from ...utils.errors import InputError
-from ..scored import rankable_rows
+from ..scored import recorded_rows
 from .search import Blocks
 
 # The columns that rows are chosen by, and those of them that rows have an order by.
@@ -21,10 +21,13 @@ def key_columns(options: dict[str, Any]) -> list[str]:
 
 
 def candidate_rows(batch: pa.Table, *, score_column: str, exclude_negative: bool, **_: Any) -> pa.ChunkedArray:
-    trajectories, ranks = (
+    known = (
         batch[name] if name in batch.column_names else None for name in (LOSS_TRAJECTORY, rank_name(score_column))
     )
-    return rankable_rows(batch[score_column], trajectories, ranks, exclude_negative)
+    candidates = recorded_rows(batch[score_column], *known)
+    if exclude_negative:
+        candidates = pc.and_not(candidates, pc.fill_null(pc.less(batch[score_column], 0), False))
+    return candidates
 
 
 def keys_of(batch: pa.Table, **options: Any) -> pa.Table:
