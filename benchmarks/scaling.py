@@ -100,12 +100,16 @@ def write_trajectories(folder: Path, rows: int) -> None:
 
 def drawn(number: int, part: np.ndarray) -> pa.Table:
     random = np.random.default_rng([3, number])
+    labels = random.integers(0, CLASSES, len(part))
+    scores = random.uniform(-1, 1, len(part)).astype(np.float32)
+    typicality = random.gumbel(size=len(part)).astype(np.float32)
     return pa.table(
         {
             "row": part,
-            "label": random.integers(0, CLASSES, len(part)),
-            "ltc_score": random.uniform(-1, 1, len(part)).astype(np.float32),
-            "ltc_typicality": random.gumbel(size=len(part)).astype(np.float32),
+            "label": labels,
+            "ltc_score": scores,
+            # About a tenth of the rows may come first.
+            "ltc_typicality": pa.array(typicality, mask=typicality < 2.25),
         }
     )
 
