@@ -244,10 +244,13 @@ def mark(trial: Trial) -> str:
 
 
 def rounded(result: dict) -> dict:
-    """A result as it is stored: to a hundredth of a test row, without its steps, which follow from the rows, and by
-    natural classes only where that is shown."""
+    """A result as it is stored: to a hundredth of a test row, without rows and steps, which follow from the budget, by
+    natural classes only where that is shown, and its target if it is another one."""
     natural = result["natural"] if "imbalanced" in result["dataset"] else None
-    kept = {name: value for name, value in {**result, "natural": natural}.items() if name != "steps"}
+    kept = {name: value for name, value in {**result, "natural": natural}.items() if name not in ("rows", "steps")}
+    if kept["target"] == SOURCE:
+        del kept["target"]
+    kept["seconds"] = round(kept["seconds"])
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in kept.items()}
 
 
@@ -264,7 +267,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     asked = {trial.name: trial for trial in trials_of(options.seeds)}
     before = read_results(output)["results"] if output.exists() else []
-    for each in before:
+    for each in ({"target": SOURCE, **each} for each in before):
         trial = Trial(**{key: each[key] for key in ("dataset", "method", "budget", "seed", "noise", "target")})
         path = folder / f"{trial.name}.json"
         if not path.exists():

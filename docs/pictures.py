@@ -46,7 +46,7 @@ def accuracy() -> Figure:
     for axis, (dataset, title) in zip(axes, shown.items()):
         found: dict[str, dict[float, list[float]]] = {label: {} for label in named.values()}
         for trial in trials:
-            is_share = trial["budget"] < 1 and not trial["noise"] and trial["target"] == "test_resnet"
+            is_share = trial["budget"] < 1 and not trial["noise"] and trial.get("target") is None
             if trial["dataset"] == dataset and trial["method"] in named and is_share:
                 each = found[named[trial["method"]]]
                 each.setdefault(100 * trial["budget"], []).append(100 * trial["accuracy"])
