@@ -41,6 +41,13 @@ if TYPE_CHECKING:
     from ..evaluation.judge.verdict import Judgement
 
 
+# docs/results.md, "At convergence".
+HALF_OR_MORE = (
+    "For half of the rows or more, draws by DUAL did better on easy images, and as well on others: score with "
+    "--baseline dual, then select with --score-column dual_score --coverage beta."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Select(Command):
     """Keep the coreset of a budget."""
@@ -135,6 +142,11 @@ class Select(Command):
             exclude_negative=kept["exclude_negative"],
         )
         save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool, **told}})
+        is_default = (self.score_column, self.keep, self.coverage, self.judge) == ("ltc_score", "highest", None, False)
+        # Short recordings, of which typical rows do not come first, have not been compared.
+        is_default = is_default and bool(kept["typical"] and recipe.dataset.image_column)
+        if is_default and round(summary.pool / 2) <= summary.rows < summary.pool:
+            text.append(HALF_OR_MORE)
         following: list[Command | str] = [f"import datasets; coreset = datasets.load_from_disk({self.output!r})"]
         if "run" in made:
             fraction = self.fraction or round(summary.rows / summary.pool, 6)

@@ -19,6 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 
 from hf_ltc.cli.demo import digits
 from hf_ltc.cli.main import _parser, main
+from hf_ltc.cli.select import HALF_OR_MORE
 from hf_ltc.cli.terminal import spelled
 from hf_ltc.config import EvaluateConfig, RecordConfig
 from hf_ltc.coresets.order import coreset_order
@@ -340,6 +341,20 @@ def test_images_whose_validation_loss_rises_are_ranked_by_typicality(place, tmp_
     assert load_from_disk(tmp_path / "coreset")["ltc_rank"][:] == [r for r in ranks if r is not None and r < 20]
     for folder, kind in (("scored", "score"), ("coreset", "coreset")):
         assert json.loads((tmp_path / folder / "recipe.json").read_text())[kind]["typical"] == 1
+
+
+def test_select_says_what_else_there_is_for_half_of_the_images_or_more(place, tmp_path, capsys):
+    scored = tmp_path / "scored"
+    succeeds(capsys, "score", place / "run-0", "--typical", "25", "--output", scored)
+    for options, told in [
+        (["--fraction", "0.5"], True),
+        (["--fraction", "0.49"], False),
+        (["--fraction", "1"], False),
+        (["--fraction", "0.5", "--typical", "0"], False),
+        (["--fraction", "0.5", "--keep", "lowest"], False),
+    ]:
+        said = succeeds(capsys, "select", scored, *options, "--output", tmp_path / "coreset")
+        assert (HALF_OR_MORE in said) == told, options
 
 
 def test_select_says_what_it_kept_and_what_comes_next(place, tmp_path, capsys):
