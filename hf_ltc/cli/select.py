@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..config import EvaluateConfig, seen_as_recorded
+from ..config import TYPICAL_ROWS, EvaluateConfig, seen_as_recorded
 from ..coresets.choose import Coverage, Selection
 from ..coresets.order import Balance, Keep
 from ..recipe import Identity, Recipe
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from ..evaluation.judge.verdict import Judgement
 
 
-# docs/results.md, "At convergence".
+# docs/results.md, "At convergence" and "Typical rows first".
 HALF_OR_MORE = (
-    "For half of the rows or more, draws by DUAL did better on easy images, and as well on others: score with "
-    "--baseline dual, then select with --score-column dual_score --coverage beta."
+    "For half of the rows or more, models that converge did better on draws by DUAL from easy images, and as well on "
+    "those from others; after few steps they did worse. To compare: score with --baseline dual, then select with "
+    "--score-column dual_score --coverage beta."
 )
 
 
@@ -142,10 +143,10 @@ class Select(Command):
             exclude_negative=kept["exclude_negative"],
         )
         save(coreset, output, {**beside_rows, CORESET: {**kept, "rows": summary.rows, "pool": summary.pool, **told}})
-        is_default = (self.score_column, self.keep, self.coverage, self.judge) == ("ltc_score", "highest", None, False)
-        # Short recordings, of which typical rows do not come first, have not been compared.
-        is_default = is_default and bool(kept["typical"] and recipe.dataset.image_column)
-        if is_default and round(summary.pool / 2) <= summary.rows < summary.pool:
+        # As it was compared: not after short recordings, nor where the validation loss rises.
+        usual = ("ltc_score", TYPICAL_ROWS, None, False)
+        is_usual = (self.score_column, kept["typical"], self.coverage, self.judge) == usual
+        if is_usual and round(summary.pool / 2) <= summary.rows < summary.pool:
             text.append(HALF_OR_MORE)
         following: list[Command | str] = [f"import datasets; coreset = datasets.load_from_disk({self.output!r})"]
         if "run" in made:

@@ -351,6 +351,8 @@ def test_select_says_what_else_there_is_for_half_of_the_images_or_more(place, tm
         (["--fraction", "0.49"], False),
         (["--fraction", "1"], False),
         (["--fraction", "0.5", "--typical", "0"], False),
+        (["--fraction", "0.5", "--typical", "1"], False),
+        (["--fraction", "0.5", "--coverage", "stratified"], False),
         (["--fraction", "0.5", "--keep", "lowest"], False),
     ]:
         said = succeeds(capsys, "select", scored, *options, "--output", tmp_path / "coreset")
